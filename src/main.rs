@@ -1,0 +1,2 @@
+//! notch.
+fn main() {}
