@@ -1,1 +1,6 @@
-//! A visit counter.
+//! notch counts visits.
+pub mod batch;
+pub mod counter;
+pub mod redis;
+pub mod resp;
+pub mod wire;

@@ -1,0 +1,186 @@
+//! Group commit: many asks in, one line per key out, each asker its own number.
+//!
+//! While one batch is under way to the store, the next one gathers. All visits of a counter in a batch are one line
+//! with one `INCRBY`; the total that comes back is dealt out in the order of arrival, so that of `n` visits the one at
+//! place `p` gets `total - n + p`. Reads are a line of their own, because a store that refuses to count may well go on
+//! reading.
+//!
+//! `W` is whatever the driver wakes when there is an answer; a batch only carries it.
+
+use crate::counter::{Ask, Fault};
+
+/// Asks that travel together.
+pub struct Batch<W> {
+    lines: Vec<Line>,
+    waiters: Vec<Waiter<W>>,
+    replied: usize,
+}
+
+struct Line {
+    ask: Ask,
+    total: Result<i64, Fault>,
+}
+
+struct Waiter<W> {
+    line: usize,
+    place: i64,
+    who: W,
+}
+
+impl<W> Default for Batch<W> {
+    fn default() -> Self {
+        Self { lines: Vec::new(), waiters: Vec::new(), replied: 0 }
+    }
+}
+
+impl<W> Batch<W> {
+    /// Adds an ask, for which `who` will be told one number.
+    pub fn push(&mut self, ask: Ask, who: W) {
+        let line = self.line(&ask);
+        let place = match (&mut self.lines[line].ask, ask) {
+            (Ask::Count { by: sum, .. }, Ask::Count { by, .. }) => {
+                *sum += by;
+                *sum
+            }
+            _ => 0,
+        };
+        self.waiters.push(Waiter { line, place, who });
+    }
+
+    /// The line that `ask` joins: a recent one of its kind, else a new one that asks for nothing yet.
+    fn line(&mut self, ask: &Ask) -> usize {
+        let oldest = self.lines.len().saturating_sub(LOOK_BACK);
+        if let Some(recent) = self.lines[oldest..].iter().rposition(|line| joins(&line.ask, ask)) {
+            return oldest + recent;
+        }
+        let ask = match *ask {
+            Ask::Count { key, .. } => Ask::Count { key, by: 0 },
+            other => other,
+        };
+        self.lines.push(Line { ask, total: Err(Fault::Lost) });
+        self.lines.len() - 1
+    }
+
+    /// Whether nobody waits in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiters.is_empty()
+    }
+
+    /// What to ask of the store, in order: one ask for each line.
+    pub fn asks(&self) -> impl ExactSizeIterator<Item = Ask> + '_ {
+        self.lines.iter().map(|line| line.ask)
+    }
+
+    /// The first line that has no reply yet.
+    #[must_use]
+    pub fn expected(&self) -> Option<Ask> {
+        self.lines.get(self.replied).map(|line| line.ask)
+    }
+
+    /// Takes the store's reply to [`Batch::expected`]: the total after it, or why there is none.
+    pub fn reply(&mut self, total: Result<i64, Fault>) {
+        if let Some(line) = self.lines.get_mut(self.replied) {
+            line.total = total;
+            self.replied += 1;
+        }
+    }
+
+    /// Tells every waiter its number and leaves the batch empty, its memory ready for the next. Lines without a reply
+    /// end in `fault`; but a read is never in doubt, it may always be tried again.
+    pub fn tell(&mut self, fault: Fault, mut tell: impl FnMut(W, Result<i64, Fault>)) {
+        for line in &mut self.lines[self.replied..] {
+            let reads = !matches!(line.ask, Ask::Count { .. });
+            line.total = Err(if reads && fault == Fault::Lost { Fault::Down } else { fault });
+        }
+        for Waiter { line, place, who } in self.waiters.drain(..) {
+            let Line { ask, total } = &self.lines[line];
+            let sum = if let Ask::Count { by, .. } = ask { *by } else { 0 };
+            // Wrapping, because what comes from the store need not make sense.
+            tell(who, total.map(|total| total.wrapping_sub(sum - place)));
+        }
+        self.lines.clear();
+        self.replied = 0;
+    }
+}
+
+fn joins(line: &Ask, ask: &Ask) -> bool {
+    match (line, ask) {
+        (Ask::Count { key: line, .. }, Ask::Count { key, .. }) | (Ask::Total { key: line }, Ask::Total { key }) => {
+            line == key
+        }
+        (Ask::Ping, Ask::Ping) => true,
+        _ => false,
+    }
+}
+
+/// How many lines back an ask looks for one to join: beyond that, a flood of different names would make each of them
+/// dearer than the last, and two lines for one key count as well as one.
+const LOOK_BACK: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counter::{Cause, Key};
+
+    fn key(name: &str) -> Key {
+        Key::new(name.as_bytes()).expect("a good name")
+    }
+
+    fn count(name: &str, by: i64) -> Ask {
+        Ask::Count { key: key(name), by }
+    }
+
+    fn told(batch: &mut Batch<u32>, fault: Fault) -> Vec<(u32, Result<i64, Fault>)> {
+        let mut told = Vec::new();
+        batch.tell(fault, |who, total| told.push((who, total)));
+        told
+    }
+
+    #[test]
+    fn deals_out_numbers_in_the_order_of_arrival() {
+        let mut batch = Batch::default();
+        let total = Ask::Total { key: key("a") };
+        let asks = [count("a", 1), count("b", 1), count("a", 3), total, count("a", 1), Ask::Ping, total];
+        for (who, ask) in (0..).zip(asks) {
+            batch.push(ask, who);
+        }
+        assert_eq!(batch.asks().collect::<Vec<_>>(), [count("a", 5), count("b", 1), total, Ask::Ping]);
+        for total in [Ok(105), Ok(7), Ok(105), Ok(0)] {
+            batch.reply(total);
+        }
+        assert_eq!(batch.expected(), None);
+        let numbers = [101, 7, 104, 105, 105, 0, 105];
+        let expected: Vec<_> = (0..).zip(numbers.map(Ok)).collect();
+        assert_eq!(told(&mut batch, Fault::Lost), expected);
+        assert!(batch.is_empty() && batch.asks().len() == 0);
+    }
+
+    #[test]
+    fn what_was_replied_stands_and_the_rest_ends_in_the_fault() {
+        for (fault, read) in [(Fault::Lost, Fault::Down), (Fault::Refused(Cause::Busy), Fault::Refused(Cause::Busy))] {
+            let mut batch = Batch::default();
+            for (who, ask) in (0..).zip([count("a", 1), count("b", 1), Ask::Total { key: key("a") }]) {
+                batch.push(ask, who);
+            }
+            batch.reply(Ok(9));
+            assert_eq!(told(&mut batch, fault), [(0, Ok(9)), (1, Err(fault)), (2, Err(read))]);
+        }
+    }
+
+    #[test]
+    fn a_flood_of_names_opens_lines_without_looking_at_all_of_them() {
+        let mut batch = Batch::default();
+        for who in 0..1000 {
+            batch.push(count(&format!("k{who}"), 1), who);
+        }
+        batch.push(count("k0", 1), 1000);
+        batch.push(count("k999", 1), 1001);
+        assert_eq!(batch.asks().len(), 1001);
+        for total in 0..1001 {
+            batch.reply(Ok(total));
+        }
+        let told = told(&mut batch, Fault::Lost);
+        assert_eq!((told[999], told[1000], told[1001]), ((999, Ok(998)), (1000, Ok(1000)), (1001, Ok(999))));
+    }
+}

@@ -1,0 +1,210 @@
+//! The words that every other file speaks: which counter ([`Key`]), what is asked of it ([`Ask`]), and what can go
+//! wrong ([`Fault`], [`Cause`]).
+//!
+//! All of them are small values that are copied, so that a visit waiting for its number owns no memory of its own.
+
+use std::fmt;
+use std::ops::Deref;
+
+/// The name of a counter as the store knows it: 1 to [`Key::MAX`] bytes of printable ASCII.
+///
+/// Quotes, backslash, angle brackets and ampersand are not allowed, so that a key may stand in JSON and HTML as it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    len: u8,
+    bytes: [u8; Self::MAX],
+}
+
+impl Key {
+    /// Longest key in bytes: a prefix, a colon and a name have room, and a key stays cheap to copy.
+    pub const MAX: usize = 95;
+
+    /// `None` if `name` is empty, too long, or has a character that a key may not have.
+    #[must_use]
+    pub fn new(name: &[u8]) -> Option<Self> {
+        let fits = (1..=Self::MAX).contains(&name.len());
+        if !fits || !name.iter().all(|byte| byte.is_ascii_graphic() && !br#""'\<>&"#.contains(byte)) {
+            return None;
+        }
+        let mut bytes = [0; Self::MAX];
+        bytes[..name.len()].copy_from_slice(name);
+        Some(Self { len: name.len() as u8, bytes })
+    }
+
+    /// The key as it goes over the wire.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(self.as_bytes()))
+    }
+}
+
+/// One question to the store. Whoever asks waits for one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Count `by` visits, at least one (`INCRBY`). The answer is the number of the last of them.
+    Count {
+        /// The counter to raise.
+        key: Key,
+        /// How many visits.
+        by: i64,
+    },
+    /// The total so far (`GET`); nothing is counted.
+    Total {
+        /// The counter to read.
+        key: Key,
+    },
+    /// Would a visit be counted now (`PING`)? The answer's number means nothing.
+    Ping,
+}
+
+/// Why there is no number. The difference is what a visitor may do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It never reached the store: surely not counted, may be tried again.
+    Down,
+    /// It was sent and the store did not say: it may have been counted, so nobody may repeat it.
+    Lost,
+    /// The store said no before it did anything: surely not counted.
+    Refused(Cause),
+}
+
+/// Why the store said no. [`Cause::words`] puts it plainly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// `NOAUTH`, `WRONGPASS`: no password, or the wrong one.
+    Password,
+    /// `NOPERM`: the user may not do this.
+    Permission,
+    /// `ERR DB index is out of range`: there is no such database.
+    Database,
+    /// `WRONGTYPE`: the key holds a list, a set or the like.
+    WrongType,
+    /// The key holds a string that is not a 64-bit integer.
+    NotANumber,
+    /// The count would pass 2^63 - 1.
+    Overflow,
+    /// `LOADING`: Redis has just started and is reading its data.
+    Loading,
+    /// `MISCONF`: Redis cannot write its data to disk.
+    CannotPersist,
+    /// `READONLY`: a replica, not the primary.
+    ReadOnly,
+    /// `OOM`: `maxmemory` is reached.
+    OutOfMemory,
+    /// `MASTERDOWN`: a replica that lost its primary.
+    NoPrimary,
+    /// `NOREPLICAS`: fewer replicas than `min-replicas-to-write`.
+    NoReplicas,
+    /// `BUSY`: a script runs and blocks everything else.
+    Busy,
+    /// `CLUSTERDOWN`, `TRYAGAIN`: the cluster is not whole.
+    ClusterDown,
+    /// `MOVED`, `ASK`: the key lives on another node.
+    Elsewhere,
+    /// The disk under the ledger is full or failed.
+    Disk,
+    /// The ledger holds as many counters as it may.
+    TooMany,
+    /// Any other error.
+    Other,
+}
+
+impl Cause {
+    /// One clause for people: what is wrong with the store, in lower case, without the store's own wording.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Password => "the store wants another password: check REDIS_PASSWORD",
+            Self::Permission => "the store's user may not count: check its ACL",
+            Self::Database => "the store has no such database: check REDIS_DB",
+            Self::WrongType => "the key holds something other than a count: check COUNTER_KEY",
+            Self::NotANumber => "the key holds something other than a whole number: check COUNTER_KEY",
+            Self::Overflow => "the counter is full",
+            Self::Loading => "the store is starting and loads its data",
+            Self::CannotPersist => "the store cannot write to its disk",
+            Self::ReadOnly => "the store is a read-only replica: point REDIS_HOST to the primary",
+            Self::OutOfMemory => "the store is out of memory",
+            Self::NoPrimary => "the store has lost its primary",
+            Self::NoReplicas => "the store has too few replicas to accept writes",
+            Self::Busy => "the store is busy with a script",
+            Self::ClusterDown => "the store's cluster is down",
+            Self::Elsewhere => "the key lives on another node of the cluster: point REDIS_HOST there",
+            Self::Disk => "the ledger's disk is full or failing",
+            Self::TooMany => "the ledger holds as many counters as it may",
+            Self::Other => "the store refuses for a reason of its own: try an INCR by redis-cli",
+        }
+    }
+
+    /// Whether reads go on while counting is refused for this cause, so that a good read is no sign of recovery.
+    #[must_use]
+    pub fn spares_reads(self) -> bool {
+        !matches!(self, Self::Password | Self::Loading | Self::NoPrimary | Self::Busy | Self::ClusterDown)
+    }
+}
+
+/// A number in decimal, on the stack: `-9223372036854775808` is the longest.
+pub struct Decimal {
+    bytes: [u8; Self::MAX],
+    start: usize,
+}
+
+impl Decimal {
+    const MAX: usize = 20;
+
+    /// Renders `number` without the formatting machinery, which costs more than the rest of an answer.
+    #[must_use]
+    pub fn new(number: i64) -> Self {
+        let mut decimal = Self { bytes: [b'0'; Self::MAX], start: Self::MAX };
+        let mut rest = number.unsigned_abs();
+        loop {
+            decimal.start -= 1;
+            decimal.bytes[decimal.start] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        if number < 0 {
+            decimal.start -= 1;
+            decimal.bytes[decimal.start] = b'-';
+        }
+        decimal
+    }
+}
+
+impl Deref for Decimal {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_printable_and_bounded() {
+        let longest = [b'a'; Key::MAX];
+        for good in [&b"visits"[..], b"app:prod:{visits}.total", b"a/b@c=1", &longest] {
+            assert_eq!(Key::new(good).map(|key| key.as_bytes().to_vec()).as_deref(), Some(good));
+        }
+        for bad in [&b""[..], b"a b", b"a\"b", b"a<b", b"a\\b", b"a\nb", b"\xc3\xa9", &[b'a'; Key::MAX + 1]] {
+            assert!(Key::new(bad).is_none(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn decimals_match_the_standard_library() {
+        for number in [0, 1, 9, 10, 99, 100, -1, -10, 1_234_567_890, i64::MAX, i64::MIN] {
+            assert_eq!(&*Decimal::new(number), number.to_string().as_bytes());
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The bytes waiting on either side of one socket, bounded.
+//!
+//! The driver fills [`Wire::room`] from the socket and empties [`Wire::unsent`] into it; the protocols read
+//! [`Wire::unread`] and write to [`Wire::output`]. A wire with nothing in it needs no memory: its buffers can be
+//! lent from and returned to a stack of spare wires, which keeps ten thousand idle connections cheap and the buffers
+//! of the busy ones warm in the cache.
+
+use bytes::{Buf, BufMut, BytesMut};
+
+/// Most bytes that a peer may have sent ahead of what was read: the largest head of a request, and far more than any
+/// reply to a counter.
+pub const MAX_UNREAD: usize = 16 * 1024;
+
+/// Both directions of one connection, seen from our side.
+#[derive(Default)]
+pub struct Wire {
+    input: BytesMut,
+    output: BytesMut,
+}
+
+impl Wire {
+    /// What has arrived and was not consumed.
+    #[must_use]
+    pub fn unread(&self) -> &[u8] {
+        &self.input
+    }
+
+    /// Drops the first `length` bytes of [`Wire::unread`].
+    pub fn consume(&mut self, length: usize) {
+        self.input.advance(length);
+    }
+
+    /// Whether a peer has sent as much ahead as it may, so that no further byte will be taken.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.input.len() >= MAX_UNREAD
+    }
+
+    /// Where the driver puts bytes from the socket. Without room (see [`Wire::is_full`]) it takes none.
+    pub fn room(&mut self) -> impl BufMut + '_ {
+        let room = MAX_UNREAD.saturating_sub(self.input.len());
+        self.input.reserve(room);
+        (&mut self.input).limit(room)
+    }
+
+    /// Where the protocols append what is to be sent.
+    pub fn output(&mut self) -> &mut BytesMut {
+        &mut self.output
+    }
+
+    /// What has not been sent yet.
+    #[must_use]
+    pub fn unsent(&self) -> &[u8] {
+        &self.output
+    }
+
+    /// Drops the first `length` bytes of [`Wire::unsent`], because the socket took them.
+    pub fn sent(&mut self, length: usize) {
+        self.output.advance(length);
+    }
+
+    /// Takes over the buffers of a spare wire if this one has none.
+    pub fn borrow(&mut self, spares: &mut Vec<Self>) {
+        if self.input.capacity() == 0
+            && self.output.is_empty()
+            && let Some(spare) = spares.pop()
+        {
+            *self = spare;
+        }
+    }
+
+    /// Gives the buffers away if nothing is in them: to the spare wires while there are fewer than [`MAX_SPARES`],
+    /// else to the allocator.
+    pub fn give_back(&mut self, spares: &mut Vec<Self>) {
+        if !self.input.is_empty() || !self.output.is_empty() {
+            return;
+        }
+        let wire = std::mem::take(self);
+        let grown = wire.output.capacity() > MAX_SPARE_OUTPUT;
+        if wire.input.capacity() > 0 && !grown && spares.len() < MAX_SPARES {
+            spares.push(wire);
+        }
+    }
+}
+
+/// Spare wires that a worker keeps. One is enough as long as every answer is sent at once.
+const MAX_SPARES: usize = 8;
+
+/// Largest output buffer worth keeping.
+const MAX_SPARE_OUTPUT: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_no_more_than_its_bound() {
+        let mut wire = Wire::default();
+        while wire.room().has_remaining_mut() {
+            wire.room().put_u8(b'x');
+        }
+        assert!(wire.is_full());
+        assert_eq!(wire.unread().len(), MAX_UNREAD);
+        wire.consume(1);
+        assert_eq!(wire.room().remaining_mut(), 1);
+    }
+
+    #[test]
+    fn lends_its_buffers_only_when_empty() {
+        let (mut wire, mut spares) = (Wire::default(), Vec::new());
+        wire.room().put_slice(b"ab");
+        wire.give_back(&mut spares);
+        assert_eq!((wire.unread(), spares.len()), (&b"ab"[..], 0));
+        wire.consume(2);
+        wire.give_back(&mut spares);
+        assert_eq!((wire.input.capacity(), spares.len()), (0, 1));
+        wire.borrow(&mut spares);
+        assert!(wire.input.capacity() > 0 && spares.is_empty());
+    }
+}
