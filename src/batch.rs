@@ -23,6 +23,7 @@ struct Line {
 
 struct Waiter<W> {
     line: usize,
+    by: i64,
     place: i64,
     who: W,
 }
@@ -37,14 +38,31 @@ impl<W> Batch<W> {
     /// Adds an ask, for which `who` will be told one number.
     pub fn push(&mut self, ask: Ask, who: W) {
         let line = self.line(&ask);
-        let place = match (&mut self.lines[line].ask, ask) {
+        let (by, place) = match (&mut self.lines[line].ask, ask) {
             (Ask::Count { by: sum, .. }, Ask::Count { by, .. }) => {
                 *sum += by;
-                *sum
+                (by, *sum)
             }
-            _ => 0,
+            _ => (0, 0),
         };
-        self.waiters.push(Waiter { line, place, who });
+        self.waiters.push(Waiter { line, by, place, who });
+    }
+
+    /// Adds all asks of a batch that was never sent, which is left empty.
+    pub fn absorb(&mut self, unsent: &mut Self) {
+        for Waiter { line, by: own, who, .. } in unsent.waiters.drain(..) {
+            let ask = match unsent.lines[line].ask {
+                Ask::Count { key, .. } => Ask::Count { key, by: own },
+                ask => ask,
+            };
+            self.push(ask, who);
+        }
+        unsent.clear();
+    }
+
+    fn clear(&mut self) {
+        self.lines.clear();
+        self.replied = 0;
     }
 
     /// The line that `ask` joins: a recent one of its kind, else a new one that asks for nothing yet.
@@ -93,14 +111,13 @@ impl<W> Batch<W> {
             let reads = !matches!(line.ask, Ask::Count { .. });
             line.total = Err(if reads && fault == Fault::Lost { Fault::Down } else { fault });
         }
-        for Waiter { line, place, who } in self.waiters.drain(..) {
+        for Waiter { line, place, who, .. } in self.waiters.drain(..) {
             let Line { ask, total } = &self.lines[line];
             let sum = if let Ask::Count { by, .. } = ask { *by } else { 0 };
             // Wrapping, because what comes from the store need not make sense.
             tell(who, total.map(|total| total.wrapping_sub(sum - place)));
         }
-        self.lines.clear();
-        self.replied = 0;
+        self.clear();
     }
 }
 
@@ -166,6 +183,21 @@ mod tests {
             batch.reply(Ok(9));
             assert_eq!(told(&mut batch, fault), [(0, Ok(9)), (1, Err(fault)), (2, Err(read))]);
         }
+    }
+
+    #[test]
+    fn what_was_never_sent_joins_what_gathers() {
+        let (mut unsent, mut batch) = (Batch::default(), Batch::default());
+        for (who, ask) in (0..).zip([count("a", 2), count("a", 1), Ask::Ping]) {
+            unsent.push(ask, who);
+        }
+        batch.push(count("a", 1), 3);
+        batch.absorb(&mut unsent);
+        assert!(unsent.is_empty() && unsent.asks().len() == 0);
+        assert_eq!(batch.asks().collect::<Vec<_>>(), [count("a", 4), Ask::Ping]);
+        batch.reply(Ok(4));
+        batch.reply(Ok(0));
+        assert_eq!(told(&mut batch, Fault::Lost), [(3, Ok(1)), (0, Ok(3)), (1, Ok(4)), (2, Ok(0))]);
     }
 
     #[test]

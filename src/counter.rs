@@ -141,10 +141,70 @@ impl Cause {
         }
     }
 
+    /// Whether it passes by itself, so that a visit may as well wait for it.
+    #[must_use]
+    pub fn passes(self) -> bool {
+        matches!(self, Self::Loading | Self::NoPrimary | Self::Busy | Self::ClusterDown)
+    }
+
     /// Whether reads go on while counting is refused for this cause, so that a good read is no sign of recovery.
     #[must_use]
     pub fn spares_reads(self) -> bool {
-        !matches!(self, Self::Password | Self::Loading | Self::NoPrimary | Self::Busy | Self::ClusterDown)
+        !self.passes() && self != Self::Password
+    }
+}
+
+/// The counters of one server: the main one, and those with a name of their own.
+#[derive(Clone)]
+pub struct Counters {
+    /// The key of the counter that is not named.
+    pub main: Key,
+    /// Which names are allowed.
+    pub names: Names,
+}
+
+/// The names that may be counted under.
+#[derive(Clone)]
+pub enum Names {
+    /// Every one that [`Names::is_well_formed`].
+    Any,
+    /// These; none of them, usually.
+    These(Vec<String>),
+}
+
+impl Names {
+    /// Longest name in bytes.
+    pub const MAX: usize = 32;
+
+    /// 1 to 32 letters, digits, dots, hyphens and underscores.
+    #[must_use]
+    pub fn is_well_formed(name: &str) -> bool {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        (1..=Self::MAX).contains(&name.len()) && name.bytes().all(plain)
+    }
+}
+
+impl Counters {
+    /// Longest key of a main counter in bytes, so that a colon and any name can follow.
+    pub const MAX_MAIN: usize = Key::MAX - 1 - Names::MAX;
+
+    /// The key of a named counter, `visits:NAME`, if the name is allowed.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<Key> {
+        let allowed = match &self.names {
+            Names::Any => Names::is_well_formed(name),
+            Names::These(names) => names.iter().any(|allowed| allowed == name),
+        };
+        if !allowed {
+            return None;
+        }
+        let mut key = [0; Key::MAX];
+        let mut length = 0;
+        for part in [self.main.as_bytes(), b":", name.as_bytes()] {
+            key.get_mut(length..length + part.len())?.copy_from_slice(part);
+            length += part.len();
+        }
+        Key::new(&key[..length])
     }
 }
 

@@ -1,2 +1,82 @@
-//! notch.
-fn main() {}
+//! Settings, driver, exit code.
+
+use std::env;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+
+use notch::config::{Env, help};
+use notch::driver::{tokio as driver, unix_time};
+use notch::log::Log;
+use notch::probe;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::low_level::pipe;
+use tracing::error;
+
+fn main() -> ExitCode {
+    let args: Vec<_> = env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => serve(),
+        ["healthcheck"] => healthcheck(),
+        ["--help" | "-h"] => say(&help()),
+        ["--version" | "-V"] => say(concat!("notch ", env!("CARGO_PKG_VERSION"), "\n")),
+        _ => complain("notch takes no such argument: see notch --help", BAD_USAGE),
+    }
+}
+
+fn serve() -> ExitCode {
+    let env = Env(|name: &str| env::var_os(name));
+    let (logging, config) = match env.logging().and_then(|logging| Ok((logging, env.config()?))) {
+        Ok(read) => read,
+        Err(invalid) => return complain(&invalid.to_string(), BAD_USAGE),
+    };
+    Log::install(logging.level, logging.format, unix_time);
+    let signals = match signals() {
+        Ok(signals) => signals,
+        Err(error) => return complain(&format!("cannot wait for signals: {error}"), FAILED),
+    };
+    match driver::run(config, &signals) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            error!("{failure}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Where a byte arrives for each SIGTERM and SIGINT. As process 1 of a container we get neither unless we ask for it.
+fn signals() -> std::io::Result<UnixStream> {
+    let (receiver, sender) = UnixStream::pair()?;
+    pipe::register(SIGTERM, sender.try_clone()?)?;
+    pipe::register(SIGINT, sender)?;
+    Ok(receiver)
+}
+
+fn healthcheck() -> ExitCode {
+    match Env(|name: &str| env::var_os(name)).listen() {
+        Err(invalid) => complain(&invalid.to_string(), BAD_USAGE),
+        Ok(listen) => match probe::ask(listen) {
+            Ok(words) => say(&(words + "\n")),
+            Err(words) => complain(&words, FAILED),
+        },
+    }
+}
+
+fn say(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(FAILED),
+    }
+}
+
+/// Also where the log is silent or cannot be had yet.
+fn complain(words: &str, code: u8) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "notch: {words}");
+    ExitCode::from(code)
+}
+
+/// Something that may be better next time.
+const FAILED: u8 = 1;
+
+/// Something that will be wrong again until it is changed.
+const BAD_USAGE: u8 = 2;

@@ -29,6 +29,7 @@ pub struct Login {
 
 /// A session, from the connect to the first thing that goes wrong.
 pub struct Session<W> {
+    /// Replies to the greeting that have not come yet, the last of them to a `PING`.
     greetings: usize,
     owed: Batch<W>,
     encoded: usize,
@@ -37,7 +38,7 @@ pub struct Session<W> {
 /// Why a session is over. The socket has to go with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
-    /// Redis refused the greeting: password, user or database.
+    /// Redis refused the greeting: password, user or database, or it is not there to count yet.
     Greeting(Cause),
     /// We talk to a replica: after a failover, connecting anew may find the primary.
     Replica,
@@ -60,7 +61,8 @@ pub struct Owed<W> {
 }
 
 impl<W> Session<W> {
-    /// Begins: writes `AUTH` and `SELECT` as far as `login` needs them.
+    /// Begins: writes `AUTH` and `SELECT` as far as `login` needs them, and a `PING` that shows whether Redis, when it
+    /// has just started, is there to count.
     #[must_use]
     pub fn open(login: &Login, wire: &mut Wire) -> Self {
         let mut greetings = 0;
@@ -76,6 +78,7 @@ impl<W> Session<W> {
         if login.db != 0 {
             greet(&[b"SELECT", &Decimal::new(i64::from(login.db))]);
         }
+        greet(&[b"PING"]);
         Self { greetings, owed: Batch::default(), encoded: 0 }
     }
 
@@ -96,16 +99,16 @@ impl<W> Session<W> {
         self.encoded = wire.unsent().len() - before;
     }
 
-    /// Takes what has arrived. Once all of a batch is answered, `tell` is called for each who waits.
+    /// Takes what has arrived. A batch of which all is answered is returned, to be told its numbers at once.
     ///
     /// # Errors
     /// The session is [`Broken`] and must be ended by [`Session::into_owed`].
-    pub fn settle(&mut self, wire: &mut Wire, mut tell: impl FnMut(W, Result<i64, Fault>)) -> Result<(), Broken> {
+    pub fn settle(&mut self, wire: &mut Wire) -> Result<Option<&mut Batch<W>>, Broken> {
         let mut replica = false;
         while let Some((reply, used)) = resp::decode(wire.unread())? {
             if self.greetings > 0 {
-                greeted(reply)?;
                 self.greetings -= 1;
+                greeted(reply, self.greetings == 0)?;
             } else {
                 let ask = self.owed.expected().ok_or(Broken::Garbage)?;
                 let total = read(ask, reply).ok_or(Broken::Garbage)?;
@@ -119,10 +122,10 @@ impl<W> Session<W> {
         if wire.is_full() || (done && !wire.unread().is_empty()) {
             return Err(Broken::Garbage);
         }
-        if done {
-            self.owed.tell(Fault::Lost, &mut tell);
+        if replica {
+            return Err(Broken::Replica);
         }
-        if replica { Err(Broken::Replica) } else { Ok(()) }
+        Ok((done && !self.owed.is_empty()).then_some(&mut self.owed))
     }
 
     /// Ends the session and hands back what it owes.
@@ -156,10 +159,15 @@ fn read(ask: Ask, reply: Reply<'_>) -> Option<Result<i64, Fault>> {
     }
 }
 
-fn greeted(reply: Reply<'_>) -> Result<(), Broken> {
+fn greeted(reply: Reply<'_>, last: bool) -> Result<(), Broken> {
     match reply {
-        Reply::Simple(b"OK") => Ok(()),
-        Reply::Error(line) => Err(Broken::Greeting(cause(line))),
+        Reply::Simple(b"OK") if !last => Ok(()),
+        Reply::Simple(b"PONG") if last => Ok(()),
+        Reply::Error(line) => match cause(line) {
+            // Who may not ping may still count, and a store that cannot write can still be read.
+            cause if last && cause.spares_reads() => Ok(()),
+            cause => Err(Broken::Greeting(cause)),
+        },
         _ => Err(Broken::Garbage),
     }
 }
@@ -210,16 +218,26 @@ mod tests {
         batch
     }
 
+    fn greeted_session<W>(wire: &mut Wire) -> Session<W> {
+        let mut session = Session::open(&login(), wire);
+        let sent = wire.unsent().len();
+        wire.sent(sent);
+        wire.room().put_slice(b"+PONG\r\n");
+        assert!(session.settle(wire).is_ok_and(|answered| answered.is_none()));
+        assert!(session.is_free());
+        session
+    }
+
     /// Submits `asks`, has Redis say `says`, and returns who was told what and how it ended.
     fn converse(asks: &[Ask], says: &[u8]) -> (Vec<(usize, Result<i64, Fault>)>, Result<(), Broken>) {
         let mut wire = Wire::default();
-        let mut session = Session::open(&login(), &mut wire);
+        let mut session = greeted_session(&mut wire);
         session.submit(&mut batch(asks), &mut wire);
         let sent = wire.unsent().len();
         wire.sent(sent);
         wire.room().put_slice(says);
         let mut told = Vec::new();
-        let end = session.settle(&mut wire, |who, total| told.push((who, total)));
+        let end = session.settle(&mut wire).map(|_| ());
         let mut owed = session.into_owed(&wire);
         assert!(owed.doubtful);
         owed.batch.tell(Fault::Lost, |who, total| told.push((who, total)));
@@ -238,30 +256,38 @@ mod tests {
                 Login { username: username.map(str::to_owned), password: password.map(str::to_owned), db, ..login() };
             let mut wire = Wire::default();
             let session = Session::<()>::open(&login, &mut wire);
-            assert_eq!(wire.unsent(), greeting);
-            assert_eq!(session.is_free(), greeting.is_empty());
+            assert_eq!(wire.unsent(), [greeting, b"*1\r\n$4\r\nPING\r\n"].concat());
+            assert!(!session.is_free());
         }
     }
 
     #[test]
-    fn a_refused_greeting_names_its_cause() {
-        for (says, cause) in [
-            (&b"-WRONGPASS invalid username-password pair or user is disabled.\r\n"[..], Cause::Password),
-            (b"-ERR AUTH <password> called without any password configured for the default user.\r\n", Cause::Password),
-            (b"-ERR DB index is out of range\r\n", Cause::Database),
-            (b"-LOADING Redis is loading the dataset in memory\r\n", Cause::Loading),
+    fn a_greeting_ends_well_or_with_its_cause() {
+        let refused = |cause| Err(Broken::Greeting(cause));
+        for (says, end) in [
+            (&b"+OK\r\n+PONG\r\n"[..], Ok(())),
+            (b"+OK\r\n-MISCONF Redis is configured to save\r\n", Ok(())),
+            (b"+OK\r\n-NOPERM this user has no permissions\r\n", Ok(())),
+            (b"+OK\r\n-LOADING Redis is loading the dataset in memory\r\n", refused(Cause::Loading)),
+            (b"+OK\r\n-NOAUTH Authentication required.\r\n", refused(Cause::Password)),
+            (b"-WRONGPASS invalid username-password pair or user is disabled.\r\n", refused(Cause::Password)),
+            (b"-ERR AUTH <password> called without any password configured\r\n", refused(Cause::Password)),
+            (b"-ERR DB index is out of range\r\n", refused(Cause::Database)),
+            (b"+PONG\r\n", Err(Broken::Garbage)),
+            (b"+OK\r\n+OK\r\n", Err(Broken::Garbage)),
+            (b"+OK\r\n+PONG\r\n:1\r\n", Err(Broken::Garbage)),
         ] {
             let mut wire = Wire::default();
             let mut session = Session::<()>::open(&Login { db: 3, ..login() }, &mut wire);
             wire.room().put_slice(says);
-            assert_eq!(session.settle(&mut wire, |(), _| ()), Err(Broken::Greeting(cause)));
+            assert_eq!(session.settle(&mut wire).map(|_| ()), end, "{}", says.escape_ascii());
         }
     }
 
     #[test]
     fn one_line_per_key_goes_out() {
         let mut wire = Wire::default();
-        let mut session = Session::open(&login(), &mut wire);
+        let mut session = greeted_session(&mut wire);
         let key = visits();
         let asks = [Ask::Count { key, by: 1 }, Ask::Total { key }, Ask::Ping, Ask::Count { key, by: 2 }];
         session.submit(&mut batch(&asks), &mut wire);
@@ -319,14 +345,16 @@ mod tests {
     #[test]
     fn a_reply_may_come_byte_by_byte() {
         let mut wire = Wire::default();
-        let mut session = Session::open(&login(), &mut wire);
+        let mut session = greeted_session(&mut wire);
         let key = visits();
         session.submit(&mut batch(&[Ask::Count { key, by: 1 }, Ask::Total { key }]), &mut wire);
         let mut told = Vec::new();
         for byte in b":7\r\n$1\r\n7\r\n" {
             assert!(told.is_empty());
             wire.room().put_u8(*byte);
-            assert_eq!(session.settle(&mut wire, |who, total| told.push((who, total))), Ok(()));
+            if let Some(batch) = session.settle(&mut wire).expect("a sound session") {
+                batch.tell(Fault::Lost, |who, total| told.push((who, total)));
+            }
         }
         assert_eq!(told, [(0, Ok(7)), (1, Ok(7))]);
         assert!(session.is_free());
@@ -346,7 +374,7 @@ mod tests {
     fn what_never_left_is_not_in_doubt() {
         for (sent, doubtful) in [(0, false), (1, true)] {
             let mut wire = Wire::default();
-            let mut session = Session::open(&login(), &mut wire);
+            let mut session = greeted_session(&mut wire);
             session.submit(&mut batch(&[Ask::Ping]), &mut wire);
             wire.sent(sent);
             let owed = session.into_owed(&wire);

@@ -1,0 +1,420 @@
+//! The environment, parsed once into a [`Config`]. What comes out of here needs no further check.
+//!
+//! An empty value counts as unset. A bad one stops the start with one line that names the variable, says what is wrong
+//! and shows an example. Values that may hold a password are never repeated.
+
+use std::ffi::OsString;
+use std::fmt::{self, Write as _};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+
+use crate::counter::{Counters, Key, Names};
+use crate::exchange::Site;
+use crate::ledger::Fsync;
+use crate::log::Format;
+use crate::redis::Login;
+use crate::render::Welcome;
+
+/// All that notch is told from outside.
+pub struct Config {
+    /// Where to serve.
+    pub listen: SocketAddr,
+    /// Where to count.
+    pub store: Store,
+    /// What answers have in common.
+    pub site: Site,
+    /// Event loops; `None` for as many as there are processors.
+    pub workers: Option<usize>,
+    /// Bounds of time and number.
+    pub limits: Limits,
+}
+
+/// The two kinds of store.
+pub enum Store {
+    /// A Redis server.
+    Redis(Login),
+    /// A file of our own.
+    Ledger(PathBuf, Fsync),
+}
+
+/// How long and how much, for the drivers.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections open at once.
+    pub connections: usize,
+    /// How long a visit waits for the store.
+    pub store: Duration,
+    /// How long a request may take to arrive, from its first byte on.
+    pub header: Duration,
+    /// How long a connection may be open without a request.
+    pub idle: Duration,
+    /// How long a client may take to accept an answer.
+    pub send: Duration,
+    /// How long to go on serving after a signal, so that a balancer sees it coming.
+    pub drain_delay: Duration,
+    /// How long to wait for answers in flight after that.
+    pub drain: Duration,
+}
+
+/// What the log shows, and how.
+pub struct Logging {
+    /// `off` to `debug`.
+    pub level: LevelFilter,
+    /// Text or JSON.
+    pub format: Format,
+}
+
+/// A setting that cannot be used.
+#[derive(Debug)]
+pub struct Invalid {
+    name: &'static str,
+    problem: String,
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let example = SETTINGS.iter().find(|setting| setting.name == self.name).map_or("", |setting| setting.example);
+        write!(f, "{0}: {1}, for example {0}={example}", self.name, self.problem)
+    }
+}
+
+/// One variable, as `--help` and the README list it.
+pub struct Setting {
+    /// The variable.
+    pub name: &'static str,
+    /// What holds if it is unset.
+    pub default: &'static str,
+    /// What it is for.
+    pub words: &'static str,
+    example: &'static str,
+}
+
+const fn setting(name: &'static str, default: &'static str, words: &'static str, example: &'static str) -> Setting {
+    Setting { name, default, words, example }
+}
+
+/// Every variable that notch reads.
+pub const SETTINGS: &[Setting] = &[
+    setting("LISTEN", "0.0.0.0:8080", "address and port to serve on", "127.0.0.1:8080"),
+    setting("PORT", "8080", "the port alone", "8080"),
+    setting("REDIS_URL", "", "redis://[user:password@]host[:port][/db]", "redis://redis:6379/0"),
+    setting("REDIS_HOST", "", "the same in parts: host", "redis"),
+    setting("REDIS_PORT", "6379", "port", "6379"),
+    setting("REDIS_USERNAME", "", "user of the ACL", "notch"),
+    setting("REDIS_PASSWORD", "", "password", "secret"),
+    setting("REDIS_PASSWORD_FILE", "", "file that holds the password", "/run/secrets/redis_password"),
+    setting("REDIS_DB", "0", "number of the database", "0"),
+    setting("LEDGER", "./notch.ledger", "file to count in when no Redis is named", "/data/notch.ledger"),
+    setting("FSYNC", "always", "when the ledger is synced: always, everysec, never", "always"),
+    setting("COUNTER_KEY", "visits", "Redis key of the counter (named ones: visits:NAME)", "visits"),
+    setting("COUNTERS", "", "names allowed, comma-separated; * allows any", "blog,shop"),
+    setting("WELCOME", "Welcome! Every visit counts.", "the sentence of the start page", "Hello"),
+    setting("WORKERS", "processors", "event loops", "2"),
+    setting("MAX_CONNECTIONS", "10000", "connections open at once", "10000"),
+    setting("STORE_TIMEOUT", "2s", "how long a visit waits for the store", "2s"),
+    setting("HEADER_TIMEOUT", "10s", "how long a request may take to arrive", "10s"),
+    setting("IDLE_TIMEOUT", "60s", "how long a connection may idle", "60s"),
+    setting("SEND_TIMEOUT", "10s", "how long a client may take to read an answer", "10s"),
+    setting("DRAIN_DELAY", "0s", "how long to serve on after SIGTERM, not ready any more", "1s"),
+    setting("DRAIN_TIMEOUT", "5s", "how long answers in flight may then take", "5s"),
+    setting("LOG", "info", "off, error, warn, info, debug", "info"),
+    setting("LOG_FORMAT", "text", "text or json", "json"),
+];
+
+/// What `notch --help` prints.
+#[must_use]
+pub fn help() -> String {
+    let mut help = String::from(USAGE);
+    for Setting { name, default, words, .. } in SETTINGS {
+        let default = if default.is_empty() { String::new() } else { format!(" [{default}]") };
+        // Writing to a string does not fail.
+        let _ = writeln!(help, "  {name:<20} {words}{default}");
+    }
+    help
+}
+
+const USAGE: &str = "\
+notch counts visits: GET /count over HTTP, in Redis or in a file of its own.
+
+Usage: notch                serve
+       notch healthcheck    ask a running notch whether it is ready; exit 0 or 1
+       notch --help, notch --version
+
+Settings (environment; durations read 500ms, 5s, 2m):
+";
+
+/// The environment, or whatever stands in for it.
+pub struct Env<F>(pub F);
+
+impl<F: Fn(&str) -> Option<OsString>> Env<F> {
+    /// Reads every setting that serving needs.
+    ///
+    /// # Errors
+    /// The first one that is [`Invalid`].
+    pub fn config(&self) -> Result<Config, Invalid> {
+        let main = self.key()?;
+        let names = self.parsed("COUNTERS", Names::These(Vec::new()), names)?;
+        let welcome = self.text("WELCOME")?.unwrap_or_else(|| default("WELCOME").into());
+        if welcome.len() > MAX_WELCOME {
+            return Err(invalid("WELCOME", format!("longer than {MAX_WELCOME} bytes")));
+        }
+        Ok(Config {
+            listen: self.listen()?,
+            store: self.store()?,
+            site: Site {
+                counters: Counters { main, names },
+                served_by: self.hostname(),
+                welcome: Welcome::new(&welcome),
+            },
+            workers: self.parsed("WORKERS", None, |text| number(text, 1, MAX_WORKERS).map(Some))?,
+            limits: self.limits()?,
+        })
+    }
+
+    /// What `notch healthcheck` needs to know as well.
+    ///
+    /// # Errors
+    /// `LISTEN` or `PORT` is [`Invalid`].
+    pub fn listen(&self) -> Result<SocketAddr, Invalid> {
+        let port = self.parsed("PORT", 8080, |text| number(text, 0, u16::MAX.into()))?;
+        self.parsed("LISTEN", SocketAddr::from(([0, 0, 0, 0], port)), address)
+    }
+
+    /// What the log needs to know before anything else is said.
+    ///
+    /// # Errors
+    /// `LOG` or `LOG_FORMAT` is [`Invalid`].
+    pub fn logging(&self) -> Result<Logging, Invalid> {
+        let levels = [
+            ("off", LevelFilter::OFF),
+            ("error", LevelFilter::ERROR),
+            ("warn", LevelFilter::WARN),
+            ("info", LevelFilter::INFO),
+            ("debug", LevelFilter::DEBUG),
+        ];
+        let formats = [("text", Format::Text), ("json", Format::Json)];
+        Ok(Logging {
+            level: self.parsed("LOG", LevelFilter::INFO, |text| one_of(text, &levels))?,
+            format: self.parsed("LOG_FORMAT", Format::Text, |text| one_of(text, &formats))?,
+        })
+    }
+
+    fn key(&self) -> Result<Key, Invalid> {
+        let text = self.text("COUNTER_KEY")?;
+        let name = text.as_deref().unwrap_or(default("COUNTER_KEY"));
+        let key = Key::new(name.as_bytes()).filter(|_| name.len() <= Counters::MAX_MAIN);
+        key.ok_or_else(|| {
+            let most = Counters::MAX_MAIN;
+            invalid("COUNTER_KEY", format!("not 1 to {most} printable ASCII characters without quotes, \\, <, > and &"))
+        })
+    }
+
+    fn store(&self) -> Result<Store, Invalid> {
+        let fsyncs = [("always", Fsync::Always), ("everysec", Fsync::EverySecond), ("never", Fsync::Never)];
+        let fsync = self.parsed("FSYNC", Fsync::Always, |text| one_of(text, &fsyncs))?;
+        let login = match (self.text("REDIS_URL")?, self.text("REDIS_HOST")?) {
+            (Some(_), Some(_)) => return Err(invalid("REDIS_URL", "REDIS_HOST is set too: unset one of them".into())),
+            (Some(url), None) => url_login(&url).map_err(|problem| invalid("REDIS_URL", problem.into()))?,
+            (None, Some(host)) => {
+                let port = self.parsed("REDIS_PORT", REDIS_PORT, port)?;
+                let db = self.parsed("REDIS_DB", 0, |text| number(text, 0, MAX_DB))?;
+                Login { host, port, username: None, password: None, db }
+            }
+            (None, None) => {
+                let path = self.0("LEDGER").filter(|path| !path.is_empty());
+                return Ok(Store::Ledger(path.unwrap_or_else(|| default("LEDGER").into()).into(), fsync));
+            }
+        };
+        self.login(login).map(Store::Redis)
+    }
+
+    /// Adds user and password, which need not stand in a URL.
+    fn login(&self, mut login: Login) -> Result<Login, Invalid> {
+        login.username = self.text("REDIS_USERNAME")?.or(login.username);
+        login.password = self.text("REDIS_PASSWORD")?.or(login.password);
+        if let Some(path) = self.0("REDIS_PASSWORD_FILE").filter(|path| !path.is_empty()) {
+            let content = fs::read_to_string(path);
+            let content =
+                content.map_err(|error| invalid("REDIS_PASSWORD_FILE", format!("cannot be read ({error})")))?;
+            // An editor leaves a line end, which is no part of the secret.
+            let secret = content.trim_end_matches(['\r', '\n']);
+            login.password = Some(secret.to_owned()).filter(|secret| !secret.is_empty()).or(login.password);
+        }
+        if login.username.is_some() && login.password.is_none() {
+            return Err(invalid("REDIS_PASSWORD", "a user is named, but no password".into()));
+        }
+        Ok(login)
+    }
+
+    fn limits(&self) -> Result<Limits, Invalid> {
+        let time = |name, least| {
+            let usual = duration(default(name), Duration::ZERO).unwrap_or_default();
+            self.parsed(name, usual, |text| duration(text, least))
+        };
+        let (some, none) = (Duration::from_millis(1), Duration::ZERO);
+        Ok(Limits {
+            connections: self.parsed("MAX_CONNECTIONS", 10_000, |text| number(text, 1, MAX_CONNECTIONS))?,
+            store: time("STORE_TIMEOUT", some)?,
+            header: time("HEADER_TIMEOUT", some)?,
+            idle: time("IDLE_TIMEOUT", some)?,
+            send: time("SEND_TIMEOUT", some)?,
+            drain_delay: time("DRAIN_DELAY", none)?,
+            drain: time("DRAIN_TIMEOUT", none)?,
+        })
+    }
+
+    /// What tells this replica from its brothers. The kernel knows it even where no shell has set `HOSTNAME`.
+    fn hostname(&self) -> String {
+        let kernel = fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        let name = kernel.or_else(|| self.0("HOSTNAME")?.into_string().ok()).unwrap_or_default();
+        let name = name.trim();
+        let fits = !name.is_empty() && name.len() <= MAX_HOSTNAME && name.bytes().all(|byte| byte.is_ascii_graphic());
+        if fits { name.to_owned() } else { "notch".to_owned() }
+    }
+
+    fn text(&self, name: &'static str) -> Result<Option<String>, Invalid> {
+        let Some(value) = self.0(name).filter(|value| !value.is_empty()) else { return Ok(None) };
+        value.into_string().map(Some).map_err(|_| invalid(name, "not UTF-8".into()))
+    }
+
+    fn parsed<T>(&self, name: &'static str, unset: T, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, Invalid> {
+        match self.text(name)? {
+            None => Ok(unset),
+            Some(text) => parse(&text).map_err(|problem| invalid(name, format!("{text:?} is {problem}"))),
+        }
+    }
+}
+
+fn invalid(name: &'static str, problem: String) -> Invalid {
+    Invalid { name, problem }
+}
+
+fn default(name: &str) -> &'static str {
+    SETTINGS.iter().find(|setting| setting.name == name).map_or("", |setting| setting.default)
+}
+
+fn number<T: TryFrom<u64>>(text: &str, least: u64, most: u64) -> Result<T, String> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|number| digits && (least..=most).contains(number));
+    number.and_then(|number| T::try_from(number).ok()).ok_or_else(|| format!("no number from {least} to {most}"))
+}
+
+/// `500ms`, `5s`, `2m`, at most a day.
+fn duration(text: &str, least: Duration) -> Result<Duration, String> {
+    let unit = text.trim_start_matches(|char: char| char.is_ascii_digit());
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        _ => return Err("no duration like 500ms, 5s or 2m".into()),
+    };
+    let amount: u64 =
+        number(&text[..text.len() - unit.len()], 0, MAX_MILLIS).map_err(|_| "no duration up to 24 hours")?;
+    let time = Duration::from_millis(amount * millis);
+    if amount * millis > MAX_MILLIS || time < least {
+        return Err(format!("not between {}ms and 24 hours", least.as_millis()));
+    }
+    Ok(time)
+}
+
+fn one_of<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    let chosen = choices.iter().find(|(name, _)| text.eq_ignore_ascii_case(name));
+    let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+    chosen.map(|(_, choice)| *choice).ok_or_else(|| format!("none of {}", names.join(", ")))
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let given = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    given.parse().map_err(|_| "no IP address and port".to_owned())
+}
+
+/// Kubernetes sets `REDIS_PORT=tcp://10.0.0.1:6379` for a service called redis; the port in it is the right one.
+fn port(text: &str) -> Result<u16, String> {
+    let digits = if text.starts_with("tcp://") { text.rsplit(':').next().unwrap_or_default() } else { text };
+    number(digits, 1, u16::MAX.into())
+}
+
+fn names(list: &str) -> Result<Names, String> {
+    if list.trim() == "*" {
+        return Ok(Names::Any);
+    }
+    let names: Vec<_> = list.split(',').map(|name| name.trim().to_owned()).collect();
+    match names.iter().find(|name| !Names::is_well_formed(name)) {
+        None => Ok(Names::These(names)),
+        Some(_) => Err(format!("no list of names of 1 to {} letters, digits, dots, hyphens, underscores", Names::MAX)),
+    }
+}
+
+/// Takes `redis://[user:password@]host[:port][/db]` apart. What it says of a problem does not repeat the URL.
+fn url_login(url: &str) -> Result<Login, &'static str> {
+    if url.starts_with("rediss://") {
+        return Err("TLS is not spoken here: put a tunnel in between and name its plain end");
+    }
+    let rest = url.strip_prefix("redis://").ok_or("does not begin with redis://")?;
+    let (authority, db) = rest.split_once('/').unwrap_or((rest, ""));
+    let (user, place) = authority.rsplit_once('@').map_or((None, authority), |(user, place)| (Some(user), place));
+    let (host, port) = match place.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').ok_or("the bracket of the address is not closed")?,
+        None => place.split_at(place.find(':').unwrap_or(place.len())),
+    };
+    if host.is_empty() {
+        return Err("no host is named");
+    }
+    let (username, password) = match user.map(|user| user.split_once(':').unwrap_or(("", user))) {
+        Some((username, password)) => (decoded(username)?, decoded(password)?),
+        None => (None, None),
+    };
+    let port = match port.strip_prefix(':') {
+        Some(digits) => self::port(digits).map_err(|_| "the port is no number from 1 to 65535")?,
+        None if port.is_empty() => REDIS_PORT,
+        None => return Err("something other than a port follows the host"),
+    };
+    let db = if db.is_empty() { 0 } else { number(db, 0, MAX_DB).map_err(|_| "the database is no number")? };
+    Ok(Login { host: host.to_owned(), port, username, password, db })
+}
+
+/// Undoes percent-encoding; `None` if nothing is there.
+fn decoded(text: &str) -> Result<Option<String>, &'static str> {
+    const WRONG: &str = "a percent sign is not followed by two hexadecimal digits of UTF-8";
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [byte, tail @ ..] = rest {
+        let (byte, tail) = match (byte, tail) {
+            (b'%', [high, low, tail @ ..]) => {
+                let digit = |byte: &u8| char::from(*byte).to_digit(16).ok_or(WRONG);
+                ((digit(high)? * 16 + digit(low)?) as u8, tail)
+            }
+            (b'%', _) => return Err(WRONG),
+            (byte, tail) => (*byte, tail),
+        };
+        bytes.push(byte);
+        rest = tail;
+    }
+    let text = String::from_utf8(bytes).map_err(|_| WRONG)?;
+    Ok(Some(text).filter(|text| !text.is_empty()))
+}
+
+/// Where Redis listens if nobody says otherwise.
+const REDIS_PORT: u16 = 6379;
+
+/// Most event loops.
+const MAX_WORKERS: u64 = 64;
+
+/// Most connections; a million is what a Linux process may have of files by default.
+const MAX_CONNECTIONS: u64 = 1_000_000;
+
+/// Highest database number that Redis can be configured to have.
+const MAX_DB: u64 = i32::MAX as u64;
+
+/// Longest welcome in bytes.
+const MAX_WELCOME: usize = 1024;
+
+/// Longest name of a host (POSIX).
+const MAX_HOSTNAME: usize = 255;
+
+/// A day.
+const MAX_MILLIS: u64 = 24 * 60 * 60 * 1000;

@@ -1,0 +1,227 @@
+//! What both drivers share: the sequence of a server's life, how long to wait before the next attempt, and what the
+//! log says of the store.
+//!
+//! A driver owns sockets, clock and threads, and nothing else; all decisions stand in the core.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tracing::{info, warn};
+
+use crate::config::Store;
+use crate::counter::{Cause, Fault};
+use crate::ledger::{Fsync, Ledger, Unusable};
+use crate::redis::Broken;
+
+#[cfg(feature = "tokio")]
+pub mod tokio;
+
+/// Why serving could not begin.
+#[derive(Debug)]
+pub enum Failure {
+    /// The address cannot be listened on.
+    Listen(SocketAddr, io::Error),
+    /// The ledger cannot be used.
+    Ledger(PathBuf, Unusable),
+    /// The system gives no thread or event queue.
+    System(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::System(error)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen(address, error) if error.kind() == io::ErrorKind::AddrInUse => {
+                write!(f, "cannot listen on {address}: another process does; stop it, or set LISTEN to another port")
+            }
+            Self::Listen(address, error) => {
+                write!(f, "cannot listen on {address}: {error}; set LISTEN to another address")
+            }
+            Self::Ledger(path, unusable) => write!(f, "cannot count in {}: {unusable}", path.display()),
+            Self::System(error) => write!(f, "the system refuses a thread or an event queue: {error}"),
+        }
+    }
+}
+
+/// Seconds since 1970.
+#[must_use]
+pub fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Event loops to run where none are asked for: one for each processor that we may use.
+#[must_use]
+pub fn processors() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// Opens the ledger and says what was cut of it.
+///
+/// # Errors
+/// [`Failure::Ledger`].
+pub fn open_ledger(path: &Path, fsync: Fsync) -> Result<Ledger, Failure> {
+    let (ledger, torn) = Ledger::open(path, fsync).map_err(|unusable| Failure::Ledger(path.to_owned(), unusable))?;
+    if torn > 0 {
+        warn!(bytes = torn, "cut the torn end of the ledger: what it held was answered to nobody");
+    }
+    Ok(ledger)
+}
+
+/// The one line that says where and into what notch counts.
+pub fn announce(address: SocketAddr, store: &Store, workers: usize) {
+    let into = match store {
+        Store::Redis(login) => format!("redis {}:{} db {}", login.host, login.port, login.db),
+        Store::Ledger(path, _) => format!("the ledger {}", path.display()),
+    };
+    info!(workers, version = env!("CARGO_PKG_VERSION"), "notch counts on http://{address} into {into}");
+}
+
+/// How the store is, as far as one worker knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Nothing is known yet.
+    Unknown,
+    /// It counts.
+    Up,
+    /// It cannot be reached, or broke off.
+    Away(&'static str),
+    /// It answers and refuses.
+    Refusing(Cause),
+}
+
+impl Status {
+    /// What a broken session says of the store.
+    #[must_use]
+    pub fn of(broken: Broken) -> Self {
+        match broken {
+            Broken::Greeting(cause) => Self::Refusing(cause),
+            Broken::Replica => Self::Refusing(Cause::ReadOnly),
+            Broken::Garbage => Self::Away("what it says is not what was asked for: is it Redis?"),
+        }
+    }
+
+    /// What a visitor is told who cannot be counted now.
+    #[must_use]
+    pub fn fault(self) -> Fault {
+        match self {
+            Self::Refusing(cause) => Fault::Refused(cause),
+            _ => Fault::Down,
+        }
+    }
+
+    /// Whether it may be otherwise in a moment, so that visits wait for it.
+    #[must_use]
+    pub fn passes(self) -> bool {
+        match self {
+            Self::Refusing(cause) => cause.passes() || cause == Cause::ReadOnly,
+            _ => true,
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Unknown | Self::Up => "",
+            Self::Away(words) => words,
+            Self::Refusing(cause) => cause.words(),
+        }
+    }
+
+    /// Whether the log need not tell the two apart: an outage shows itself in more than one way.
+    fn is_like(self, other: Self) -> bool {
+        self == other || matches!((self, other), (Self::Away(_), Self::Away(_)))
+    }
+}
+
+/// What all workers know of the store, so that the log says each change once.
+pub struct Health {
+    workers: Vec<Status>,
+    said: Status,
+}
+
+impl Health {
+    /// Nothing is known to any of `workers`.
+    #[must_use]
+    pub fn new(workers: usize) -> Self {
+        Self { workers: vec![Status::Unknown; workers], said: Status::Unknown }
+    }
+
+    /// Notes what a worker has seen and logs it if that changes the whole: the store is as well as the worker that
+    /// sees it worst.
+    pub fn note(&mut self, worker: usize, status: Status) {
+        if self.workers[worker] == status {
+            return;
+        }
+        self.workers[worker] = status;
+        let known = self.workers.iter().filter(|&&status| status != Status::Unknown);
+        let whole = *known.clone().find(|&&status| status != Status::Up).unwrap_or(&Status::Up);
+        if self.said.is_like(whole) {
+            return;
+        }
+        match whole {
+            Status::Up => info!("the store counts"),
+            _ => warn!(because = whole.words(), "the store does not count, visits are refused until it does"),
+        }
+        self.said = whole;
+    }
+
+    /// What a visitor is told whom this worker gives up.
+    #[must_use]
+    pub fn fault(&self, worker: usize) -> Fault {
+        self.workers[worker].fault()
+    }
+
+    /// Notes what came of an ask. Only counting shows that counting works, where reads go on without it.
+    pub fn outcome(&mut self, worker: usize, counted: bool, result: Result<i64, Fault>) {
+        match (result, self.workers[worker]) {
+            (Ok(_), Status::Refusing(cause)) if !counted && cause.spares_reads() => {}
+            (Ok(_), _) => self.note(worker, Status::Up),
+            (Err(Fault::Refused(cause)), _) => self.note(worker, Status::Refusing(cause)),
+            (Err(_), _) => {}
+        }
+    }
+}
+
+/// Growing pauses between attempts, from [`Backoff::FIRST`] to [`Backoff::LAST`].
+pub struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self(Self::FIRST)
+    }
+}
+
+impl Backoff {
+    /// Short enough not to be felt.
+    pub const FIRST: Duration = Duration::from_millis(10);
+    /// Long enough to cost nothing, short enough for a store that is back to be found at once.
+    pub const LAST: Duration = Duration::from_millis(250);
+
+    /// Whether no pause has been asked for since the last success.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.0 == Self::FIRST
+    }
+
+    /// The next pause.
+    pub fn pause(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 2).min(Self::LAST);
+        pause
+    }
+}
+
+/// Closing a connection on bytes that were not read would take the answer back, so the rest is read away for so long.
+pub const LINGER: Duration = Duration::from_secs(1);
+
+/// Connections waiting to be accepted, at most; the system may allow fewer.
+pub const BACKLOG: u32 = 1024;

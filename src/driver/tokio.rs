@@ -1,0 +1,865 @@
+//! The driver on tokio: one event loop per worker, each on a thread of its own, with its own batch and its own session
+//! with Redis. The first worker also accepts connections and hands each to the worker that has the fewest.
+//!
+//! Tasks of one worker run one at a time, so its [`State`] is locked without ever waiting, save when the server drains.
+//! A client's task pushes its ask to the batch and sleeps; the store's task is woken behind the clients' that are ready,
+//! and so takes all their asks at once.
+
+use std::future::{Future, pending, poll_fn};
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::io::AsyncWrite;
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream, lookup_host};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
+use tracing::{info, warn};
+
+use super::{BACKLOG, Backoff, Failure, Health, LINGER, Status};
+use crate::batch::Batch;
+use crate::config::{Config, Limits, Store};
+use crate::counter::{Ask, Fault};
+use crate::exchange::{Exchange, Now, Site, Want};
+use crate::ledger::Ledger;
+use crate::redis::{Login, Session};
+use crate::wire::Wire;
+
+/// Serves until a byte arrives on `signals`, then drains and returns.
+///
+/// # Errors
+/// Serving could not begin.
+pub fn run(config: Config, signals: &StdUnixStream) -> Result<(), Failure> {
+    let count = config.workers.unwrap_or_else(super::processors);
+    let mut runtimes = (0..count).map(|_| runtime()).collect::<io::Result<Vec<_>>>()?;
+    let listener = {
+        // Sockets are made within an event loop.
+        let _entered = runtimes[0].enter();
+        listen(config.listen).map_err(|error| Failure::Listen(config.listen, error))?
+    };
+    let store = match &config.store {
+        Store::Redis(login) => Carrier::Redis(login.clone()),
+        Store::Ledger(path, fsync) => Carrier::Ledger(Desk::open(super::open_ledger(path, *fsync)?, count)?),
+    };
+    super::announce(listener.local_addr().unwrap_or(config.listen), &config.store, count);
+
+    let server = Arc::new(Server {
+        site: config.site,
+        limits: config.limits,
+        health: Mutex::new(Health::new(count)),
+        open: AtomicUsize::new(0),
+        left: Mutex::new(None),
+    });
+    let workers: Vec<_> = runtimes.iter().enumerate().map(|(index, own)| Worker::start(index, &server, own)).collect();
+    for worker in &workers {
+        match &store {
+            Carrier::Redis(login) => worker.handle.spawn(redis(worker.clone(), login.clone())),
+            Carrier::Ledger(desk) => worker.handle.spawn(ledger(worker.clone(), desk.clone())),
+        };
+    }
+    for own in runtimes.drain(1..) {
+        thread::Builder::new().name("worker".into()).spawn(move || own.block_on(pending::<()>()))?;
+    }
+    let first = runtimes.remove(0);
+    first.block_on(life(&server, &workers, listener, signals))?;
+    first.shutdown_background();
+    if let Carrier::Ledger(desk) = store {
+        desk.close();
+    }
+    Ok(())
+}
+
+/// How a worker reaches the store.
+enum Carrier {
+    Redis(Login),
+    Ledger(Arc<Desk>),
+}
+
+fn runtime() -> io::Result<Runtime> {
+    // The only work that blocks is looking up host names.
+    Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(1).build()
+}
+
+fn listen(address: SocketAddr) -> io::Result<StdListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?.into_std()
+}
+
+/// From the first connection to the last.
+async fn life(
+    server: &Arc<Server>,
+    workers: &[Arc<Worker>],
+    listener: StdListener,
+    signals: &StdUnixStream,
+) -> io::Result<()> {
+    signals.set_nonblocking(true)?;
+    let signals = UnixStream::from_std(signals.try_clone()?)?;
+    let accepting = tokio::spawn(accept(server.clone(), workers.to_vec(), TcpListener::from_std(listener)?));
+    received(&signals).await;
+    info!("asked to stop: not ready any more");
+    for worker in workers {
+        worker.state().now.leaving = true;
+    }
+    // A second signal means at once, here and below.
+    if first(received(&signals), sleep(server.limits.drain_delay)).await {
+        return Ok(());
+    }
+    accepting.abort();
+    for worker in workers {
+        worker.close();
+    }
+    let done = first(received(&signals), server.vacancy(1));
+    if timeout(server.limits.drain, done).await.is_err() {
+        warn!("stopping with connections still open: DRAIN_TIMEOUT has passed");
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// Waits for a signal.
+async fn received(signals: &UnixStream) {
+    while signals.readable().await.is_ok() {
+        if signals.try_read(&mut [0]).is_ok() {
+            return;
+        }
+    }
+}
+
+/// Waits for one of the two, and says whether it was the first.
+async fn first<A>(one: impl Future<Output = A>, other: impl Future) -> bool {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    poll_fn(|cx| match (one.as_mut().poll(cx), other.as_mut().poll(cx)) {
+        (Poll::Ready(_), _) => Poll::Ready(true),
+        (_, Poll::Ready(_)) => Poll::Ready(false),
+        _ => Poll::Pending,
+    })
+    .await
+}
+
+/// What all workers share.
+struct Server {
+    site: Site,
+    limits: Limits,
+    health: Mutex<Health>,
+    /// Connections that are open.
+    open: AtomicUsize,
+    /// Whom to wake when one of them is not any more.
+    left: Mutex<Option<Waker>>,
+}
+
+impl Server {
+    /// Waits until fewer than `bound` connections are open.
+    async fn vacancy(&self, bound: usize) {
+        poll_fn(|cx| {
+            *lock(&self.left) = Some(cx.waker().clone());
+            if self.open.load(Ordering::SeqCst) < bound { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
+/// A lock is only ever held for a few lines that do not panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Accepts connections and hands each to the worker that has the fewest.
+async fn accept(server: Arc<Server>, workers: Vec<Arc<Worker>>, listener: TcpListener) {
+    let mut backoff = Backoff::default();
+    loop {
+        server.vacancy(server.limits.connections).await;
+        // Taken out of this worker's event loop, because it may go to another's.
+        match listener.accept().await.and_then(|(socket, _)| socket.into_std()) {
+            Ok(socket) => {
+                backoff = Backoff::default();
+                if let Some(worker) = workers.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed)) {
+                    worker.handle.spawn(serve(Client::new(worker.clone()), socket));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                if backoff.is_first() {
+                    warn!(%error, "cannot accept connections: raise the limit of open files, or lower MAX_CONNECTIONS");
+                }
+                sleep(backoff.pause()).await;
+            }
+        }
+    }
+}
+
+/// One event loop, and what its tasks share.
+struct Worker {
+    index: usize,
+    server: Arc<Server>,
+    handle: Handle,
+    /// Connections that it serves.
+    open: AtomicUsize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    now: Now,
+    /// The batch that gathers, and since when.
+    gathering: Batch<usize>,
+    since: Option<Instant>,
+    /// The store's task, if it waits for the batch to begin.
+    carrier: Option<Waker>,
+    /// The task that sees to it that nobody waits too long, if nobody waits.
+    patience: Option<Waker>,
+    clients: Vec<Seat>,
+    /// Places in `clients` that are free.
+    free: Vec<usize>,
+    spares: Vec<Wire>,
+}
+
+/// What other tasks know of a client: how to wake it, and what to tell it.
+#[derive(Default)]
+struct Seat {
+    waker: Option<Waker>,
+    answer: Option<Result<i64, Fault>>,
+}
+
+impl Worker {
+    fn start(index: usize, server: &Arc<Server>, own: &Runtime) -> Arc<Self> {
+        let worker = Arc::new(Self {
+            index,
+            server: server.clone(),
+            handle: own.handle().clone(),
+            open: AtomicUsize::new(0),
+            state: Mutex::default(),
+        });
+        worker.handle.spawn(impatience(worker.clone()));
+        worker
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Has every connection closed as soon as nothing is under way on it.
+    fn close(&self) {
+        let mut state = self.state();
+        state.now.closing = true;
+        for seat in &state.clients {
+            if let Some(waker) = &seat.waker {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// Waits until somebody asks, and takes the batch. Says since when it has gathered.
+    async fn gathered(&self, batch: &mut Batch<usize>) -> Instant {
+        poll_fn(|cx| match self.take(batch) {
+            Some(since) => Poll::Ready(since),
+            None => {
+                self.state().carrier = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    fn take(&self, batch: &mut Batch<usize>) -> Option<Instant> {
+        let mut state = self.state();
+        let since = state.since.take()?;
+        std::mem::swap(&mut state.gathering, batch);
+        Some(since)
+    }
+
+    /// Has a batch that was not sent wait for the next connection, along with what has gathered meanwhile.
+    fn put_back(&self, batch: &mut Batch<usize>, since: Instant) {
+        let mut state = self.state();
+        if !batch.is_empty() {
+            state.gathering.absorb(batch);
+            state.gathers_since(since);
+        }
+    }
+
+    fn note(&self, status: Status) {
+        lock(&self.server.health).note(self.index, status);
+    }
+
+    /// Ends a batch that the store has done with, or that is given up.
+    fn tell(&self, batch: &mut Batch<usize>, fault: Fault) {
+        let counts = batch.asks().any(|ask| matches!(ask, Ask::Count { .. }));
+        let mut state = self.state();
+        let mut outcome = None;
+        batch.tell(fault, |seat, total| {
+            outcome = Some(total);
+            state.tell(seat, total);
+        });
+        drop(state);
+        if let Some(total) = outcome {
+            lock(&self.server.health).outcome(self.index, counts, total);
+        }
+    }
+
+    /// Ends the batch that gathers.
+    fn give_up(&self, fault: Fault) {
+        let mut batch = Batch::default();
+        if self.take(&mut batch).is_some() {
+            self.tell(&mut batch, fault);
+        }
+    }
+}
+
+impl State {
+    fn ask(&mut self, ask: Ask, seat: usize) {
+        self.gathering.push(ask, seat);
+        if self.since.is_none() {
+            self.gathers_since(Instant::now());
+        }
+    }
+
+    fn gathers_since(&mut self, since: Instant) {
+        self.since = Some(since);
+        for waiting in [self.carrier.take(), self.patience.take()].into_iter().flatten() {
+            waiting.wake();
+        }
+    }
+
+    fn tell(&mut self, seat: usize, total: Result<i64, Fault>) {
+        let seat = &mut self.clients[seat];
+        seat.answer = Some(total);
+        if let Some(waker) = &seat.waker {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// Sees to it that nobody waits longer than `STORE_TIMEOUT` to be sent to the store.
+async fn impatience(worker: Arc<Worker>) {
+    loop {
+        let since = poll_fn(|cx| {
+            let mut state = worker.state();
+            if state.since.is_none() {
+                state.patience = Some(cx.waker().clone());
+            }
+            state.since.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await;
+        sleep_until(since + worker.server.limits.store).await;
+        if worker.state().since == Some(since) {
+            let fault = lock(&worker.server.health).fault(worker.index);
+            worker.give_up(fault);
+        }
+    }
+}
+
+/// The count in Redis: one connection after the other, one batch after the other.
+async fn redis(worker: Arc<Worker>, login: Login) {
+    let patience = worker.server.limits.store;
+    let mut backoff = Backoff::default();
+    let mut away = Instant::now();
+    loop {
+        let status = match connect(&login, patience).await {
+            Ok(socket) => {
+                let mut link = Link::open(&worker, &socket, &login);
+                let status = poll_fn(|cx| link.poll(cx)).await;
+                if link.proven {
+                    (backoff, away) = (Backoff::default(), Instant::now());
+                }
+                link.close();
+                status
+            }
+            Err(status) => status,
+        };
+        worker.note(status);
+        if !status.passes() || away.elapsed() >= patience {
+            worker.give_up(status.fault());
+        }
+        sleep(backoff.pause()).await;
+    }
+}
+
+/// Connects to the first address that accepts. The name is looked up each time, since a container's address changes.
+async fn connect(login: &Login, patience: Duration) -> Result<TcpStream, Status> {
+    // Not bounded here: the system's resolver has limits of its own, and a look-up given up would go on all the same.
+    let addresses = lookup_host((login.host.as_str(), login.port)).await;
+    let addresses = addresses.map_err(|_| Status::Away("its host name has no address: check REDIS_HOST"))?;
+    let connecting = async {
+        for address in addresses {
+            if let Ok(socket) = TcpStream::connect(address).await
+                && socket.set_nodelay(true).is_ok()
+            {
+                return Ok(socket);
+            }
+        }
+        Err(Status::Away("nobody accepts connections there: is Redis running?"))
+    };
+    timeout(patience, connecting).await.unwrap_or(Err(Status::Away("it cannot be reached")))
+}
+
+/// One connection to Redis, from the greeting to the first thing that goes wrong.
+struct Link<'a> {
+    worker: &'a Worker,
+    socket: &'a TcpStream,
+    wire: Wire,
+    session: Session<usize>,
+    /// Empty, but for the moment in which a batch passes through.
+    batch: Batch<usize>,
+    /// Since when the batch under way, or the greeting, has been waited for.
+    since: Instant,
+    alarm: Alarm,
+    /// Redis has greeted us.
+    proven: bool,
+}
+
+impl<'a> Link<'a> {
+    fn open(worker: &'a Worker, socket: &'a TcpStream, login: &Login) -> Self {
+        let mut wire = Wire::default();
+        let session = Session::open(login, &mut wire);
+        let since = Instant::now();
+        let (batch, alarm) = (Batch::default(), Alarm::new(since));
+        Self { worker, socket, wire, session, batch, since, alarm, proven: false }
+    }
+
+    /// Carries batches until something goes wrong, and says what.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+        match self.turn(cx) {
+            Ok(()) => Poll::Pending,
+            Err(status) => Poll::Ready(status),
+        }
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Status> {
+        while self.receive(cx)? {
+            if let Some(batch) = self.session.settle(&mut self.wire).map_err(Status::of)? {
+                self.worker.tell(batch, Fault::Lost);
+            }
+        }
+        if self.session.is_free() {
+            self.submit(cx);
+        }
+        self.send(cx)?;
+        let deadline = self.since + self.worker.server.limits.store;
+        if !self.session.is_free() && self.alarm.poll(deadline, cx).is_ready() {
+            return Err(Status::Away("it does not answer in time"));
+        }
+        Ok(())
+    }
+
+    /// Sends off what has gathered, or waits for it.
+    fn submit(&mut self, cx: &mut Context<'_>) {
+        if !self.proven {
+            self.proven = true;
+            self.worker.note(Status::Up);
+        }
+        match self.worker.take(&mut self.batch) {
+            Some(since) => {
+                self.since = since;
+                self.session.submit(&mut self.batch, &mut self.wire);
+            }
+            None => self.worker.state().carrier = Some(cx.waker().clone()),
+        }
+    }
+
+    /// Whether bytes have come.
+    fn receive(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
+        while self.socket.poll_read_ready(cx).is_ready() {
+            match self.socket.try_read_buf(&mut self.wire.room()) {
+                Ok(0) => return Err(CLOSED),
+                Ok(_) => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Err(CLOSED),
+            }
+        }
+        Ok(false)
+    }
+
+    fn send(&mut self, cx: &mut Context<'_>) -> Result<(), Status> {
+        while !self.wire.unsent().is_empty() && self.socket.poll_write_ready(cx).is_ready() {
+            match self.socket.try_write(self.wire.unsent()) {
+                Ok(length) => self.wire.sent(length),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Err(CLOSED),
+            }
+        }
+        Ok(())
+    }
+
+    /// Visits of which nothing was sent wait for the next connection; the others are in doubt.
+    fn close(self) {
+        let mut owed = self.session.into_owed(&self.wire);
+        if owed.doubtful {
+            self.worker.tell(&mut owed.batch, Fault::Lost);
+        } else {
+            self.worker.put_back(&mut owed.batch, self.since);
+        }
+    }
+}
+
+const CLOSED: Status = Status::Away("it has closed the connection");
+
+/// The count in the ledger: one batch of this worker after the other.
+async fn ledger(worker: Arc<Worker>, desk: Arc<Desk>) {
+    worker.note(Status::Up);
+    let mut batch = Batch::default();
+    let mut alarm = Alarm::new(Instant::now());
+    loop {
+        let deadline = worker.gathered(&mut batch).await + worker.server.limits.store;
+        desk.submit(worker.index, batch.asks());
+        poll_fn(|cx| {
+            if desk.poll(worker.index, &mut batch, cx).is_ready() {
+                return Poll::Ready(());
+            }
+            // A disk that is this slow has the next batch wait, but not these visitors.
+            if !batch.is_empty() && alarm.poll(deadline, cx).is_ready() {
+                worker.tell(&mut batch, Fault::Lost);
+            }
+            Poll::Pending
+        })
+        .await;
+        worker.tell(&mut batch, Fault::Lost);
+    }
+}
+
+/// Where the workers leave their batches for the thread that owns the ledger, since a disk can only be waited for by a
+/// thread. It takes the batches of all workers at once.
+struct Desk {
+    trays: Mutex<Trays>,
+    bell: Condvar,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Trays {
+    each: Vec<Tray>,
+    closed: bool,
+}
+
+/// One worker's side of the desk.
+#[derive(Default)]
+struct Tray {
+    asks: Vec<Ask>,
+    results: Vec<Result<i64, Fault>>,
+    waker: Option<Waker>,
+}
+
+impl Desk {
+    fn open(ledger: Ledger, workers: usize) -> io::Result<Arc<Self>> {
+        let each = (0..workers).map(|_| Tray::default()).collect();
+        let desk = Arc::new(Self {
+            trays: Mutex::new(Trays { each, closed: false }),
+            bell: Condvar::new(),
+            thread: Mutex::default(),
+        });
+        let (own, clerk) = (desk.clone(), Clerk { ledger, asks: Vec::new(), results: Vec::new(), owners: Vec::new() });
+        let thread = thread::Builder::new().name("ledger".into()).spawn(move || clerk.work(&own))?;
+        *lock(&desk.thread) = Some(thread);
+        Ok(desk)
+    }
+
+    fn submit(&self, worker: usize, asks: impl Iterator<Item = Ask>) {
+        lock(&self.trays).each[worker].asks.extend(asks);
+        self.bell.notify_one();
+    }
+
+    /// Waits for the results of what was submitted, and puts them into the batch.
+    fn poll(&self, worker: usize, batch: &mut Batch<usize>, cx: &mut Context<'_>) -> Poll<()> {
+        let tray = &mut lock(&self.trays).each[worker];
+        if tray.results.is_empty() {
+            tray.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        for result in tray.results.drain(..) {
+            batch.reply(result);
+        }
+        Poll::Ready(())
+    }
+
+    /// Waits for asks, until `deadline` at most. `false` once the desk is closed and nothing is left on it.
+    fn collect(&self, deadline: Option<Instant>, clerk: &mut Clerk) -> bool {
+        let mut trays = lock(&self.trays);
+        loop {
+            for (worker, tray) in trays.each.iter_mut().enumerate().filter(|(_, tray)| !tray.asks.is_empty()) {
+                clerk.owners.push((worker, tray.asks.len()));
+                clerk.asks.append(&mut tray.asks);
+            }
+            if !clerk.asks.is_empty() {
+                return true;
+            }
+            if trays.closed {
+                return false;
+            }
+            trays = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                None => self.bell.wait(trays).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => return true,
+                Some(left) => self.bell.wait_timeout(trays, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
+        }
+    }
+
+    fn deal(&self, clerk: &mut Clerk) {
+        let mut trays = lock(&self.trays);
+        let mut dealt = clerk.results.drain(..);
+        for (worker, count) in clerk.owners.drain(..) {
+            let tray = &mut trays.each[worker];
+            tray.results.extend(dealt.by_ref().take(count));
+            if let Some(waker) = tray.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Waits until everything submitted is committed and synced.
+    fn close(&self) {
+        lock(&self.trays).closed = true;
+        self.bell.notify_one();
+        if let Some(thread) = lock(&self.thread).take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The one who keeps the ledger.
+struct Clerk {
+    ledger: Ledger,
+    asks: Vec<Ask>,
+    results: Vec<Result<i64, Fault>>,
+    /// Whose they are: a worker and how many of its asks.
+    owners: Vec<(usize, usize)>,
+}
+
+impl Clerk {
+    fn work(mut self, desk: &Desk) {
+        let mut sync = None;
+        while desk.collect(sync, &mut self) {
+            self.ledger.commit(&self.asks, &mut self.results);
+            self.asks.clear();
+            desk.deal(&mut self);
+            sync = self.sync(sync);
+        }
+        let _ = self.ledger.sync();
+    }
+
+    /// Syncs what is due, and says when to do it next.
+    fn sync(&mut self, due: Option<Instant>) -> Option<Instant> {
+        let due = due.or_else(|| self.ledger.wants_sync().then(|| Instant::now() + EVERY))?;
+        if Instant::now() < due {
+            return Some(due);
+        }
+        // If it fails, the ledger knows, and refuses what comes until it has written a good file.
+        let _ = self.ledger.sync();
+        None
+    }
+}
+
+/// How long a batch may be without a sync under `FSYNC=everysec`.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// One connection, as its worker knows it. It gives up its seat when it is dropped.
+struct Client {
+    worker: Arc<Worker>,
+    seat: usize,
+}
+
+impl Client {
+    fn new(worker: Arc<Worker>) -> Self {
+        let seat = {
+            let mut state = worker.state();
+            state.free.pop().unwrap_or_else(|| {
+                state.clients.push(Seat::default());
+                state.clients.len() - 1
+            })
+        };
+        worker.open.fetch_add(1, Ordering::Relaxed);
+        worker.server.open.fetch_add(1, Ordering::SeqCst);
+        Self { worker, seat }
+    }
+
+    /// A turn of the exchange, at the present time.
+    fn turn<T>(&self, turn: impl FnOnce(&Site, &Now) -> T) -> T {
+        let now = &mut self.worker.state().now;
+        now.set(super::unix_time());
+        turn(&self.worker.server.site, now)
+    }
+
+    /// Asks the store and waits for its answer.
+    async fn ask(&self, ask: Ask) -> Result<i64, Fault> {
+        self.worker.state().ask(ask, self.seat);
+        poll_fn(|cx| {
+            self.seated(cx, |state, seat| state.clients[seat].answer.take().map_or(Poll::Pending, Poll::Ready))
+        })
+        .await
+    }
+
+    /// Looks at the worker's state, and is woken by whoever changes it for this client.
+    fn seated<T>(&self, cx: &Context<'_>, look: impl FnOnce(&mut State, usize) -> Poll<T>) -> Poll<T> {
+        let mut state = self.worker.state();
+        let seat = &mut state.clients[self.seat];
+        if !seat.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            seat.waker = Some(cx.waker().clone());
+        }
+        look(&mut state, self.seat)
+    }
+
+    fn is_closing(&self, cx: &Context<'_>) -> bool {
+        self.seated(cx, |state, _| if state.now.closing { Poll::Ready(()) } else { Poll::Pending }).is_ready()
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let mut state = self.worker.state();
+        state.clients[self.seat] = Seat::default();
+        state.free.push(self.seat);
+        drop(state);
+        self.worker.open.fetch_sub(1, Ordering::Relaxed);
+        self.worker.server.open.fetch_sub(1, Ordering::SeqCst);
+        if let Some(waker) = lock(&self.worker.server.left).take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Serves one connection until its end, which needs no reason: a client may leave at any time.
+async fn serve(client: Client, socket: StdStream) {
+    let socket = socket.set_nodelay(true).map(|()| socket);
+    if let Ok(socket) = socket.and_then(TcpStream::from_std) {
+        let mut talk = Talk { alarm: Alarm::new(Instant::now()), client, socket, wire: Wire::default() };
+        let _ = talk.serve().await;
+    }
+}
+
+/// A client and its socket.
+struct Talk {
+    client: Client,
+    socket: TcpStream,
+    wire: Wire,
+    alarm: Alarm,
+}
+
+/// Why a wait has ended.
+#[derive(PartialEq)]
+enum Wake {
+    Ready,
+    Late,
+    Closing,
+}
+
+impl Talk {
+    async fn serve(&mut self) -> io::Result<()> {
+        let limits = self.client.worker.server.limits;
+        let mut exchange = Exchange::default();
+        // Until the first request has come, and after that for each: when its last byte has to be here.
+        let mut deadline = Instant::now() + limits.header;
+        let mut idle = deadline;
+        loop {
+            match self.client.turn(|site, now| exchange.next(site, now, &mut self.wire)) {
+                Want::Request => {
+                    self.send().await?;
+                    if self.receive(idle, true).await? != Wake::Ready {
+                        return Ok(());
+                    }
+                    let now = Instant::now();
+                    (deadline, idle) = (now + limits.header, now + limits.idle);
+                }
+                Want::Bytes => {
+                    self.send().await?;
+                    if self.receive(deadline, false).await? != Wake::Ready {
+                        self.client.turn(|site, now| exchange.time_out(site, now, &mut self.wire));
+                    }
+                }
+                Want::Room => self.send().await?,
+                Want::Total(ask) => {
+                    self.send().await?;
+                    let total = self.client.ask(ask).await;
+                    self.client.turn(|site, now| exchange.answer(total, site, now, &mut self.wire));
+                }
+                Want::Close => {
+                    self.send().await?;
+                    return self.linger().await;
+                }
+            }
+        }
+    }
+
+    /// Sends all that is unsent.
+    async fn send(&mut self) -> io::Result<()> {
+        let mut deadline = None;
+        while !self.wire.unsent().is_empty() {
+            match self.socket.try_write(self.wire.unsent()) {
+                Ok(length) => self.wire.sent(length),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let limit = self.client.worker.server.limits.send;
+                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + limit);
+                    poll_fn(|cx| match self.socket.poll_write_ready(cx) {
+                        Poll::Pending => self.alarm.poll(deadline, cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+                        ready => ready,
+                    })
+                    .await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for bytes and takes them. Nobody else needs the memory of a connection that waits, so it is lent out.
+    async fn receive(&mut self, deadline: Instant, idle: bool) -> io::Result<Wake> {
+        loop {
+            self.wire.give_back(&mut self.client.worker.state().spares);
+            let wake = poll_fn(|cx| match self.socket.poll_read_ready(cx) {
+                Poll::Ready(ready) => Poll::Ready(ready.map(|()| Wake::Ready)),
+                Poll::Pending if idle && self.client.is_closing(cx) => Poll::Ready(Ok(Wake::Closing)),
+                Poll::Pending => self.alarm.poll(deadline, cx).map(|()| Ok(Wake::Late)),
+            })
+            .await?;
+            if wake != Wake::Ready {
+                return Ok(wake);
+            }
+            self.wire.borrow(&mut self.client.worker.state().spares);
+            match self.socket.try_read_buf(&mut self.wire.room()) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => return Ok(Wake::Ready),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Closes so that the last answer arrives: says that nothing more will come, and reads away what is still coming.
+    async fn linger(&mut self) -> io::Result<()> {
+        poll_fn(|cx| Pin::new(&mut self.socket).poll_shutdown(cx)).await?;
+        let deadline = Instant::now() + LINGER;
+        loop {
+            let unread = self.wire.unread().len();
+            self.wire.consume(unread);
+            if self.receive(deadline, false).await? != Wake::Ready {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// A timer that is set only when it has to be: a connection's deadline moves with each request, but hardly ever comes.
+struct Alarm(Pin<Box<Sleep>>);
+
+impl Alarm {
+    fn new(first: Instant) -> Self {
+        Self(Box::pin(sleep_until(first)))
+    }
+
+    /// Ready once `deadline` has passed.
+    fn poll(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        if self.0.deadline() > deadline {
+            self.0.as_mut().reset(deadline);
+        }
+        while self.0.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            self.0.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,470 @@
+//! HTTP/1.1 framing: where a request begins and ends, and how an answer is written.
+//!
+//! httparse splits the head; this file decides what of it to accept, and errs on the strict side wherever two readers
+//! might disagree about where a request ends, because that is how requests are smuggled past a balancer. A request
+//! that cannot be framed for certain is a [`Reject`], which knows its status, and its connection is closed.
+//!
+//! Bodies mean nothing to a counter, so they are read away, up to [`MAX_BODY`].
+//!
+//! Left out on purpose: HTTP/2, TLS, compression, ranges, conditional requests.
+//!
+//! Source: RFC 9110 (semantics), RFC 9112 (framing).
+
+use bytes::{BufMut, BytesMut};
+
+use crate::counter::Decimal;
+
+/// A status line's code and reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status(pub &'static str);
+
+impl Status {
+    /// The code in digits.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        &self.0[..3]
+    }
+}
+
+/// A request that is not served. The connection cannot be trusted any further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reject {
+    /// What the answer says.
+    pub status: Status,
+    /// One line for people, in lower case.
+    pub words: &'static str,
+}
+
+const fn reject(status: &'static str, words: &'static str) -> Reject {
+    Reject { status: Status(status), words }
+}
+
+const fn bad(words: &'static str) -> Reject {
+    reject("400 Bad Request", words)
+}
+
+/// The methods that a counter has to tell apart (RFC 9110, section 9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// `GET`.
+    Get,
+    /// `HEAD`: like `GET`, without the body.
+    Head,
+    /// `POST`.
+    Post,
+    /// Known, and never allowed here.
+    Other,
+}
+
+/// What a request says, borrowed from the bytes it came in.
+pub struct Head<'a> {
+    /// The method.
+    pub method: Method,
+    /// The target's path, as it was sent, without the query.
+    pub path: &'a str,
+    /// The `Accept` field, empty if there was none.
+    pub accept: &'a [u8],
+    /// Marked as fetched ahead of a visit that may never come (`Sec-Purpose`, `Purpose`, `X-Moz`).
+    pub prefetch: bool,
+    /// How the message goes on behind the head.
+    pub framing: Framing,
+}
+
+/// What the transport has to know of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Framing {
+    /// HTTP/1.0, where connections close by default.
+    pub old: bool,
+    /// Whether the connection serves another request after this one (RFC 9112, section 9.3).
+    pub keep_alive: bool,
+    /// The client waits for a `100 Continue` before it sends the body.
+    pub expects: bool,
+    /// The body.
+    pub body: Body,
+}
+
+/// Reads the head at the front of `bytes` and says how many bytes it took; `None` if it has not arrived whole.
+///
+/// # Errors
+/// A [`Reject`] as soon as it is certain. Whether a head that fills all the room there is will ever be whole is for the
+/// caller to say: see [`overflow`].
+pub fn head(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, Reject> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut fields);
+    let used = match request.parse(bytes) {
+        Ok(httparse::Status::Complete(used)) => used,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::Version) if names_http(bytes) => {
+            return Err(reject("505 HTTP Version Not Supported", "the versions spoken here are HTTP/1.1 and HTTP/1.0"));
+        }
+        Err(httparse::Error::TooManyHeaders) => return Err(TOO_LARGE),
+        Err(_) => return Err(bad("this is not a well-formed HTTP/1.1 request")),
+    };
+    let (method, target) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
+    let method = self::method(method)?;
+    if target.len() > MAX_TARGET {
+        return Err(TOO_LONG);
+    }
+    let mut read = Fields::default();
+    for field in request.headers.iter() {
+        read.take(field.name, field.value)?;
+    }
+    let old = request.version == Some(0);
+    let head = Head {
+        method,
+        path: path(method, target)?,
+        accept: read.accept,
+        prefetch: read.prefetch,
+        framing: read.framing(old)?,
+    };
+    Ok(Some((head, used)))
+}
+
+/// Whether a request line ends in a version of HTTP, if in none that is spoken here.
+fn names_http(bytes: &[u8]) -> bool {
+    let line = bytes.trim_ascii_start().split(|&byte| byte == b'\n').next().unwrap_or_default();
+    line.split(|&byte| byte == b' ').nth(2).is_some_and(|version| version.starts_with(b"HTTP/"))
+}
+
+/// The reject for an incomplete head that has no room to grow: its target is too long, or its fields too large.
+#[must_use]
+pub fn overflow(bytes: &[u8]) -> Reject {
+    if bytes.contains(&b'\n') { TOO_LARGE } else { TOO_LONG }
+}
+
+/// Telling a known method that is not allowed here from an unknown one (RFC 9110, section 9.1).
+fn method(name: &str) -> Result<Method, Reject> {
+    match name {
+        "GET" => Ok(Method::Get),
+        "HEAD" => Ok(Method::Head),
+        "POST" => Ok(Method::Post),
+        "CONNECT" | "DELETE" | "OPTIONS" | "PATCH" | "PUT" | "TRACE" => Ok(Method::Other),
+        _ => Err(reject("501 Not Implemented", "this method is not known here: use GET")),
+    }
+}
+
+/// The path of a target in any of its four forms (RFC 9112, section 3.2).
+fn path(method: Method, target: &str) -> Result<&str, Reject> {
+    const WRONG: Reject = bad("the request target has to begin with a slash");
+    let rest = if target.starts_with('/') {
+        target
+    } else if method == Method::Other {
+        return Ok(target);
+    } else {
+        let scheme = target.get(..7).ok_or(WRONG)?;
+        if !scheme.eq_ignore_ascii_case("http://") {
+            return Err(WRONG);
+        }
+        let authority = &target[7..];
+        let end = authority.find(['/', '?']).unwrap_or(authority.len());
+        if end == 0 || !is_host(&authority.as_bytes()[..end]) {
+            return Err(WRONG);
+        }
+        &authority[end..]
+    };
+    let path = rest.split(['?', '#']).next().unwrap_or_default();
+    Ok(if path.is_empty() { "/" } else { path })
+}
+
+/// What the fields of one head have said so far.
+#[derive(Default)]
+struct Fields<'a> {
+    accept: &'a [u8],
+    prefetch: bool,
+    host: bool,
+    close: bool,
+    keep_alive: bool,
+    expects: bool,
+    length: Option<u64>,
+    chunked: bool,
+}
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, name: &str, value: &'a [u8]) -> Result<(), Reject> {
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        if is("host") {
+            let first = !std::mem::replace(&mut self.host, true);
+            return if first && is_host(value) { Ok(()) } else { Err(bad("one valid Host field is needed")) };
+        } else if is("accept") {
+            self.accept = value;
+        } else if is("connection") {
+            self.close |= has_token(value, "close");
+            self.keep_alive |= has_token(value, "keep-alive");
+        } else if is("content-length") {
+            let length = decimal(value).ok_or(bad("the Content-Length is not a number"))?;
+            if self.length.replace(length).is_some() {
+                return Err(bad("one Content-Length is enough"));
+            }
+        } else if is("transfer-encoding") {
+            if !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(reject("501 Not Implemented", "the only transfer coding known here is chunked"));
+            }
+            if std::mem::replace(&mut self.chunked, true) {
+                return Err(bad("one Transfer-Encoding is enough"));
+            }
+        } else if is("expect") {
+            if !value.eq_ignore_ascii_case(b"100-continue") {
+                return Err(reject("417 Expectation Failed", "the only expectation known here is 100-continue"));
+            }
+            self.expects = true;
+        } else if is("sec-purpose") || is("purpose") || is("x-moz") {
+            self.prefetch |= has_token(value, "prefetch");
+        }
+        Ok(())
+    }
+
+    fn framing(&self, old: bool) -> Result<Framing, Reject> {
+        if !self.host && !old {
+            return Err(bad("one valid Host field is needed"));
+        }
+        let body = match (self.chunked, self.length) {
+            (true, Some(_)) => return Err(bad("Content-Length and Transfer-Encoding contradict each other")),
+            (true, None) if old => return Err(bad("HTTP/1.0 has no Transfer-Encoding")),
+            (true, None) => Body { next: Part::Size, seen: 0 },
+            (false, Some(length)) if length > MAX_BODY => return Err(TOO_MUCH),
+            (false, Some(length)) => Body { next: Part::Length(length), seen: 0 },
+            (false, None) => Body::NONE,
+        };
+        Ok(Framing {
+            old,
+            keep_alive: !self.close && (!old || self.keep_alive),
+            expects: self.expects && !old && !body.is_over(),
+            body,
+        })
+    }
+}
+
+/// `uri-host [ ":" port ]` or nothing (RFC 9110, section 7.2), as far as characters go.
+fn is_host(value: &[u8]) -> bool {
+    value.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%:[]".contains(byte))
+}
+
+/// Whether a comma-separated list has this member, parameters aside (RFC 9110, section 5.6.1).
+fn has_token(list: &[u8], token: &str) -> bool {
+    list.split(|&byte| byte == b',').any(|member| {
+        let name = member.split(|&byte| byte == b';').next().unwrap_or_default();
+        name.trim_ascii().eq_ignore_ascii_case(token.as_bytes())
+    })
+}
+
+/// `1*DIGIT`, at most 18 of them.
+fn decimal(digits: &[u8]) -> Option<u64> {
+    let plausible = (1..=18).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
+    plausible.then(|| digits.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
+}
+
+/// A body that is skipped as it comes (RFC 9112, section 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Body {
+    next: Part,
+    /// Bytes so far, the framing of chunks included.
+    seen: u64,
+}
+
+/// What of a body comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// So many bytes, then it is over.
+    Length(u64),
+    /// The line with the size of a chunk.
+    Size,
+    /// So many bytes of a chunk.
+    Data(u64),
+    /// The end of the line behind a chunk.
+    DataEnd,
+    /// A trailer field, or the empty line behind the last.
+    Trailer,
+}
+
+impl Body {
+    const NONE: Self = Self { next: Part::Length(0), seen: 0 };
+
+    /// Whether all of it has been skipped.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.next == Part::Length(0)
+    }
+
+    /// Skips what `bytes` has of the body and says how many bytes that were. If it then is not over, more have to come.
+    ///
+    /// # Errors
+    /// A [`Reject`] for a body that is too large, or whose end cannot be told for certain.
+    pub fn skip(&mut self, bytes: &[u8]) -> Result<usize, Reject> {
+        let mut used = 0;
+        while !self.is_over() {
+            let taken = self.step(&bytes[used..])?;
+            if taken == 0 {
+                break;
+            }
+            used += taken;
+            self.seen += taken as u64;
+            if self.seen > MAX_BODY {
+                return Err(TOO_MUCH);
+            }
+        }
+        Ok(used)
+    }
+
+    /// Takes one part, or as much of it as there is, or nothing.
+    fn step(&mut self, bytes: &[u8]) -> Result<usize, Reject> {
+        if let Part::Length(left) | Part::Data(left) = &mut self.next {
+            let used = bytes.len().min(*left as usize);
+            *left -= used as u64;
+            if self.next == Part::Data(0) {
+                self.next = Part::DataEnd;
+            }
+            return Ok(used);
+        }
+        let Some(line) = line(bytes)? else { return Ok(0) };
+        self.next = match self.next {
+            Part::Size => match chunk_size(line).ok_or(bad("a chunk's size is not a hexadecimal number"))? {
+                0 => Part::Trailer,
+                size if size > MAX_BODY => return Err(TOO_MUCH),
+                size => Part::Data(size),
+            },
+            Part::DataEnd if line.is_empty() => Part::Size,
+            Part::DataEnd => return Err(bad("a chunk is longer than its size")),
+            Part::Trailer if line.is_empty() => Part::Length(0),
+            other => other,
+        };
+        Ok(line.len() + CRLF.len())
+    }
+}
+
+/// The line at the front of `bytes`, without its end; `None` if it has not come whole. A body's lines end in CR LF and
+/// have neither in them: to be lenient here has let requests be smuggled.
+fn line(bytes: &[u8]) -> Result<Option<&[u8]>, Reject> {
+    let end = bytes.iter().position(|byte| CRLF.contains(byte));
+    match end.map(|end| (&bytes[..end], &bytes[end..])) {
+        None if bytes.len() > MAX_LINE => Err(bad("a line of the body is too long")),
+        None | Some((_, b"\r")) => Ok(None),
+        Some((line, [b'\r', b'\n', ..])) => Ok(Some(line)),
+        Some(_) => Err(bad("a line of the body does not end in CR LF")),
+    }
+}
+
+/// `chunk-size [ chunk-ext ]` (RFC 9112, section 7.1), at most eight digits. Extensions mean nothing here.
+fn chunk_size(line: &[u8]) -> Option<u64> {
+    let mut parts = line.splitn(2, |&byte| byte == b';');
+    let digits = parts.next().unwrap_or_default();
+    // White space is allowed before an extension, for the sake of old senders.
+    let digits = if parts.next().is_some() { digits.trim_ascii_end() } else { digits };
+    if !(1..=8).contains(&digits.len()) {
+        return None;
+    }
+    digits.iter().try_fold(0, |size, &byte| Some(size * 16 + u64::from(char::from(byte).to_digit(16)?)))
+}
+
+/// An answer, but for its body.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// The status line.
+    pub status: Status,
+    /// `Content-Type`; absent if there is no body at all.
+    pub media: Option<&'static str>,
+    /// `Cache-Control`.
+    pub cache: &'static str,
+    /// `Allow`, for the methods that a path knows (RFC 9110, section 15.5.6).
+    pub allow: Option<&'static str>,
+    /// `Retry-After` in seconds.
+    pub retry_after: Option<u32>,
+    /// Whether the body stays away although the fields describe it: the answer to `HEAD`.
+    pub bare: bool,
+    /// What becomes of the connection.
+    pub connection: Connection,
+}
+
+/// What an answer says of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// It stays open, as is usual in HTTP/1.1.
+    Open,
+    /// It stays open, which an HTTP/1.0 client has to be told.
+    KeepAlive,
+    /// It closes after this answer.
+    Close,
+}
+
+/// Appends an answer. `date` is the second in which it is made, `served_by` names us, and `body` comes in pieces, so
+/// that its length is known before it is written.
+pub fn answer(out: &mut BytesMut, answer: &Answer, date: &[u8], served_by: &str, body: &[&[u8]]) {
+    let length: usize = body.iter().map(|piece| piece.len()).sum();
+    out.reserve(USUAL_HEAD + length);
+    for piece in ["HTTP/1.1 ", answer.status.0, "\r\nDate: "] {
+        out.put_slice(piece.as_bytes());
+    }
+    out.put_slice(date);
+    if let Some(media) = answer.media {
+        field(out, "Content-Type", media.as_bytes());
+        field(out, "Content-Length", &Decimal::new(length as i64));
+    }
+    field(out, "Cache-Control", answer.cache.as_bytes());
+    field(out, "X-Served-By", served_by.as_bytes());
+    if let Some(allow) = answer.allow {
+        field(out, "Allow", allow.as_bytes());
+    }
+    if let Some(seconds) = answer.retry_after {
+        field(out, "Retry-After", &Decimal::new(i64::from(seconds)));
+    }
+    match answer.connection {
+        Connection::Open => {}
+        Connection::KeepAlive => field(out, "Connection", b"keep-alive"),
+        Connection::Close => field(out, "Connection", b"close"),
+    }
+    out.put_slice(b"\r\n\r\n");
+    if !answer.bare {
+        for piece in body {
+            out.put_slice(piece);
+        }
+    }
+}
+
+fn field(out: &mut BytesMut, name: &str, value: &[u8]) {
+    out.put_slice(CRLF);
+    out.put_slice(name.as_bytes());
+    out.put_slice(b": ");
+    out.put_slice(value);
+}
+
+/// Appends the interim answer that lets a client send its body (RFC 9110, section 15.2.1).
+pub fn go_on(out: &mut BytesMut) {
+    out.put_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+}
+
+/// The request of `notch healthcheck`, which asks for one answer and no more.
+#[must_use]
+pub fn probe(path: &str) -> Vec<u8> {
+    ["GET ", path, " HTTP/1.0\r\n\r\n"].concat().into_bytes()
+}
+
+/// Reads an answer that was closed by its end of the connection: its code, and the last line of its body.
+#[must_use]
+pub fn probed(answer: &[u8]) -> Option<(&str, &str)> {
+    let answer = std::str::from_utf8(answer).ok()?;
+    let code = answer.strip_prefix("HTTP/1.1 ")?.get(..3)?;
+    Some((code, answer.trim_end().lines().next_back()?))
+}
+
+const CRLF: &[u8] = b"\r\n";
+
+const TOO_LONG: Reject = reject("414 URI Too Long", "the request target is too long");
+const TOO_LARGE: Reject = reject("431 Request Header Fields Too Large", "the request has too many or too large fields");
+const TOO_MUCH: Reject = reject("413 Content Too Large", "a visit needs no body: send less");
+
+/// For a request that does not come to its end in time.
+pub const TIMED_OUT: Reject = reject("408 Request Timeout", "the request did not arrive in time");
+
+/// Longest request target in bytes.
+pub const MAX_TARGET: usize = 2 * 1024;
+
+/// Most fields in one head; browsers send about twenty.
+pub const MAX_FIELDS: usize = 64;
+
+/// Longest body in bytes, the framing of chunks included.
+pub const MAX_BODY: u64 = 64 * 1024;
+
+/// Longest line of chunk framing or trailer in bytes.
+const MAX_LINE: usize = 4 * 1024;
+
+/// What the head of an answer comes to in bytes, so that the buffer grows once.
+const USUAL_HEAD: usize = 256;

@@ -1,0 +1,490 @@
+//! The embedded store: a file of the RESP commands that would have gone to Redis.
+//!
+//! The file begins with `ECHO "notch ledger 1"`. Each batch is its `INCRBY` lines and a seal, `ECHO` with the CRC-32 of
+//! those lines in eight hex digits, seeded by the seal before: so a batch counts whole or not at all, and no batch can
+//! be changed, lost or moved unseen. Redis takes the same file: `redis-cli --pipe < notch.ledger`.
+//!
+//! A batch is answered once it is written and, by default, synced. A tail that a crash has torn off in the middle of
+//! a batch is cut when the file is opened; anything else that does not read as written is damage, and then nothing is
+//! changed. Whenever the file grows large, or an append failed, or it was removed, it is written anew from memory: new
+//! file, sync, rename, sync of the folder.
+//!
+//! Left out on purpose: setting a counter to a value, expiry, and any command but `INCRBY`.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use bytes::{Buf, BytesMut};
+
+use crate::counter::{Ask, Cause, Decimal, Fault, Key};
+use crate::resp::{self, Reply};
+
+/// When a batch is forced to the disk. A killed process loses nothing either way; a power cut may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fsync {
+    /// Before anybody in it is answered.
+    Always,
+    /// Within a second: the driver calls [`Ledger::sync`].
+    EverySecond,
+    /// When the system sees fit.
+    Never,
+}
+
+/// An open ledger, locked against every other process.
+pub struct Ledger {
+    path: PathBuf,
+    file: File,
+    fsync: Fsync,
+    totals: Totals,
+    seal: u32,
+    size: u64,
+    /// From this size on it is written anew.
+    rewrite_at: u64,
+    /// The file may not be what we believe: it must be written anew before it takes another batch.
+    suspect: bool,
+    unsynced: bool,
+    out: BytesMut,
+}
+
+/// Why a file cannot serve as the ledger.
+#[derive(Debug)]
+pub enum Unusable {
+    /// The system refused something.
+    Io(&'static str, io::Error),
+    /// Another process counts in it.
+    Locked,
+    /// It is something else.
+    Foreign,
+    /// The bytes from this offset on are not as they were written.
+    Damaged(u64),
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(what, error) => write!(f, "cannot {what} it: {error}"),
+            Self::Locked => f.write_str("another process counts in it: stop that one, or name another file"),
+            Self::Foreign => f.write_str("it is not a ledger of this version of notch: name another file"),
+            Self::Damaged(offset) => write!(
+                f,
+                "it is damaged at byte {offset}, nothing was changed: restore a copy, or keep what is sound by \
+                 `truncate -s {offset}`"
+            ),
+        }
+    }
+}
+
+impl Ledger {
+    /// Opens or creates the ledger at `path`. Also says how many bytes of a torn tail were cut.
+    ///
+    /// # Errors
+    /// [`Unusable`]; the file is as it was.
+    pub fn open(path: &Path, fsync: Fsync) -> Result<(Self, u64), Unusable> {
+        let mut file = lock(path)?;
+        let length = file.metadata().map_err(|error| Unusable::Io("read", error))?.len();
+        let Replay { totals, seal, sealed, .. } = Replay::run(&mut file)?;
+        // Left over from a rewrite that was killed; the lock says that nobody is at it now.
+        let _ = fs::remove_file(beside(path));
+        let mut ledger = Self {
+            path: path.to_owned(),
+            file,
+            fsync,
+            totals,
+            seal,
+            size: sealed,
+            rewrite_at: MIN_REWRITE.max(sealed.saturating_mul(2)),
+            suspect: false,
+            unsynced: false,
+            out: BytesMut::new(),
+        };
+        ledger.mend(length).map_err(|error| Unusable::Io("write", error))?;
+        Ok((ledger, length - sealed))
+    }
+
+    /// Brings a file that has just been opened to the length of what is sound in it.
+    fn mend(&mut self, length: u64) -> io::Result<()> {
+        if self.size == 0 {
+            return self.rewrite();
+        }
+        if length > self.size {
+            self.file.set_len(self.size)?;
+            self.file.sync_all()?;
+        }
+        Ok(())
+    }
+
+    /// What is counted for `key` so far.
+    #[must_use]
+    pub fn total(&self, key: &Key) -> i64 {
+        self.totals.of(key)
+    }
+
+    /// Answers a batch: appends its counts and, if so set, syncs them before it pushes one result for each ask.
+    pub fn commit(&mut self, asks: &[Ask], results: &mut Vec<Result<i64, Fault>>) {
+        let first = results.len();
+        let trust = self.trust();
+        self.out.clear();
+        for ask in asks {
+            results.push(trust.and_then(|()| self.stage(ask)).map_err(Fault::Refused));
+        }
+        let appended = self.append();
+        let results = &mut results[first..];
+        for (ask, result) in asks.iter().zip(results.iter_mut()) {
+            if let (Ask::Count { key, by }, Ok(_), Err(fault)) = (ask, &result, appended) {
+                if fault != Fault::Lost {
+                    self.totals.take_back(key, *by);
+                }
+                *result = Err(fault);
+            }
+        }
+        for (ask, result) in asks.iter().zip(results) {
+            if let Ask::Total { key } = ask {
+                *result = Ok(self.total(key));
+            }
+        }
+    }
+
+    /// Counts in memory and writes the line for the file; reads are answered when all is decided.
+    fn stage(&mut self, ask: &Ask) -> Result<i64, Cause> {
+        let Ask::Count { key, by } = ask else { return Ok(0) };
+        let total = self.totals.add(key, *by)?;
+        increment(&mut self.out, key, *by);
+        Ok(total)
+    }
+
+    /// Seals what is staged and puts it into the file. A batch that is refused is surely not counted, because without
+    /// its seal it counts for nothing; one that could not be synced is in doubt.
+    fn append(&mut self) -> Result<(), Fault> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        let seal = seal(&mut self.out, 0, self.seal);
+        // Until all of it has gone well.
+        self.suspect = true;
+        self.file.write_all(&self.out).map_err(|_| Fault::Refused(Cause::Disk))?;
+        self.unsynced = true;
+        if self.fsync == Fsync::Always {
+            self.sync().map_err(|_| Fault::Lost)?;
+        }
+        self.suspect = false;
+        self.seal = seal;
+        self.size += self.out.len() as u64;
+        if self.size >= self.rewrite_at {
+            // The file that is there is good: where a smaller one cannot be had now, it grows on and tries later.
+            self.rewrite_at = self.size.saturating_mul(2);
+            let _ = self.rewrite();
+        }
+        Ok(())
+    }
+
+    /// Forces to the disk what was appended. For [`Fsync::EverySecond`].
+    ///
+    /// # Errors
+    /// The disk failed. What it holds of the last batches is unknown, so the file is written anew before the next.
+    pub fn sync(&mut self) -> io::Result<()> {
+        if !std::mem::take(&mut self.unsynced) {
+            return Ok(());
+        }
+        self.file.sync_data().inspect_err(|_| self.suspect = true)
+    }
+
+    /// Whether something is appended that [`Ledger::sync`] has to force to the disk within a second.
+    #[must_use]
+    pub fn wants_sync(&self) -> bool {
+        self.unsynced && self.fsync == Fsync::EverySecond
+    }
+
+    /// Makes sure that the file at our path is the one we know, as we know it. Removed or cut, it is written anew.
+    fn trust(&mut self) -> Result<(), Cause> {
+        let sound = match (fs::metadata(&self.path), self.file.metadata()) {
+            (Ok(there), Ok(ours)) if same(&there, &ours) => there.len() == self.size,
+            (Err(error), _) if error.kind() == io::ErrorKind::NotFound => false,
+            // Somebody has put another file in its place: theirs is not ours to overwrite.
+            _ => return Err(Cause::Disk),
+        };
+        if sound && !self.suspect {
+            return Ok(());
+        }
+        self.rewrite().map_err(|_| Cause::Disk)
+    }
+
+    /// Writes the totals to a new file and puts it in place of the old one. Until the rename nothing has changed.
+    fn rewrite(&mut self) -> io::Result<()> {
+        let mut out = BytesMut::from(HEADER);
+        for (key, total) in &self.totals.0 {
+            increment(&mut out, key, *total);
+        }
+        let seal = if out.len() > HEADER.len() { seal(&mut out, HEADER.len(), 0) } else { 0 };
+        let beside = beside(&self.path);
+        remove(&beside)?;
+        let mut file = OpenOptions::new().create_new(true).append(true).open(&beside)?;
+        // Locked before it can be found under our name.
+        file.try_lock()?;
+        file.write_all(&out)?;
+        file.sync_all()?;
+        fs::rename(&beside, &self.path)?;
+        self.suspect = true;
+        self.file = file;
+        self.seal = seal;
+        self.size = out.len() as u64;
+        self.rewrite_at = MIN_REWRITE.max(self.size.saturating_mul(2));
+        File::open(folder(&self.path))?.sync_all()?;
+        self.suspect = false;
+        self.unsynced = false;
+        Ok(())
+    }
+}
+
+/// Opens the file and locks it, and makes sure that it is still the one at `path` when the lock is had.
+fn lock(path: &Path) -> Result<File, Unusable> {
+    loop {
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path);
+        let file = file.map_err(|error| Unusable::Io("open", error))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Unusable::Locked),
+            Err(TryLockError::Error(error)) => return Err(Unusable::Io("lock", error)),
+        }
+        let (ours, there) = (file.metadata(), fs::metadata(path));
+        let (Ok(ours), Ok(there)) = (ours, there) else { continue };
+        if !ours.is_file() {
+            return Err(Unusable::Foreign);
+        }
+        if same(&ours, &there) {
+            return Ok(file);
+        }
+    }
+}
+
+fn same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+/// Where the next file is written.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(".new");
+    name.into()
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn increment(out: &mut BytesMut, key: &Key, by: i64) {
+    resp::command(out, &[b"INCRBY", key.as_bytes(), &Decimal::new(by)]);
+}
+
+/// Closes the batch that begins at `start` of `out` and returns its CRC, the seed of the next.
+fn seal(out: &mut BytesMut, start: usize, seed: u32) -> u32 {
+    let crc = crc32(seed, &out[start..]);
+    resp::command(out, &[b"ECHO", &hex(crc)]);
+    crc
+}
+
+/// The totals, sorted by key.
+#[derive(Default)]
+struct Totals(Vec<(Key, i64)>);
+
+impl Totals {
+    fn of(&self, key: &Key) -> i64 {
+        self.find(key).map_or(0, |at| self.0[at].1)
+    }
+
+    fn add(&mut self, key: &Key, by: i64) -> Result<i64, Cause> {
+        match self.find(key) {
+            Ok(at) => {
+                let total = self.0[at].1.checked_add(by).ok_or(Cause::Overflow)?;
+                self.0[at].1 = total;
+                Ok(total)
+            }
+            Err(_) if self.0.len() >= MAX_COUNTERS => Err(Cause::TooMany),
+            Err(at) => {
+                self.0.insert(at, (*key, by));
+                Ok(by)
+            }
+        }
+    }
+
+    fn take_back(&mut self, key: &Key, by: i64) {
+        let Ok(at) = self.find(key) else { return };
+        self.0[at].1 -= by;
+        if self.0[at].1 == 0 {
+            self.0.remove(at);
+        }
+    }
+
+    fn find(&self, key: &Key) -> Result<usize, usize> {
+        self.0.binary_search_by(|(other, _)| other.cmp(key))
+    }
+}
+
+/// Reading a file from its start, batch by batch.
+#[derive(Default)]
+struct Replay {
+    totals: Totals,
+    seal: u32,
+    /// How far the file is sealed.
+    sealed: u64,
+    /// The batch that has no seal yet, its CRC, and how far it reaches.
+    open: Vec<(Key, i64)>,
+    crc: u32,
+    offset: u64,
+}
+
+impl Replay {
+    /// Reads all of `file`. What follows `sealed` at the end is a torn tail.
+    fn run(file: &mut File) -> Result<Self, Unusable> {
+        let mut replay = Self::default();
+        let mut chunk = vec![0; CHUNK];
+        let mut unread = BytesMut::new();
+        loop {
+            let length = file.read(&mut chunk).map_err(|error| Unusable::Io("read", error))?;
+            unread.extend_from_slice(&chunk[..length]);
+            if replay.offset == 0 && !agrees(&unread, HEADER) {
+                return Err(Unusable::Foreign);
+            }
+            let well_formed = replay.take(&mut unread)?;
+            let torn = if well_formed { length == 0 && !has_seal(&unread) } else { is_blank(&unread, file)? };
+            match (well_formed, torn) {
+                (_, true) => return Ok(replay),
+                (true, false) if length > 0 => {}
+                _ => return Err(replay.damaged()),
+            }
+        }
+    }
+
+    /// Takes the commands at the front of `unread`; `false` if what follows them is none.
+    fn take(&mut self, unread: &mut BytesMut) -> Result<bool, Unusable> {
+        // No array within an array: a damaged count would swallow the commands after it.
+        while let Ok(decoded) = resp::decode_within(unread, 1) {
+            let Some((reply, used)) = decoded else { return Ok(true) };
+            self.command(reply, &unread[..used])?;
+            unread.advance(used);
+        }
+        Ok(false)
+    }
+
+    fn command(&mut self, reply: Reply<'_>, bytes: &[u8]) -> Result<(), Unusable> {
+        let end = self.offset + bytes.len() as u64;
+        if let Some((key, by)) = as_increment(reply) {
+            self.crc = crc32(self.crc, bytes);
+            self.open.push((key, by));
+        } else if self.offset == 0 && bytes == HEADER {
+            self.sealed = end;
+        } else if !self.open.is_empty() && is_seal(reply, self.crc) {
+            for (key, by) in self.open.drain(..) {
+                self.totals.add(&key, by).map_err(|_| Unusable::Damaged(self.sealed))?;
+            }
+            self.seal = self.crc;
+            self.sealed = end;
+        } else {
+            return Err(self.damaged());
+        }
+        self.offset = end;
+        Ok(())
+    }
+
+    fn damaged(&self) -> Unusable {
+        Unusable::Damaged(self.sealed)
+    }
+}
+
+fn as_increment(reply: Reply<'_>) -> Option<(Key, i64)> {
+    let Reply::Array(mut words) = reply else { return None };
+    match (words.next(), words.next(), words.next(), words.next()) {
+        (Some(Reply::Bulk(b"INCRBY")), Some(Reply::Bulk(key)), Some(Reply::Bulk(by)), None) => {
+            Some((Key::new(key)?, resp::integer(by).filter(|&by| by > 0)?))
+        }
+        _ => None,
+    }
+}
+
+fn is_seal(reply: Reply<'_>, crc: u32) -> bool {
+    let Reply::Array(mut words) = reply else { return false };
+    let words = (words.next(), words.next(), words.next());
+    matches!(words, (Some(Reply::Bulk(b"ECHO")), Some(Reply::Bulk(text)), None) if text == hex(crc))
+}
+
+/// Whether as much as there is of `bytes` begins like `start`.
+fn agrees(bytes: &[u8], start: &[u8]) -> bool {
+    let shared = bytes.len().min(start.len());
+    bytes[..shared] == start[..shared]
+}
+
+/// Whether a whole seal stands in a tail that seemed torn. A crash tears one batch, and its seal comes last.
+fn has_seal(tail: &[u8]) -> bool {
+    tail.windows(SEAL_START.len() + SEAL_REST).any(|window| window.starts_with(SEAL_START))
+}
+
+/// Whether nothing but zeros follows: a crash may leave a file longer than what was written to it.
+fn is_blank(unread: &[u8], file: &mut File) -> Result<bool, Unusable> {
+    let mut rest = Vec::new();
+    file.take(MAX_BLANK).read_to_end(&mut rest).map_err(|error| Unusable::Io("read", error))?;
+    let whole = (rest.len() as u64) < MAX_BLANK;
+    Ok(whole && unread.iter().chain(&rest).all(|&byte| byte == 0))
+}
+
+fn hex(crc: u32) -> [u8; 8] {
+    let mut text = [0; 8];
+    for (place, digit) in text.iter_mut().enumerate() {
+        *digit = b"0123456789abcdef"[(crc >> (28 - 4 * place) & 15) as usize];
+    }
+    text
+}
+
+/// CRC-32 as of zip and PNG, continued from `seed`: `crc32(crc32(0, a), b)` is that of `a` and `b`. Half a byte at a
+/// time: a table of 64 bytes reads a ledger as fast as it ever need be.
+fn crc32(seed: u32, bytes: &[u8]) -> u32 {
+    const TABLE: [u32; 16] = crc_table();
+    !bytes.iter().fold(!seed, |crc, &byte| {
+        let crc = crc ^ u32::from(byte);
+        let crc = crc >> 4 ^ TABLE[(crc & 15) as usize];
+        crc >> 4 ^ TABLE[(crc & 15) as usize]
+    })
+}
+
+const fn crc_table() -> [u32; 16] {
+    let mut table = [0; 16];
+    let mut index = 0;
+    while index < 16 {
+        let mut crc = index as u32;
+        let mut bit = 0;
+        while bit < 4 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+            bit += 1;
+        }
+        table[index] = crc;
+        index += 1;
+    }
+    table
+}
+
+const HEADER: &[u8] = b"*2\r\n$4\r\nECHO\r\n$14\r\nnotch ledger 1\r\n";
+
+/// How a seal begins, and how many bytes follow: eight digits and the end of the line.
+const SEAL_START: &[u8] = b"*2\r\n$4\r\nECHO\r\n$8\r\n";
+const SEAL_REST: usize = 10;
+
+/// Smaller than this in bytes, a file is not written anew to save space.
+const MIN_REWRITE: u64 = 1024 * 1024;
+
+/// Most counters in one ledger: a flood of names must not fill the memory.
+const MAX_COUNTERS: usize = 10_000;
+
+/// Bytes read at a time on opening.
+const CHUNK: usize = 16 * 1024;
+
+/// Longest run of zeros in bytes that is taken for a torn tail.
+const MAX_BLANK: u64 = 16 * 1024 * 1024;

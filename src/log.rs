@@ -1,0 +1,196 @@
+//! A `tracing` subscriber of our own size: one line for each event to standard error, as text or as JSON.
+//!
+//! Left out on purpose: spans, filters by module, colours, files.
+
+use std::fmt::{Debug, Write as _};
+use std::io::Write as _;
+
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `2026-11-21T07:00:00Z INFO the store is back worker=0`
+    Text,
+    /// `{"time":"2026-11-21T07:00:00Z","level":"INFO","message":"the store is back","worker":0}`
+    Json,
+}
+
+/// The subscriber.
+pub struct Log {
+    level: LevelFilter,
+    format: Format,
+    clock: fn() -> u64,
+}
+
+impl Log {
+    /// Makes this the subscriber of the process. `clock` tells the seconds since 1970.
+    ///
+    /// A process has one subscriber; where there is one already, it stays.
+    pub fn install(level: LevelFilter, format: Format, clock: fn() -> u64) {
+        let _ = tracing::subscriber::set_global_default(Self { level, format, clock });
+    }
+
+    fn line(&self, event: &Event<'_>) -> String {
+        let mut line = Line { format: self.format, message: String::new(), fields: String::new() };
+        event.record(&mut line);
+        let (time, level) = (timestamp((self.clock)()), event.metadata().level());
+        match self.format {
+            Format::Text => [&time, " ", level.as_str(), " ", &line.message, &line.fields, "\n"].concat(),
+            Format::Json => {
+                let message = quoted(&line.message);
+                let parts = [
+                    "{\"time\":\"",
+                    &time,
+                    "\",\"level\":\"",
+                    level.as_str(),
+                    "\",\"message\":",
+                    &message,
+                    &line.fields,
+                ];
+                parts.concat() + "}\n"
+            }
+        }
+    }
+}
+
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && *metadata.level() <= self.level
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.level)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        // Nobody is left to be told that the log cannot be written.
+        let _ = std::io::stderr().write_all(self.line(event).as_bytes());
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// An event on its way to a line.
+struct Line {
+    format: Format,
+    message: String,
+    fields: String,
+}
+
+impl Line {
+    fn put(&mut self, field: &Field, value: &str) {
+        let (before, between) = match self.format {
+            Format::Text => (" ", "="),
+            Format::Json => (",\"", "\":"),
+        };
+        for part in [before, field.name(), between, value] {
+            self.fields.push_str(part);
+        }
+    }
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = write!(text, "{value:?}");
+        if field.name() == "message" {
+            self.message = text;
+        } else {
+            self.put(field, &quoted(&text));
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, &quoted(value));
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, &value.to_string());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, &value.to_string());
+    }
+}
+
+/// A JSON string, which is as good in text.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for char in text.chars() {
+        match char {
+            '"' | '\\' => quoted.extend(['\\', char]),
+            char if char < ' ' => {
+                let _ = write!(quoted, "\\u{:04x}", char as u32);
+            }
+            char => quoted.push(char),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// A second since 1970 as in RFC 3339.
+fn timestamp(second: u64) -> String {
+    let (days, rest) = (second / 86_400, second % 86_400);
+    let Date { year, month, day } = Date::of(days);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
+struct Date {
+    year: u64,
+    month: u64,
+    day: u64,
+}
+
+impl Date {
+    /// The day so many days after 1970-01-01. Years are counted from March, so that the day that leaps comes last.
+    /// Source: Howard Hinnant, "chrono-compatible low-level date algorithms", `civil_from_days`.
+    fn of(days: u64) -> Self {
+        let days = days + 719_468;
+        let (era, day) = (days / 146_097, days % 146_097);
+        let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+        let day = day - (365 * year + year / 4 - year / 100);
+        let month = (5 * day + 2) / 153;
+        let (day, month) = (day - (153 * month + 2) / 5 + 1, (month + 2) % 12 + 1);
+        Self { year: era * 400 + year + u64::from(month <= 2), month, day }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (second, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_709_251_199, "2024-02-29T23:59:59Z"),
+            (1_735_689_600, "2025-01-01T00:00:00Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(timestamp(second), text);
+        }
+    }
+
+    #[test]
+    fn strings_are_quoted() {
+        assert_eq!(quoted("a\"b\\c\n"), r#""a\"b\\c\u000a""#);
+    }
+}

@@ -1,0 +1,184 @@
+//! The forms of an answer: which one a request prefers, and what stands in it.
+//!
+//! A body is a handful of slices, most of them constant, so that its length is known and nothing is copied before it
+//! goes to the output.
+
+use crate::counter::{Decimal, Fault, Key};
+
+/// How an answer is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A bare number and a newline, for scripts: `n=$(curl -s localhost/count)`.
+    Text,
+    /// An object on one line.
+    Json,
+}
+
+impl Form {
+    /// The form that an `Accept` field prefers: by weight, then by how closely it is named, then by the order in which
+    /// it is named (RFC 9110, section 12.5.1). Who accepts nothing that there is gets text all the same.
+    #[must_use]
+    pub fn choose(accept: &[u8]) -> Self {
+        let mut best = (0, 0, Self::Text);
+        for range in accept.split(|&byte| byte == b',') {
+            let mut parts = range.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
+            let Some((form, closeness)) = parts.next().and_then(Self::named) else { continue };
+            let weight = parts.find_map(weight).unwrap_or(FULL);
+            if weight > 0 && (weight, closeness) > (best.0, best.1) {
+                best = (weight, closeness, form);
+            }
+        }
+        best.2
+    }
+
+    /// The form behind a media range, and how closely the range names it.
+    fn named(range: &[u8]) -> Option<(Self, u8)> {
+        let is = |other: &str| range.eq_ignore_ascii_case(other.as_bytes());
+        match () {
+            () if is("application/json") => Some((Self::Json, 3)),
+            () if is("text/plain") => Some((Self::Text, 3)),
+            () if is("application/*") => Some((Self::Json, 2)),
+            () if is("text/*") => Some((Self::Text, 2)),
+            () if is("*/*") => Some((Self::Text, 1)),
+            () => None,
+        }
+    }
+
+    /// `Content-Type`.
+    #[must_use]
+    pub fn media(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; charset=utf-8",
+            Self::Json => "application/json",
+        }
+    }
+}
+
+/// A weight in thousandths: `q=0.5` is 500 (RFC 9110, section 12.4.2). `None` for other parameters.
+fn weight(parameter: &[u8]) -> Option<u32> {
+    let (b"q=" | b"Q=", digits) = parameter.split_at_checked(2)? else { return None };
+    let mut places = digits.iter().filter(|&&byte| byte != b'.').chain(b"000");
+    let digit = |byte: &u8| char::from(*byte).to_digit(10).unwrap_or(0);
+    let weight = places.by_ref().take(4).fold(0, |weight, byte| weight * 10 + digit(byte));
+    Some(weight.min(FULL))
+}
+
+/// The weight of what has none.
+const FULL: u32 = 1000;
+
+/// A body in pieces, some of them empty.
+pub type Body<'a> = [&'a [u8]; 9];
+
+/// One number: a visitor's own, or the total.
+#[must_use]
+pub fn count<'a>(form: Form, key: &'a Key, number: &'a Decimal) -> Body<'a> {
+    match form {
+        Form::Text => pieces([number, b"\n"]),
+        Form::Json => pieces([br#"{"counter":""#, key.as_bytes(), br#"","count":"#, number, b"}\n"]),
+    }
+}
+
+/// One line that says something: a state, or what to do.
+#[must_use]
+pub fn line<'a>(form: Form, name: &'static str, words: [&'a str; 2]) -> Body<'a> {
+    let words = words.map(str::as_bytes);
+    match form {
+        Form::Text => pieces([words[0], words[1], b"\n"]),
+        Form::Json => pieces([br#"{""#, name.as_bytes(), br#"":""#, words[0], words[1], b"\"}\n"]),
+    }
+}
+
+/// The sentence of the start page, in each form.
+pub struct Welcome {
+    text: String,
+    json: String,
+}
+
+impl Welcome {
+    /// Takes any text; control characters become spaces.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        let text: String = text.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
+        let json = text.replace('\\', r"\\").replace('"', "\\\"");
+        Self { text, json }
+    }
+
+    /// The start page: the sentence, and the total or why there is none.
+    #[must_use]
+    pub fn page<'a>(&'a self, form: Form, key: &'a Key, total: Result<&'a Decimal, Fault>) -> Body<'a> {
+        match (form, total) {
+            (Form::Text, Ok(total)) => pieces([self.text.as_bytes(), b"\nvisits so far: ", total, b"\n"]),
+            (Form::Text, Err(fault)) => {
+                pieces([self.text.as_bytes(), b"\nno count right now: ", why(fault).as_bytes(), b"\n"])
+            }
+            (Form::Json, total) => {
+                let (number, before, why, end) = match total {
+                    Ok(total) => (&**total, &b""[..], "", &b"}\n"[..]),
+                    Err(fault) => (&b"null"[..], &br#","error":""#[..], why(fault), &b"\"}\n"[..]),
+                };
+                let (start, welcome, counter) = (br#"{"welcome":""#, self.json.as_bytes(), br#"","counter":""#);
+                [start, welcome, counter, key.as_bytes(), br#"","count":"#, number, before, why.as_bytes(), end]
+            }
+        }
+    }
+}
+
+/// What is wrong with the store, as a clause in lower case.
+#[must_use]
+pub fn why(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Down => "the store is away",
+        Fault::Lost => "the store did not say in time",
+        Fault::Refused(cause) => cause.words(),
+    }
+}
+
+fn pieces<'a, const N: usize>(some: [&'a [u8]; N]) -> Body<'a> {
+    let mut all: Body<'a> = [b""; 9];
+    all[..N].copy_from_slice(&some);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_preferred_form_is_found() {
+        for (accept, form) in [
+            ("", Form::Text),
+            ("*/*", Form::Text),
+            ("application/json", Form::Json),
+            ("Application/JSON; charset=utf-8", Form::Json),
+            ("application/json, text/plain, */*", Form::Json),
+            ("text/plain, application/json", Form::Text),
+            ("text/plain;q=0.5, application/json;q=0.9", Form::Json),
+            ("application/json;q=0.5, */*", Form::Text),
+            ("*/*, application/json", Form::Json),
+            ("application/json;q=0, */*;q=0.1", Form::Text),
+            ("application/json;q=0", Form::Text),
+            ("application/*", Form::Json),
+            ("image/png", Form::Text),
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", Form::Text),
+            (";;,,q=,application/json;q=1.0000;x", Form::Json),
+        ] {
+            assert_eq!(Form::choose(accept.as_bytes()), form, "{accept}");
+        }
+    }
+
+    #[test]
+    fn a_welcome_stays_one_line_and_one_string() {
+        let welcome = Welcome::new("say \"hi\"\\\nthere");
+        let key = Key::new(b"visits").expect("a good name");
+        let page = |form, total: Result<i64, Fault>| {
+            let number = total.map(Decimal::new);
+            let body = welcome.page(form, &key, number.as_ref().map_err(|fault| *fault)).concat();
+            String::from_utf8(body).expect("UTF-8")
+        };
+        assert_eq!(page(Form::Text, Ok(3)), "say \"hi\"\\ there\nvisits so far: 3\n");
+        assert_eq!(page(Form::Text, Err(Fault::Down)), "say \"hi\"\\ there\nno count right now: the store is away\n");
+        let object = r#"{"welcome":"say \"hi\"\\ there","counter":"visits","count":"#;
+        assert_eq!(page(Form::Json, Ok(3)), format!("{object}3}}\n"));
+        assert_eq!(page(Form::Json, Err(Fault::Down)), format!("{object}null,\"error\":\"the store is away\"}}\n"));
+    }
+}

@@ -1,0 +1,86 @@
+//! The only file that knows URLs: from the head of a request to what is to be done.
+
+use crate::counter::{Counters, Key};
+use crate::http::{Head, Method};
+use crate::render::Form;
+
+/// What a request is for, and in which form it wants its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What to do.
+    pub act: Act,
+    /// How to say it.
+    pub form: Form,
+    /// The answer goes without its body: `HEAD`.
+    pub bare: bool,
+}
+
+/// What can be asked of this server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// The welcome, with the total so far.
+    Welcome(Key),
+    /// Count one visit.
+    Count(Key),
+    /// The total, and nothing counted.
+    Total(Key),
+    /// The process turns.
+    Live,
+    /// A visit would be counted now.
+    Ready,
+    /// There is no icon, and browsers need not ask again.
+    Icon,
+    /// What crawlers may follow.
+    Robots,
+    /// Nothing is here.
+    Unknown,
+    /// Something is here, but only for these methods.
+    Allow(&'static str),
+}
+
+/// Finds what `head` is for.
+#[must_use]
+pub fn plan(head: &Head<'_>, counters: &Counters) -> Plan {
+    let act = act(head.path, counters);
+    let allowed = match act {
+        Act::Count(_) => COUNTING,
+        _ => READING,
+    };
+    let act = match (head.method, act) {
+        (_, Act::Unknown) => Act::Unknown,
+        (Method::Other, _) => Act::Allow(allowed),
+        (Method::Post, _) if allowed == READING => Act::Allow(READING),
+        // A look at what would be answered is no visit, and neither is a page fetched ahead of one.
+        (Method::Head, Act::Count(key)) => Act::Total(key),
+        (_, Act::Count(key)) if head.prefetch => Act::Total(key),
+        (_, act) => act,
+    };
+    Plan { act, form: Form::choose(head.accept), bare: head.method == Method::Head }
+}
+
+fn act(path: &str, counters: &Counters) -> Act {
+    match path {
+        "/" => Act::Welcome(counters.main),
+        "/count" => Act::Count(counters.main),
+        "/total" => Act::Total(counters.main),
+        "/livez" => Act::Live,
+        "/readyz" => Act::Ready,
+        "/favicon.ico" => Act::Icon,
+        "/robots.txt" => Act::Robots,
+        _ => named(path, counters).unwrap_or(Act::Unknown),
+    }
+}
+
+fn named(path: &str, counters: &Counters) -> Option<Act> {
+    let (act, name): (fn(Key) -> Act, _) = match path.strip_prefix("/count/") {
+        Some(name) => (Act::Count, name),
+        None => (Act::Total, path.strip_prefix("/total/")?),
+    };
+    counters.named(name).map(act)
+}
+
+/// `Allow` of whatever only shows something.
+const READING: &str = "GET, HEAD";
+
+/// `Allow` of whatever counts.
+const COUNTING: &str = "GET, HEAD, POST";
