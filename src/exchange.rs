@@ -309,3 +309,339 @@ const MAX_RUN: i64 = 64;
 
 /// The end of the year 9999.
 const LAST_SECOND: u64 = 253_402_300_799;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counter::{Cause, Key, Names};
+    use bytes::BufMut;
+
+    fn site() -> Site {
+        let main = Key::new(b"visits").expect("a good name");
+        let names = Names::These(vec!["blog".into()]);
+        Site { counters: Counters { main, names }, served_by: "here".into(), welcome: Welcome::new("Hi") }
+    }
+
+    /// A client, a server and a store that counts in memory.
+    struct Stage {
+        site: Site,
+        now: Now,
+        wire: Wire,
+        exchange: Exchange,
+        store: Result<i64, Fault>,
+        asks: Vec<Ask>,
+        out: Vec<u8>,
+        last: Want,
+    }
+
+    impl Stage {
+        fn new(store: Result<i64, Fault>) -> Self {
+            let mut now = Now::default();
+            now.set(784_111_777);
+            let (wire, exchange) = (Wire::default(), Exchange::default());
+            Self { site: site(), now, wire, exchange, store, asks: Vec::new(), out: Vec::new(), last: Want::Request }
+        }
+
+        /// Has so many bytes arrive at a time, and does what the exchange wants until it wants more of them.
+        fn arrive(&mut self, mut bytes: &[u8], at_a_time: usize) {
+            loop {
+                self.go_on();
+                if self.last == Want::Close || bytes.is_empty() {
+                    return;
+                }
+                let room = self.wire.room().remaining_mut();
+                let (now, later) = bytes.split_at(at_a_time.min(bytes.len()).min(room));
+                self.wire.room().put_slice(now);
+                bytes = later;
+            }
+        }
+
+        fn go_on(&mut self) {
+            loop {
+                self.last = self.exchange.next(&self.site, &self.now, &mut self.wire);
+                self.out.extend_from_slice(self.wire.unsent());
+                let sent = self.wire.unsent().len();
+                self.wire.sent(sent);
+                match self.last {
+                    Want::Room => {}
+                    Want::Total(ask) => {
+                        self.asks.push(ask);
+                        if let (Ask::Count { by, .. }, Ok(total)) = (ask, &mut self.store) {
+                            *total += by;
+                        }
+                        self.exchange.answer(self.store, &self.site, &self.now, &mut self.wire);
+                    }
+                    Want::Request | Want::Bytes | Want::Close => return,
+                }
+            }
+        }
+
+        /// The answers so far, each as its code and its body, and what the exchange waits for.
+        fn told(&self) -> String {
+            let mut told = String::new();
+            let mut rest = std::str::from_utf8(&self.out).expect("UTF-8");
+            while let Some((head, after)) = rest.split_once("\r\n\r\n") {
+                let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+                let length = length.map_or(0, |length| length.parse().expect("a length"));
+                let (body, next) = after.split_at(length);
+                told += &head["HTTP/1.1 ".len()..][..3];
+                told += &format!(" {} ", body.trim_end().replace('\n', "/")).replace("  ", " ");
+                rest = next;
+            }
+            assert_eq!(rest, "");
+            told + match self.last {
+                Want::Request => ".",
+                Want::Bytes => "+",
+                _ => "x",
+            }
+        }
+    }
+
+    /// Plays `request` whole, at every cut and byte by byte.
+    fn play(request: &str) -> String {
+        let play = |steps: &[usize]| {
+            let mut stage = Stage::new(Ok(6));
+            let mut rest = request.as_bytes();
+            for &step in steps {
+                let (now, later) = rest.split_at(step);
+                stage.arrive(now, step);
+                rest = later;
+            }
+            stage.arrive(rest, rest.len().max(1));
+            stage.told()
+        };
+        let whole = play(&[]);
+        for cut in 1..request.len() {
+            assert_eq!(play(&[cut]), whole, "{request:?} cut at {cut}");
+        }
+        assert_eq!(play(&vec![1; request.len()]), whole, "{request:?} byte by byte");
+        whole
+    }
+
+    #[test]
+    fn requests_and_their_answers() {
+        // `.` waits for the next request, `+` for the rest of this one, `x` closes.
+        for (request, told) in [
+            ("GET /count HTTP/1.1\r\nHost: a\r\n\r\n", "200 7 ."),
+            ("POST /count HTTP/1.1\r\nHost: a\r\n\r\n", "200 7 ."),
+            ("GET /count/blog HTTP/1.1\r\nHost: a\r\n\r\n", "200 7 ."),
+            ("GET /total/blog HTTP/1.1\r\nHost: a\r\n\r\n", "200 6 ."),
+            ("GET /total HTTP/1.1\r\nHost: a\r\n\r\n", "200 6 ."),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "200 Hi/visits so far: 6 ."),
+            ("GET /livez HTTP/1.1\r\nHost: a\r\n\r\n", "200 alive ."),
+            ("GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n", "200 ready ."),
+            ("GET /favicon.ico HTTP/1.1\r\nHost: a\r\n\r\n", "204 ."),
+            ("GET /count?x=/total HTTP/1.1\r\nHost: a\r\n\r\n", "200 7 ."),
+            ("GET http://a/count HTTP/1.1\r\nHost: a\r\n\r\n", "200 7 ."),
+            ("GET HTTP://a HTTP/1.1\r\nHost: a\r\n\r\n", "200 Hi/visits so far: 6 ."),
+            ("\r\nGET /livez HTTP/1.1\r\nHost: a\r\n\r\n", "200 alive ."),
+            ("GET /livez HTTP/1.1\nHost: a\n\n", "200 alive ."),
+            ("GET /livez HTTP/1.1\r\nHost:\r\n\r\n", "200 alive ."),
+            ("GET /livez HTTP/1.0\r\n\r\n", "200 alive x"),
+            ("GET /livez HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", "200 alive ."),
+            ("GET /livez HTTP/1.1\r\nHost: a\r\nConnection: foo, Close\r\n\r\nGET", "200 alive x"),
+            ("GET /count HTTP/1.1\r\nHost: a\r\nSec-Purpose: prefetch;prerender\r\n\r\n", "200 6 ."),
+            ("GET /count HTTP/1.1\r\nHost: a\r\nX-Moz: prefetch\r\n\r\n", "200 6 ."),
+            (
+                "GET /count HTTP/1.1\r\nHost: a\r\nAccept: application/json\r\n\r\n",
+                "200 {\"counter\":\"visits\",\"count\":7} .",
+            ),
+            (
+                "POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nGET /GET /livez HTTP/1.0\r\n\r\n",
+                "200 7 200 alive x",
+            ),
+            (
+                "POST /count HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nGET\r\n0\r\nA: b\r\n\r\n",
+                "200 7 .",
+            ),
+            ("POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nGET", "+"),
+            ("GET /count HTTP/1.1\r\nHost: a\r\n", "+"),
+            (
+                "GET /count HTTP/1.1\r\nHost: a\r\n\r\nGET /count HTTP/1.1\r\nHost: a\r\n\r\nGET /total HTTP/1.1\r\nHost: a\r\n\r\nGET /count HTTP/1.0\r\n\r\n",
+                "200 7 200 8 200 8 200 9 x",
+            ),
+            ("PUT /livez HTTP/1.1\r\nHost: a\r\n\r\n", "405 this method is not allowed here: use one of GET, HEAD ."),
+            ("POST /total HTTP/1.1\r\nHost: a\r\n\r\n", "405 this method is not allowed here: use one of GET, HEAD ."),
+            ("GET /count/shop HTTP/1.1\r\nHost: a\r\n\r\n", "404 nothing is here: try /count or /total ."),
+            ("GET /count/ HTTP/1.1\r\nHost: a\r\n\r\n", "404 nothing is here: try /count or /total ."),
+            ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "404 nothing is here: try /count or /total ."),
+        ] {
+            assert_eq!(play(request), told, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn requests_that_are_refused() {
+        let many = "GET / HTTP/1.1\r\nHost: a\r\n".to_owned() + &"A: b\r\n".repeat(http::MAX_FIELDS) + "\r\n";
+        for (request, status) in [
+            ("GET /livez HTTP/1.1\r\n\r\n", "400"),
+            ("GET /livez HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "400"),
+            ("GET /livez HTTP/1.1\r\nHost: a b\r\n\r\n", "400"),
+            ("GET /livez HTTP/1.1\r\nHost: a@b\r\n\r\n", "400"),
+            ("GET /livez HTTP/1.1\r\nHost : a\r\n\r\n", "400"),
+            ("GET /livez HTTP/1.1\r\nHost: a\r\n b\r\n\r\n", "400"),
+            ("GET /livez HTTP/1.1\r\nHost: a\rb\r\n\r\n", "400"),
+            ("GET /livez HTTP/1.1\r\nHost: a\r\nA: \0\r\n\r\n", "400"),
+            ("GET livez HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
+            ("GET http:///livez HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
+            ("GET  /livez HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
+            ("GET /livez\r\nHost: a\r\n\r\n", "400"),
+            ("GET /livez HTTQ/1.1\r\nHost: a\r\n\r\n", "400"),
+            ("GET /livez HTTP/2.0\r\nHost: a\r\n\r\n", "505"),
+            ("GET /livez HTTP/1.2\r\nHost: a\r\n\r\n", "505"),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "505"),
+            ("BREW /livez HTTP/1.1\r\nHost: a\r\n\r\n", "501"),
+            ("get /livez HTTP/1.1\r\nHost: a\r\n\r\n", "501"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nExpect: tea\r\n\r\n", "417"),
+            ("POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx", "400"),
+            ("POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\nx", "400"),
+            ("POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\nx", "400"),
+            ("POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\nx", "400"),
+            ("POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 65537\r\n\r\nx", "413"),
+            (
+                "POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+                "400",
+            ),
+            (
+                "POST /count HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "400",
+            ),
+            ("POST /count HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "501"),
+            ("POST /count HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400"),
+            ("POST /count HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\n", "400"),
+            ("POST /count HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\r\n", "400"),
+            ("POST /count HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\nx\r\n", "400"),
+            ("POST /count HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;a\nb\r\n", "400"),
+            ("POST /count HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nxy\r\n", "400"),
+            ("POST /count HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffffffff\r\n", "413"),
+            ("POST /count HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n100000000\r\n", "400"),
+            (&many, "431"),
+        ] {
+            let told = play(request);
+            assert_eq!((&told[..3], told.ends_with('x')), (status, true), "{request:?} {told}");
+        }
+    }
+
+    #[test]
+    fn heads_are_bounded_in_length() {
+        let long = "x".repeat(http::MAX_TARGET);
+        let longer = "x".repeat(crate::wire::MAX_UNREAD);
+        for (request, status) in [
+            (format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n"), "414"),
+            (format!("GET /{longer}"), "414"),
+            (format!("GET / HTTP/1.1\r\nHost: a\r\nA: {longer}"), "431"),
+            (format!("POST /count HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;{longer}"), "400"),
+        ] {
+            for at_a_time in [1, 1000, request.len()] {
+                let mut stage = Stage::new(Ok(0));
+                stage.arrive(request.as_bytes(), at_a_time);
+                assert_eq!((&stage.told()[..3], stage.last), (status, Want::Close));
+                assert!(stage.asks.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn pipelined_visits_are_one_ask_and_many_answers() {
+        let visit = "GET /count HTTP/1.1\r\nHost: a\r\n\r\n";
+        let mut stage = Stage::new(Ok(0));
+        let last = "GET /count HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        stage.arrive((visit.repeat(70) + "GET /total HTTP/1.1\r\nHost: a\r\n\r\n" + visit + last).as_bytes(), 100_000);
+        let key = stage.site.counters.main;
+        let count = |by| Ask::Count { key, by };
+        assert_eq!(stage.asks, [count(64), count(6), Ask::Total { key }, count(1), count(1)]);
+        let numbers: Vec<_> = (1..=70).chain([70, 71, 72]).map(|number| format!("200 {number} ")).collect();
+        assert_eq!(stage.told(), numbers.concat() + "x");
+    }
+
+    #[test]
+    fn faults_tell_what_the_visitor_may_do() {
+        for (path, fault, told) in [
+            ("/count", Fault::Down, "503 not counted, try again: the store is away ."),
+            (
+                "/count",
+                Fault::Lost,
+                "504 this visit may have been counted, do not repeat it: the store did not say in time .",
+            ),
+            ("/count", Fault::Refused(Cause::OutOfMemory), "503 not counted, try again: the store is out of memory ."),
+            ("/total", Fault::Down, "503 no total, try again: the store is away ."),
+            ("/readyz", Fault::Down, "503 not ready: the store is away ."),
+            ("/", Fault::Down, "200 Hi/no count right now: the store is away ."),
+            ("/livez", Fault::Down, "200 alive ."),
+        ] {
+            let mut stage = Stage::new(Err(fault));
+            stage.arrive(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes(), 100);
+            assert_eq!(stage.told(), told);
+            let retry = String::from_utf8_lossy(&stage.out).contains("\r\nRetry-After: 1\r\n");
+            assert_eq!(retry, told.starts_with("503"), "{told}");
+        }
+    }
+
+    #[test]
+    fn the_fields_of_an_answer() {
+        let mut stage = Stage::new(Ok(41));
+        stage.arrive(b"GET /count HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", 100);
+        assert_eq!(
+            String::from_utf8_lossy(&stage.out),
+            "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Type: text/plain; charset=utf-8\r\n\
+             Content-Length: 3\r\nCache-Control: no-store\r\nX-Served-By: here\r\nConnection: keep-alive\r\n\r\n42\n"
+        );
+    }
+
+    #[test]
+    fn head_is_answered_without_a_body_and_does_not_count() {
+        let mut stage = Stage::new(Ok(41));
+        stage.arrive(b"HEAD /count HTTP/1.1\r\nHost: a\r\n\r\n", 100);
+        let out = String::from_utf8_lossy(&stage.out);
+        assert!(out.contains("\r\nContent-Length: 3\r\n") && out.ends_with("\r\n\r\n"), "{out}");
+        assert_eq!(stage.asks, [Ask::Total { key: stage.site.counters.main }]);
+    }
+
+    #[test]
+    fn a_client_that_expects_to_be_asked_for_its_body_is() {
+        let mut stage = Stage::new(Ok(0));
+        let head = b"POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
+        stage.arrive(head, head.len());
+        assert_eq!((&stage.out[..], stage.last), (&b"HTTP/1.1 100 Continue\r\n\r\n"[..], Want::Bytes));
+        stage.arrive(b"ab", 2);
+        assert!(String::from_utf8_lossy(&stage.out).ends_with("\r\n\r\n1\n"));
+    }
+
+    #[test]
+    fn a_server_that_goes_says_so_and_closes() {
+        let mut stage = Stage::new(Ok(0));
+        stage.now.leaving = true;
+        stage.arrive(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\nGET /count HTTP/1.1\r\nHost: a\r\n\r\n", 200);
+        assert_eq!(stage.told(), "503 not ready: this server is about to go 200 1 .");
+        stage.now.closing = true;
+        stage.arrive(b"GET /count HTTP/1.1\r\nHost: a\r\n\r\nGET /count HTTP/1.1\r\nHost: a\r\n\r\n", 200);
+        assert!(stage.told().ends_with(" 200 2 200 3 x"), "{}", stage.told());
+        assert_eq!(String::from_utf8_lossy(&stage.out).matches("Connection: close").count(), 1);
+    }
+
+    #[test]
+    fn a_request_that_takes_too_long_is_refused() {
+        let mut stage = Stage::new(Ok(0));
+        stage.arrive(b"GET /count HT", 100);
+        stage.exchange.time_out(&stage.site, &stage.now, &mut stage.wire);
+        stage.go_on();
+        assert_eq!(stage.told(), "408 the request did not arrive in time x");
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_gets_no_more_written() {
+        let mut wire = Wire::default();
+        let mut exchange = Exchange::default();
+        let (site, now) = (site(), Now::default());
+        while !wire.is_full() {
+            let room = wire.room().remaining_mut();
+            let request = b"GET /livez HTTP/1.1\r\nHost:\r\n\r\n";
+            wire.room().put_slice(&request[..room.min(request.len())]);
+        }
+        assert_eq!(exchange.next(&site, &now, &mut wire), Want::Room);
+        assert!(wire.unsent().len() < 2 * MAX_UNSENT);
+        let sent = wire.unsent().len();
+        wire.sent(sent);
+        assert_eq!(exchange.next(&site, &now, &mut wire), Want::Room);
+    }
+}
