@@ -418,3 +418,142 @@ const MAX_HOSTNAME: usize = 255;
 
 /// A day.
 const MAX_MILLIS: u64 = 24 * 60 * 60 * 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(settings: &[(&str, &str)]) -> Result<Config, String> {
+        let env = Env(|name: &str| settings.iter().find(|(other, _)| *other == name).map(|(_, value)| value.into()));
+        env.logging().and_then(|_| env.config()).map_err(|invalid| invalid.to_string())
+    }
+
+    fn login(settings: &[(&str, &str)]) -> (String, u16, Option<String>, Option<String>, u32) {
+        match read(settings).expect("good settings").store {
+            Store::Redis(Login { host, port, username, password, db }) => (host, port, username, password, db),
+            Store::Ledger(path, _) => panic!("the ledger {}", path.display()),
+        }
+    }
+
+    #[test]
+    fn without_settings_it_counts_in_a_file() {
+        for settings in [&[][..], &[("REDIS_HOST", ""), ("LEDGER", ""), ("PORT", ""), ("STORE_TIMEOUT", "")]] {
+            let config = read(settings).expect("good settings");
+            assert_eq!(config.listen.to_string(), "0.0.0.0:8080");
+            assert!(matches!(config.store, Store::Ledger(path, Fsync::Always) if path.as_os_str() == "./notch.ledger"));
+            assert_eq!((config.workers, config.limits.connections), (None, 10_000));
+            assert_eq!((config.limits.store.as_millis(), config.limits.drain_delay.as_millis()), (2000, 0));
+        }
+    }
+
+    #[test]
+    fn every_documented_default_is_the_one_in_force() {
+        for Setting { name, default, example, .. } in SETTINGS {
+            let stated = if ["", "processors"].contains(default) { example } else { default };
+            // Named on its own, a part of the login does nothing, and a file has to be there.
+            if !name.starts_with("REDIS_") {
+                assert!(read(&[(name, stated)]).is_ok(), "{name}={stated}");
+            }
+        }
+        for (name, value) in [("LISTEN", "0.0.0.0:8080"), ("PORT", "8080")] {
+            assert_eq!(default(name), value);
+        }
+    }
+
+    #[test]
+    fn a_login_may_come_whole_or_in_parts() {
+        let some = |text: &str| Some(text.to_owned());
+        for (settings, (host, port, username, password, db)) in [
+            (&[("REDIS_HOST", "redis")][..], ("redis", 6379, None, None, 0)),
+            (&[("REDIS_HOST", "r"), ("REDIS_PORT", "tcp://10.0.0.1:7000")], ("r", 7000, None, None, 0)),
+            (
+                &[
+                    ("REDIS_HOST", "r"),
+                    ("REDIS_PORT", "7"),
+                    ("REDIS_DB", "3"),
+                    ("REDIS_USERNAME", "u"),
+                    ("REDIS_PASSWORD", "p"),
+                ],
+                ("r", 7, some("u"), some("p"), 3),
+            ),
+            (&[("REDIS_URL", "redis://r")], ("r", 6379, None, None, 0)),
+            (&[("REDIS_URL", "redis://r/"), ("REDIS_PORT", "1")], ("r", 6379, None, None, 0)),
+            (&[("REDIS_URL", "redis://:p%40%2Fx@r:7/3")], ("r", 7, None, some("p@/x"), 3)),
+            (&[("REDIS_URL", "redis://u:p@[::1]:7")], ("::1", 7, some("u"), some("p"), 0)),
+            (&[("REDIS_URL", "redis://p@r"), ("REDIS_USERNAME", "u")], ("r", 6379, some("u"), some("p"), 0)),
+        ] {
+            assert_eq!(login(settings), (host.to_owned(), port, username, password, db), "{settings:?}");
+        }
+    }
+
+    #[test]
+    fn a_bad_setting_is_named_with_an_example() {
+        for (name, value, words) in [
+            ("LISTEN", "here", "\"here\" is no IP address and port, for example LISTEN=127.0.0.1:8080"),
+            ("PORT", "65536", "\"65536\" is no number from 0 to 65535, for example PORT=8080"),
+            ("PORT", "+1", "\"+1\" is no number from 0 to 65535, for example PORT=8080"),
+            ("WORKERS", "0", "\"0\" is no number from 1 to 64, for example WORKERS=2"),
+            ("MAX_CONNECTIONS", "many", "\"many\" is no number from 1 to 1000000, for example MAX_CONNECTIONS=10000"),
+            ("STORE_TIMEOUT", "5", "\"5\" is no duration like 500ms, 5s or 2m, for example STORE_TIMEOUT=2s"),
+            ("STORE_TIMEOUT", "0s", "\"0s\" is not between 1ms and 24 hours, for example STORE_TIMEOUT=2s"),
+            ("IDLE_TIMEOUT", "1441m", "\"1441m\" is not between 1ms and 24 hours, for example IDLE_TIMEOUT=60s"),
+            ("SEND_TIMEOUT", "ms", "\"ms\" is no duration up to 24 hours, for example SEND_TIMEOUT=10s"),
+            ("FSYNC", "no", "\"no\" is none of always, everysec, never, for example FSYNC=always"),
+            ("LOG", "loud", "\"loud\" is none of off, error, warn, info, debug, for example LOG=info"),
+            (
+                "COUNTERS",
+                "a,,b",
+                "\"a,,b\" is no list of names of 1 to 32 letters, digits, dots, hyphens, underscores, for example COUNTERS=blog,shop",
+            ),
+            (
+                "COUNTER_KEY",
+                "a b",
+                "not 1 to 62 printable ASCII characters without quotes, \\, <, > and &, for example COUNTER_KEY=visits",
+            ),
+            (
+                "REDIS_URL",
+                "rediss://u:secret@r",
+                "TLS is not spoken here: put a tunnel in between and name its plain end, for example REDIS_URL=redis://redis:6379/0",
+            ),
+            ("REDIS_URL", "u:secret@r", "does not begin with redis://, for example REDIS_URL=redis://redis:6379/0"),
+            (
+                "REDIS_URL",
+                "redis://u:secret%@r",
+                "a percent sign is not followed by two hexadecimal digits of UTF-8, for example REDIS_URL=redis://redis:6379/0",
+            ),
+            (
+                "REDIS_URL",
+                "redis://u:secret@r:0",
+                "the port is no number from 1 to 65535, for example REDIS_URL=redis://redis:6379/0",
+            ),
+            ("REDIS_URL", "redis://u:secret@/1", "no host is named, for example REDIS_URL=redis://redis:6379/0"),
+            ("REDIS_URL", "redis://r/x", "the database is no number, for example REDIS_URL=redis://redis:6379/0"),
+            (
+                "REDIS_URL",
+                "redis://[::1",
+                "the bracket of the address is not closed, for example REDIS_URL=redis://redis:6379/0",
+            ),
+        ] {
+            assert_eq!(read(&[(name, value)]).err(), Some(format!("{name}: {words}")));
+        }
+        for (settings, words) in [
+            (
+                [("REDIS_HOST", "r"), ("REDIS_USERNAME", "u")],
+                "REDIS_PASSWORD: a user is named, but no password, for example REDIS_PASSWORD=secret",
+            ),
+            (
+                [("REDIS_HOST", "r"), ("REDIS_URL", "redis://r")],
+                "REDIS_URL: REDIS_HOST is set too: unset one of them, for example REDIS_URL=redis://redis:6379/0",
+            ),
+        ] {
+            assert_eq!(read(&settings).err().as_deref(), Some(words));
+        }
+    }
+
+    #[test]
+    fn help_fits_a_screen_and_names_every_setting() {
+        let help = help();
+        assert!(SETTINGS.iter().all(|setting| help.contains(&format!("  {} ", setting.name))));
+        assert!(help.lines().count() < 40 && help.lines().all(|line| line.len() <= 100), "{help}");
+    }
+}

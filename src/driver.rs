@@ -225,3 +225,50 @@ pub const LINGER: Duration = Duration::from_secs(1);
 
 /// Connections waiting to be accepted, at most; the system may allow fewer.
 pub const BACKLOG: u32 = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_store_is_as_well_as_the_worker_that_sees_it_worst() {
+        let mut health = Health::new(2);
+        let (away, refusing) = (Status::Away("gone"), Status::Refusing(Cause::ReadOnly));
+        for (worker, status, said) in [
+            (0, Status::Up, Status::Up),
+            (1, Status::Up, Status::Up),
+            (1, away, away),
+            (0, Status::Away("it cannot be reached"), away),
+            (1, Status::Up, away),
+            (0, refusing, refusing),
+            (0, Status::Up, Status::Up),
+        ] {
+            health.note(worker, status);
+            assert_eq!(health.said, said);
+        }
+    }
+
+    #[test]
+    fn a_good_read_is_no_sign_that_counting_works() {
+        let refused = |cause| Err(Fault::Refused(cause));
+        let mut health = Health::new(1);
+        for (counted, result, status) in [
+            (true, refused(Cause::ReadOnly), Status::Refusing(Cause::ReadOnly)),
+            (false, Ok(1), Status::Refusing(Cause::ReadOnly)),
+            (true, Ok(1), Status::Up),
+            (false, refused(Cause::Loading), Status::Refusing(Cause::Loading)),
+            (false, Ok(1), Status::Up),
+            (true, Err(Fault::Lost), Status::Up),
+        ] {
+            health.outcome(0, counted, result);
+            assert_eq!(health.workers[0], status);
+        }
+    }
+
+    #[test]
+    fn pauses_grow_to_a_bound() {
+        let mut backoff = Backoff::default();
+        let pauses: Vec<_> = (0..7).map(|_| backoff.pause().as_millis()).collect();
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 250, 250]);
+    }
+}

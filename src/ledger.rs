@@ -355,13 +355,17 @@ impl Replay {
             if replay.offset == 0 && !agrees(&unread, HEADER) {
                 return Err(Unusable::Foreign);
             }
-            let well_formed = replay.take(&mut unread)?;
-            let torn = if well_formed { length == 0 && !has_seal(&unread) } else { is_blank(&unread, file)? };
-            match (well_formed, torn) {
-                (_, true) => return Ok(replay),
-                (true, false) if length > 0 => {}
-                _ => return Err(replay.damaged()),
+            let mut well_formed = replay.take(&mut unread)?;
+            if well_formed && length > 0 {
+                continue;
             }
+            if !well_formed {
+                trim_blank(&mut unread, file)?;
+                well_formed = replay.take(&mut unread)?;
+            }
+            // A crash tears off one batch, and its seal comes last.
+            let torn = well_formed && !has_seal(&unread);
+            return if torn { Ok(replay) } else { Err(replay.damaged()) };
         }
     }
 
@@ -423,17 +427,23 @@ fn agrees(bytes: &[u8], start: &[u8]) -> bool {
     bytes[..shared] == start[..shared]
 }
 
-/// Whether a whole seal stands in a tail that seemed torn. A crash tears one batch, and its seal comes last.
+/// Whether a whole seal stands in a tail.
 fn has_seal(tail: &[u8]) -> bool {
     tail.windows(SEAL_START.len() + SEAL_REST).any(|window| window.starts_with(SEAL_START))
 }
 
-/// Whether nothing but zeros follows: a crash may leave a file longer than what was written to it.
-fn is_blank(unread: &[u8], file: &mut File) -> Result<bool, Unusable> {
+/// Reads the rest of `file` behind `unread` and drops the zeros at its end: after a crash, a file may be longer than
+/// what was written to it.
+fn trim_blank(unread: &mut BytesMut, file: &mut File) -> Result<(), Unusable> {
     let mut rest = Vec::new();
     file.take(MAX_BLANK).read_to_end(&mut rest).map_err(|error| Unusable::Io("read", error))?;
-    let whole = (rest.len() as u64) < MAX_BLANK;
-    Ok(whole && unread.iter().chain(&rest).all(|&byte| byte == 0))
+    unread.extend_from_slice(&rest);
+    let end = unread.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    // Without an end in sight it stays as it is, and does not read well.
+    if (rest.len() as u64) < MAX_BLANK {
+        unread.truncate(end);
+    }
+    Ok(())
 }
 
 fn hex(crc: u32) -> [u8; 8] {
@@ -486,5 +496,237 @@ const MAX_COUNTERS: usize = 10_000;
 /// Bytes read at a time on opening.
 const CHUNK: usize = 16 * 1024;
 
-/// Longest run of zeros in bytes that is taken for a torn tail.
+/// Longest tail in bytes that is searched for its end.
 const MAX_BLANK: u64 = 16 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder of its own, gone with the test.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(test: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("notch-ledger-{test}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            fs::create_dir(&path).expect("a folder");
+            Self(path)
+        }
+
+        fn file(&self) -> PathBuf {
+            self.0.join("ledger")
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn key(name: &str) -> Key {
+        Key::new(name.as_bytes()).expect("a good name")
+    }
+
+    fn count(name: &str, by: i64) -> Ask {
+        Ask::Count { key: key(name), by }
+    }
+
+    fn commit(ledger: &mut Ledger, asks: &[Ask]) -> Vec<Result<i64, Fault>> {
+        let mut results = Vec::new();
+        ledger.commit(asks, &mut results);
+        results
+    }
+
+    fn open(path: &Path) -> Result<(Ledger, u64), Unusable> {
+        Ledger::open(path, Fsync::Never)
+    }
+
+    fn opened(path: &Path) -> Ledger {
+        open(path).expect("a sound ledger").0
+    }
+
+    /// A ledger of three batches, and how long it was after each, from the header on.
+    fn written(path: &Path) -> Vec<u64> {
+        let mut ledger = opened(path);
+        let mut ends = vec![ledger.size];
+        for asks in [&[count("a", 1)][..], &[count("a", 2), count("b", 40)], &[count("a", 10)]] {
+            commit(&mut ledger, asks);
+            ends.push(ledger.size);
+        }
+        ends
+    }
+
+    #[test]
+    fn answers_batches_and_remembers_them() {
+        let folder = Folder::new("remembers");
+        let total = |name| Ask::Total { key: key(name) };
+        let mut ledger = opened(&folder.file());
+        let asks = [count("a", 2), total("a"), count("b", 1), count("a", 1), Ask::Ping, total("c")];
+        assert_eq!(commit(&mut ledger, &asks), [Ok(2), Ok(3), Ok(1), Ok(3), Ok(0), Ok(0)]);
+        assert_eq!(
+            commit(&mut ledger, &[count("a", i64::MAX), count("a", 1)]),
+            [Err(Fault::Refused(Cause::Overflow)), Ok(4)]
+        );
+        drop(ledger);
+        assert_eq!(
+            commit(&mut opened(&folder.file()), &[total("a"), total("b"), count("b", 1)]),
+            [Ok(4), Ok(2), Ok(2)]
+        );
+    }
+
+    #[test]
+    fn a_tail_torn_at_any_length_is_cut() {
+        let folder = Folder::new("torn");
+        let ends = written(&folder.file());
+        let whole = fs::read(folder.file()).expect("a file");
+        let totals = [(0, 0), (1, 0), (3, 40), (13, 40)];
+        for length in 0..=whole.len() {
+            fs::write(folder.file(), &whole[..length]).expect("a file");
+            let (ledger, cut) = open(&folder.file()).expect("a sound ledger");
+            let batches = ends.iter().rposition(|&end| end <= length as u64);
+            let sound = batches.map_or(0, |batches| ends[batches]);
+            let (a, b) = totals[batches.unwrap_or(0)];
+            assert_eq!((ledger.total(&key("a")), ledger.total(&key("b"))), (a, b), "{length}");
+            assert_eq!(cut, length as u64 - sound);
+            assert_eq!(fs::metadata(folder.file()).expect("a file").len(), sound.max(ends[0]));
+        }
+    }
+
+    #[test]
+    fn a_byte_changed_anywhere_never_gives_a_wrong_count() {
+        let folder = Folder::new("damaged");
+        let ends = written(&folder.file());
+        let whole = fs::read(folder.file()).expect("a file");
+        for at in 0..whole.len() {
+            for flip in [0x01, 0x08, 0x80, whole[at]] {
+                let mut damaged = whole.clone();
+                damaged[at] ^= flip;
+                fs::write(folder.file(), &damaged).expect("a file");
+                let sound = *ends.iter().rfind(|&&end| end <= at as u64).unwrap_or(&0);
+                match open(&folder.file()) {
+                    Err(Unusable::Foreign) => assert!(at < HEADER.len()),
+                    Err(Unusable::Damaged(offset)) => assert_eq!(offset, sound, "{at} {flip}"),
+                    Err(other) => panic!("{other}"),
+                    Ok((ledger, cut)) => {
+                        // Only the last seal can be taken for one that was torn off.
+                        assert!(cut > 0 && sound == ends[2], "{at} {flip}");
+                        assert_eq!(ledger.total(&key("a")), 3);
+                        continue;
+                    }
+                }
+                assert_eq!(fs::read(folder.file()).expect("a file"), damaged);
+            }
+        }
+    }
+
+    #[test]
+    fn batches_lost_doubled_or_moved_are_damage() {
+        let folder = Folder::new("moved");
+        let ends = written(&folder.file());
+        let whole = fs::read(folder.file()).expect("a file");
+        let part = |batch: usize| &whole[ends[batch] as usize..ends[batch + 1] as usize];
+        for (parts, offset) in [
+            ([0, 2, 2], ends[1]),
+            ([1, 0, 2], ends[0]),
+            ([0, 0, 1], ends[1]),
+            ([0, 1, 1], ends[2]),
+            ([1, 1, 1], ends[0]),
+        ] {
+            let parts: Vec<_> = parts.into_iter().flat_map(|batch| part(batch).to_vec()).collect();
+            fs::write(folder.file(), [HEADER, &parts].concat()).expect("a file");
+            assert!(matches!(open(&folder.file()), Err(Unusable::Damaged(at)) if at == offset));
+        }
+    }
+
+    #[test]
+    fn zeros_at_the_end_are_a_torn_tail() {
+        let folder = Folder::new("zeros");
+        let ends = written(&folder.file());
+        let whole = fs::read(folder.file()).expect("a file");
+        for (end, a, sound) in [(ends[3], 13, ends[3]), (ends[3] - 3, 3, ends[2]), (ends[2] + 20, 3, ends[2])] {
+            let zeros = vec![0; 5000];
+            fs::write(folder.file(), [&whole[..end as usize], &zeros].concat()).expect("a file");
+            let (ledger, cut) = open(&folder.file()).expect("a sound ledger");
+            assert_eq!((ledger.total(&key("a")), cut), (a, end + 5000 - sound));
+        }
+        let hole = [&whole[..ends[1] as usize], &[0; 100], &whole[ends[1] as usize..]].concat();
+        fs::write(folder.file(), hole).expect("a file");
+        assert!(matches!(open(&folder.file()), Err(Unusable::Damaged(offset)) if offset == ends[1]));
+    }
+
+    #[test]
+    fn what_is_not_a_ledger_is_left_alone() {
+        let folder = Folder::new("foreign");
+        for content in [&b"# notes\n"[..], b"*2\r\n$4\r\nECHO\r\n$14\r\nnotch ledger 2\r\n", b"\0"] {
+            fs::write(folder.file(), content).expect("a file");
+            assert!(matches!(open(&folder.file()), Err(Unusable::Foreign)));
+            assert_eq!(fs::read(folder.file()).expect("a file"), content);
+        }
+        assert!(matches!(open(&folder.0), Err(Unusable::Io("open", _))));
+        assert!(matches!(open(&folder.0.join("none/ledger")), Err(Unusable::Io("open", _))));
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let folder = Folder::new("locked");
+        let mut ledger = opened(&folder.file());
+        assert!(matches!(open(&folder.file()), Err(Unusable::Locked)));
+        ledger.rewrite().expect("a disk");
+        assert!(matches!(open(&folder.file()), Err(Unusable::Locked)));
+        drop(ledger);
+        assert!(open(&folder.file()).is_ok());
+    }
+
+    #[test]
+    fn it_is_written_anew_when_it_grows_and_when_it_is_gone() {
+        let folder = Folder::new("anew");
+        let mut ledger = opened(&folder.file());
+        let long = "x".repeat(Key::MAX);
+        let mut visits = 0;
+        while ledger.size < MIN_REWRITE - 200 {
+            visits += 1;
+            assert_eq!(commit(&mut ledger, &[count(&long, 1)]), [Ok(visits)]);
+        }
+        for _ in 0..2 {
+            visits += 1;
+            commit(&mut ledger, &[count(&long, 1)]);
+        }
+        assert!(ledger.size < 1000, "{}", ledger.size);
+
+        for spoil in [|path: &Path| fs::remove_file(path), |path: &Path| fs::write(path, "")] {
+            spoil(&folder.file()).expect("a file to spoil");
+            visits += 1;
+            assert_eq!(commit(&mut ledger, &[count(&long, 1)]), [Ok(visits)]);
+        }
+        fs::rename(folder.file(), folder.0.join("moved")).expect("a file to move");
+        fs::write(folder.file(), "theirs").expect("a file");
+        assert_eq!(commit(&mut ledger, &[count(&long, 1)]), [Err(Fault::Refused(Cause::Disk))]);
+        assert_eq!(fs::read(folder.file()).expect("a file"), b"theirs");
+        fs::remove_file(folder.file()).expect("a file");
+        visits += 1;
+        assert_eq!(commit(&mut ledger, &[Ask::Ping, count(&long, 1)]), [Ok(0), Ok(visits)]);
+        drop(ledger);
+        assert_eq!(opened(&folder.file()).total(&key(&long)), visits);
+    }
+
+    #[test]
+    fn names_without_end_are_refused() {
+        let folder = Folder::new("names");
+        let mut ledger = opened(&folder.file());
+        let asks: Vec<_> = (0..=MAX_COUNTERS).map(|name| count(&name.to_string(), 1)).collect();
+        let results = commit(&mut ledger, &asks);
+        assert!(results[..MAX_COUNTERS].iter().all(|result| *result == Ok(1)));
+        assert_eq!(results[MAX_COUNTERS], Err(Fault::Refused(Cause::TooMany)));
+        drop(ledger);
+        assert_eq!(opened(&folder.file()).total(&key("7")), 1);
+    }
+
+    #[test]
+    fn the_checksum_is_that_of_zip() {
+        assert_eq!(crc32(0, b"123456789"), 0xcbf4_3926);
+        assert_eq!(crc32(crc32(0, b"1234"), b"56789"), 0xcbf4_3926);
+        assert_eq!(hex(0x0bf4_3926), *b"0bf43926");
+    }
+}
