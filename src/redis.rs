@@ -228,8 +228,11 @@ mod tests {
         session
     }
 
+    /// Who was told what.
+    type Told = Vec<(usize, Result<i64, Fault>)>;
+
     /// Submits `asks`, has Redis say `says`, and returns who was told what and how it ended.
-    fn converse(asks: &[Ask], says: &[u8]) -> (Vec<(usize, Result<i64, Fault>)>, Result<(), Broken>) {
+    fn converse(asks: &[Ask], says: &[u8]) -> (Told, Result<(), Broken>) {
         let mut wire = Wire::default();
         let mut session = greeted_session(&mut wire);
         session.submit(&mut batch(asks), &mut wire);

@@ -69,7 +69,7 @@ impl Wire {
         }
     }
 
-    /// Gives the buffers away if nothing is in them: to the spare wires while there are fewer than [`MAX_SPARES`],
+    /// Gives the buffers away if nothing is in them: to the spare wires while there are fewer than eight,
     /// else to the allocator.
     pub fn give_back(&mut self, spares: &mut Vec<Self>) {
         if !self.input.is_empty() || !self.output.is_empty() {

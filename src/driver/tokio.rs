@@ -1,7 +1,7 @@
 //! The driver on tokio: one event loop per worker, each on a thread of its own, with its own batch and its own session
 //! with Redis. The first worker also accepts connections and hands each to the worker that has the fewest.
 //!
-//! Tasks of one worker run one at a time, so its [`State`] is locked without ever waiting, save when the server drains.
+//! Tasks of one worker run one at a time, so its state is locked without ever waiting, save when the server drains.
 //! A client's task pushes its ask to the batch and sleeps; the store's task is woken behind the clients' that are ready,
 //! and so takes all their asks at once.
 
