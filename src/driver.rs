@@ -5,11 +5,11 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
@@ -17,7 +17,10 @@ use crate::config::Store;
 use crate::counter::{Cause, Fault};
 use crate::ledger::{Fsync, Ledger, Unusable};
 use crate::redis::Broken;
+use queue::Outcome;
 
+mod queue;
+pub mod threads;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 
@@ -75,6 +78,26 @@ pub fn open_ledger(path: &Path, fsync: Fsync) -> Result<Ledger, Failure> {
         warn!(bytes = torn, "cut the torn end of the ledger: what it held was answered to nobody");
     }
     Ok(ledger)
+}
+
+/// Syncs a ledger that is due, if it is set to be synced now and then, and says when to do it next.
+fn sync(ledger: &mut Ledger, due: Option<Instant>) -> Option<Instant> {
+    let due = due.or_else(|| ledger.wants_sync().then(|| Instant::now() + EVERY))?;
+    if Instant::now() < due {
+        return Some(due);
+    }
+    // If it fails, the ledger knows, and refuses what comes until it has written a good file.
+    let _ = ledger.sync();
+    None
+}
+
+/// Where somebody who listens on `address` can be reached from this machine: on every address means loopback too.
+#[must_use]
+pub fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    address
 }
 
 /// The one line that says where and into what notch counts.
@@ -180,8 +203,8 @@ impl Health {
         self.workers[worker].fault()
     }
 
-    /// Notes what came of an ask. Only counting shows that counting works, where reads go on without it.
-    pub fn outcome(&mut self, worker: usize, counted: bool, result: Result<i64, Fault>) {
+    /// Notes what came of a batch. Only counting shows that counting works, where reads go on without it.
+    fn outcome(&mut self, worker: usize, Outcome { counted, result }: Outcome) {
         match (result, self.workers[worker]) {
             (Ok(_), Status::Refusing(cause)) if !counted && cause.spares_reads() => {}
             (Ok(_), _) => self.note(worker, Status::Up),
@@ -219,6 +242,9 @@ impl Backoff {
         pause
     }
 }
+
+/// How long a batch may be without a sync under `FSYNC=everysec`.
+const EVERY: Duration = Duration::from_secs(1);
 
 /// Closing a connection on bytes that were not read would take the answer back, so the rest is read away for so long.
 pub const LINGER: Duration = Duration::from_secs(1);
@@ -260,7 +286,7 @@ mod tests {
             (false, Ok(1), Status::Up),
             (true, Err(Fault::Lost), Status::Up),
         ] {
-            health.outcome(0, counted, result);
+            health.outcome(0, Outcome { counted, result });
             assert_eq!(health.workers[0], status);
         }
     }

@@ -6,7 +6,11 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use notch::config::{Env, help};
-use notch::driver::{tokio as driver, unix_time};
+#[cfg(not(feature = "tokio"))]
+use notch::driver::threads as driver;
+#[cfg(feature = "tokio")]
+use notch::driver::tokio as driver;
+use notch::driver::unix_time;
 use notch::log::Log;
 use notch::probe;
 use signal_hook::consts::{SIGINT, SIGTERM};

@@ -1,9 +1,10 @@
 //! `notch healthcheck`: asks a running notch whether it is ready, for images that have no curl.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use crate::driver::reachable;
 use crate::http;
 
 /// Asks `/readyz` of whoever listens there. `Ok` if it is ready; either way, one line that says why.
@@ -11,7 +12,7 @@ use crate::http;
 /// # Errors
 /// Nobody answers, or not in time, or the answer is not 200.
 pub fn ask(listen: SocketAddr) -> Result<String, String> {
-    let address = SocketAddr::new(loopback(listen.ip()), listen.port());
+    let address = reachable(listen);
     let answer = fetch(address).map_err(|error| format!("nobody answers on {address}: {error}"))?;
     match http::probed(&answer) {
         Some(("200", words)) => Ok(words.to_owned()),
@@ -28,15 +29,6 @@ fn fetch(address: SocketAddr) -> std::io::Result<Vec<u8>> {
     let mut answer = Vec::new();
     socket.take(MAX_ANSWER).read_to_end(&mut answer)?;
     Ok(answer)
-}
-
-/// Who listens on every address is asked on the loopback one.
-fn loopback(listening: IpAddr) -> IpAddr {
-    match listening {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    }
 }
 
 /// For each step of the exchange.

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant as StdInstant};
 
 use tokio::io::AsyncWrite;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream, lookup_host};
@@ -22,6 +22,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
+use super::queue::Queue;
 use super::{BACKLOG, Backoff, Failure, Health, LINGER, Status};
 use crate::batch::Batch;
 use crate::config::{Config, Limits, Store};
@@ -208,24 +209,12 @@ struct Worker {
 #[derive(Default)]
 struct State {
     now: Now,
-    /// The batch that gathers, and since when.
-    gathering: Batch<usize>,
-    since: Option<Instant>,
-    /// The store's task, if it waits for the batch to begin.
+    queue: Queue<Waker>,
+    /// The store's task, if it waits for a batch to begin.
     carrier: Option<Waker>,
     /// The task that sees to it that nobody waits too long, if nobody waits.
     patience: Option<Waker>,
-    clients: Vec<Seat>,
-    /// Places in `clients` that are free.
-    free: Vec<usize>,
     spares: Vec<Wire>,
-}
-
-/// What other tasks know of a client: how to wake it, and what to tell it.
-#[derive(Default)]
-struct Seat {
-    waker: Option<Waker>,
-    answer: Option<Result<i64, Fault>>,
 }
 
 impl Worker {
@@ -249,11 +238,7 @@ impl Worker {
     fn close(&self) {
         let mut state = self.state();
         state.now.closing = true;
-        for seat in &state.clients {
-            if let Some(waker) = &seat.waker {
-                waker.wake_by_ref();
-            }
-        }
+        state.queue.wakers().for_each(|waker| waker.wake_by_ref());
     }
 
     /// Waits until somebody asks, and takes the batch. Says since when it has gathered.
@@ -269,19 +254,14 @@ impl Worker {
     }
 
     fn take(&self, batch: &mut Batch<usize>) -> Option<Instant> {
-        let mut state = self.state();
-        let since = state.since.take()?;
-        std::mem::swap(&mut state.gathering, batch);
-        Some(since)
+        self.state().queue.take(batch).map(Instant::from_std)
     }
 
-    /// Has a batch that was not sent wait for the next connection, along with what has gathered meanwhile.
+    /// Has a batch that was not sent wait for the next connection.
     fn put_back(&self, batch: &mut Batch<usize>, since: Instant) {
         let mut state = self.state();
-        if !batch.is_empty() {
-            state.gathering.absorb(batch);
-            state.gathers_since(since);
-        }
+        state.queue.put_back(batch, since.into_std());
+        state.has_gathered();
     }
 
     fn note(&self, status: Status) {
@@ -290,16 +270,9 @@ impl Worker {
 
     /// Ends a batch that the store has done with, or that is given up.
     fn tell(&self, batch: &mut Batch<usize>, fault: Fault) {
-        let counts = batch.asks().any(|ask| matches!(ask, Ask::Count { .. }));
-        let mut state = self.state();
-        let mut outcome = None;
-        batch.tell(fault, |seat, total| {
-            outcome = Some(total);
-            state.tell(seat, total);
-        });
-        drop(state);
-        if let Some(total) = outcome {
-            lock(&self.server.health).outcome(self.index, counts, total);
+        let outcome = self.state().queue.tell(batch, fault, Waker::wake_by_ref);
+        if let Some(outcome) = outcome {
+            lock(&self.server.health).outcome(self.index, outcome);
         }
     }
 
@@ -314,24 +287,14 @@ impl Worker {
 
 impl State {
     fn ask(&mut self, ask: Ask, seat: usize) {
-        self.gathering.push(ask, seat);
-        if self.since.is_none() {
-            self.gathers_since(Instant::now());
+        if self.queue.ask(ask, seat) {
+            self.has_gathered();
         }
     }
 
-    fn gathers_since(&mut self, since: Instant) {
-        self.since = Some(since);
+    fn has_gathered(&mut self) {
         for waiting in [self.carrier.take(), self.patience.take()].into_iter().flatten() {
             waiting.wake();
-        }
-    }
-
-    fn tell(&mut self, seat: usize, total: Result<i64, Fault>) {
-        let seat = &mut self.clients[seat];
-        seat.answer = Some(total);
-        if let Some(waker) = &seat.waker {
-            waker.wake_by_ref();
         }
     }
 }
@@ -341,14 +304,14 @@ async fn impatience(worker: Arc<Worker>) {
     loop {
         let since = poll_fn(|cx| {
             let mut state = worker.state();
-            if state.since.is_none() {
+            if state.queue.since().is_none() {
                 state.patience = Some(cx.waker().clone());
             }
-            state.since.map_or(Poll::Pending, Poll::Ready)
+            state.queue.since().map_or(Poll::Pending, Poll::Ready)
         })
         .await;
-        sleep_until(since + worker.server.limits.store).await;
-        if worker.state().since == Some(since) {
+        sleep_until(Instant::from_std(since) + worker.server.limits.store).await;
+        if worker.state().queue.since() == Some(since) {
             let fault = lock(&worker.server.health).fault(worker.index);
             worker.give_up(fault);
         }
@@ -577,7 +540,7 @@ impl Desk {
     }
 
     /// Waits for asks, until `deadline` at most. `false` once the desk is closed and nothing is left on it.
-    fn collect(&self, deadline: Option<Instant>, clerk: &mut Clerk) -> bool {
+    fn collect(&self, deadline: Option<StdInstant>, clerk: &mut Clerk) -> bool {
         let mut trays = lock(&self.trays);
         loop {
             for (worker, tray) in trays.each.iter_mut().enumerate().filter(|(_, tray)| !tray.asks.is_empty()) {
@@ -590,7 +553,7 @@ impl Desk {
             if trays.closed {
                 return false;
             }
-            trays = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+            trays = match deadline.map(|deadline| deadline.saturating_duration_since(StdInstant::now())) {
                 None => self.bell.wait(trays).unwrap_or_else(PoisonError::into_inner),
                 Some(Duration::ZERO) => return true,
                 Some(left) => self.bell.wait_timeout(trays, left).unwrap_or_else(PoisonError::into_inner).0,
@@ -636,25 +599,11 @@ impl Clerk {
             self.ledger.commit(&self.asks, &mut self.results);
             self.asks.clear();
             desk.deal(&mut self);
-            sync = self.sync(sync);
+            sync = super::sync(&mut self.ledger, sync);
         }
         let _ = self.ledger.sync();
-    }
-
-    /// Syncs what is due, and says when to do it next.
-    fn sync(&mut self, due: Option<Instant>) -> Option<Instant> {
-        let due = due.or_else(|| self.ledger.wants_sync().then(|| Instant::now() + EVERY))?;
-        if Instant::now() < due {
-            return Some(due);
-        }
-        // If it fails, the ledger knows, and refuses what comes until it has written a good file.
-        let _ = self.ledger.sync();
-        None
     }
 }
-
-/// How long a batch may be without a sync under `FSYNC=everysec`.
-const EVERY: Duration = Duration::from_secs(1);
 
 /// One connection, as its worker knows it. It gives up its seat when it is dropped.
 struct Client {
@@ -664,13 +613,7 @@ struct Client {
 
 impl Client {
     fn new(worker: Arc<Worker>) -> Self {
-        let seat = {
-            let mut state = worker.state();
-            state.free.pop().unwrap_or_else(|| {
-                state.clients.push(Seat::default());
-                state.clients.len() - 1
-            })
-        };
+        let seat = worker.state().queue.enter();
         worker.open.fetch_add(1, Ordering::Relaxed);
         worker.server.open.fetch_add(1, Ordering::SeqCst);
         Self { worker, seat }
@@ -686,33 +629,27 @@ impl Client {
     /// Asks the store and waits for its answer.
     async fn ask(&self, ask: Ask) -> Result<i64, Fault> {
         self.worker.state().ask(ask, self.seat);
-        poll_fn(|cx| {
-            self.seated(cx, |state, seat| state.clients[seat].answer.take().map_or(Poll::Pending, Poll::Ready))
-        })
-        .await
-    }
-
-    /// Looks at the worker's state, and is woken by whoever changes it for this client.
-    fn seated<T>(&self, cx: &Context<'_>, look: impl FnOnce(&mut State, usize) -> Poll<T>) -> Poll<T> {
-        let mut state = self.worker.state();
-        let seat = &mut state.clients[self.seat];
-        if !seat.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            seat.waker = Some(cx.waker().clone());
-        }
-        look(&mut state, self.seat)
+        poll_fn(|cx| self.seated(cx).queue.answer(self.seat).map_or(Poll::Pending, Poll::Ready)).await
     }
 
     fn is_closing(&self, cx: &Context<'_>) -> bool {
-        self.seated(cx, |state, _| if state.now.closing { Poll::Ready(()) } else { Poll::Pending }).is_ready()
+        self.seated(cx).now.closing
+    }
+
+    /// The worker's state. Whoever changes it for this client wakes it.
+    fn seated(&self, cx: &Context<'_>) -> MutexGuard<'_, State> {
+        let mut state = self.worker.state();
+        let waker = state.queue.waker(self.seat);
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        state
     }
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
-        let mut state = self.worker.state();
-        state.clients[self.seat] = Seat::default();
-        state.free.push(self.seat);
-        drop(state);
+        self.worker.state().queue.leave(self.seat);
         self.worker.open.fetch_sub(1, Ordering::Relaxed);
         self.worker.server.open.fetch_sub(1, Ordering::SeqCst);
         if let Some(waker) = lock(&self.worker.server.left).take() {

@@ -1,0 +1,695 @@
+//! The driver on the standard library alone: blocking sockets, one small thread per connection, one for the store.
+//!
+//! All threads share one [`State`] behind one lock. A client's thread adds its ask to the batch and, if nothing is under
+//! way, sends the batch off itself; then it is parked. The store's thread reads the replies, wakes those who wait, and
+//! sends what has gathered meanwhile. So a lone visit costs two changes of thread, and a batch as many as it has visits.
+//!
+//! Threads are bounded by [`MAX_THREADS`] and `MAX_CONNECTIONS`. At the bound, the connection that has idled longest is
+//! closed for the new one; if none idles, the new one waits.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Builder, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use bytes::BufMut;
+use tracing::{info, warn};
+
+use super::queue::Queue;
+use super::{Backoff, Failure, Health, LINGER, Status};
+use crate::batch::Batch;
+use crate::config::{Config, Limits, Store};
+use crate::counter::{Ask, Fault};
+use crate::exchange::{Exchange, Now, Site, Want};
+use crate::ledger::Ledger;
+use crate::redis::{Login, Session};
+use crate::wire::Wire;
+
+/// Serves until a byte arrives on `signals`, then drains and returns.
+///
+/// # Errors
+/// Serving could not begin.
+pub fn run(config: Config, signals: &UnixStream) -> Result<(), Failure> {
+    let listener = TcpListener::bind(config.listen).map_err(|error| Failure::Listen(config.listen, error))?;
+    let ledger = match &config.store {
+        Store::Redis(_) => None,
+        Store::Ledger(path, fsync) => Some(super::open_ledger(path, *fsync)?),
+    };
+    let address = listener.local_addr().unwrap_or(config.listen);
+    super::announce(address, &config.store, 1);
+
+    let server = Arc::new(Server {
+        site: config.site,
+        limits: Limits { connections: config.limits.connections.min(MAX_THREADS), ..config.limits },
+        state: Mutex::new(State::new()),
+        gathered: Condvar::new(),
+        impatient: Condvar::new(),
+        left: Condvar::new(),
+    });
+    let own = server.clone();
+    spawn("impatience", move || own.impatience())?;
+    let own = server.clone();
+    let clerk = match (config.store, ledger) {
+        (Store::Redis(login), _) => spawn("redis", move || own.redis(&login)).map(|_| None)?,
+        (Store::Ledger(..), ledger) => ledger.map(|ledger| spawn("ledger", move || own.ledger(ledger))).transpose()?,
+    };
+    life(&server, listener, address, signals)?;
+    if let Some(clerk) = clerk {
+        server.state().stopped = true;
+        server.gathered.notify_one();
+        let _ = clerk.join();
+    }
+    Ok(())
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    Builder::new().name(name.to_owned()).stack_size(STACK).spawn(work)
+}
+
+/// From the first connection to the last.
+fn life(server: &Arc<Server>, listener: TcpListener, address: SocketAddr, signals: &UnixStream) -> io::Result<()> {
+    let own = server.clone();
+    let accepting = spawn("accept", move || own.accept(&listener))?;
+    received(signals);
+    info!("asked to stop: not ready any more");
+    server.state().now.leaving = true;
+    // A second signal means at once.
+    let (own, again) = (server.clone(), signals.try_clone()?);
+    spawn("signal", move || {
+        received(&again);
+        own.state().hurried = true;
+        own.left.notify_all();
+    })?;
+    if server.wait(server.limits.drain_delay, |state| state.hurried) {
+        return Ok(());
+    }
+    server.close();
+    // Whoever accepts is woken by one connection more, and closes the listener.
+    let woken = TcpStream::connect_timeout(&super::reachable(address), LINGER);
+    if woken.is_ok() {
+        let _ = accepting.join();
+    }
+    if !server.wait(server.limits.drain, |state| state.hurried || state.open == 0) {
+        warn!("stopping with connections still open: DRAIN_TIMEOUT has passed");
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// Waits for a signal.
+fn received(mut signals: &UnixStream) {
+    while signals.read_exact(&mut [0]).is_err_and(|error| error.kind() != ErrorKind::UnexpectedEof) {}
+}
+
+/// What all threads share.
+struct Server {
+    site: Site,
+    limits: Limits,
+    state: Mutex<State>,
+    /// A batch has begun, for the ledger's thread.
+    gathered: Condvar,
+    /// Somebody waits, for the thread that sees to it that nobody waits too long.
+    impatient: Condvar,
+    /// A connection is closed, or the server hurries.
+    left: Condvar,
+}
+
+struct State {
+    now: Now,
+    queue: Queue<Chair>,
+    /// The connection with Redis, if that is where we count and it is up.
+    link: Option<Link>,
+    /// The batch that the ledger writes, if that is where we count.
+    written: Written,
+    health: Health,
+    /// Nobody waits, so that the first who does has to say so.
+    dozing: bool,
+    open: usize,
+    hurried: bool,
+    stopped: bool,
+    spares: Vec<Wire>,
+}
+
+/// What other threads know of a client: how to wake it, and how to have it go.
+struct Chair {
+    thread: Thread,
+    socket: Arc<TcpStream>,
+    /// Since when it has waited for a request.
+    idle: Option<Instant>,
+}
+
+impl Server {
+    /// A lock is only ever held for a few lines that do not panic.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `done`, for so long at most, and says whether it is.
+    fn wait(&self, long: Duration, done: impl Fn(&State) -> bool) -> bool {
+        let waited = self.left.wait_timeout_while(self.state(), long, |state| !done(state));
+        done(&waited.unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    /// Has every connection closed as soon as nothing is under way on it.
+    fn close(&self) {
+        let mut state = self.state();
+        state.now.closing = true;
+        for chair in state.queue.wakers().filter(|chair| chair.idle.is_some()) {
+            let _ = chair.socket.shutdown(Shutdown::Read);
+        }
+    }
+
+    /// Accepts connections until the server closes.
+    fn accept(self: Arc<Self>, listener: &TcpListener) {
+        let mut backoff = Backoff::default();
+        loop {
+            let accepted = listener.accept();
+            if self.state().now.closing {
+                return;
+            }
+            match accepted.and_then(|(socket, _)| self.seat(socket)) {
+                Ok(()) => backoff = Backoff::default(),
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    if backoff.is_first() {
+                        warn!(%error, "cannot accept connections: raise the limits of files and threads, or lower MAX_CONNECTIONS");
+                    }
+                    thread::sleep(backoff.pause());
+                }
+            }
+        }
+    }
+
+    /// Gives a connection its thread, as soon as there is room for one.
+    fn seat(self: &Arc<Self>, socket: TcpStream) -> io::Result<()> {
+        let mut state = self.state();
+        while state.open >= self.limits.connections {
+            state.evict();
+            state = self.left.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.open += 1;
+        drop(state);
+        let client = Client { seat: self.state().queue.enter(), server: self.clone() };
+        spawn("client", move || serve(client, socket)).map(|_| ())
+    }
+
+    fn note(&self, status: Status) {
+        self.state().health.note(0, status);
+    }
+
+    /// Sees to it that nobody waits longer than `STORE_TIMEOUT`, in the queue or for a reply.
+    fn impatience(&self) {
+        let patience = self.limits.store;
+        let mut state = self.state();
+        loop {
+            let waiting = [state.queue.since(), state.written.since, state.link.as_ref().and_then(Link::since)];
+            let Some(since) = waiting.into_iter().flatten().min() else {
+                state.dozing = true;
+                state = self.impatient.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = patience.saturating_sub(since.elapsed());
+            if left > Duration::ZERO {
+                state = self.impatient.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+                continue;
+            }
+            if state.queue.since() == Some(since) {
+                let fault = state.health.fault(0);
+                state.give_up(fault);
+            } else if state.written.since == Some(since) {
+                state.tell_written();
+            } else if let Some(link) = &mut state.link {
+                link.give_up();
+            }
+        }
+    }
+
+    /// The count in Redis: one connection after the other.
+    fn redis(&self, login: &Login) {
+        let patience = self.limits.store;
+        let mut backoff = Backoff::default();
+        let mut away = Instant::now();
+        loop {
+            let status = match connect(login, patience) {
+                Ok(socket) => {
+                    let (status, proven) = self.converse(login, socket);
+                    if proven {
+                        (backoff, away) = (Backoff::default(), Instant::now());
+                    }
+                    status
+                }
+                Err(status) => status,
+            };
+            self.note(status);
+            if !status.passes() || away.elapsed() >= patience {
+                self.state().give_up(status.fault());
+            }
+            thread::sleep(backoff.pause());
+        }
+    }
+
+    /// Reads replies until something goes wrong; says what, and whether Redis had greeted us.
+    fn converse(&self, login: &Login, socket: TcpStream) -> (Status, bool) {
+        let socket = Arc::new(socket);
+        let mut chunk = [0; CHUNK];
+        let mut state = self.state();
+        let link = state.link.insert(Link::open(login, socket.clone()));
+        let mut result = link.send();
+        state.rouse(self);
+        while result.is_ok() {
+            drop(state);
+            let read = (&*socket).read(&mut chunk);
+            state = self.state();
+            result = match read {
+                Ok(0) => Err(CLOSED),
+                Ok(length) => state.receive(&chunk[..length]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+                Err(_) => Err(CLOSED),
+            };
+        }
+        let Some(link) = state.link.take() else { return (CLOSED, false) };
+        let (late, proven) = (link.late, link.proven);
+        state.close(link);
+        (if late { Status::Away("it does not answer in time") } else { result.err().unwrap_or(CLOSED) }, proven)
+    }
+
+    /// The count in the ledger: one batch after the other.
+    fn ledger(&self, mut ledger: Ledger) {
+        self.note(Status::Up);
+        let (mut asks, mut results, mut sync) = (Vec::new(), Vec::new(), None);
+        while self.collect(&mut asks, sync) {
+            ledger.commit(&asks, &mut results);
+            let mut state = self.state();
+            let State { written, .. } = &mut *state;
+            results.drain(..).for_each(|result| written.batch.reply(result));
+            state.tell_written();
+            drop(state);
+            sync = super::sync(&mut ledger, sync);
+        }
+        let _ = ledger.sync();
+    }
+
+    /// Waits for asks, until a sync is due at most. `false` once the server stops.
+    fn collect(&self, asks: &mut Vec<Ask>, sync: Option<Instant>) -> bool {
+        asks.clear();
+        let mut state = self.state();
+        loop {
+            let State { queue, written, stopped, .. } = &mut *state;
+            written.since = queue.take(&mut written.batch);
+            if written.since.is_some() {
+                asks.extend(written.batch.asks());
+                return true;
+            }
+            if *stopped {
+                return false;
+            }
+            state = match sync.map(|due| due.saturating_duration_since(Instant::now())) {
+                None => self.gathered.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => return true,
+                Some(left) => self.gathered.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
+        }
+    }
+}
+
+impl State {
+    fn new() -> Self {
+        Self {
+            now: Now::default(),
+            queue: Queue::default(),
+            link: None,
+            written: Written::default(),
+            health: Health::new(1),
+            dozing: false,
+            open: 0,
+            hurried: false,
+            stopped: false,
+            spares: Vec::new(),
+        }
+    }
+
+    /// Somebody is the first to wait: sends off what gathers if nothing is under way, and wakes whoever has to know.
+    fn has_gathered(&mut self, server: &Server) {
+        let Self { link, queue, .. } = self;
+        match link {
+            // If it fails, the thread that reads there learns of it too, and sees to the batch.
+            Some(link) => {
+                let _ = link.submit(queue);
+            }
+            None => server.gathered.notify_one(),
+        }
+        self.rouse(server);
+    }
+
+    fn rouse(&mut self, server: &Server) {
+        if std::mem::take(&mut self.dozing) {
+            server.impatient.notify_one();
+        }
+    }
+
+    /// Takes bytes from Redis: wakes those whose batch is answered, and sends off the next.
+    fn receive(&mut self, mut bytes: &[u8]) -> Result<(), Status> {
+        let Self { link: Some(link), queue, health, .. } = self else { return Err(CLOSED) };
+        while !bytes.is_empty() {
+            let room = link.wire.room().remaining_mut();
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            link.wire.room().put_slice(now);
+            bytes = later;
+            if let Some(batch) = link.session.settle(&mut link.wire).map_err(Status::of)?
+                && let Some(outcome) = queue.tell(batch, Fault::Lost, wake)
+            {
+                health.outcome(0, outcome);
+            }
+        }
+        if link.session.is_free() && !link.proven {
+            link.proven = true;
+            health.note(0, Status::Up);
+        }
+        link.submit(queue)
+    }
+
+    /// Visits of which nothing was sent wait for the next connection; the others are in doubt.
+    fn close(&mut self, link: Link) {
+        let mut owed = link.session.into_owed(&link.wire);
+        if owed.doubtful {
+            self.tell(&mut owed.batch, Fault::Lost);
+        } else {
+            self.queue.put_back(&mut owed.batch, link.since);
+        }
+    }
+
+    /// Ends a batch that the store has done with, or that is given up.
+    fn tell(&mut self, batch: &mut Batch<usize>, fault: Fault) {
+        if let Some(outcome) = self.queue.tell(batch, fault, wake) {
+            self.health.outcome(0, outcome);
+        }
+    }
+
+    /// Ends the batch that the ledger has written, or takes too long to.
+    fn tell_written(&mut self) {
+        let mut batch = std::mem::take(&mut self.written.batch);
+        self.tell(&mut batch, Fault::Lost);
+        self.written = Written { batch, since: None };
+    }
+
+    /// Ends the batch that gathers.
+    fn give_up(&mut self, fault: Fault) {
+        let mut batch = Batch::default();
+        if self.queue.take(&mut batch).is_some() {
+            self.tell(&mut batch, fault);
+        }
+    }
+
+    /// Has the connection go that has idled longest.
+    fn evict(&mut self) {
+        let idle = self.queue.wakers().filter(|chair| chair.idle.is_some());
+        if let Some(chair) = idle.min_by_key(|chair| chair.idle) {
+            chair.idle = None;
+            let _ = chair.socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn wake(chair: &Chair) {
+    chair.thread.unpark();
+}
+
+/// Connects to the first address that accepts. The name is looked up each time, since a container's address changes.
+fn connect(login: &Login, patience: Duration) -> Result<TcpStream, Status> {
+    let addresses = (login.host.as_str(), login.port).to_socket_addrs();
+    let addresses = addresses.map_err(|_| Status::Away("its host name has no address: check REDIS_HOST"))?;
+    let mut status = Status::Away("its host name has no address: check REDIS_HOST");
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, patience) {
+            Ok(socket) => {
+                socket.set_nodelay(true).and_then(|()| socket.set_write_timeout(Some(patience))).map_err(|_| CLOSED)?;
+                return Ok(socket);
+            }
+            Err(error) if error.kind() == ErrorKind::TimedOut => status = Status::Away("it cannot be reached"),
+            _ => status = Status::Away("nobody accepts connections there: is Redis running?"),
+        }
+    }
+    Err(status)
+}
+
+/// One connection to Redis, from the greeting to the first thing that goes wrong.
+struct Link {
+    socket: Arc<TcpStream>,
+    wire: Wire,
+    session: Session<usize>,
+    /// Empty, but for the moment in which a batch passes through.
+    batch: Batch<usize>,
+    /// Since when the batch under way, or the greeting, has been waited for.
+    since: Instant,
+    /// Redis has greeted us.
+    proven: bool,
+    /// It was given up.
+    late: bool,
+}
+
+impl Link {
+    fn open(login: &Login, socket: Arc<TcpStream>) -> Self {
+        let mut wire = Wire::default();
+        let session = Session::open(login, &mut wire);
+        let (batch, since) = (Batch::default(), Instant::now());
+        Self { socket, wire, session, batch, since, proven: false, late: false }
+    }
+
+    /// Since when something is waited for.
+    fn since(&self) -> Option<Instant> {
+        (!self.late && !self.session.is_free()).then_some(self.since)
+    }
+
+    /// Has the thread that reads here find the end.
+    fn give_up(&mut self) {
+        self.late = true;
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+
+    /// Sends off what has gathered, if nothing is under way.
+    fn submit(&mut self, queue: &mut Queue<Chair>) -> Result<(), Status> {
+        if self.session.is_free()
+            && let Some(since) = queue.take(&mut self.batch)
+        {
+            self.since = since;
+            self.session.submit(&mut self.batch, &mut self.wire);
+            self.send()?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self) -> Result<(), Status> {
+        while !self.wire.unsent().is_empty() {
+            match (&*self.socket).write(self.wire.unsent()) {
+                Ok(length) => self.wire.sent(length),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return Err(CLOSED),
+            }
+        }
+        Ok(())
+    }
+}
+
+const CLOSED: Status = Status::Away("it has closed the connection");
+
+/// A batch that the ledger writes, and since when it has been waited for.
+#[derive(Default)]
+struct Written {
+    batch: Batch<usize>,
+    since: Option<Instant>,
+}
+
+/// One connection, as the server knows it. It gives up its seat when it is dropped.
+struct Client {
+    server: Arc<Server>,
+    seat: usize,
+}
+
+impl Client {
+    /// A turn of the exchange, at the present time.
+    fn turn<T>(&self, turn: impl FnOnce(&Site, &Now) -> T) -> T {
+        let now = &mut self.server.state().now;
+        now.set(super::unix_time());
+        turn(&self.server.site, now)
+    }
+
+    /// Asks the store and waits for its answer.
+    fn ask(&self, ask: Ask) -> Result<i64, Fault> {
+        let mut state = self.server.state();
+        if state.queue.ask(ask, self.seat) {
+            state.has_gathered(&self.server);
+        }
+        loop {
+            if let Some(answer) = state.queue.answer(self.seat) {
+                return answer;
+            }
+            drop(state);
+            thread::park();
+            state = self.server.state();
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let mut state = self.server.state();
+        state.queue.leave(self.seat);
+        state.open -= 1;
+        drop(state);
+        self.server.left.notify_all();
+    }
+}
+
+/// Serves one connection until its end, which needs no reason: a client may leave at any time.
+fn serve(client: Client, socket: TcpStream) {
+    let bounded = socket.set_nodelay(true).and_then(|()| socket.set_write_timeout(Some(client.server.limits.send)));
+    if bounded.is_ok() {
+        let socket = Arc::new(socket);
+        let chair = Chair { thread: thread::current(), socket: socket.clone(), idle: None };
+        *client.server.state().queue.waker(client.seat) = Some(chair);
+        let mut talk = Talk { client, socket, wire: Wire::default(), patience: None };
+        let _ = talk.serve();
+    }
+}
+
+/// A client and its socket.
+struct Talk {
+    client: Client,
+    socket: Arc<TcpStream>,
+    wire: Wire,
+    /// How long the socket waits for bytes, as it was last told.
+    patience: Option<Duration>,
+}
+
+/// Why a wait has ended.
+#[derive(PartialEq)]
+enum Wake {
+    Ready,
+    Late,
+    Closing,
+}
+
+impl Talk {
+    fn serve(&mut self) -> io::Result<()> {
+        let limits = self.client.server.limits;
+        let mut exchange = Exchange::default();
+        let mut deadline = Instant::now() + limits.header;
+        // For the first request no longer than for the rest of it.
+        let mut idle = limits.header;
+        loop {
+            match self.client.turn(|site, now| exchange.next(site, now, &mut self.wire)) {
+                Want::Request => {
+                    self.send()?;
+                    if self.receive(idle, true)? != Wake::Ready {
+                        return Ok(());
+                    }
+                    deadline = Instant::now() + limits.header;
+                    idle = limits.idle;
+                }
+                Want::Bytes => {
+                    self.send()?;
+                    if self.receive(deadline.saturating_duration_since(Instant::now()), false)? != Wake::Ready {
+                        self.client.turn(|site, now| exchange.time_out(site, now, &mut self.wire));
+                    }
+                }
+                Want::Room => self.send()?,
+                Want::Total(ask) => {
+                    self.send()?;
+                    let total = self.client.ask(ask);
+                    self.client.turn(|site, now| exchange.answer(total, site, now, &mut self.wire));
+                }
+                Want::Close => {
+                    self.send()?;
+                    return self.linger();
+                }
+            }
+        }
+    }
+
+    /// Sends all that is unsent.
+    fn send(&mut self) -> io::Result<()> {
+        let deadline = Instant::now() + self.client.server.limits.send;
+        while !self.wire.unsent().is_empty() {
+            match (&*self.socket).write(self.wire.unsent()) {
+                Ok(length) => self.wire.sent(length),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            if Instant::now() > deadline {
+                return Err(ErrorKind::TimedOut.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for bytes and takes them. Nobody else needs the memory of a connection that waits, so it is lent out.
+    fn receive(&mut self, patience: Duration, idle: bool) -> io::Result<Wake> {
+        if self.rest(idle) {
+            return Ok(Wake::Closing);
+        }
+        self.be_patient(patience)?;
+        let mut chunk = [0; CHUNK];
+        let room = CHUNK.min(crate::wire::MAX_UNREAD - self.wire.unread().len());
+        let read = (&*self.socket).read(&mut chunk[..room]);
+        let mut state = self.client.server.state();
+        if let Some(chair) = state.queue.waker(self.client.seat) {
+            chair.idle = None;
+        }
+        match read {
+            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+            Ok(length) => {
+                self.wire.borrow(&mut state.spares);
+                self.wire.room().put_slice(&chunk[..length]);
+                Ok(Wake::Ready)
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(Wake::Late),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lends the buffers out and, if nothing is under way, says so. Whether the server is closing.
+    fn rest(&mut self, idle: bool) -> bool {
+        let mut state = self.client.server.state();
+        self.wire.give_back(&mut state.spares);
+        if let Some(chair) = state.queue.waker(self.client.seat) {
+            chair.idle = idle.then(Instant::now);
+        }
+        idle && state.now.closing
+    }
+
+    /// Has the socket wait so long for bytes and no longer.
+    fn be_patient(&mut self, patience: Duration) -> io::Result<()> {
+        // Zero would mean for ever.
+        let patience = Some(patience.max(Duration::from_millis(1)));
+        if self.patience != patience {
+            self.socket.set_read_timeout(patience)?;
+            self.patience = patience;
+        }
+        Ok(())
+    }
+
+    /// Closes so that the last answer arrives: says that nothing more will come, and reads away what is still coming.
+    fn linger(&mut self) -> io::Result<()> {
+        self.socket.shutdown(Shutdown::Write)?;
+        let deadline = Instant::now() + LINGER;
+        loop {
+            let unread = self.wire.unread().len();
+            self.wire.consume(unread);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left == Duration::ZERO || self.receive(left, false)? != Wake::Ready {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Most connections at once, whatever `MAX_CONNECTIONS` says: each costs a thread.
+const MAX_THREADS: usize = 1024;
+
+/// A thread's stack in bytes. The deepest of them needs a quarter of it.
+const STACK: usize = 64 * 1024;
+
+/// Bytes taken from a socket at a time; few requests are longer.
+const CHUNK: usize = 2 * 1024;
