@@ -104,11 +104,16 @@ impl<W> Batch<W> {
         }
     }
 
+    /// What the store has replied so far, ask by ask.
+    pub fn replies(&self) -> impl Iterator<Item = (Ask, Result<i64, Fault>)> + '_ {
+        self.lines[..self.replied].iter().map(|line| (line.ask, line.total))
+    }
+
     /// Tells every waiter its number and leaves the batch empty, its memory ready for the next. Lines without a reply
     /// end in `fault`; but a read is never in doubt, it may always be tried again.
     pub fn tell(&mut self, fault: Fault, mut tell: impl FnMut(W, Result<i64, Fault>)) {
         for line in &mut self.lines[self.replied..] {
-            let reads = !matches!(line.ask, Ask::Count { .. });
+            let reads = !line.ask.counts();
             line.total = Err(if reads && fault == Fault::Lost { Fault::Down } else { fault });
         }
         for Waiter { line, place, who, .. } in self.waiters.drain(..) {
@@ -167,6 +172,7 @@ mod tests {
             batch.reply(total);
         }
         assert_eq!(batch.expected(), None);
+        assert_eq!(batch.replies().last(), Some((Ask::Ping, Ok(0))));
         let numbers = [101, 7, 104, 105, 105, 0, 105];
         let expected: Vec<_> = (0..).zip(numbers.map(Ok)).collect();
         assert_eq!(told(&mut batch, Fault::Lost), expected);

@@ -63,6 +63,23 @@ pub enum Ask {
     Ping,
 }
 
+impl Ask {
+    /// Whether it counts, or only reads.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        matches!(self, Self::Count { .. })
+    }
+
+    /// The counter that it is about.
+    #[must_use]
+    pub fn key(&self) -> Option<Key> {
+        match self {
+            Self::Count { key, .. } | Self::Total { key } => Some(*key),
+            Self::Ping => None,
+        }
+    }
+}
+
 /// Why there is no number. The difference is what a visitor may do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -145,6 +162,12 @@ impl Cause {
     #[must_use]
     pub fn passes(self) -> bool {
         matches!(self, Self::Loading | Self::NoPrimary | Self::Busy | Self::ClusterDown)
+    }
+
+    /// Whether it lies with one key, so that others may count well.
+    #[must_use]
+    pub fn is_of_the_key(self) -> bool {
+        matches!(self, Self::WrongType | Self::NotANumber | Self::Overflow | Self::TooMany | Self::Elsewhere)
     }
 
     /// Whether reads go on while counting is refused for this cause, so that a good read is no sign of recovery.

@@ -14,10 +14,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tracing::{info, warn};
 
 use crate::config::Store;
-use crate::counter::{Cause, Fault};
+use crate::counter::{Ask, Cause, Fault, Key};
 use crate::ledger::{Fsync, Ledger, Unusable};
 use crate::redis::Broken;
-use queue::Outcome;
 
 mod queue;
 pub mod threads;
@@ -168,6 +167,8 @@ impl Status {
 /// What all workers know of the store, so that the log says each change once.
 pub struct Health {
     workers: Vec<Status>,
+    /// The key of the last reply that changed a worker's view.
+    keys: Vec<Option<Key>>,
     said: Status,
 }
 
@@ -175,7 +176,7 @@ impl Health {
     /// Nothing is known to any of `workers`.
     #[must_use]
     pub fn new(workers: usize) -> Self {
-        Self { workers: vec![Status::Unknown; workers], said: Status::Unknown }
+        Self { workers: vec![Status::Unknown; workers], keys: vec![None; workers], said: Status::Unknown }
     }
 
     /// Notes what a worker has seen and logs it if that changes the whole: the store is as well as the worker that
@@ -191,7 +192,9 @@ impl Health {
             return;
         }
         match whole {
-            Status::Up => info!("the store counts"),
+            // The start has been announced.
+            Status::Up if self.said == Status::Unknown => {}
+            Status::Up => info!("the store counts again"),
             _ => warn!(because = whole.words(), "the store does not count, visits are refused until it does"),
         }
         self.said = whole;
@@ -203,13 +206,32 @@ impl Health {
         self.workers[worker].fault()
     }
 
-    /// Notes what came of a batch. Only counting shows that counting works, where reads go on without it.
-    fn outcome(&mut self, worker: usize, Outcome { counted, result }: Outcome) {
-        match (result, self.workers[worker]) {
-            (Ok(_), Status::Refusing(cause)) if !counted && cause.spares_reads() => {}
-            (Ok(_), _) => self.note(worker, Status::Up),
-            (Err(Fault::Refused(cause)), _) => self.note(worker, Status::Refusing(cause)),
-            (Err(_), _) => {}
+    /// Notes what the store has made of a batch.
+    pub fn learn(&mut self, worker: usize, replies: impl Iterator<Item = (Ask, Result<i64, Fault>)>) {
+        for (ask, result) in replies {
+            let (key, status) = (
+                ask.key(),
+                match result {
+                    Ok(_) => Status::Up,
+                    Err(Fault::Refused(cause)) => Status::Refusing(cause),
+                    Err(Fault::Down | Fault::Lost) => continue,
+                },
+            );
+            if !self.is_moot(worker, &ask, status) {
+                self.note(worker, status);
+                self.keys[worker] = key;
+            }
+        }
+    }
+
+    /// Whether it says nothing new: only counting shows that counting works, where reads go on without it; and of a
+    /// key that is in trouble, only that key shows that it is not any more.
+    fn is_moot(&self, worker: usize, ask: &Ask, status: Status) -> bool {
+        let Status::Refusing(cause) = self.workers[worker] else { return status == self.workers[worker] };
+        let another = cause.is_of_the_key() && ask.key() != self.keys[worker];
+        match status {
+            Status::Refusing(new) => another && new.is_of_the_key(),
+            _ => another || (!ask.counts() && cause.spares_reads()),
         }
     }
 }
@@ -275,19 +297,28 @@ mod tests {
     }
 
     #[test]
-    fn a_good_read_is_no_sign_that_counting_works() {
+    fn what_is_learnt_is_what_it_shows() {
         let refused = |cause| Err(Fault::Refused(cause));
+        let key = |name: &[u8]| Key::new(name).expect("a good name");
+        let (count, other) = (Ask::Count { key: key(b"a"), by: 1 }, Ask::Count { key: key(b"b"), by: 1 });
+        let total = Ask::Total { key: key(b"a") };
         let mut health = Health::new(1);
-        for (counted, result, status) in [
-            (true, refused(Cause::ReadOnly), Status::Refusing(Cause::ReadOnly)),
-            (false, Ok(1), Status::Refusing(Cause::ReadOnly)),
-            (true, Ok(1), Status::Up),
-            (false, refused(Cause::Loading), Status::Refusing(Cause::Loading)),
-            (false, Ok(1), Status::Up),
-            (true, Err(Fault::Lost), Status::Up),
+        for (ask, result, status) in [
+            (count, refused(Cause::ReadOnly), Status::Refusing(Cause::ReadOnly)),
+            (total, Ok(1), Status::Refusing(Cause::ReadOnly)),
+            (Ask::Ping, Ok(0), Status::Refusing(Cause::ReadOnly)),
+            (other, Ok(1), Status::Up),
+            (total, refused(Cause::Loading), Status::Refusing(Cause::Loading)),
+            (total, Ok(1), Status::Up),
+            (count, Err(Fault::Lost), Status::Up),
+            (count, refused(Cause::WrongType), Status::Refusing(Cause::WrongType)),
+            (other, Ok(1), Status::Refusing(Cause::WrongType)),
+            (other, refused(Cause::Overflow), Status::Refusing(Cause::WrongType)),
+            (other, refused(Cause::OutOfMemory), Status::Refusing(Cause::OutOfMemory)),
+            (count, Ok(1), Status::Up),
         ] {
-            health.outcome(0, Outcome { counted, result });
-            assert_eq!(health.workers[0], status);
+            health.learn(0, [(ask, result)].into_iter());
+            assert_eq!(health.workers[0], status, "{ask:?} {result:?}");
         }
     }
 

@@ -58,8 +58,8 @@ impl Now {
 pub enum Want {
     /// The first byte of a request.
     Request,
-    /// More bytes of the request that has begun.
-    Bytes,
+    /// More bytes of a request that has begun, the so-manieth on this connection: each has a time of its own.
+    Bytes(u64),
     /// Room in the output: everything unsent has to be sent first.
     Room,
     /// The store's answer, by [`Exchange::answer`].
@@ -74,6 +74,8 @@ pub struct Exchange {
     state: State,
     /// So much of what is unread holds no whole head.
     searched: usize,
+    /// Requests answered.
+    served: u64,
 }
 
 #[derive(Default)]
@@ -130,7 +132,7 @@ impl Exchange {
 
     fn head(&mut self, site: &Site, wire: &mut Wire) -> Result<Option<Want>, Reject> {
         let Some((turn, framing, used)) = self.read(site, wire)? else {
-            return Ok(Some(if wire.unread().is_empty() { Want::Request } else { Want::Bytes }));
+            return Ok(Some(if wire.unread().is_empty() { Want::Request } else { Want::Bytes(self.served + 1) }));
         };
         wire.consume(used);
         if framing.expects && wire.unread().is_empty() {
@@ -166,7 +168,7 @@ impl Exchange {
         wire.consume(used);
         if !body.is_over() {
             self.state = State::Body(turn, body);
-            return Ok(Some(Want::Bytes));
+            return Ok(Some(Want::Bytes(self.served + 1)));
         }
         if turn.asks(now) {
             self.state = State::Asked(turn, self.run(turn, site, wire));
@@ -198,6 +200,7 @@ impl Exchange {
     fn finish(&mut self, turn: Turn, total: Result<i64, Fault>, site: &Site, now: &Now, wire: &mut Wire) {
         let connection = if now.closing { Connection::Close } else { turn.connection };
         Turn { connection, ..turn }.answer(total, site, now, wire);
+        self.served += 1;
         self.state = if connection == Connection::Close { State::Closed } else { State::Head };
     }
 
@@ -371,7 +374,7 @@ mod tests {
                         }
                         self.exchange.answer(self.store, &self.site, &self.now, &mut self.wire);
                     }
-                    Want::Request | Want::Bytes | Want::Close => return,
+                    Want::Request | Want::Bytes(_) | Want::Close => return,
                 }
             }
         }
@@ -391,7 +394,7 @@ mod tests {
             assert_eq!(rest, "");
             told + match self.last {
                 Want::Request => ".",
-                Want::Bytes => "+",
+                Want::Bytes(_) => "+",
                 _ => "x",
             }
         }
@@ -437,6 +440,12 @@ mod tests {
             ("\r\nGET /livez HTTP/1.1\r\nHost: a\r\n\r\n", "200 alive ."),
             ("GET /livez HTTP/1.1\nHost: a\n\n", "200 alive ."),
             ("GET /livez HTTP/1.1\r\nHost:\r\n\r\n", "200 alive ."),
+            ("GET /livez HTTP/1.1\r\nHost: [::1]:8080\r\n\r\n", "200 alive ."),
+            ("GET /livez HTTP/1.1\r\nHost: a:\r\n\r\n", "200 alive ."),
+            (
+                "GET /count HTTP/1.1\r\nHost: a\r\nAccept: text/plain;q=0.5\r\nAccept: application/json\r\n\r\n",
+                "200 {\"counter\":\"visits\",\"count\":7} .",
+            ),
             ("GET /livez HTTP/1.0\r\n\r\n", "200 alive x"),
             ("GET /livez HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", "200 alive ."),
             ("GET /livez HTTP/1.1\r\nHost: a\r\nConnection: foo, Close\r\n\r\nGET", "200 alive x"),
@@ -478,6 +487,11 @@ mod tests {
             ("GET /livez HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "400"),
             ("GET /livez HTTP/1.1\r\nHost: a b\r\n\r\n", "400"),
             ("GET /livez HTTP/1.1\r\nHost: a@b\r\n\r\n", "400"),
+            ("GET /livez HTTP/1.1\r\nHost: a:b\r\n\r\n", "400"),
+            ("GET /livez HTTP/1.1\r\nHost: a:1:2\r\n\r\n", "400"),
+            ("GET /livez HTTP/1.1\r\nHost: [::1\r\n\r\n", "400"),
+            ("GET /livez HTTP/1.1\r\nHost: [::1]x\r\n\r\n", "400"),
+            ("GET /livez HTTP/1.1\r\nHost: []:1\r\n\r\n", "400"),
             ("GET /livez HTTP/1.1\r\nHost : a\r\n\r\n", "400"),
             ("GET /livez HTTP/1.1\r\nHost: a\r\n b\r\n\r\n", "400"),
             ("GET /livez HTTP/1.1\r\nHost: a\rb\r\n\r\n", "400"),
@@ -602,7 +616,7 @@ mod tests {
         let mut stage = Stage::new(Ok(0));
         let head = b"POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
         stage.arrive(head, head.len());
-        assert_eq!((&stage.out[..], stage.last), (&b"HTTP/1.1 100 Continue\r\n\r\n"[..], Want::Bytes));
+        assert_eq!((&stage.out[..], stage.last), (&b"HTTP/1.1 100 Continue\r\n\r\n"[..], Want::Bytes(1)));
         stage.arrive(b"ab", 2);
         assert!(String::from_utf8_lossy(&stage.out).ends_with("\r\n\r\n1\n"));
     }
@@ -626,6 +640,18 @@ mod tests {
         stage.exchange.time_out(&stage.site, &stage.now, &mut stage.wire);
         stage.go_on();
         assert_eq!(stage.told(), "408 the request did not arrive in time x");
+    }
+
+    #[test]
+    fn each_request_that_has_begun_is_told_from_the_one_before() {
+        let mut stage = Stage::new(Ok(0));
+        for request in 1..4 {
+            stage.arrive(b"GET /count HTTP", 100);
+            assert_eq!(stage.last, Want::Bytes(request));
+            stage.arrive(b"/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n", 100);
+            assert_eq!(stage.last, Want::Bytes(request));
+            stage.arrive(b"x", 1);
+        }
     }
 
     #[test]

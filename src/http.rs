@@ -62,8 +62,8 @@ pub struct Head<'a> {
     pub method: Method,
     /// The target's path, as it was sent, without the query.
     pub path: &'a str,
-    /// The `Accept` field, empty if there was none.
-    pub accept: &'a [u8],
+    /// The `Accept` fields, empty where there is none.
+    pub accept: [&'a [u8]; MAX_ACCEPT],
     /// Marked as fetched ahead of a visit that may never come (`Sec-Purpose`, `Purpose`, `X-Moz`).
     pub prefetch: bool,
     /// How the message goes on behind the head.
@@ -169,7 +169,7 @@ fn path(method: Method, target: &str) -> Result<&str, Reject> {
 /// What the fields of one head have said so far.
 #[derive(Default)]
 struct Fields<'a> {
-    accept: &'a [u8],
+    accept: [&'a [u8]; MAX_ACCEPT],
     prefetch: bool,
     host: bool,
     close: bool,
@@ -186,7 +186,9 @@ impl<'a> Fields<'a> {
             let first = !std::mem::replace(&mut self.host, true);
             return if first && is_host(value) { Ok(()) } else { Err(bad("one valid Host field is needed")) };
         } else if is("accept") {
-            self.accept = value;
+            if let Some(free) = self.accept.iter_mut().find(|field| field.is_empty()) {
+                *free = value;
+            }
         } else if is("connection") {
             self.close |= has_token(value, "close");
             self.keep_alive |= has_token(value, "keep-alive");
@@ -234,9 +236,24 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// `uri-host [ ":" port ]` or nothing (RFC 9110, section 7.2), as far as characters go.
+/// `uri-host [ ":" port ]` or nothing (RFC 9110, section 7.2; RFC 3986, section 3.2.2).
 fn is_host(value: &[u8]) -> bool {
-    value.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%:[]".contains(byte))
+    let (host, port) = match value {
+        [b'[', rest @ ..] => match rest.iter().position(|&byte| byte == b']') {
+            Some(end) if end > 0 => (&rest[..end], &rest[end + 1..]),
+            _ => return false,
+        },
+        _ => value.split_at(value.iter().position(|&byte| byte == b':').unwrap_or(value.len())),
+    };
+    let bracketed = value.starts_with(b"[");
+    let named =
+        |&byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(&byte) || (bracketed && byte == b':');
+    let numbered = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    host.iter().all(named) && numbered
 }
 
 /// Whether a comma-separated list has this member, parameters aside (RFC 9110, section 5.6.1).
@@ -459,6 +476,9 @@ pub const MAX_TARGET: usize = 2 * 1024;
 
 /// Most fields in one head; browsers send about twenty.
 pub const MAX_FIELDS: usize = 64;
+
+/// Most `Accept` fields that are looked at; one is what clients send.
+pub const MAX_ACCEPT: usize = 4;
 
 /// Longest body in bytes, the framing of chunks included.
 pub const MAX_BODY: u64 = 64 * 1024;

@@ -15,12 +15,12 @@ pub enum Form {
 }
 
 impl Form {
-    /// The form that an `Accept` field prefers: by weight, then by how closely it is named, then by the order in which
+    /// The form that the `Accept` fields prefer: by weight, then by how closely it is named, then by the order in which
     /// it is named (RFC 9110, section 12.5.1). Who accepts nothing that there is gets text all the same.
     #[must_use]
-    pub fn choose(accept: &[u8]) -> Self {
+    pub fn choose(accept: &[&[u8]]) -> Self {
         let mut best = (0, 0, Self::Text);
-        for range in accept.split(|&byte| byte == b',') {
+        for range in accept.iter().flat_map(|field| field.split(|&byte| byte == b',')) {
             let mut parts = range.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
             let Some((form, closeness)) = parts.next().and_then(Self::named) else { continue };
             let weight = parts.find_map(weight).unwrap_or(FULL);
@@ -162,7 +162,7 @@ mod tests {
             ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", Form::Text),
             (";;,,q=,application/json;q=1.0000;x", Form::Json),
         ] {
-            assert_eq!(Form::choose(accept.as_bytes()), form, "{accept}");
+            assert_eq!(Form::choose(&[accept.as_bytes()]), form, "{accept}");
         }
     }
 

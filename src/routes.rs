@@ -55,7 +55,7 @@ pub fn plan(head: &Head<'_>, counters: &Counters) -> Plan {
         (_, Act::Count(key)) if head.prefetch => Act::Total(key),
         (_, act) => act,
     };
-    Plan { act, form: Form::choose(head.accept), bare: head.method == Method::Head }
+    Plan { act, form: Form::choose(&head.accept), bare: head.method == Method::Head }
 }
 
 fn act(path: &str, counters: &Counters) -> Act {

@@ -21,12 +21,6 @@ struct Seat<W> {
     answer: Option<Result<i64, Fault>>,
 }
 
-/// What became of a batch, for the log: whether anything in it was to be counted, and what the last one was told.
-pub(super) struct Outcome {
-    pub(super) counted: bool,
-    pub(super) result: Result<i64, Fault>,
-}
-
 impl<W> Default for Queue<W> {
     fn default() -> Self {
         Self { gathering: Batch::default(), since: None, seats: Vec::new(), free: Vec::new() }
@@ -89,16 +83,12 @@ impl<W> Queue<W> {
     }
 
     /// Tells everybody in a batch; `fault` is for those to whom the store has not replied.
-    pub(super) fn tell(&mut self, batch: &mut Batch<usize>, fault: Fault, wake: impl Fn(&W)) -> Option<Outcome> {
-        let counted = batch.asks().any(|ask| matches!(ask, Ask::Count { .. }));
-        let mut outcome = None;
+    pub(super) fn tell(&mut self, batch: &mut Batch<usize>, fault: Fault, wake: impl Fn(&W)) {
         batch.tell(fault, |seat, result| {
             let seat = &mut self.seats[seat];
             seat.answer = Some(result);
             seat.waker.as_ref().map(&wake);
-            outcome = Some(Outcome { counted, result });
         });
-        outcome
     }
 
     /// What the client on a seat was told, once.

@@ -357,10 +357,9 @@ impl State {
             let (now, later) = bytes.split_at(room.min(bytes.len()));
             link.wire.room().put_slice(now);
             bytes = later;
-            if let Some(batch) = link.session.settle(&mut link.wire).map_err(Status::of)?
-                && let Some(outcome) = queue.tell(batch, Fault::Lost, wake)
-            {
-                health.outcome(0, outcome);
+            if let Some(batch) = link.session.settle(&mut link.wire).map_err(Status::of)? {
+                health.learn(0, batch.replies());
+                queue.tell(batch, Fault::Lost, wake);
             }
         }
         if link.session.is_free() && !link.proven {
@@ -382,9 +381,8 @@ impl State {
 
     /// Ends a batch that the store has done with, or that is given up.
     fn tell(&mut self, batch: &mut Batch<usize>, fault: Fault) {
-        if let Some(outcome) = self.queue.tell(batch, fault, wake) {
-            self.health.outcome(0, outcome);
-        }
+        self.health.learn(0, batch.replies());
+        self.queue.tell(batch, fault, wake);
     }
 
     /// Ends the batch that the ledger has written, or takes too long to.
@@ -575,8 +573,8 @@ impl Talk {
     fn serve(&mut self) -> io::Result<()> {
         let limits = self.client.server.limits;
         let mut exchange = Exchange::default();
-        let mut deadline = Instant::now() + limits.header;
-        // For the first request no longer than for the rest of it.
+        // The request that has begun, and when its last byte has to be here; for the first, it also has to begin by then.
+        let (mut begun, mut deadline) = (0, Instant::now() + limits.header);
         let mut idle = limits.header;
         loop {
             match self.client.turn(|site, now| exchange.next(site, now, &mut self.wire)) {
@@ -585,10 +583,12 @@ impl Talk {
                     if self.receive(idle, true)? != Wake::Ready {
                         return Ok(());
                     }
-                    deadline = Instant::now() + limits.header;
                     idle = limits.idle;
                 }
-                Want::Bytes => {
+                Want::Bytes(request) => {
+                    if request != begun {
+                        (begun, deadline) = (request, Instant::now() + limits.header);
+                    }
                     self.send()?;
                     if self.receive(deadline.saturating_duration_since(Instant::now()), false)? != Wake::Ready {
                         self.client.turn(|site, now| exchange.time_out(site, now, &mut self.wire));

@@ -270,10 +270,8 @@ impl Worker {
 
     /// Ends a batch that the store has done with, or that is given up.
     fn tell(&self, batch: &mut Batch<usize>, fault: Fault) {
-        let outcome = self.state().queue.tell(batch, fault, Waker::wake_by_ref);
-        if let Some(outcome) = outcome {
-            lock(&self.server.health).outcome(self.index, outcome);
-        }
+        lock(&self.server.health).learn(self.index, batch.replies());
+        self.state().queue.tell(batch, fault, Waker::wake_by_ref);
     }
 
     /// Ends the batch that gathers.
@@ -687,8 +685,8 @@ impl Talk {
     async fn serve(&mut self) -> io::Result<()> {
         let limits = self.client.worker.server.limits;
         let mut exchange = Exchange::default();
-        // Until the first request has come, and after that for each: when its last byte has to be here.
-        let mut deadline = Instant::now() + limits.header;
+        // The request that has begun, and when its last byte has to be here; for the first, it also has to begin by then.
+        let (mut begun, mut deadline) = (0, Instant::now() + limits.header);
         let mut idle = deadline;
         loop {
             match self.client.turn(|site, now| exchange.next(site, now, &mut self.wire)) {
@@ -697,10 +695,12 @@ impl Talk {
                     if self.receive(idle, true).await? != Wake::Ready {
                         return Ok(());
                     }
-                    let now = Instant::now();
-                    (deadline, idle) = (now + limits.header, now + limits.idle);
+                    idle = Instant::now() + limits.idle;
                 }
-                Want::Bytes => {
+                Want::Bytes(request) => {
+                    if request != begun {
+                        (begun, deadline) = (request, Instant::now() + limits.header);
+                    }
                     self.send().await?;
                     if self.receive(deadline, false).await? != Wake::Ready {
                         self.client.turn(|site, now| exchange.time_out(site, now, &mut self.wire));
