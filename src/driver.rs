@@ -206,6 +206,11 @@ impl Health {
         self.workers[worker].fault()
     }
 
+    /// Notes that Redis has greeted a worker, which is as much as a ping shows.
+    pub fn greeted(&mut self, worker: usize) {
+        self.learn(worker, [(Ask::Ping, Ok(0))].into_iter());
+    }
+
     /// Notes what the store has made of a batch.
     pub fn learn(&mut self, worker: usize, replies: impl Iterator<Item = (Ask, Result<i64, Fault>)>) {
         for (ask, result) in replies {

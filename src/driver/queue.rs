@@ -14,31 +14,44 @@ pub(super) struct Queue<W> {
     since: Option<Instant>,
     seats: Vec<Seat<W>>,
     free: Vec<usize>,
+    /// A seat is needed, and nobody rests who could give up theirs.
+    crowded: bool,
 }
 
 struct Seat<W> {
     waker: Option<W>,
     answer: Option<Result<i64, Fault>>,
+    /// Since when the client has asked nothing.
+    resting: Option<Instant>,
+    /// The seat is needed for somebody else.
+    evicted: bool,
+}
+
+impl<W> Default for Seat<W> {
+    fn default() -> Self {
+        Self { waker: None, answer: None, resting: None, evicted: false }
+    }
 }
 
 impl<W> Default for Queue<W> {
     fn default() -> Self {
-        Self { gathering: Batch::default(), since: None, seats: Vec::new(), free: Vec::new() }
+        Self { gathering: Batch::default(), since: None, seats: Vec::new(), free: Vec::new(), crowded: false }
     }
 }
 
 impl<W> Queue<W> {
     /// Gives a client its seat.
     pub(super) fn enter(&mut self) -> usize {
+        self.crowded = false;
         self.free.pop().unwrap_or_else(|| {
-            self.seats.push(Seat { waker: None, answer: None });
+            self.seats.push(Seat::default());
             self.seats.len() - 1
         })
     }
 
     /// Takes a client's seat back. Nothing it asked may be under way.
     pub(super) fn leave(&mut self, seat: usize) {
-        self.seats[seat] = Seat { waker: None, answer: None };
+        self.seats[seat] = Seat::default();
         self.free.push(seat);
     }
 
@@ -47,9 +60,41 @@ impl<W> Queue<W> {
         &mut self.seats[seat].waker
     }
 
-    /// How to wake everybody.
-    pub(super) fn wakers(&mut self) -> impl Iterator<Item = &mut W> {
-        self.seats.iter_mut().filter_map(|seat| seat.waker.as_mut())
+    /// Notes since when a client rests, or that it does not any more.
+    pub(super) fn rest(&mut self, seat: usize, since: Option<Instant>) {
+        self.seats[seat].resting = since;
+    }
+
+    /// How to wake those who rest.
+    pub(super) fn resting(&self) -> impl Iterator<Item = &W> {
+        self.seats.iter().filter(|seat| seat.resting.is_some()).filter_map(|seat| seat.waker.as_ref())
+    }
+
+    /// Since when somebody has rested, whoever has rested longest.
+    pub(super) fn longest(&self) -> Option<Instant> {
+        self.seats.iter().filter_map(|seat| seat.resting).min()
+    }
+
+    /// Has whoever has rested longest give up the seat, and says how to wake them. If nobody rests, the next one to will.
+    pub(super) fn evict(&mut self) -> Option<&W> {
+        let resting = self.seats.iter_mut().filter(|seat| seat.resting.is_some());
+        let Some(seat) = resting.min_by_key(|seat| seat.resting) else {
+            self.crowded = true;
+            return None;
+        };
+        (seat.resting, seat.evicted) = (None, true);
+        seat.waker.as_ref()
+    }
+
+    /// Whether the client on a seat has to give it up.
+    pub(super) fn is_evicted(&self, seat: usize) -> bool {
+        self.seats[seat].evicted
+    }
+
+    /// Whether the client on a seat, now that it rests, has to give it up.
+    pub(super) fn yields(&mut self, seat: usize) -> bool {
+        self.seats[seat].evicted |= std::mem::take(&mut self.crowded);
+        self.is_evicted(seat)
     }
 
     /// Adds an ask to the batch that gathers, and says whether it is the first.
@@ -94,5 +139,34 @@ impl<W> Queue<W> {
     /// What the client on a seat was told, once.
     pub(super) fn answer(&mut self, seat: usize) -> Option<Result<i64, Fault>> {
         self.seats[seat].answer.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn whoever_has_rested_longest_gives_up_the_seat() {
+        let mut queue = Queue::default();
+        let start = Instant::now();
+        let seats: Vec<_> = (0..3).map(|_| queue.enter()).collect();
+        for &seat in &seats {
+            *queue.waker(seat) = Some(seat);
+        }
+        assert_eq!(queue.evict(), None);
+        queue.rest(seats[0], Some(start));
+        assert!(queue.yields(seats[0]), "the next one to rest");
+        assert!(!queue.yields(seats[1]));
+        queue.leave(seats[0]);
+        queue.rest(seats[1], Some(start + Duration::from_secs(2)));
+        queue.rest(seats[2], Some(start + Duration::from_secs(1)));
+        assert_eq!(queue.longest(), Some(start + Duration::from_secs(1)));
+        assert_eq!(queue.evict(), Some(&seats[2]));
+        assert!(queue.is_evicted(seats[2]) && !queue.is_evicted(seats[1]));
+        assert_eq!(queue.resting().collect::<Vec<_>>(), [&seats[1]]);
+        let again = queue.enter();
+        assert!(!queue.is_evicted(again), "a seat is as new for the next");
     }
 }

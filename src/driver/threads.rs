@@ -4,8 +4,8 @@
 //! way, sends the batch off itself; then it is parked. The store's thread reads the replies, wakes those who wait, and
 //! sends what has gathered meanwhile. So a lone visit costs two changes of thread, and a batch as many as it has visits.
 //!
-//! Threads are bounded by [`MAX_THREADS`] and `MAX_CONNECTIONS`. At the bound, the connection that has idled longest is
-//! closed for the new one; if none idles, the new one waits.
+//! Threads are bounded by [`MAX_THREADS`] as well as `MAX_CONNECTIONS`. At the bound, the connection that has rested
+//! longest is closed for the new one; if none rests, the new one waits for the first that does.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -136,8 +136,6 @@ struct State {
 struct Chair {
     thread: Thread,
     socket: Arc<TcpStream>,
-    /// Since when it has waited for a request.
-    idle: Option<Instant>,
 }
 
 impl Server {
@@ -156,7 +154,7 @@ impl Server {
     fn close(&self) {
         let mut state = self.state();
         state.now.closing = true;
-        for chair in state.queue.wakers().filter(|chair| chair.idle.is_some()) {
+        for chair in state.queue.resting() {
             let _ = chair.socket.shutdown(Shutdown::Read);
         }
     }
@@ -185,9 +183,12 @@ impl Server {
     /// Gives a connection its thread, as soon as there is room for one.
     fn seat(self: &Arc<Self>, socket: TcpStream) -> io::Result<()> {
         let mut state = self.state();
-        while state.open >= self.limits.connections {
-            state.evict();
-            state = self.left.wait(state).unwrap_or_else(PoisonError::into_inner);
+        if state.open >= self.limits.connections {
+            if let Some(chair) = state.queue.evict() {
+                let _ = chair.socket.shutdown(Shutdown::Both);
+            }
+            let crowded = self.left.wait_while(state, |state| state.open >= self.limits.connections);
+            state = crowded.unwrap_or_else(PoisonError::into_inner);
         }
         state.open += 1;
         drop(state);
@@ -364,7 +365,7 @@ impl State {
         }
         if link.session.is_free() && !link.proven {
             link.proven = true;
-            health.note(0, Status::Up);
+            health.greeted(0);
         }
         link.submit(queue)
     }
@@ -397,15 +398,6 @@ impl State {
         let mut batch = Batch::default();
         if self.queue.take(&mut batch).is_some() {
             self.tell(&mut batch, fault);
-        }
-    }
-
-    /// Has the connection go that has idled longest.
-    fn evict(&mut self) {
-        let idle = self.queue.wakers().filter(|chair| chair.idle.is_some());
-        if let Some(chair) = idle.min_by_key(|chair| chair.idle) {
-            chair.idle = None;
-            let _ = chair.socket.shutdown(Shutdown::Both);
         }
     }
 }
@@ -545,7 +537,7 @@ fn serve(client: Client, socket: TcpStream) {
     let bounded = socket.set_nodelay(true).and_then(|()| socket.set_write_timeout(Some(client.server.limits.send)));
     if bounded.is_ok() {
         let socket = Arc::new(socket);
-        let chair = Chair { thread: thread::current(), socket: socket.clone(), idle: None };
+        let chair = Chair { thread: thread::current(), socket: socket.clone() };
         *client.server.state().queue.waker(client.seat) = Some(chair);
         let mut talk = Talk { client, socket, wire: Wire::default(), patience: None };
         let _ = talk.serve();
@@ -580,7 +572,7 @@ impl Talk {
             match self.client.turn(|site, now| exchange.next(site, now, &mut self.wire)) {
                 Want::Request => {
                     self.send()?;
-                    if self.receive(idle, true)? != Wake::Ready {
+                    if self.receive(idle, Some(Instant::now()))? != Wake::Ready {
                         return Ok(());
                     }
                     idle = limits.idle;
@@ -590,7 +582,7 @@ impl Talk {
                         (begun, deadline) = (request, Instant::now() + limits.header);
                     }
                     self.send()?;
-                    if self.receive(deadline.saturating_duration_since(Instant::now()), false)? != Wake::Ready {
+                    if self.receive(deadline.saturating_duration_since(Instant::now()), None)? != Wake::Ready {
                         self.client.turn(|site, now| exchange.time_out(site, now, &mut self.wire));
                     }
                 }
@@ -625,8 +617,9 @@ impl Talk {
     }
 
     /// Waits for bytes and takes them. Nobody else needs the memory of a connection that waits, so it is lent out.
-    fn receive(&mut self, patience: Duration, idle: bool) -> io::Result<Wake> {
-        if self.rest(idle) {
+    /// `resting` says since when nothing is under way.
+    fn receive(&mut self, patience: Duration, resting: Option<Instant>) -> io::Result<Wake> {
+        if self.rest(resting) {
             return Ok(Wake::Closing);
         }
         self.be_patient(patience)?;
@@ -634,8 +627,10 @@ impl Talk {
         let room = CHUNK.min(crate::wire::MAX_UNREAD - self.wire.unread().len());
         let read = (&*self.socket).read(&mut chunk[..room]);
         let mut state = self.client.server.state();
-        if let Some(chair) = state.queue.waker(self.client.seat) {
-            chair.idle = None;
+        state.queue.rest(self.client.seat, None);
+        // Its socket is shut already: a visit that came too late for that must not be counted unanswered.
+        if state.queue.is_evicted(self.client.seat) {
+            return Ok(Wake::Closing);
         }
         match read {
             Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
@@ -649,14 +644,12 @@ impl Talk {
         }
     }
 
-    /// Lends the buffers out and, if nothing is under way, says so. Whether the server is closing.
-    fn rest(&mut self, idle: bool) -> bool {
+    /// Lends the buffers out and, if nothing is under way, says so. Whether the client has to go.
+    fn rest(&mut self, since: Option<Instant>) -> bool {
         let mut state = self.client.server.state();
         self.wire.give_back(&mut state.spares);
-        if let Some(chair) = state.queue.waker(self.client.seat) {
-            chair.idle = idle.then(Instant::now);
-        }
-        idle && state.now.closing
+        state.queue.rest(self.client.seat, since);
+        since.is_some() && (state.now.closing || state.queue.yields(self.client.seat))
     }
 
     /// Has the socket wait so long for bytes and no longer.
@@ -678,7 +671,7 @@ impl Talk {
             let unread = self.wire.unread().len();
             self.wire.consume(unread);
             let left = deadline.saturating_duration_since(Instant::now());
-            if left == Duration::ZERO || self.receive(left, false)? != Wake::Ready {
+            if left == Duration::ZERO || self.receive(left, None)? != Wake::Ready {
                 return Ok(());
             }
         }

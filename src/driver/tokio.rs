@@ -172,15 +172,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Accepts connections and hands each to the worker that has the fewest.
+/// Accepts connections and hands each to the worker that has the fewest. When there are as many as there may be, whoever
+/// has rested longest has to go.
 async fn accept(server: Arc<Server>, workers: Vec<Arc<Worker>>, listener: TcpListener) {
     let mut backoff = Backoff::default();
     loop {
-        server.vacancy(server.limits.connections).await;
         // Taken out of this worker's event loop, because it may go to another's.
         match listener.accept().await.and_then(|(socket, _)| socket.into_std()) {
             Ok(socket) => {
                 backoff = Backoff::default();
+                if server.open.load(Ordering::SeqCst) >= server.limits.connections {
+                    evict(&workers);
+                    server.vacancy(server.limits.connections).await;
+                }
                 if let Some(worker) = workers.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed)) {
                     worker.handle.spawn(serve(Client::new(worker.clone()), socket));
                 }
@@ -193,6 +197,15 @@ async fn accept(server: Arc<Server>, workers: Vec<Arc<Worker>>, listener: TcpLis
                 sleep(backoff.pause()).await;
             }
         }
+    }
+}
+
+/// Has the connection go that has rested longest on any worker; if none rests, the first that does.
+fn evict(workers: &[Arc<Worker>]) {
+    let resting = workers.iter().filter_map(|worker| Some((worker.state().queue.longest()?, worker)));
+    match resting.min_by_key(|(since, _)| *since) {
+        Some((_, worker)) => worker.evict(),
+        None => workers.iter().for_each(|worker| worker.evict()),
     }
 }
 
@@ -238,7 +251,13 @@ impl Worker {
     fn close(&self) {
         let mut state = self.state();
         state.now.closing = true;
-        state.queue.wakers().for_each(|waker| waker.wake_by_ref());
+        state.queue.resting().for_each(Waker::wake_by_ref);
+    }
+
+    fn evict(&self) {
+        if let Some(waker) = self.state().queue.evict() {
+            waker.wake_by_ref();
+        }
     }
 
     /// Waits until somebody asks, and takes the batch. Says since when it has gathered.
@@ -413,7 +432,7 @@ impl<'a> Link<'a> {
     fn submit(&mut self, cx: &mut Context<'_>) {
         if !self.proven {
             self.proven = true;
-            self.worker.note(Status::Up);
+            lock(&self.worker.server.health).greeted(self.worker.index);
         }
         match self.worker.take(&mut self.batch) {
             Some(since) => {
@@ -630,8 +649,10 @@ impl Client {
         poll_fn(|cx| self.seated(cx).queue.answer(self.seat).map_or(Poll::Pending, Poll::Ready)).await
     }
 
-    fn is_closing(&self, cx: &Context<'_>) -> bool {
-        self.seated(cx).now.closing
+    /// Whether a client that rests has to go.
+    fn must_go(&self, cx: &Context<'_>) -> bool {
+        let mut state = self.seated(cx);
+        state.now.closing || state.queue.yields(self.seat)
     }
 
     /// The worker's state. Whoever changes it for this client wakes it.
@@ -692,7 +713,7 @@ impl Talk {
             match self.client.turn(|site, now| exchange.next(site, now, &mut self.wire)) {
                 Want::Request => {
                     self.send().await?;
-                    if self.receive(idle, true).await? != Wake::Ready {
+                    if self.receive(idle, Some(StdInstant::now())).await? != Wake::Ready {
                         return Ok(());
                     }
                     idle = Instant::now() + limits.idle;
@@ -702,7 +723,7 @@ impl Talk {
                         (begun, deadline) = (request, Instant::now() + limits.header);
                     }
                     self.send().await?;
-                    if self.receive(deadline, false).await? != Wake::Ready {
+                    if self.receive(deadline, None).await? != Wake::Ready {
                         self.client.turn(|site, now| exchange.time_out(site, now, &mut self.wire));
                     }
                 }
@@ -742,19 +763,20 @@ impl Talk {
     }
 
     /// Waits for bytes and takes them. Nobody else needs the memory of a connection that waits, so it is lent out.
-    async fn receive(&mut self, deadline: Instant, idle: bool) -> io::Result<Wake> {
+    /// `resting` says since when nothing is under way.
+    async fn receive(&mut self, deadline: Instant, resting: Option<StdInstant>) -> io::Result<Wake> {
         loop {
-            self.wire.give_back(&mut self.client.worker.state().spares);
+            self.rest(resting);
             let wake = poll_fn(|cx| match self.socket.poll_read_ready(cx) {
                 Poll::Ready(ready) => Poll::Ready(ready.map(|()| Wake::Ready)),
-                Poll::Pending if idle && self.client.is_closing(cx) => Poll::Ready(Ok(Wake::Closing)),
+                Poll::Pending if resting.is_some() && self.client.must_go(cx) => Poll::Ready(Ok(Wake::Closing)),
                 Poll::Pending => self.alarm.poll(deadline, cx).map(|()| Ok(Wake::Late)),
             })
             .await?;
             if wake != Wake::Ready {
                 return Ok(wake);
             }
-            self.wire.borrow(&mut self.client.worker.state().spares);
+            self.rise();
             match self.socket.try_read_buf(&mut self.wire.room()) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(_) => return Ok(Wake::Ready),
@@ -764,6 +786,18 @@ impl Talk {
         }
     }
 
+    fn rest(&mut self, since: Option<StdInstant>) {
+        let mut state = self.client.worker.state();
+        self.wire.give_back(&mut state.spares);
+        state.queue.rest(self.client.seat, since);
+    }
+
+    fn rise(&mut self) {
+        let mut state = self.client.worker.state();
+        self.wire.borrow(&mut state.spares);
+        state.queue.rest(self.client.seat, None);
+    }
+
     /// Closes so that the last answer arrives: says that nothing more will come, and reads away what is still coming.
     async fn linger(&mut self) -> io::Result<()> {
         poll_fn(|cx| Pin::new(&mut self.socket).poll_shutdown(cx)).await?;
@@ -771,7 +805,7 @@ impl Talk {
         loop {
             let unread = self.wire.unread().len();
             self.wire.consume(unread);
-            if self.receive(deadline, false).await? != Wake::Ready {
+            if self.receive(deadline, None).await? != Wake::Ready {
                 return Ok(());
             }
         }
