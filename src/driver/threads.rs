@@ -505,15 +505,17 @@ impl Client {
         turn(&self.server.site, now)
     }
 
-    /// Asks the store and waits for its answer.
-    fn ask(&self, ask: Ask) -> Result<i64, Fault> {
+    /// Asks the store and waits for its answer; meanwhile the client's memory is lent out.
+    fn ask(&self, ask: Ask, wire: &mut Wire) -> Result<i64, Fault> {
         let mut state = self.server.state();
+        wire.give_back(&mut state.spares);
         if state.queue.ask(ask, self.seat) {
             state.has_gathered(&self.server);
         }
         loop {
-            if let Some(answer) = state.queue.answer(self.seat) {
-                return answer;
+            if let Some(total) = state.queue.answer(self.seat) {
+                wire.borrow(&mut state.spares);
+                return total;
             }
             drop(state);
             thread::park();
@@ -589,7 +591,7 @@ impl Talk {
                 Want::Room => self.send()?,
                 Want::Total(ask) => {
                     self.send()?;
-                    let total = self.client.ask(ask);
+                    let total = self.client.ask(ask, &mut self.wire);
                     self.client.turn(|site, now| exchange.answer(total, site, now, &mut self.wire));
                 }
                 Want::Close => {

@@ -643,10 +643,20 @@ impl Client {
         turn(&self.worker.server.site, now)
     }
 
-    /// Asks the store and waits for its answer.
-    async fn ask(&self, ask: Ask) -> Result<i64, Fault> {
-        self.worker.state().ask(ask, self.seat);
-        poll_fn(|cx| self.seated(cx).queue.answer(self.seat).map_or(Poll::Pending, Poll::Ready)).await
+    /// Asks the store and waits for its answer; meanwhile the client's memory is lent out.
+    async fn ask(&self, ask: Ask, wire: &mut Wire) -> Result<i64, Fault> {
+        {
+            let mut state = self.worker.state();
+            wire.give_back(&mut state.spares);
+            state.ask(ask, self.seat);
+        }
+        poll_fn(|cx| {
+            let mut state = self.seated(cx);
+            let Some(total) = state.queue.answer(self.seat) else { return Poll::Pending };
+            wire.borrow(&mut state.spares);
+            Poll::Ready(total)
+        })
+        .await
     }
 
     /// Whether a client that rests has to go.
@@ -730,7 +740,7 @@ impl Talk {
                 Want::Room => self.send().await?,
                 Want::Total(ask) => {
                     self.send().await?;
-                    let total = self.client.ask(ask).await;
+                    let total = self.client.ask(ask, &mut self.wire).await;
                     self.client.turn(|site, now| exchange.answer(total, site, now, &mut self.wire));
                 }
                 Want::Close => {
