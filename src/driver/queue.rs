@@ -70,7 +70,8 @@ impl<W> Queue<W> {
         self.seats.iter().filter(|seat| seat.resting.is_some()).filter_map(|seat| seat.waker.as_ref())
     }
 
-    /// Since when somebody has rested, whoever has rested longest.
+    /// Since when somebody has rested, whoever has rested longest: with a queue for each worker, they have to be compared.
+    #[cfg(feature = "tokio")]
     pub(super) fn longest(&self) -> Option<Instant> {
         self.seats.iter().filter_map(|seat| seat.resting).min()
     }
@@ -162,6 +163,7 @@ mod tests {
         queue.leave(seats[0]);
         queue.rest(seats[1], Some(start + Duration::from_secs(2)));
         queue.rest(seats[2], Some(start + Duration::from_secs(1)));
+        #[cfg(feature = "tokio")]
         assert_eq!(queue.longest(), Some(start + Duration::from_secs(1)));
         assert_eq!(queue.evict(), Some(&seats[2]));
         assert!(queue.is_evicted(seats[2]) && !queue.is_evicted(seats[1]));

@@ -1,10 +1,10 @@
 //! The driver on the standard library alone: blocking sockets, one small thread per connection, one for the store.
 //!
-//! All threads share one [`State`] behind one lock. A client's thread adds its ask to the batch and, if nothing is under
+//! All threads share one `State` behind one lock. A client's thread adds its ask to the batch and, if nothing is under
 //! way, sends the batch off itself; then it is parked. The store's thread reads the replies, wakes those who wait, and
 //! sends what has gathered meanwhile. So a lone visit costs two changes of thread, and a batch as many as it has visits.
 //!
-//! Threads are bounded by [`MAX_THREADS`] as well as `MAX_CONNECTIONS`. At the bound, the connection that has rested
+//! Threads are bounded by `MAX_THREADS` as well as `MAX_CONNECTIONS`. At the bound, the connection that has rested
 //! longest is closed for the new one; if none rests, the new one waits for the first that does.
 
 use std::io::{self, ErrorKind, Read, Write};
