@@ -1,0 +1,513 @@
+//! HTTP/1.1 as RFC 9110 and 9112 frame it, case by case.
+//!
+//! Every case is sent whole, byte by byte, and cut in two at every place, and must come to the same outcome each time:
+//! how the bytes of a request fall into segments is the network's business. Behind every case goes one more visit on
+//! the same connection. It is answered exactly if the case leaves the connection open, so that a byte of the case
+//! taken for a next request, or a request answered after an error, shows in the answers and in the total.
+
+use std::ops::Add;
+
+use crate::rig::{Answer, Client, Notch, Settings, unescape};
+
+/// An outcome is written as the statuses in their order, `keep` or `close`, and what was counted: `200 200 keep +1`.
+/// `head:200` answers a HEAD. Where the RFC leaves a choice, outcomes are separated by ` | `.
+type Case = (&'static str, &'static str, &'static str);
+
+/// What a body looks like that a careless reader takes for the next request.
+const VISIT: &str = r"GET /count HTTP/1.1\r\nHost: h\r\n\r\n";
+
+/// Request lines, with a `Host` behind them and nothing more.
+const LINES: &[Case] = &[
+    // Persistence (RFC 9112, section 9.3).
+    ("1.1 stays open", r"GET /livez HTTP/1.1", "200 keep"),
+    ("1.0 with a host closes", r"GET /livez HTTP/1.0", "200 close"),
+    // The request line (RFC 9112, section 3).
+    ("a space ahead", r" GET /livez HTTP/1.1", "400 close"),
+    ("two spaces", r"GET  /livez HTTP/1.1", "400 close"),
+    ("two spaces before the version", r"GET /livez  HTTP/1.1", "400 close"),
+    ("a space in the target", r"GET /li vez HTTP/1.1", "400 close"),
+    ("a word too many", r"GET /livez HTTP/1.1 x", "400 close"),
+    ("no target", r"GET HTTP/1.1", "400 close"),
+    ("no protocol", r"GET /livez 1.1", "400 close"),
+    ("another protocol", r"GET /livez ICY/1.1", "400 close"),
+    ("a protocol in small letters", r"GET /livez http/1.1", "400 close"),
+    ("half a version", r"GET /livez HTTP/1", "400 close | 505 close"),
+    ("a target that is no path", r"GET livez HTTP/1.1", "400 close"),
+    ("a NUL in the target", r"GET /\0 HTTP/1.1", "400 close"),
+    ("a method that is no token", r"G{T /livez HTTP/1.1", "400 close"),
+    // Versions (RFC 9110, section 2.5).
+    ("2.0", r"GET /livez HTTP/2.0", "505 close"),
+    ("3.0", r"GET /livez HTTP/3.0", "505 close"),
+    ("0.9", r"GET /livez HTTP/0.9", "505 close | 400 close"),
+    ("1.2 is understood by who knows 1.1", r"GET /livez HTTP/1.2", "200 keep | 505 close"),
+    // Methods (RFC 9110, section 9).
+    ("an unknown method", r"BREW /count HTTP/1.1", "501 keep | 501 close"),
+    ("a method is case-sensitive", r"get /livez HTTP/1.1", "501 keep | 501 close"),
+    ("an unknown method on nothing", r"BREW /nowhere HTTP/1.1", "501 keep | 501 close"),
+    ("DELETE", r"DELETE /count HTTP/1.1", "405 keep"),
+    ("OPTIONS", r"OPTIONS /count HTTP/1.1", "405 keep"),
+    ("TRACE", r"TRACE /count HTTP/1.1", "405 keep"),
+    // Targets (RFC 9112, section 3.2).
+    ("the absolute form", r"GET http://h/count HTTP/1.1", "200 keep +1"),
+    ("the absolute form in other letters", r"GET HTTP://H:80/count?x HTTP/1.1", "200 keep +1"),
+    ("the absolute form without a path", r"GET http://h HTTP/1.1", "200 keep"),
+    ("the absolute form with a query only", r"GET http://h?/count HTTP/1.1", "200 keep"),
+    ("the absolute form of nothing", r"GET http://h/nowhere HTTP/1.1", "404 keep"),
+    ("the asterisk form", r"OPTIONS * HTTP/1.1", "405 keep | 204 keep | 200 keep | 404 keep | 400 close"),
+];
+
+/// Fields of a `GET /count HTTP/1.1`.
+const FIELDS: &[Case] = &[
+    // Persistence (RFC 9112, section 9.3).
+    ("1.1 asked to close", r"Host: h\r\nConnection: close", "200 close +1"),
+    ("close in other letters", r"Host: h\r\nconnection: CLOSE", "200 close +1"),
+    ("close among others", r"Host: h\r\nConnection: x, close ,y", "200 close +1"),
+    ("close in a second line", r"Host: h\r\nConnection: x\r\nConnection: close", "200 close +1"),
+    ("close beats keep-alive", r"Host: h\r\nConnection: keep-alive, close", "200 close +1"),
+    ("a word like close", r"Host: h\r\nConnection: closed", "200 keep +1"),
+    // Host (RFC 9112, section 3.2).
+    ("a host with a port", r"Host: h.example:8080", "200 keep +1"),
+    ("a host that is an address", r"Host: [::1]:8080", "200 keep +1"),
+    ("a host with blanks around", r"Host:  \t h \t ", "200 keep +1"),
+    ("a host without a blank", r"hOST:h", "200 keep +1"),
+    ("two hosts", r"Host: h\r\nHost: h", "400 close"),
+    ("a host with a space", r"Host: a b", "400 close"),
+    ("a host with a path", r"Host: a/b", "400 close"),
+    ("a host with a user", r"Host: u@h", "400 close"),
+    ("a host with a port that is none", r"Host: h:http", "400 close"),
+    ("a host with half an address", r"Host: [::1", "400 close"),
+    // Field lines (RFC 9112, section 5).
+    ("an empty value", r"Host: h\r\nX:", "200 keep +1"),
+    ("bytes beyond ASCII in a value", r"Host: h\r\nX: \xc3\xa4\xff", "200 keep +1"),
+    ("a blank before the colon", r"Host: h\r\nX : y", "400 close"),
+    ("a tab before the colon", r"Host: h\r\nX\t: y", "400 close"),
+    ("a blank before the first colon", r"Host : h", "400 close"),
+    ("no name", r"Host: h\r\n: y", "400 close"),
+    ("no colon", r"Host: h\r\nX", "400 close"),
+    ("a name that is no token", r"Host: h\r\nX(: y", "400 close"),
+    ("a name beyond ASCII", r"Host: h\r\n\xc3\xa4: y", "400 close"),
+    ("obs-fold", r"Host: h\r\nX: y\r\n z", "400 close"),
+    ("obs-fold by a tab", r"Host: h\r\nX: y\r\n\tz", "400 close"),
+    ("obs-fold ahead of all", r" Host: h\r\nHost: h", "400 close"),
+    ("a bare CR in a value", r"Host: h\r\nX: a\rb", "400 close"),
+    ("a bare CR at the end of a value", r"Host: h\r\nX: a\r", "400 close"),
+    ("a NUL in a value", r"Host: h\r\nX: a\0b", "400 close"),
+    ("a NUL in a name", r"Host: h\r\nX\0: b", "400 close"),
+    ("a control character in a value", r"Host: h\r\nX: a\x01b", "400 close"),
+    // Bodies with a length (RFC 9112, section 6.3).
+    ("a length past the limit behind a GET", r"Host: h\r\nContent-Length: 1000000", "413 close"),
+    // Chunked bodies (RFC 9112, section 7.1).
+    ("a chunked body behind a GET", r"Host: h\r\nTransfer-Encoding: chunked\r\n\r\n0", "200 keep +1"),
+    // Expectations (RFC 9110, section 10.1.1).
+    ("100-continue without a body", r"Host: h\r\nExpect: 100-continue", "200 keep +1 | 100 200 keep +1"),
+];
+
+/// What follows `POST /count HTTP/1.1` and its `Host`: fields and body.
+const BODIES: &[Case] = &[
+    // The request line (RFC 9112, section 3).
+    ("an empty line behind a body", r"Content-Length: 1\r\n\r\na\r\n", "200 keep +1"),
+    // Bodies with a length (RFC 9112, section 6.3).
+    ("a body is read away", r"Content-Length: 5\r\n\r\nhello", "200 keep +1"),
+    ("a body of nothing", r"Content-Length: 0\r\n\r\n", "200 keep +1"),
+    ("a length with zeros ahead", r"Content-Length: 0005\r\n\r\nhello", "200 keep +1 | 400 close"),
+    ("a body that is a request", r"Content-Length: 32\r\n\r\n{visit}", "200 keep +1"),
+    ("two lengths", r"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!", "400 close"),
+    ("a length doubled", r"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello", "400 close"),
+    ("a length doubled in a list", r"Content-Length: 5, 5\r\n\r\nhello", "400 close"),
+    ("a length with a plus", r"Content-Length: +5\r\n\r\nhello", "400 close"),
+    ("a length below nothing", r"Content-Length: -5\r\n\r\nhello", "400 close"),
+    ("a length with a letter", r"Content-Length: 5x\r\n\r\nhello", "400 close"),
+    ("a length in hexadecimal", r"Content-Length: 0x5\r\n\r\nhello", "400 close"),
+    ("a length of two words", r"Content-Length: 5 5\r\n\r\nhello", "400 close"),
+    ("an empty length", r"Content-Length:\r\n\r\nhello", "400 close"),
+    ("a length past 64 bits", r"Content-Length: 18446744073709551617\r\n\r\nx", "400 close | 413 close"),
+    ("a length past the limit", r"Content-Length: 65537\r\n\r\n", "413 close"),
+    // Chunked bodies (RFC 9112, section 7.1).
+    ("chunked in other letters", r"transfer-encoding: Chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "200 keep +1"),
+    // What encodes what, and both at once (RFC 9112, section 6.1).
+    ("chunked and a length", r"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", "400 close"),
+    ("a length and chunked", r"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400 close"),
+    ("gzip", r"Transfer-Encoding: gzip\r\n\r\n", "501 close"),
+    ("gzip, then chunked", r"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "501 close"),
+    (
+        "gzip, then chunked, in two lines",
+        r"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "501 close",
+    ),
+    ("chunked, then gzip", r"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n", "501 close | 400 close"),
+    ("identity", r"Transfer-Encoding: identity\r\n\r\n", "501 close"),
+    (
+        "chunked twice",
+        r"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "400 close | 501 close",
+    ),
+    ("chunked twice in a list", r"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", "400 close | 501 close"),
+    ("a word like chunked", r"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", "501 close"),
+    ("chunked behind a vertical tab", r"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", "400 close | 501 close"),
+    ("an empty encoding", r"Transfer-Encoding:\r\n\r\n0\r\n\r\n", "400 close | 501 close"),
+    // Expectations (RFC 9110, section 10.1.1).
+    (
+        "100-continue, and the body at once",
+        r"Expect: 100-continue\r\nContent-Length: 5\r\n\r\nhello",
+        "200 keep +1 | 100 200 keep +1",
+    ),
+    (
+        "100-continue in other letters",
+        r"expect: 100-Continue\r\nContent-Length: 5\r\n\r\nhello",
+        "200 keep +1 | 100 200 keep +1",
+    ),
+    (
+        "100-continue, chunked",
+        r"Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        "200 keep +1 | 100 200 keep +1",
+    ),
+    ("100-continue for what is too large", r"Expect: 100-continue\r\nContent-Length: 65537\r\n\r\n", "413 close"),
+    ("another expectation", r"Expect: 200-ok\r\nContent-Length: 5\r\n\r\nhello", "417 close | 417 keep"),
+];
+
+/// The bodies of a `POST /count HTTP/1.1` that is `Transfer-Encoding: chunked`.
+const CHUNKS: &[Case] = &[
+    // Chunked bodies (RFC 9112, section 7.1).
+    ("a chunked body", r"5\r\nhello\r\n0\r\n\r\n", "200 keep +1"),
+    ("chunks of all sizes", r"1\r\na\r\n0A\r\n0123456789\r\n00b\r\n0123456789a\r\n000\r\n\r\n", "200 keep +1"),
+    ("a chunk of line ends", r"7\r\n0\r\n\r\n\r\n\r\n0\r\n\r\n", "200 keep +1"),
+    ("chunk extensions", r"5;a=b;c\r\nhello\r\n0;d=\x22e\x22\r\n\r\n", "200 keep +1"),
+    ("trailers", r"5\r\nhello\r\n0\r\nX: y\r\nContent-Length: 9\r\n\r\n", "200 keep +1"),
+    ("a size that is none", r"g\r\nhello\r\n0\r\n\r\n", "400 close"),
+    ("a size of nothing", r"\r\nhello\r\n0\r\n\r\n", "400 close"),
+    ("a size with a minus", r"-5\r\nhello\r\n0\r\n\r\n", "400 close"),
+    ("a size with a plus", r"+5\r\nhello\r\n0\r\n\r\n", "400 close"),
+    ("a size with 0x", r"0x5\r\nhello\r\n0\r\n\r\n", "400 close"),
+    ("a size with a blank ahead", r" 5\r\nhello\r\n0\r\n\r\n", "400 close"),
+    ("a size past 64 bits", r"10000000000000005\r\nhello\r\n0\r\n\r\n", "400 close | 413 close"),
+    ("a size past the limit", r"fffff\r\n", "413 close"),
+    ("a chunk longer than its size", r"5\r\nhello!\r\n0\r\n\r\n", "400 close"),
+    ("a chunk ended by a bare LF", r"5\r\nhello\n0\r\n\r\n", "400 close"),
+    ("a size ended by a bare LF", r"5\nhello\r\n0\r\n\r\n", "400 close"),
+    ("a size ended by a bare CR", r"5\rhello\r\n0\r\n\r\n", "400 close"),
+    ("an extension with a bare LF", r"5;a\nhello\r\n0\r\n\r\n", "400 close"),
+    ("an extension with a bare CR", r"5;a\rb\r\nhello\r\n0\r\n\r\n", "400 close"),
+];
+
+/// Requests in a row: each its method and path, and a word for what is wrong with it, or `last` where it asks to close.
+const PIPELINES: &[Case] = &[
+    (
+        "answers in the order",
+        "GET/count GET/no GET/favicon.ico HEAD/count POST/count",
+        "200 404 204 head:200 200 keep +2",
+    ),
+    ("counts among others", "GET/livez GET/count GET/livez GET/count GET/total", "200 200 200 200 200 keep +2"),
+    ("refusals among others", "PUT/count GET/count POST/ GET/count", "405 200 405 200 keep +2"),
+    ("nothing after the last", "GET/count GET/count:last GET/count", "200 200 close +2"),
+    ("nothing after an error", "GET/count GET/count:unhosted GET/count", "200 400 close +1"),
+    ("nothing after a broken length", "GET/count POST/count:endless GET/count", "200 400 close +1"),
+];
+
+/// Requests that are none of those above.
+const WHOLE: &[Case] = &[
+    // Persistence (RFC 9112, section 9.3).
+    ("1.0 closes", r"GET /livez HTTP/1.0\r\n\r\n", "200 close"),
+    ("1.0 asked to stay", r"GET /livez HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "200 keep"),
+    ("1.0 asked to stay, in other letters", r"GET /livez HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", "200 keep"),
+    ("1.0 counts", r"GET /count HTTP/1.0\r\n\r\n", "200 close +1"),
+    (
+        "1.0 with a body",
+        r"POST /count HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 3\r\n\r\nabc",
+        "200 keep +1",
+    ),
+    // The request line (RFC 9112, section 3).
+    ("an empty line ahead", r"\r\nGET /livez HTTP/1.1\r\nHost: h\r\n\r\n", "200 keep"),
+    ("no version, which was HTTP/0.9", r"GET /livez\r\n\r\n", "400 close"),
+    ("garbage", r"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n\r\n\r\n", "400 close"),
+    ("a reply of Redis", r"+OK\r\n\r\n", "400 close"),
+    // Versions (RFC 9110, section 2.5).
+    ("the preface of HTTP/2", r"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "505 close"),
+    // Methods (RFC 9110, section 9).
+    ("PUT", r"PUT /count HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n42", "405 keep"),
+    ("PATCH", r"PATCH /count HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n", "405 keep"),
+    (
+        "POST elsewhere, with a body that is a request",
+        r"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 32\r\n\r\n{visit}",
+        "405 keep",
+    ),
+    // Targets (RFC 9112, section 3.2).
+    ("the absolute form still needs a host", r"GET http://h/count HTTP/1.1\r\n\r\n", "400 close"),
+    (
+        "the authority form",
+        r"CONNECT h:80 HTTP/1.1\r\nHost: h:80\r\n\r\n",
+        "405 keep | 405 close | 400 close | 501 close",
+    ),
+    // Host (RFC 9112, section 3.2).
+    ("no host", r"GET /count HTTP/1.1\r\n\r\n", "400 close"),
+    ("two hosts in 1.0", r"GET /count HTTP/1.0\r\nHost: h\r\nHost: h\r\n\r\n", "400 close"),
+    ("an invalid host in 1.0", r"GET /count HTTP/1.0\r\nHost: a b\r\n\r\n", "400 close"),
+    // Field lines (RFC 9112, section 5).
+    ("a bare CR for a line end", r"GET /count HTTP/1.1\rHost: h\r\n\r\n", "400 close"),
+    // Bodies with a length (RFC 9112, section 6.3).
+    ("a body behind a GET", r"GET /count HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello", "200 keep +1"),
+    ("a body behind a HEAD", r"HEAD /count HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello", "head:200 keep"),
+    (
+        "a body behind what is not there",
+        r"POST /nowhere HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello",
+        "404 keep",
+    ),
+    // Chunked bodies (RFC 9112, section 7.1).
+    (
+        "a chunked body that is a request",
+        r"POST /livez HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n20\r\n{visit}\r\n0\r\n\r\n",
+        "405 keep",
+    ),
+    // What encodes what, and both at once (RFC 9112, section 6.1).
+    ("chunked in 1.0", r"POST /count HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400 close"),
+    (
+        "chunked in 1.0 asked to stay",
+        r"POST /count HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "400 close",
+    ),
+    // Expectations (RFC 9110, section 10.1.1).
+    (
+        "100-continue in 1.0 is overlooked",
+        r"POST /count HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello",
+        "200 close +1",
+    ),
+];
+
+#[test]
+fn request_lines() {
+    run(LINES, |line| format!("{line}\\r\\nHost: h\\r\\n\\r\\n"));
+}
+
+#[test]
+fn fields() {
+    run(FIELDS, |fields| format!("GET /count HTTP/1.1\\r\\n{fields}\\r\\n\\r\\n"));
+}
+
+#[test]
+fn bodies() {
+    run(BODIES, |rest| format!("POST /count HTTP/1.1\\r\\nHost: h\\r\\n{rest}"));
+}
+
+#[test]
+fn chunks() {
+    let head = "POST /count HTTP/1.1\\r\\nHost: h\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n";
+    run(CHUNKS, |body| format!("{head}{body}"));
+}
+
+#[test]
+fn pipelines() {
+    run(PIPELINES, |requests| {
+        let requests = requests.split(' ').map(|request| {
+            let (method, path) = request.split_once('/').expect("a method and a path");
+            let (path, fields) = match path.split_once(':') {
+                None => (path, "Host: h"),
+                Some((path, "last")) => (path, "Host: h\\r\\nConnection: close"),
+                Some((path, "unhosted")) => (path, "X: y"),
+                Some((path, "endless")) => (path, "Host: h\\r\\nContent-Length: -1"),
+                Some((_, other)) => panic!("nothing known of {other}"),
+            };
+            format!("{method} /{path} HTTP/1.1\\r\\n{fields}\\r\\n\\r\\n")
+        });
+        requests.collect()
+    });
+}
+
+#[test]
+fn whole_requests() {
+    run(WHOLE, str::to_owned);
+}
+
+#[test]
+fn limits_hold_however_the_bytes_come() {
+    let head = |fields: &str| format!("GET /count HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+    let chunked = |body: &str| format!("POST /count HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
+    let post =
+        |length| format!("POST /count HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{}", "x".repeat(length));
+    let cases = [
+        ("a target of 1 KiB", format!("GET /livez?{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(1 << 10)), "200 keep"),
+        ("a target of 5 KiB", format!("GET /livez?{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(5 << 10)), "414 close"),
+        ("a target without end", format!("GET /{}", "x".repeat(40 << 10)), "414 close"),
+        ("a method without end", "X".repeat(40 << 10), "400 close | 414 close | 431 close | 501 close"),
+        ("a field of 4 KiB", head(&format!("X: {}\r\n", "x".repeat(4 << 10))), "200 keep +1"),
+        ("a field of 20 KiB", head(&format!("X: {}\r\n", "x".repeat(20 << 10))), "431 close"),
+        ("a field name without end", format!("GET / HTTP/1.1\r\n{}", "x".repeat(40 << 10)), "431 close | 400 close"),
+        ("fields of 20 KiB", head(&"Name: value\r\n".repeat(1600)), "431 close"),
+        ("fields without end", format!("GET / HTTP/1.1\r\nHost: h\r\n{}", "Name: value\r\n".repeat(4000)), "431 close"),
+        ("twenty fields", head(&"X: y\r\n".repeat(20)), "200 keep +1"),
+        ("more fields than anybody sends", head(&"X: y\r\n".repeat(2000)), "431 close"),
+        ("empty lines without end", "\r\n".repeat(20_000), "400 close | 431 close"),
+        ("a body of 64 KiB", post(64 << 10), "200 keep +1"),
+        ("a body of more", post(80 << 10), "413 close"),
+        ("a chunk of 60 KiB", chunked(&format!("f000\r\n{}\r\n0\r\n\r\n", "x".repeat(60 << 10))), "200 keep +1"),
+        (
+            "chunks of more than 64 KiB",
+            chunked(&"800\r\n".to_owned().add(&"x".repeat(2 << 10)).add("\r\n").repeat(40)),
+            "413 close",
+        ),
+        (
+            "an extension without end",
+            chunked(&format!("5;{}", "x".repeat(100 << 10))),
+            "400 close | 413 close | 431 close",
+        ),
+        ("a size of zeros without end", chunked(&"0".repeat(100 << 10)), "400 close | 413 close | 431 close"),
+        (
+            "trailers without end",
+            chunked(&format!("0\r\n{}", "X: y\r\n".repeat(20_000))),
+            "400 close | 413 close | 431 close",
+        ),
+    ];
+    let notch = quiet();
+    let mut nudge = notch.client();
+    for (name, request, outcomes) in cases {
+        for size in [usize::MAX, 1009, 4096] {
+            let parts: Vec<&[u8]> = request.as_bytes().chunks(size.min(request.len())).collect();
+            check(&notch, &mut nudge, name, &parts, outcomes);
+        }
+    }
+}
+
+#[test]
+fn a_client_that_waits_to_be_told_to_continue() {
+    let notch = quiet();
+    let mut client = notch.client();
+    for number in 1..=3 {
+        client.send("POST /count HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+        assert_eq!(client.answer().status, 100);
+        client.send("hello");
+        assert_eq!(client.answer().number(), number);
+    }
+}
+
+#[test]
+fn a_kept_connection_of_1_0_is_told_so() {
+    let notch = quiet();
+    let mut client = notch.client();
+    for number in 1..=3 {
+        client.send("GET /count HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+        let answer = client.answer();
+        assert!(answer.field("Connection").is_some_and(|said| said.eq_ignore_ascii_case("keep-alive")), "{answer:?}");
+        assert_eq!(answer.number(), number);
+    }
+}
+
+#[test]
+fn a_thousand_requests_in_one_breath() {
+    let notch = quiet();
+    let mut client = notch.client();
+    let lap = "GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /livez HTTP/1.1\r\nHost: h\r\n\r\n\
+               POST /count HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabcGET /total HTTP/1.1\r\nHost: h\r\n\r\n";
+    client.send(lap.repeat(250));
+    for lap in 0..250 {
+        assert_eq!(client.answer().number(), 2 * lap + 1);
+        assert_eq!(client.answer().status, 200);
+        assert_eq!(client.answer().number(), 2 * lap + 2);
+        assert_eq!(client.answer().number(), 2 * lap + 2);
+    }
+}
+
+#[test]
+fn requests_sent_before_the_client_closed_its_half_are_answered() {
+    let notch = quiet();
+    let mut client = notch.client();
+    client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /count HTTP/1.1\r\nHost: h\r\n\r\n");
+    client.send_end();
+    let numbers: Vec<_> = client.rest().iter().map(|answer| answer.number()).collect();
+    assert_eq!(numbers, [1, 2]);
+}
+
+#[test]
+fn half_a_request_is_no_visit() {
+    let notch = quiet();
+    let whole = "POST /count HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello";
+    for length in 0..whole.len() {
+        let mut client = notch.client();
+        client.send(&whole[..length]);
+        client.send_end();
+        // Whether a word of complaint comes is up to notch; a count is not.
+        let answers = client.rest();
+        assert!(answers.iter().all(|answer| matches!(answer.status, 400 | 408)), "{length} bytes: {answers:?}");
+    }
+    assert_eq!(notch.total(), 0);
+}
+
+#[test]
+fn errors_before_any_route_are_answers_like_all_others() {
+    let notch = quiet();
+    let errors = [
+        ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400),
+        (format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(5 << 10)), 414),
+        (format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(20 << 10)), 431),
+        ("GET / HTTP/2.0\r\nHost: h\r\n\r\n".to_owned(), 505),
+    ];
+    for (request, status) in errors {
+        // Date, X-Served-By, one line of text: the client looks for them on every answer.
+        let mut client = notch.client();
+        client.send(&request);
+        let answer = client.answer();
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert!(answer.field("Content-Type").is_some_and(|kind| kind.starts_with("text/plain")), "{answer:?}");
+        assert!(client.rest().is_empty());
+    }
+}
+
+/// The fsync of every visit is another test's matter.
+fn quiet() -> Notch {
+    Settings::ledger().with("FSYNC", "never").with("WORKERS", "1").start()
+}
+
+/// Runs each case of a table in every way to cut it, inside of `frame`.
+fn run(table: &[Case], frame: impl Fn(&str) -> String) {
+    let notch = quiet();
+    let mut nudge = notch.client();
+    for (name, request, outcomes) in table {
+        let bytes = unescape(&frame(request).replace("{visit}", VISIT));
+        let halves = (1..bytes.len()).map(|place| vec![&bytes[..place], &bytes[place..]]);
+        let ways = [vec![&bytes[..]], bytes.chunks(1).collect()].into_iter().chain(halves);
+        for parts in ways {
+            check(&notch, &mut nudge, name, &parts, outcomes);
+        }
+    }
+}
+
+/// Sends `parts` one by one, the last together with one more visit, and compares what comes back.
+fn check(notch: &Notch, nudge: &mut Client, name: &str, parts: &[&[u8]], outcomes: &str) {
+    let before = nudge.get("/total").number();
+    let mut client = notch.client();
+    let (last, first) = parts.split_last().expect("no case is empty");
+    for part in first {
+        // The peer may have heard enough already.
+        let _ = client.try_send(part);
+        // Asking on the side gives notch every chance to see this part alone.
+        nudge.get("/livez");
+    }
+    let _ =
+        client.try_send([last, &b"GET /count HTTP/1.1\r\nHost: sentinel\r\nConnection: close\r\n\r\n"[..]].concat());
+    let mut methods = outcomes.split(' ').filter(|word| word.ends_with(|c: char| c.is_ascii_digit()));
+    let mut method = || if methods.next().is_some_and(|word| word.starts_with("head:")) { "HEAD" } else { "GET" };
+    let answers: Vec<_> = std::iter::from_fn(|| client.next_answer(method())).collect();
+    let counted = nudge.get("/total").number() - before;
+    let shape: Vec<usize> = parts.iter().map(|part| part.len()).take(3).collect();
+    assert!(
+        outcomes.split(" | ").any(|outcome| agrees(outcome, &answers, counted)),
+        "{name}, sent as {shape:?}...: expected {outcomes}, saw {counted} counted and {answers:#?}",
+    );
+}
+
+fn agrees(outcome: &str, answers: &[Answer], counted: i64) -> bool {
+    let mut statuses = Vec::new();
+    let (mut kept, mut expected) = (false, 0);
+    for word in outcome.split(' ') {
+        match word {
+            "keep" => kept = true,
+            "close" => {}
+            _ if word.starts_with('+') => expected = word.parse().expect("how many are counted"),
+            _ => statuses.push(word.trim_start_matches("head:").parse::<u16>().expect("a status")),
+        }
+    }
+    if kept {
+        statuses.push(200);
+        expected += 1;
+    }
+    let closing: Vec<bool> = answers.iter().map(|answer| answer.closes()).collect();
+    let announced = closing.split_last().is_some_and(|(last, others)| *last && others.iter().all(|closes| !closes));
+    statuses.iter().eq(answers.iter().map(|answer| &answer.status)) && counted == expected && announced
+}

@@ -1,0 +1,420 @@
+//! The count in a file of notch's own: what it keeps, what it refuses, and that Redis takes it as it is.
+//!
+//! Of the format the tests know what a user can see: RESP commands, the first of them `ECHO "notch ledger 1"`, then
+//! batches of `INCRBY key n`, each closed by an `ECHO` of eight hexadecimal digits.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::process::{Command, Stdio};
+use std::thread;
+
+use crate::rig::{Answer, Notch, Redis, Settings, until};
+
+#[test]
+fn the_first_start_makes_it_and_every_other_one_goes_on() {
+    for fsync in ["always", "everysec", "never"] {
+        let settings = Settings::ledger().with("FSYNC", fsync);
+        assert!(!settings.ledger_file().exists());
+        let notch = settings.start();
+        assert!(settings.ledger_file().exists(), "it is there before the first visit");
+        assert_eq!((1..=3).map(|_| notch.visit()).collect::<Vec<_>>(), [1, 2, 3]);
+        let notch = notch.stop().start();
+        assert_eq!(notch.total(), 3, "FSYNC={fsync}");
+        assert_eq!(notch.visit(), 4);
+        // Killed, but the system goes on: what was written is there, synced or not.
+        let notch = notch.kill().start();
+        assert_eq!(notch.visit(), 5, "FSYNC={fsync}");
+    }
+}
+
+#[test]
+fn it_lies_where_it_is_told() {
+    let settings = Settings::ledger().with("LEDGER", "other name.count");
+    let notch = settings.start();
+    assert_eq!(notch.visit(), 1);
+    notch.stop();
+    assert!(settings.folder().join("other name.count").exists());
+    assert!(!settings.ledger_file().exists());
+}
+
+#[test]
+fn every_answered_visit_outlives_a_kill_under_load() {
+    for fsync in ["always", "never"] {
+        let mut settings = Settings::ledger().with("FSYNC", fsync);
+        let mut answered = BTreeSet::new();
+        for round in 1..=4 {
+            let notch = settings.start();
+            let before = notch.total();
+            let visitors: Vec<_> = (0..8).map(|_| thread::spawn(visitor(&notch))).collect();
+            until("the load is on", || (notch.total() > before + 150).then_some(()));
+            settings = notch.kill();
+            let numbers: Vec<_> =
+                visitors.into_iter().flat_map(|visitor| visitor.join().expect("visitors do not panic")).collect();
+            let count = answered.len() + numbers.len();
+            answered.extend(numbers);
+            assert_eq!(answered.len(), count, "round {round}: a number was given out twice");
+            let total = settings.start().total();
+            let last = *answered.last().expect("somebody was answered");
+            // Beyond what was answered there may be one unanswered visit of each visitor.
+            assert!((last..=last + 8).contains(&total), "round {round}: {total} after {last} was answered");
+        }
+    }
+}
+
+/// Visits on one connection until it breaks; the numbers that came back.
+fn visitor(notch: &Notch) -> impl FnOnce() -> Vec<i64> + Send + 'static {
+    let mut client = notch.client();
+    move || {
+        let mut numbers = Vec::new();
+        while client.try_send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n").is_ok() {
+            let Some(answer) = client.next_answer("GET") else { break };
+            numbers.push(answer.number());
+        }
+        numbers
+    }
+}
+
+#[test]
+fn one_batch_serves_a_crowd() {
+    let settings = Settings::ledger().with("FSYNC", "always");
+    let notch = settings.start();
+    let visitors = 32;
+    let each = 25;
+    let visitors: Vec<_> = (0..visitors)
+        .map(|_| {
+            let mut client = notch.client();
+            thread::spawn(move || (0..each).map(|_| client.get("/count").number()).collect::<Vec<_>>())
+        })
+        .collect();
+    let mut numbers: Vec<_> =
+        visitors.into_iter().flat_map(|visitor| visitor.join().expect("visitors do not panic")).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=800).collect::<Vec<_>>(), "unique and without a gap");
+    notch.stop();
+    let batches = batches(&settings.read_ledger()).len();
+    assert!(batches < 400, "{batches} batches for 800 visits");
+}
+
+#[test]
+fn redis_takes_it_as_it_is() {
+    let settings = Settings::ledger().with("COUNTER_KEY", "shop:visits");
+    let notch = settings.start();
+    (0..25).for_each(|_| assert!(notch.visit() > 0));
+    let settings = notch.stop();
+    let notch = settings.start();
+    (0..17).for_each(|_| assert!(notch.visit() > 0));
+    notch.stop();
+
+    let redis = Redis::start(&[]);
+    let file = File::open(settings.ledger_file()).expect("the ledger that notch wrote");
+    let port = redis.port.to_string();
+    let mut pipe = Command::new("redis-cli");
+    let said = pipe.args(["-h", "127.0.0.1", "-p", &port, "--pipe"]).stdin(Stdio::from(file)).output();
+    let said = said.expect("redis-cli is missing: install redis-tools (Debian: apt-get install redis-tools)");
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.status.success() && text.contains("errors: 0"), "{said:?}");
+    assert_eq!(redis.say("KEYS *"), "shop:visits");
+    assert_eq!(redis.say("GET shop:visits"), "42");
+    // And the count goes on there.
+    let notch = Settings::redis(redis.port).with("COUNTER_KEY", "shop:visits").start();
+    assert_eq!(notch.visit(), 43);
+}
+
+#[test]
+fn the_format_is_as_described() {
+    let settings = Settings::ledger();
+    let notch = settings.start();
+    (0..3).for_each(|_| assert!(notch.visit() > 0));
+    notch.stop();
+    let file = settings.read_ledger();
+    assert_eq!(commands(&file)[0].words, ["ECHO", "notch ledger 1"]);
+    let batches = batches(&file);
+    assert_eq!(batches.len(), 3, "visitors one after the other are not in one batch");
+    for batch in batches {
+        let (seal, counts) = batch.commands.split_last().expect("no batch is empty");
+        assert_eq!(counts.iter().map(|count| &count.words).collect::<Vec<_>>(), [&["INCRBY", "visits", "1"]]);
+        assert_eq!(seal.words.len(), 2);
+        assert_eq!(seal.words[0], "ECHO");
+        assert!(seal.words[1].len() == 8 && seal.words[1].bytes().all(|byte| byte.is_ascii_hexdigit()));
+    }
+}
+
+#[test]
+fn a_tail_torn_anywhere_is_cut() {
+    let (settings, whole) = ledger_of(4);
+    let last = batches(&whole).pop().expect("four batches");
+    for length in last.start..last.end {
+        settings.write_ledger(&whole[..length]);
+        let notch = settings.start();
+        assert_eq!(notch.total(), 3, "cut at {length}, {} into the last batch", length - last.start);
+        let cut = notch.log().iter().any(|line| line.contains("cut") || line.contains("torn"));
+        assert_eq!(cut, length > last.start, "said if and only if something was cut: {:#?}", notch.log());
+        assert_eq!(notch.visit(), 4);
+        assert_eq!(notch.kill().start().visit(), 5, "what was written behind the cut is sound");
+    }
+}
+
+#[test]
+fn a_batch_of_many_counts_whole_or_not_at_all() {
+    let settings = Settings::ledger();
+    let notch = settings.start();
+    let visitors: Vec<_> = (0..16).map(|_| thread::spawn(visitor(&notch))).collect();
+    until("the load is on", || (notch.total() > 200).then_some(()));
+    notch.kill();
+    visitors.into_iter().for_each(|visitor| drop(visitor.join().expect("visitors do not panic")));
+    let whole = settings.read_ledger();
+    let batches = batches(&whole);
+    let large = batches.iter().position(|batch| batch.count() > 1).expect("a batch of many among that many visits");
+    let before: i64 = batches[..large].iter().map(Batch::count).sum();
+    let seal = batches[large].commands.last().expect("no batch is empty");
+    for length in [seal.start, seal.start + 1, seal.end - 1] {
+        settings.write_ledger(&whole[..length]);
+        assert_eq!(settings.start().total(), before);
+    }
+    settings.write_ledger(&whole[..batches[large].end]);
+    assert_eq!(settings.start().total(), before + batches[large].count());
+}
+
+#[test]
+fn a_birth_torn_anywhere_is_begun_again() {
+    let (settings, whole) = ledger_of(1);
+    let header = commands(&whole)[0].end;
+    for length in 0..=header {
+        settings.write_ledger(&whole[..length]);
+        let notch = settings.start();
+        assert_eq!(notch.total(), 0, "{length} bytes of the first line");
+        assert_eq!(notch.visit(), 1);
+        assert_eq!(notch.kill().start().visit(), 2);
+    }
+}
+
+#[test]
+fn damage_in_the_middle_is_refused_and_nothing_is_changed() {
+    let (settings, whole) = ledger_of(5);
+    let batches = batches(&whole);
+    let (first, last) = (batches[1].start, batches[3].end);
+    let mut damaged: Vec<(usize, Vec<u8>)> = Vec::new();
+    for place in first..last {
+        for flip in [0x01, 0x80] {
+            let mut bytes = whole.clone();
+            bytes[place] ^= flip;
+            damaged.push((place, bytes));
+        }
+    }
+    // A length that swallows all that follows must not make it look like a tail that is torn.
+    for place in (first..last).filter(|place| whole[*place] == b'$' || whole[*place] == b'*') {
+        for length in ["9", "99", "999", "9999", "999999999"] {
+            let mut bytes = whole.clone();
+            bytes.splice(place + 1..place + 2, length.bytes());
+            damaged.push((place, bytes));
+        }
+    }
+    // A batch that is gone, one that is there twice, two that have changed places.
+    let (one, two) = (&whole[first..batches[1].end], &whole[batches[2].start..batches[2].end]);
+    let (head, tail) = (&whole[..first], &whole[batches[2].end..]);
+    damaged.push((first, [head, two, tail].concat()));
+    damaged.push((first, [head, one, one, two, tail].concat()));
+    damaged.push((first, [head, two, one, tail].concat()));
+    // Zeros, as a disk may leave them, with something sound behind.
+    damaged.push((first, [head, &vec![0; one.len()], two, tail].concat()));
+    // What nobody wrote.
+    damaged.push((first, [head, b"*3\r\n$6\r\nINCRBY\r\n$6\r\nvisits\r\n$1\r\n1\r\n", one, two, tail].concat()));
+    damaged.push((first, [head, b"*2\r\n$3\r\nDEL\r\n$6\r\nvisits\r\n", one, two, tail].concat()));
+    damaged.push((first, [head, b"\r\n", one, two, tail].concat()));
+
+    for (place, bytes) in damaged {
+        settings.write_ledger(&bytes);
+        let refused = settings.try_start().err();
+        let refused = refused.unwrap_or_else(|| panic!("notch counts on over damage at {place}"));
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.stderr.contains("notch.ledger"), "names the file: {refused:?}");
+        let batch = batches.iter().rfind(|batch| batch.start <= place).expect("damaged within the batches");
+        let said: Vec<usize> = refused.stderr.split(|c: char| !c.is_ascii_digit()).flat_map(str::parse).collect();
+        let near = said.iter().any(|offset| (batch.start..batch.end).contains(offset));
+        assert!(near, "damage at {place} is found where it is: {refused:?}");
+        assert!(settings.read_ledger() == bytes, "damage at {place}: the file was changed");
+    }
+}
+
+#[test]
+fn a_file_of_somebody_else_is_refused_and_left_alone() {
+    let of_redis = b"*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n*3\r\n$3\r\nSET\r\n$6\r\nvisits\r\n$1\r\n5\r\n";
+    let newer = b"*2\r\n$4\r\nECHO\r\n$14\r\nnotch ledger 2\r\n";
+    let headless = b"*3\r\n$6\r\nINCRBY\r\n$6\r\nvisits\r\n$1\r\n1\r\n*2\r\n$4\r\nECHO\r\n$8\r\n00000000\r\n";
+    for bytes in [&b"hello\n"[..], b"42", b"\n", &[0; 100], b"\x7fELF\x02\x01\x01", of_redis, newer, headless] {
+        let settings = Settings::ledger();
+        settings.write_ledger(bytes);
+        let Err(refused) = settings.try_start() else { panic!("notch takes {bytes:?} for its own") };
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.stderr.contains("notch.ledger"), "names the file: {refused:?}");
+        assert_eq!(settings.read_ledger(), bytes);
+        let files = fs::read_dir(settings.folder()).expect("the test's own folder").count();
+        assert_eq!(files, 1, "nothing was left beside it");
+    }
+}
+
+#[test]
+fn a_place_where_no_file_can_be_is_named() {
+    let settings = Settings::ledger();
+    fs::create_dir(settings.folder().join("folder")).expect("a folder of the test's own");
+    fs::write(settings.folder().join("file"), "x").expect("a file of the test's own");
+    for place in ["folder", "nowhere/notch.ledger", "file/notch.ledger", "/dev/null"] {
+        let Err(refused) = settings.clone().with("LEDGER", place).try_start() else { panic!("counts into {place}") };
+        assert!(matches!(refused.code, Some(1 | 2)), "{refused:?}");
+        assert!(refused.stderr.contains(place), "names the file: {refused:?}");
+        assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
+    }
+}
+
+#[test]
+fn two_processes_do_not_count_into_one_file() {
+    let settings = Settings::ledger();
+    let first = settings.start();
+    assert_eq!(first.visit(), 1);
+    let before = settings.read_ledger();
+    let Err(refused) = settings.try_start() else { panic!("two processes count into one file") };
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("notch.ledger"), "names the file: {refused:?}");
+    assert_eq!(settings.read_ledger(), before);
+    assert_eq!(first.visit(), 2, "the first counts on");
+    // The lock goes with the process, however it went.
+    assert_eq!(first.kill().start().visit(), 3);
+}
+
+#[test]
+fn it_is_written_anew_before_it_grows_out_of_bounds() {
+    let settings = Settings::ledger().with("FSYNC", "never").with("WORKERS", "1");
+    fs::write(settings.folder().join("notch.ledger.new"), "left over").expect("a file of the test's own");
+    let notch = settings.start();
+    let mut client = notch.client();
+    let (laps, breath) = (120, 250);
+    for lap in 0..laps {
+        client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n".repeat(breath));
+        for step in 1..=breath {
+            assert_eq!(client.answer().number(), (lap * breath + step) as i64);
+        }
+    }
+    let total = (laps * breath) as i64;
+    notch.kill();
+    let file = settings.read_ledger();
+    assert!(file.len() < 3 << 19, "{} bytes after {total} visits, one after the other", file.len());
+    assert_eq!(batches(&file).iter().map(Batch::count).sum::<i64>(), total);
+    assert_eq!(settings.start().total(), total);
+}
+
+#[test]
+fn a_full_disk_refuses_visits_and_spoils_nothing() {
+    // A limit on the size of files is as good as a full disk, and as root as good as anybody.
+    let shell = "trap '' XFSZ; ulimit -S -f 4; exec \"$0\" \"$@\"";
+    let settings = Settings::ledger().with("WORKERS", "1");
+    let notch = settings.clone().by_way_of(&["sh", "-c", shell]).start();
+    let mut counted = 0;
+    let full = until("the disk is full", || {
+        let answer = notch.get("/count");
+        if answer.status == 200 {
+            counted += 1;
+            assert_eq!(answer.number(), counted);
+            return None;
+        }
+        Some(answer)
+    });
+    full.assert_not_counted();
+    notch.get("/count").assert_not_counted();
+    assert_eq!(notch.total(), counted);
+    assert_eq!(notch.get("/").status, 200);
+    // With room again, it counts on.
+    let id = notch.id().to_string();
+    let raised = Command::new("prlimit").args(["--pid", &id, "--fsize=unlimited:"]).status();
+    assert!(raised.is_ok_and(|status| status.success()), "prlimit (Debian: apt-get install util-linux)");
+    assert_eq!(notch.visit_when_it_counts(), counted + 1);
+    notch.kill();
+    assert_eq!(settings.start().visit(), counted + 2);
+}
+
+#[test]
+fn killed_with_a_full_disk_it_starts_again() {
+    let shell = "trap '' XFSZ; ulimit -S -f 4; exec \"$0\" \"$@\"";
+    let settings = Settings::ledger();
+    let notch = settings.clone().by_way_of(&["sh", "-c", shell]).start();
+    let refused = |answer: &Answer| answer.status != 200;
+    let counted = (0..10_000).take_while(|_| !refused(&notch.get("/count"))).count() as i64;
+    assert!((1..10_000).contains(&counted));
+    notch.kill();
+    let notch = settings.start();
+    assert_eq!(notch.total(), counted);
+    assert_eq!(notch.visit(), counted + 1);
+}
+
+/// A ledger with that many batches of one visit, and no process at it.
+fn ledger_of(visits: i64) -> (Settings, Vec<u8>) {
+    let settings = Settings::ledger().with("FSYNC", "never");
+    let notch = settings.start();
+    (1..=visits).for_each(|number| assert_eq!(notch.visit(), number));
+    notch.kill();
+    let bytes = settings.read_ledger();
+    assert_eq!(batches(&bytes).len() as i64, visits);
+    (settings, bytes)
+}
+
+#[derive(Clone, Debug)]
+struct Line {
+    start: usize,
+    end: usize,
+    words: Vec<String>,
+}
+
+struct Batch {
+    start: usize,
+    end: usize,
+    commands: Vec<Line>,
+}
+
+impl Batch {
+    fn count(&self) -> i64 {
+        let counts = self.commands.iter().filter(|command| command.words[0] == "INCRBY");
+        counts.map(|count| count.words[2].parse::<i64>().expect("a count")).sum()
+    }
+}
+
+/// The whole commands in a ledger.
+fn commands(file: &[u8]) -> Vec<Line> {
+    let mut commands = Vec::new();
+    let mut rest = file;
+    while let Some((words, after)) = command(rest) {
+        let (start, end) = (file.len() - rest.len(), file.len() - after.len());
+        commands.push(Line { start, end, words });
+        rest = after;
+    }
+    commands
+}
+
+fn command(bytes: &[u8]) -> Option<(Vec<String>, &[u8])> {
+    let (count, mut rest) = header(bytes, b'*')?;
+    let mut words = Vec::new();
+    for _ in 0..count {
+        let (length, after) = header(rest, b'$')?;
+        let (word, after) = after.split_at_checked(length)?;
+        words.push(String::from_utf8(word.to_vec()).expect("a ledger is ASCII"));
+        rest = after.strip_prefix(b"\r\n")?;
+    }
+    Some((words, rest))
+}
+
+fn header(bytes: &[u8], mark: u8) -> Option<(usize, &[u8])> {
+    let rest = bytes.strip_prefix(&[mark])?;
+    let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
+    let number = std::str::from_utf8(&rest[..end]).ok()?.parse().ok()?;
+    Some((number, &rest[end + 2..]))
+}
+
+/// The batches behind the first line, each up to its seal.
+fn batches(file: &[u8]) -> Vec<Batch> {
+    let commands = commands(file);
+    let batches = commands[1..].split_inclusive(|command| command.words[0] == "ECHO");
+    let batch = |commands: &[Line]| Batch {
+        start: commands[0].start,
+        end: commands[commands.len() - 1].end,
+        commands: commands.to_vec(),
+    };
+    batches.map(batch).collect()
+}

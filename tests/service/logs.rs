@@ -1,0 +1,170 @@
+//! What is said on stderr: little, each change once, nothing secret.
+
+use crate::rig::{Json, Notch, Redis, Script, Settings};
+
+#[test]
+fn the_start_is_one_line_that_says_where_and_into_what() {
+    let settings = Settings::ledger();
+    let log = settings.start().log();
+    assert_eq!(log.len(), 1, "{log:#?}");
+    assert!(log[0].contains("http://127.0.0.1:") && log[0].contains("notch.ledger"), "{log:#?}");
+
+    let redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).start();
+    notch.visit();
+    let log = notch.log();
+    assert!(log.iter().any(|line| line.contains(&format!("127.0.0.1:{}", redis.port))), "{log:#?}");
+}
+
+#[test]
+fn nothing_is_said_of_single_requests() {
+    let lines = |visits: usize| {
+        let notch = Settings::ledger().start();
+        for _ in 0..visits {
+            notch.visit();
+            for path in ["/", "/total", "/livez", "/readyz", "/nowhere", "/favicon.ico"] {
+                notch.get(path);
+            }
+            notch.ask("DELETE", "/count", &[]);
+            let mut garbage = notch.client();
+            garbage.send("garbage\r\n\r\n");
+            garbage.rest();
+            let mut half = notch.client();
+            half.send("GET /cou");
+            drop(half);
+        }
+        notch.signal("TERM");
+        notch.ended().1.len()
+    };
+    assert_eq!(lines(1), lines(20));
+}
+
+#[test]
+fn a_store_that_goes_and_comes_is_said_once_each() {
+    let mut redis = Redis::durable();
+    let notch = Settings::redis(redis.port).start();
+    notch.visit();
+    for round in 1..=2 {
+        let before = notch.log().len();
+        redis.kill();
+        visit_in_vain(&notch);
+        let away = notch.log();
+        assert_eq!(away.len(), before + 1, "round {round}: {away:#?}");
+        redis.restart();
+        notch.visit_when_it_counts();
+        notch.visit();
+        notch.get("/total");
+        let back = notch.log();
+        assert_eq!(back.len(), before + 2, "round {round}: {back:#?}");
+    }
+}
+
+#[test]
+fn a_refusal_that_goes_on_is_said_once() {
+    let redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).start();
+    notch.visit();
+    for (begin, end) in [
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+        ("RENAME visits kept", "RENAME kept visits"),
+    ] {
+        let before = notch.log().len();
+        redis.told(begin);
+        if begin.starts_with("RENAME") {
+            redis.told("RPUSH visits a");
+        }
+        visit_in_vain(&notch);
+        let away = notch.log();
+        assert_eq!(away.len(), before + 1, "{begin}: {away:#?}");
+        redis.told(end);
+        notch.visit_when_it_counts();
+        notch.visit();
+        let back = notch.log();
+        assert_eq!(back.len(), before + 2, "{end}: {back:#?}");
+    }
+}
+
+fn visit_in_vain(notch: &Notch) {
+    for _ in 0..10 {
+        assert_ne!(notch.get("/count").status, 200);
+        notch.get("/");
+        notch.get("/readyz");
+    }
+}
+
+#[test]
+fn every_line_in_json_is_json() {
+    let mut redis = Redis::start(&["--requirepass", "hunter2"]);
+    let notch = Settings::redis(redis.port)
+        .with("REDIS_PASSWORD", "hunter2")
+        .with("LOG_FORMAT", "json")
+        .with("LOG", "debug")
+        .with("COUNTER_KEY", "shop:visits")
+        .start();
+    notch.visit();
+    notch.get("/nowhere\\\"");
+    redis.kill();
+    notch.get("/count");
+    notch.signal("TERM");
+    let log = notch.ended().1;
+    assert!(!log.is_empty());
+    for line in log {
+        let json = Json::parse(&line).unwrap_or_else(|why| panic!("{why}: {line}"));
+        assert!(matches!(json, Json::Map(_)), "{line}");
+        assert!(json.member("level").and_then(Json::text).is_some(), "{line}");
+    }
+}
+
+#[test]
+fn text_lines_name_their_level() {
+    let notch = Settings::ledger().start();
+    assert!(notch.log().iter().all(|line| line.to_ascii_uppercase().contains("INFO")), "{:#?}", notch.log());
+}
+
+#[test]
+fn the_level_is_a_setting() {
+    // Without the start line the rig would not find notch, so the port is settled beforehand.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let address = free.expect("a free port").to_string();
+    let taken = Settings::ledger().with("LISTEN", &address).start();
+    let quiet = Settings::ledger().with("LISTEN", &address).with("LOG", "error").run(&[]);
+    assert_eq!(quiet.code, Some(1), "a failure is said at any level: {quiet:?}");
+    assert_eq!(quiet.stderr.lines().count(), 1, "{quiet:?}");
+    assert_eq!(taken.visit(), 1);
+}
+
+#[test]
+fn the_password_is_in_no_log() {
+    let password = "pa55word";
+    for format in ["text", "json"] {
+        for right in [true, false] {
+            let redis = Redis::start(&["--requirepass", if right { password } else { "another" }]);
+            let url = format!("redis://default:{password}@127.0.0.1:{}", redis.port);
+            let by_url = Settings::ledger().with("REDIS_URL", &url);
+            let by_parts = Settings::redis(redis.port).with("REDIS_PASSWORD", password);
+            for settings in [by_url, by_parts] {
+                let notch = settings.with("LOG", "debug").with("LOG_FORMAT", format).start();
+                let answer = notch.get("/count");
+                assert_eq!(answer.status, if right { 200 } else { 503 });
+                assert!(!answer.text().contains(password));
+                notch.get("/readyz");
+                notch.signal("TERM");
+                let log = notch.ended().1;
+                assert!(log.iter().all(|line| !line.contains(password)), "{log:#?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_store_says_cannot_forge_a_line() {
+    // An error reply is text of somebody else; it may be told in the log, but on one line and without control.
+    let script = Script::play("> INCR visits\n< -ERR \\x1b[31m zebra \\x07\\r\\n");
+    let notch = Settings::redis(script.port).with("WORKERS", "1").start();
+    notch.get("/count").assert_not_counted();
+    notch.signal("TERM");
+    let log = notch.ended().1;
+    assert!(log.iter().all(|line| !line.contains(char::is_control)), "{log:#?}");
+    script.done();
+}

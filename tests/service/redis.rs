@@ -1,0 +1,495 @@
+//! Counting in a real Redis: how notch logs in, what it makes of everything that Redis refuses, and what is left of
+//! the count when Redis is killed.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::rig::{Client, Json, Notch, Redis, Settings, until};
+
+const JSON: (&str, &str) = ("Accept", "application/json");
+
+#[test]
+fn counts_in_redis_and_nowhere_else() {
+    let redis = Redis::start(&[]);
+    let settings = Settings::redis(redis.port);
+    let notch = settings.start();
+    assert_eq!(notch.total(), 0);
+    assert_eq!(redis.say("EXISTS visits"), "0", "a read writes nothing");
+    assert_eq!(notch.visit(), 1);
+    assert_eq!(notch.visit(), 2);
+    assert_eq!(redis.say("GET visits"), "2");
+    redis.told("SET visits 41");
+    assert_eq!(notch.total(), 41);
+    assert_eq!(notch.visit(), 42);
+    assert!(!settings.ledger_file().exists(), "one store at a time");
+}
+
+#[test]
+fn the_count_outlives_notch() {
+    let redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).start();
+    assert_eq!((1..=5).map(|_| notch.visit()).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    let notch = notch.stop().start();
+    assert_eq!(notch.visit(), 6);
+    let notch = notch.kill().start();
+    assert_eq!(notch.visit(), 7);
+}
+
+#[test]
+fn the_key_is_a_setting() {
+    let redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).with("COUNTER_KEY", "shop:visits").start();
+    assert_eq!(notch.visit(), 1);
+    assert_eq!(redis.say("GET shop:visits"), "1");
+    assert_eq!(redis.say("DBSIZE"), "1");
+    assert_eq!(notch.ask("GET", "/total", &[JSON]).json().member("count"), Some(&Json::of(1)));
+}
+
+#[test]
+fn several_at_once_share_one_count() {
+    let redis = Redis::start(&[]);
+    let (one, two) = (Settings::redis(redis.port).start(), Settings::redis(redis.port).start());
+    let numbers: Vec<_> = (0..20).map(|n| if n % 2 == 0 { one.visit() } else { two.visit() }).collect();
+    assert_eq!(numbers, (1..=20).collect::<Vec<_>>());
+}
+
+#[test]
+fn logs_in_every_way_there_is() {
+    let redis = Redis::start(&["--requirepass", "hunter2"]);
+    redis.told("ACL SETUSER al.ice on >p@ss:w/rd%20 ~visits +get +incr +incrby +eval +expire +set +ping +select");
+    let folder = crate::rig::Folder::new("secrets");
+    let secret = |name: &str, text: &str| {
+        fs::write(folder.file(name), text).expect("a secret laid for the test");
+        folder.file(name).display().to_string()
+    };
+    let file = |text: &str| secret("password", text);
+    let parts = || Settings::redis(redis.port);
+    let url = |login: &str, place: &str| {
+        Settings::ledger().with("REDIS_URL", &format!("redis://{login}127.0.0.1:{}{place}", redis.port))
+    };
+    let alice = || parts().with("REDIS_USERNAME", "al.ice");
+    let mut number = 0;
+    for settings in [
+        parts().with("REDIS_PASSWORD", "hunter2"),
+        parts().with("REDIS_USERNAME", "default").with("REDIS_PASSWORD", "hunter2"),
+        alice().with("REDIS_PASSWORD", "p@ss:w/rd%20"),
+        parts().with("REDIS_PASSWORD_FILE", &file("hunter2")),
+        parts().with("REDIS_PASSWORD_FILE", &secret("with-a-line-end", "hunter2\n")),
+        alice().with("REDIS_PASSWORD_FILE", &secret("of-alice", "p@ss:w/rd%20\n")),
+        parts().with("REDIS_PASSWORD", "hunter2").with("REDIS_USERNAME", "").with("REDIS_PASSWORD_FILE", ""),
+        url("default:hunter2@", ""),
+        url(":hunter2@", ""),
+        url("%64%65%66ault:%68unter2@", "/0"),
+        url("al%2Eice:p%40ss%3Aw%2Frd%2520@", "/"),
+        url("al.ice:p%40ss%3aw%2frd%2520@", ""),
+    ] {
+        let notch = settings.start();
+        number += 1;
+        assert_eq!(notch.visit(), number);
+        assert_eq!(notch.total(), number);
+        assert_eq!(notch.get("/readyz").status, 200);
+    }
+    assert_eq!(redis.say("GET visits"), number.to_string());
+}
+
+#[test]
+fn counts_in_the_database_it_is_told() {
+    let redis = Redis::start(&[]);
+    let url = format!("redis://127.0.0.1:{}", redis.port);
+    for (settings, database) in [
+        (Settings::redis(redis.port).with("REDIS_DB", "3"), 3),
+        (Settings::redis(redis.port).with("REDIS_DB", "0"), 0),
+        (Settings::ledger().with("REDIS_URL", &format!("{url}/15")), 15),
+        (Settings::ledger().with("REDIS_URL", &format!("{url}/%37")), 7),
+    ] {
+        let notch = settings.start();
+        assert_eq!(notch.visit(), 1);
+        assert_eq!(notch.visit(), 2);
+        assert_eq!(redis.say_in(database, "GET visits"), "2", "database {database}");
+    }
+}
+
+/// What makes Redis refuse, what must be left of the key, and what ends it.
+struct Refusal {
+    cause: &'static str,
+    begin: &'static [&'static str],
+    end: &'static [&'static str],
+    /// The next number once it has ended.
+    next: i64,
+    /// Whether the total can be told all the while.
+    readable: bool,
+}
+
+const REFUSALS: &[Refusal] = &[
+    Refusal { cause: "WRONGTYPE", begin: &["RPUSH visits a b"], end: &["DEL visits"], next: 1, readable: false },
+    Refusal { cause: "not a number", begin: &["SET visits zebra"], end: &["SET visits 4"], next: 5, readable: false },
+    Refusal { cause: "a fraction", begin: &["SET visits 1.5"], end: &["SET visits 1"], next: 2, readable: false },
+    Refusal { cause: "a blank", begin: &["SET visits \" 7\""], end: &["SET visits 7"], next: 8, readable: false },
+    Refusal {
+        cause: "past 64 bits",
+        begin: &["SET visits 9223372036854775808"],
+        end: &["SET visits 9223372036854775806"],
+        next: i64::MAX,
+        readable: false,
+    },
+    Refusal {
+        cause: "overflow",
+        begin: &["SET visits 9223372036854775807"],
+        end: &["SET visits -2"],
+        next: -1,
+        readable: true,
+    },
+    Refusal {
+        cause: "OOM",
+        begin: &["SET visits 9", "CONFIG SET maxmemory 1"],
+        end: &["CONFIG SET maxmemory 0"],
+        next: 10,
+        readable: true,
+    },
+    Refusal {
+        cause: "NOPERM to count",
+        begin: &["SET visits 9", "ACL SETUSER default -incr -incrby -eval"],
+        end: &["ACL SETUSER default +@all"],
+        next: 10,
+        readable: true,
+    },
+    Refusal {
+        cause: "NOPERM on the key",
+        begin: &["SET visits 9", "ACL SETUSER default resetkeys ~other"],
+        end: &["ACL SETUSER default allkeys"],
+        next: 10,
+        readable: false,
+    },
+    Refusal {
+        cause: "READONLY",
+        begin: &["SET visits 9", "REPLICAOF 127.0.0.1 1"],
+        end: &["REPLICAOF NO ONE"],
+        next: 10,
+        readable: true,
+    },
+    Refusal {
+        cause: "MASTERDOWN",
+        begin: &["SET visits 9", "CONFIG SET replica-serve-stale-data no", "REPLICAOF 127.0.0.1 1"],
+        end: &["REPLICAOF NO ONE"],
+        next: 10,
+        readable: false,
+    },
+    Refusal {
+        cause: "NOREPLICAS",
+        begin: &["SET visits 9", "CONFIG SET min-replicas-to-write 1"],
+        end: &["CONFIG SET min-replicas-to-write 0"],
+        next: 10,
+        readable: true,
+    },
+];
+
+#[test]
+fn what_redis_refuses_is_surely_not_counted_and_passes() {
+    for refusal in REFUSALS {
+        let redis = Redis::start(&[]);
+        let notch = Settings::redis(redis.port).start();
+        refusal.begin.iter().for_each(|command| redis.told(command));
+        assert_refused(&notch, refusal.cause, refusal.readable);
+        refusal.end.iter().for_each(|command| redis.told(command));
+        assert_eq!(notch.visit_when_it_counts(), refusal.next, "{}", refusal.cause);
+        assert_eq!(redis.say("GET visits"), refusal.next.to_string(), "{}", refusal.cause);
+    }
+}
+
+#[test]
+fn a_key_that_cannot_be_counted_is_left_as_it_is() {
+    let redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).start();
+    for value in ["zebra", "9223372036854775807", "-9223372036854775809", "1e3", "\"\""] {
+        redis.told(&format!("SET visits {value}"));
+        notch.get("/count").assert_not_counted();
+        notch.get("/");
+        notch.get("/total");
+        assert_eq!(redis.say("GET visits"), value.trim_matches('"'));
+    }
+    redis.told("DEL visits");
+    redis.told("RPUSH visits a b");
+    notch.get("/count").assert_not_counted();
+    assert_eq!(redis.say("LRANGE visits 0 -1"), "a\nb");
+}
+
+#[test]
+fn the_last_numbers_there_are_go_to_one_visitor_each() {
+    let redis = Redis::start(&[]);
+    let start = i64::MAX - 10;
+    redis.told(&format!("SET visits {start}"));
+    let notch = Settings::redis(redis.port).start();
+    let answers = crowd(&notch, 8, 4, |client| client.get("/count"));
+    let mut numbers = Vec::new();
+    for answer in answers {
+        if answer.status == 200 {
+            numbers.push(answer.number());
+        } else {
+            answer.assert_not_counted();
+        }
+    }
+    // A batch that would pass the end is refused as a whole, so not every number need be given out; none is twice.
+    numbers.sort_unstable();
+    let expected: Vec<_> = (start + 1..).take(numbers.len()).collect();
+    assert_eq!(numbers, expected);
+    assert_eq!(redis.say("GET visits"), (start + numbers.len() as i64).to_string());
+}
+
+#[test]
+fn without_the_password_that_redis_wants_nothing_is_counted_until_it_has_it() {
+    let wrong = |settings: Settings| settings.with("REDIS_PASSWORD", "wrong");
+    for (cause, login) in [("NOAUTH", (|s| s) as fn(Settings) -> Settings), ("WRONGPASS", wrong)] {
+        let redis = Redis::start(&["--requirepass", "hunter2"]);
+        let notch = login(Settings::redis(redis.port)).start();
+        assert_refused(&notch, cause, false);
+        assert_eq!(notch.get("/readyz").status, 503, "{cause}");
+        redis.told("ACL SETUSER default >wrong");
+        if cause == "NOAUTH" {
+            redis.told("ACL SETUSER default nopass");
+        }
+        assert_eq!(notch.visit_when_it_counts(), 1, "{cause}");
+    }
+}
+
+#[test]
+fn a_database_that_is_not_there_is_a_refusal() {
+    let redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).with("REDIS_DB", "16").start();
+    assert_refused(&notch, "no database 16", false);
+    assert_eq!(redis.say("DBSIZE"), "0", "not counted in another one instead");
+}
+
+#[test]
+fn a_script_that_will_not_end_is_a_refusal() {
+    let redis = Redis::start(&["--busy-reply-threshold", "1"]);
+    let notch = Settings::redis(redis.port).start();
+    assert_eq!(notch.visit(), 1);
+    redis.leave_saying("EVAL \"while true do end\" 0");
+    until("Redis is busy", || redis.say("GET visits").starts_with("-BUSY").then_some(()));
+    assert_refused(&notch, "BUSY", false);
+    redis.told("SCRIPT KILL");
+    assert_eq!(notch.visit_when_it_counts(), 2);
+}
+
+#[test]
+fn a_cluster_without_slots_is_a_refusal() {
+    let redis = Redis::start(&["--cluster-enabled", "yes"]);
+    let notch = Settings::redis(redis.port).start();
+    assert_refused(&notch, "CLUSTERDOWN", false);
+    redis.told("CLUSTER ADDSLOTSRANGE 0 16383");
+    assert_eq!(notch.visit_when_it_counts(), 1);
+}
+
+#[test]
+fn a_redis_that_cannot_save_is_a_refusal() {
+    let redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).start();
+    assert_eq!(notch.visit(), 1);
+    redis.told("CONFIG SET save \"3600 1\"");
+    redis.remove_folder();
+    let _ = redis.say("BGSAVE");
+    until("saving fails", || (redis.info("rdb_last_bgsave_status") == "err").then_some(()));
+    assert_refused(&notch, "MISCONF", true);
+    redis.told("CONFIG SET stop-writes-on-bgsave-error no");
+    assert_eq!(notch.visit_when_it_counts(), 2);
+}
+
+#[test]
+fn a_redis_that_takes_too_long_leaves_a_doubt() {
+    let redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "300ms").start();
+    assert_eq!(notch.visit(), 1);
+    redis.told("CLIENT PAUSE 600000 WRITE");
+    notch.get("/count").assert_in_doubt();
+    assert_eq!(notch.get("/livez").status, 200);
+    redis.told("CLIENT UNPAUSE");
+    // The visit in doubt was counted or was not; whoever comes next has a number of their own.
+    let next = notch.visit_when_it_counts();
+    assert!((2..=3).contains(&next), "{next}");
+    assert_eq!(redis.say("GET visits"), next.to_string());
+}
+
+#[test]
+fn killed_and_back_on_the_same_port() {
+    let mut redis = Redis::durable();
+    let notch = Settings::redis(redis.port).start();
+    assert_eq!((1..=3).map(|_| notch.visit()).collect::<Vec<_>>(), [1, 2, 3]);
+    for round in 1..=3 {
+        let before = notch.total();
+        redis.kill();
+        let away = notch.get("/");
+        assert_eq!(away.status, 200, "the welcome stands without a store: {away:?}");
+        assert!(away.text().contains("store"), "and says so: {away:?}");
+        assert_eq!(notch.ask("GET", "/", &[JSON]).status, 200);
+        assert_eq!(notch.get("/livez").status, 200);
+        for _ in 0..5 {
+            notch.get("/count").assert_not_counted();
+            assert_eq!(notch.get("/total").status, 503);
+            assert_eq!(notch.get("/readyz").status, 503);
+        }
+        redis.restart();
+        assert_eq!(notch.visit_when_it_counts(), before + 1, "round {round}");
+        assert_eq!(notch.get("/readyz").status, 200);
+    }
+}
+
+#[test]
+fn a_start_before_redis_is_there() {
+    let mut redis = Redis::durable();
+    redis.kill();
+    let notch = Settings::redis(redis.port).start();
+    assert_eq!(notch.get("/").status, 200);
+    notch.get("/count").assert_not_counted();
+    redis.restart();
+    assert_eq!(notch.visit_when_it_counts(), 1);
+}
+
+#[test]
+fn a_redis_restarted_behind_an_idle_connection_costs_no_visit() {
+    let mut redis = Redis::durable();
+    let notch = Settings::redis(redis.port).start();
+    assert_eq!(notch.visit(), 1);
+    for number in 2..=4 {
+        redis.kill();
+        redis.restart();
+        assert_eq!(notch.visit_when_it_counts(), number);
+    }
+}
+
+#[test]
+fn connections_that_redis_drops_are_made_anew() {
+    let redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).start();
+    for number in 1..=5 {
+        assert_eq!(notch.visit_when_it_counts(), number);
+        redis.told("CLIENT KILL TYPE normal SKIPME yes");
+    }
+}
+
+#[test]
+fn no_answered_visit_is_lost_or_doubled_when_redis_is_killed_under_load() {
+    let mut redis = Redis::durable();
+    let notch = Settings::redis(redis.port).start();
+    let (mut numbers, mut doubts) = (Vec::new(), 0);
+    for _ in 0..3 {
+        let over = AtomicBool::new(false);
+        let answers = thread::scope(|scope| {
+            let visitors: Vec<_> = (0..8).map(|_| scope.spawn(|| visit_until(&notch, &over))).collect();
+            let start = redis.say("GET visits").parse::<i64>().unwrap_or(0);
+            until("the load is on", || (redis.say("GET visits").parse::<i64>().ok()? > start + 100).then_some(()));
+            redis.kill();
+            redis.restart();
+            let back = notch.visit_when_it_counts();
+            numbers.push(back);
+            until("the load is on again", || (notch.total() > back + 50).then_some(()));
+            over.store(true, Ordering::Relaxed);
+            visitors.into_iter().flat_map(|visitor| visitor.join().expect("visitors do not panic")).collect::<Vec<_>>()
+        });
+        for answer in answers {
+            match answer.status {
+                200 => numbers.push(answer.number()),
+                503 => answer.assert_not_counted(),
+                _ => {
+                    answer.assert_in_doubt();
+                    doubts += 1;
+                }
+            }
+        }
+    }
+    let unique: BTreeSet<_> = numbers.iter().copied().collect();
+    assert_eq!(unique.len(), numbers.len(), "no number is given out twice");
+    let total = redis.say("GET visits").parse::<usize>().expect("a count");
+    assert!((numbers.len()..=numbers.len() + doubts).contains(&total), "{total}: {} + {doubts}", numbers.len());
+}
+
+#[test]
+fn a_crowd_is_counted_one_by_one_and_sent_by_the_batch() {
+    let redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).start();
+    let (visitors, each) = (64, 50);
+    let visits = visitors * each;
+    let numbers = crowd(&notch, visitors, each, |client| client.get("/count").number());
+    let mut sorted = numbers.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, (1..=visits as i64).collect::<Vec<_>>(), "unique and without a gap");
+    for own in numbers.chunks(each) {
+        assert!(own.is_sorted(), "who comes later has the greater number: {own:?}");
+    }
+    let sent = redis.calls("incr") + redis.calls("incrby");
+    assert!(sent < visits as u64 / 2, "{sent} commands for {visits} visits");
+    assert_eq!(redis.say("GET visits"), visits.to_string());
+}
+
+#[test]
+fn a_crowd_that_reads_shares_what_is_read() {
+    let redis = Redis::start(&[]);
+    redis.told("SET visits 4711");
+    let notch = Settings::redis(redis.port).start();
+    let (readers, each) = (64, 50);
+    let totals = crowd(&notch, readers, each, |client| client.get("/total").number());
+    assert!(totals.iter().all(|total| *total == 4711));
+    let sent = redis.calls("get");
+    assert!(sent < (readers * each) as u64 / 2, "{sent} reads for {}", readers * each);
+}
+
+#[test]
+fn who_reads_among_those_who_count_reads_what_was_there() {
+    let redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).start();
+    crowd(&notch, 16, 100, |client| {
+        let number = client.get("/count").number();
+        let total = client.get("/total").number();
+        assert!(total >= number, "{total} after {number}");
+        let next = client.get("/count").number();
+        assert!(next > total, "{next} after {total}");
+    });
+    assert_eq!(notch.total(), 3200);
+}
+
+/// Counting is refused: 503 that gives nothing of Redis' own wording away, a welcome that stands, a process that lives.
+fn assert_refused(notch: &Notch, cause: &str, readable: bool) {
+    for _ in 0..3 {
+        for form in [("Accept", "*/*"), JSON] {
+            let answer = notch.ask("POST", "/count", &[form]);
+            answer.assert_not_counted();
+            let shown = answer.text().to_ascii_uppercase();
+            for raw in
+                ["WRONGTYPE", "NOAUTH", "WRONGPASS", "NOPERM", "MISCONF", "OOM ", "MASTERDOWN", "CLUSTERDOWN", "ERR "]
+            {
+                assert!(!shown.contains(raw), "{cause}: {answer:?}");
+            }
+            let total = notch.ask("GET", "/total", &[form]);
+            assert_eq!(total.status, if readable { 200 } else { 503 }, "{cause}: {total:?}");
+            assert_eq!(notch.ask("GET", "/", &[form]).status, 200, "{cause}");
+        }
+    }
+    assert_eq!(notch.get("/livez").status, 200, "{cause}");
+}
+
+/// `visitors` connections at once, each asking `each` times; all that they got, visitor by visitor.
+fn crowd<T: Send>(notch: &Notch, visitors: usize, each: usize, ask: impl Fn(&mut Client) -> T + Sync) -> Vec<T> {
+    let visit = || {
+        let mut client = notch.client();
+        (0..each).map(|_| ask(&mut client)).collect::<Vec<_>>()
+    };
+    thread::scope(|scope| {
+        let visitors: Vec<_> = (0..visitors).map(|_| scope.spawn(visit)).collect();
+        visitors.into_iter().flat_map(|visitor| visitor.join().expect("visitors do not panic")).collect()
+    })
+}
+
+fn visit_until(notch: &Notch, over: &AtomicBool) -> Vec<crate::rig::Answer> {
+    let mut answers = Vec::new();
+    let mut client = notch.client();
+    while !over.load(Ordering::Relaxed) {
+        client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
+        let answer = client.answer();
+        if answer.closes() {
+            client = notch.client();
+        }
+        answers.push(answer);
+    }
+    answers
+}

@@ -1,0 +1,232 @@
+//! An HTTP client that is strict where the servers it tests have to be, and hides nothing: it sends what it is told,
+//! byte for byte, and reads an answer only as far as that answer goes.
+//!
+//! What holds for every answer is asserted on every answer, wherever it was asked for: see [`Answer::check`].
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+
+use super::{Json, PATIENCE};
+
+pub(crate) struct Client {
+    stream: TcpStream,
+    inbox: Vec<u8>,
+}
+
+impl Client {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        Self::connect_if_possible(address).expect("notch takes connections")
+    }
+
+    pub(crate) fn connect_if_possible(address: SocketAddr) -> Option<Self> {
+        let stream = TcpStream::connect(address).ok()?;
+        stream.set_nodelay(true).expect("a socket that can send small segments");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a bound on reads");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a bound on writes");
+        Some(Self { stream, inbox: Vec::new() })
+    }
+
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.try_send(bytes).expect("notch reads what it is sent");
+    }
+
+    /// As [`Self::send`], for a peer that may have closed already.
+    pub(crate) fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+        self.stream.write_all(bytes.as_ref())
+    }
+
+    pub(crate) fn send_end(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    pub(crate) fn ask(&mut self, method: &str, path: &str, fields: &[(&str, &str)]) -> Answer {
+        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: notch.test\r\n");
+        for (name, value) in fields {
+            request += &format!("{name}: {value}\r\n");
+        }
+        self.send(request + "\r\n");
+        self.answer_to(method)
+    }
+
+    pub(crate) fn get(&mut self, path: &str) -> Answer {
+        self.ask("GET", path, &[])
+    }
+
+    /// The next answer, which has to come.
+    pub(crate) fn answer(&mut self) -> Answer {
+        self.answer_to("GET")
+    }
+
+    pub(crate) fn answer_to(&mut self, method: &str) -> Answer {
+        self.next_answer(method).expect("an answer, not the end of the connection")
+    }
+
+    /// The next answer; `None` where the connection ends instead. An answer that breaks off is no end.
+    pub(crate) fn next_answer(&mut self, method: &str) -> Option<Answer> {
+        let head = loop {
+            if let Some(end) = find(&self.inbox, b"\r\n\r\n") {
+                break self.inbox.drain(..end + 4).collect::<Vec<_>>();
+            }
+            if !self.fill() {
+                assert!(self.inbox.is_empty(), "the answer breaks off: {:?}", String::from_utf8_lossy(&self.inbox));
+                return None;
+            }
+        };
+        let mut answer = Answer::parse(&head);
+        while self.inbox.len() < answer.length(method) {
+            assert!(self.fill(), "the body breaks off: {answer:?}");
+        }
+        answer.body = self.inbox.drain(..answer.length(method)).collect();
+        answer.check(method);
+        Some(answer)
+    }
+
+    /// All further answers up to the end of the connection, which has to come.
+    pub(crate) fn rest(&mut self) -> Vec<Answer> {
+        std::iter::from_fn(|| self.next_answer("GET")).collect()
+    }
+
+    /// False at the end of the connection, be it a quiet or a rough one.
+    fn fill(&mut self) -> bool {
+        let mut bytes = [0; 16 << 10];
+        match self.stream.read(&mut bytes) {
+            Ok(0) => false,
+            Ok(length) => {
+                self.inbox.extend_from_slice(&bytes[..length]);
+                true
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => false,
+            Err(error) => panic!("neither an answer nor an end: {error}; so far {:?}", self.inbox),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("a body in UTF-8")
+    }
+
+    /// The body of a counting answer: decimal digits and a newline, nothing else.
+    pub(crate) fn number(&self) -> i64 {
+        assert_eq!(self.status, 200, "{self:?}");
+        let digits = self.text().strip_suffix('\n').unwrap_or_else(|| panic!("no newline at the end: {self:?}"));
+        let number = digits.parse::<i64>().unwrap_or_else(|_| panic!("no number: {self:?}"));
+        assert_eq!(digits, number.to_string(), "not the plain form of the number: {self:?}");
+        number
+    }
+
+    pub(crate) fn json(&self) -> Json {
+        assert_eq!(self.field("Content-Type"), Some("application/json"), "{self:?}");
+        Json::parse(self.text()).unwrap_or_else(|why| panic!("{why}: {self:?}"))
+    }
+
+    /// Whether the answer announces that the connection closes after it.
+    pub(crate) fn closes(&self) -> bool {
+        let options = self.field("Connection").unwrap_or_default();
+        options.split(',').any(|option| option.trim().eq_ignore_ascii_case("close"))
+    }
+
+    /// Not counted, try again: 503, and when to come back.
+    pub(crate) fn assert_not_counted(&self) {
+        assert_eq!(self.status, 503, "surely not counted is 503: {self:?}");
+        let seconds = self.field("Retry-After").unwrap_or_else(|| panic!("503 says when to try again: {self:?}"));
+        assert!(seconds.parse::<u32>().is_ok(), "Retry-After in seconds: {self:?}");
+        assert_eq!(self.field("Cache-Control"), Some("no-store"), "{self:?}");
+        self.assert_one_line();
+    }
+
+    /// Nobody knows whether it was counted: 504, which no balancer repeats, and nothing that asks to repeat it.
+    pub(crate) fn assert_in_doubt(&self) {
+        assert_eq!(self.status, 504, "perhaps counted is 504: {self:?}");
+        assert_eq!(self.field("Retry-After"), None, "a doubtful visit must not be repeated: {self:?}");
+        assert_eq!(self.field("Cache-Control"), Some("no-store"), "{self:?}");
+        self.assert_one_line();
+    }
+
+    pub(crate) fn assert_one_line(&self) {
+        let text = self.text();
+        assert!(text.len() > 1 && text.find('\n') == Some(text.len() - 1), "one line that ends: {self:?}");
+    }
+
+    fn parse(head: &[u8]) -> Self {
+        let head = std::str::from_utf8(head).expect("an answer's head is ASCII");
+        assert!(head.is_ascii(), "an answer's head is ASCII: {head:?}");
+        let mut lines = head.strip_suffix("\r\n\r\n").expect("found by its end").split("\r\n");
+        let first = lines.next().expect("split gives one at least");
+        let status = first.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+        let status = status.unwrap_or_else(|| panic!("not a status line: {first:?}"));
+        assert_eq!(first.as_bytes().get(12), Some(&b' '), "a space before the reason, even an empty one: {first:?}");
+        let field = |line: &str| {
+            assert!(!line.contains(['\r', '\n', '\0']), "a field line with control characters: {line:?}");
+            let (name, value) = line.split_once(": ").unwrap_or_else(|| panic!("not a field line: {line:?}"));
+            assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'), "not a field name: {line:?}");
+            (name.to_owned(), value.to_owned())
+        };
+        Self { status, fields: lines.map(field).collect(), body: Vec::new() }
+    }
+
+    /// How many bytes of body follow the head. notch knows its answers before it sends them, so it has no use for
+    /// any framing but a length.
+    fn length(&self, method: &str) -> usize {
+        match self.field("Content-Length") {
+            _ if self.status < 200 || self.status == 204 || method == "HEAD" => 0,
+            Some(length) => length.parse().expect("a length in decimal"),
+            None => panic!("an answer without a length: {self:?}"),
+        }
+    }
+
+    /// What holds for every answer there is, errors included.
+    fn check(&self, method: &str) {
+        if self.status < 200 {
+            return assert!(self.fields.is_empty(), "an interim answer carries nothing: {self:?}");
+        }
+        for once in ["Date", "X-Served-By"] {
+            assert_eq!(self.count(once), 1, "one {once} on every answer: {self:?}");
+        }
+        assert!(self.field("Date").is_some_and(is_date), "a date as RFC 9110, 5.6.7 prefers it: {self:?}");
+        assert_eq!(self.field("X-Served-By"), Some(hostname().as_str()), "{self:?}");
+        assert_eq!(self.count("Transfer-Encoding"), 0, "{self:?}");
+        match self.status {
+            204 => assert_eq!(self.count("Content-Length"), 0, "RFC 9110, 8.6: {self:?}"),
+            _ => assert_eq!(self.count("Content-Length"), 1, "{self:?}"),
+        }
+        if self.status >= 400 && method != "HEAD" {
+            self.assert_one_line();
+        }
+    }
+
+    fn count(&self, name: &str) -> usize {
+        self.fields.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name)).count()
+    }
+}
+
+fn hostname() -> String {
+    fs::read_to_string("/proc/sys/kernel/hostname").expect("a kernel that knows its name").trim_end().to_owned()
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT`, by its shape.
+fn is_date(text: &str) -> bool {
+    let shape = text.bytes().map(|b| match b {
+        b'0'..=b'9' => b'0',
+        b'a'..=b'z' => b'a',
+        b'A'..=b'Z' => b'A',
+        other => other,
+    });
+    shape.eq("Aaa, 00 Aaa 0000 00:00:00 AAA".bytes()) && text.ends_with(" GMT")
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}

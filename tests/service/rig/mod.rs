@@ -1,0 +1,36 @@
+//! What the tests stand on: notch as a process, a real Redis, a scripted one, and a client that sees every byte.
+
+mod client;
+mod folder;
+mod json;
+mod notch;
+mod redis;
+mod script;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub(crate) use client::{Answer, Client};
+pub(crate) use folder::Folder;
+pub(crate) use json::Json;
+pub(crate) use notch::{Notch, Settings, signal};
+pub(crate) use redis::Redis;
+pub(crate) use script::{Script, unescape};
+
+/// How long a test waits for what ought to come at once. Only a test that fails anyway waits this long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Longer than [`PATIENCE`], as a setting: what happens in time although a timeout reads this, did not wait for it.
+pub(crate) const NEVER: &str = "10m";
+
+/// Looks until there is something to see.
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}

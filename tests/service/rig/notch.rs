@@ -1,0 +1,280 @@
+//! notch as a process: started with the settings a test names and no others, watched through its log, never outliving
+//! the test.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use super::client::{Answer, Client};
+use super::{Folder, PATIENCE, until};
+
+/// What notch is to be started with. Cloned and started again, it finds the same folder, hence the same ledger.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    folder: Arc<Folder>,
+    variables: BTreeMap<String, String>,
+    wrapper: Vec<String>,
+}
+
+impl Settings {
+    /// Counts into `./notch.ledger`, by default, in a folder of its own.
+    pub(crate) fn ledger() -> Self {
+        let variables = BTreeMap::from([("LISTEN".into(), "127.0.0.1:0".into())]);
+        Self { folder: Arc::new(Folder::new("notch")), variables, wrapper: Vec::new() }
+    }
+
+    /// Counts in the Redis behind this port of the loopback.
+    pub(crate) fn redis(port: u16) -> Self {
+        Self::ledger().with("REDIS_HOST", "127.0.0.1").with("REDIS_PORT", &port.to_string())
+    }
+
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.variables.insert(name.into(), value.into());
+        self
+    }
+
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.variables.remove(name);
+        self
+    }
+
+    /// Starts notch by way of another program, given as its first words.
+    pub(crate) fn by_way_of(mut self, words: &[&str]) -> Self {
+        self.wrapper = words.iter().copied().map(String::from).collect();
+        self
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where the ledger lies unless the test says otherwise.
+    pub(crate) fn ledger_file(&self) -> PathBuf {
+        self.folder.file("notch.ledger")
+    }
+
+    pub(crate) fn write_ledger(&self, bytes: &[u8]) {
+        fs::write(self.ledger_file(), bytes).expect("a ledger laid for the test");
+    }
+
+    pub(crate) fn read_ledger(&self) -> Vec<u8> {
+        fs::read(self.ledger_file()).expect("the ledger that notch wrote")
+    }
+
+    /// Starts notch and waits until it says where it listens.
+    pub(crate) fn start(&self) -> Notch {
+        match self.try_start() {
+            Ok(notch) => notch,
+            Err(ended) => panic!("notch did not start: {ended:?}"),
+        }
+    }
+
+    /// Starts notch; `Err` when it ends instead of listening.
+    pub(crate) fn try_start(&self) -> Result<Notch, Ended> {
+        let mut child = self.command(&[]).stdout(Stdio::null()).spawn().expect("the built binary runs");
+        let log = Log::of(child.stderr.take().expect("its stderr is a pipe"));
+        let address = until("notch says where it listens", || {
+            let ended = child.try_wait().expect("the child is ours to wait for").is_some() && log.ended();
+            log.lines().iter().find_map(|line| address_in(line)).map(Some).or(ended.then_some(None))
+        });
+        match address {
+            Some(address) => Ok(Notch { child, log, address, settings: self.clone() }),
+            None => Err(Ended {
+                code: child.wait().expect("the child is ours to wait for").code(),
+                stdout: String::new(),
+                stderr: log.lines().join("\n"),
+            }),
+        }
+    }
+
+    /// Runs notch to its own end, which has to come.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
+        let mut child = self.command(arguments).stdout(Stdio::piped()).spawn().expect("the built binary runs");
+        let out = reader(child.stdout.take().expect("its stdout is a pipe"));
+        let err = reader(child.stderr.take().expect("its stderr is a pipe"));
+        let Some(status) = wait_for(&mut child) else {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("notch {arguments:?} should have ended; it said {:?}", err.join());
+        };
+        let text = |said: thread::JoinHandle<String>| said.join().expect("the reader does not panic");
+        Ended { code: status.code(), stdout: text(out), stderr: text(err) }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let binary = env!("CARGO_BIN_EXE_notch");
+        let mut command = match self.wrapper.split_first() {
+            None => Command::new(binary),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(binary);
+                command
+            }
+        };
+        command.args(arguments).current_dir(self.folder()).env_clear().envs(&self.variables);
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+}
+
+/// How a run of notch came to its end.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// A running notch. Killed when dropped; its log is shown when the test has failed.
+pub(crate) struct Notch {
+    child: Child,
+    log: Log,
+    pub(crate) address: SocketAddr,
+    settings: Settings,
+}
+
+impl Notch {
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// Asks once, on a connection of its own.
+    pub(crate) fn ask(&self, method: &str, path: &str, fields: &[(&str, &str)]) -> Answer {
+        self.client().ask(method, path, fields)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, &[])
+    }
+
+    /// The number of a visit that has to be counted at the first try.
+    pub(crate) fn visit(&self) -> i64 {
+        self.get("/count").number()
+    }
+
+    /// The number of the first visit that is counted, however many are turned away before. A visit that is turned
+    /// away has to be a sure one: 503, never 504.
+    pub(crate) fn visit_when_it_counts(&self) -> i64 {
+        until("a visit is counted", || {
+            let answer = self.get("/count");
+            assert!(matches!(answer.status, 200 | 503), "neither counted nor surely not counted: {answer:?}");
+            (answer.status == 200).then(|| answer.number())
+        })
+    }
+
+    pub(crate) fn total(&self) -> i64 {
+        self.get("/total").number()
+    }
+
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.lines()
+    }
+
+    /// `name` as the `kill` command takes it: `TERM`, `INT`.
+    pub(crate) fn signal(&self, name: &str) {
+        signal(self.id(), name);
+    }
+
+    /// Ends notch as a power cut would, and gives back what to start it with again.
+    pub(crate) fn kill(mut self) -> Settings {
+        self.child.kill().expect("the child is ours to kill");
+        self.child.wait().expect("the child is ours to wait for");
+        self.settings.clone()
+    }
+
+    /// Asks notch to end, waits until it has, and gives back what to start it with again.
+    pub(crate) fn stop(self) -> Settings {
+        self.signal("TERM");
+        let settings = self.settings.clone();
+        let (status, log) = self.ended();
+        assert_eq!(status.code(), Some(0), "a stop on request is no failure; it said {log:#?}");
+        settings
+    }
+
+    /// Waits for an end that is on its way; gives the whole log with it.
+    pub(crate) fn ended(mut self) -> (ExitStatus, Vec<String>) {
+        let status = wait_for(&mut self.child).expect("notch should have ended by now");
+        until("the log ends with the process", || self.log.ended().then_some(()));
+        (status, self.log.lines())
+    }
+}
+
+impl Drop for Notch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("notch said:\n  {}", self.log.lines().join("\n  "));
+        }
+    }
+}
+
+/// Sends a signal the way an operator does.
+pub(crate) fn signal(process: u32, name: &str) {
+    let sent = Command::new("sh").args(["-c", "kill -$0 $1", name, &process.to_string()]).status();
+    assert!(sent.is_ok_and(|status| status.success()), "kill -{name} {process}");
+}
+
+/// The log as it grows.
+#[derive(Clone)]
+struct Log(Arc<Mutex<(Vec<String>, bool)>>);
+
+impl Log {
+    fn of(stream: impl Read + Send + 'static) -> Self {
+        let log = Self(Arc::default());
+        let shared = log.clone();
+        thread::spawn(move || {
+            let mut stream = BufReader::new(stream);
+            let mut line = Vec::new();
+            while stream.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+                let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
+                shared.0.lock().expect("no holder panics").0.push(text);
+                line.clear();
+            }
+            shared.0.lock().expect("no holder panics").1 = true;
+        });
+        log
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.0.lock().expect("no holder panics").0.clone()
+    }
+
+    fn ended(&self) -> bool {
+        self.0.lock().expect("no holder panics").1
+    }
+}
+
+fn address_in(line: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once("http://")?;
+    let end = rest.find(|c: char| !(c.is_ascii_digit() || ".:[]".contains(c))).unwrap_or(rest.len());
+    rest[..end].trim_end_matches('.').parse().ok()
+}
+
+fn reader(mut stream: impl Read + Send + 'static) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+fn wait_for(child: &mut Child) -> Option<ExitStatus> {
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        if let Some(status) = child.try_wait().expect("the child is ours to wait for") {
+            return Some(status);
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    None
+}

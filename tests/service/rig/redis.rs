@@ -1,0 +1,198 @@
+//! A real `redis-server` of one test's own, on a free port of the loopback, in its own folder.
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+use std::{process, thread};
+
+use super::{Folder, PATIENCE, until};
+
+/// The least server that can tell notch everything the tests want to hear.
+const MISSING: &str = "redis-server is missing, and these tests do not pass without it: \
+    install Redis 7 or newer (Debian: apt-get install redis-server)";
+
+pub(crate) struct Redis {
+    child: Option<Child>,
+    folder: Folder,
+    pub(crate) port: u16,
+    options: Vec<String>,
+    password: Option<String>,
+}
+
+impl Redis {
+    /// Starts a Redis that keeps nothing over a restart, with further options as its command line takes them.
+    pub(crate) fn start(options: &[&str]) -> Self {
+        let mut redis = Self {
+            child: None,
+            folder: Folder::new("redis"),
+            port: 0,
+            options: options.iter().copied().map(String::from).collect(),
+            password: None,
+        };
+        let place = options.iter().position(|word| *word == "--requirepass");
+        redis.password = place.map(|place| options[place + 1].to_owned());
+        // Somebody else may take the port between our look and its use: then the next one will do.
+        for _ in 0..20 {
+            redis.port = free_port();
+            if redis.launch() {
+                return redis;
+            }
+        }
+        panic!("no redis-server would start on any of twenty free ports");
+    }
+
+    /// Starts a Redis that has written what it answers, even if it is killed.
+    pub(crate) fn durable() -> Self {
+        Self::start(&["--appendonly", "yes", "--appendfsync", "always"])
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        let mut child = self.child.take().expect("a Redis is killed once");
+        child.kill().expect("the child is ours to kill");
+        child.wait().expect("the child is ours to wait for");
+    }
+
+    /// Starts again on the same port with what lies in the same folder.
+    pub(crate) fn restart(&mut self) {
+        until("the port is free again for redis-server", || self.launch().then_some(()));
+    }
+
+    /// Says one command and gives the reply, as text: `-` in front of an error, `(nil)` for nothing.
+    pub(crate) fn say(&self, command: &str) -> String {
+        self.try_say(command).unwrap_or_else(|why| panic!("{command}: {why}"))
+    }
+
+    /// As [`Self::say`], for a command that changes something and has no news.
+    pub(crate) fn told(&self, command: &str) {
+        let reply = self.say(command);
+        assert!(!reply.starts_with('-'), "{command}: {reply}");
+    }
+
+    /// As [`Self::say`], in another database.
+    pub(crate) fn say_in(&self, database: u32, command: &str) -> String {
+        let mut talk = self.talk().expect("Redis takes connections");
+        talk.say(&format!("SELECT {database}")).expect("a database of that number");
+        talk.say(command).unwrap_or_else(|why| panic!("{command}: {why}"))
+    }
+
+    /// Sends one command whose reply is long in coming, and waits for none.
+    pub(crate) fn leave_saying(&self, command: &str) {
+        let mut talk = self.talk().expect("Redis takes connections");
+        talk.send(command).expect("Redis reads commands");
+        thread::spawn(move || talk.reply());
+    }
+
+    /// A number out of `INFO`'s `name:number` lines, or the calls out of its `commandstats`.
+    pub(crate) fn calls(&self, command: &str) -> u64 {
+        let stats = self.say("INFO commandstats");
+        let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+        line.map_or(0, |rest| rest.split(',').next().and_then(|n| n.parse().ok()).expect("calls are counted"))
+    }
+
+    pub(crate) fn info(&self, name: &str) -> String {
+        let info = self.say("INFO everything");
+        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("no {name} in INFO")).trim().to_owned()
+    }
+
+    pub(crate) fn remove_folder(&self) {
+        std::fs::remove_dir_all(self.folder.path()).expect("the folder is ours to remove");
+    }
+
+    fn try_say(&self, command: &str) -> Result<String, std::io::Error> {
+        self.talk()?.say(command)
+    }
+
+    fn talk(&self) -> Result<Talk, std::io::Error> {
+        let mut talk = Talk::open(self.port)?;
+        if let Some(password) = &self.password {
+            talk.say(&format!("AUTH {password}"))?;
+        }
+        Ok(talk)
+    }
+
+    /// False when the server ended instead of answering.
+    fn launch(&mut self) -> bool {
+        let mut command = Command::new("redis-server");
+        command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]);
+        command.arg(self.folder.path()).args(["--logfile", "redis.log"]).args(&self.options);
+        let mut child = match command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn() {
+            Ok(child) => child,
+            Err(error) if error.kind() == ErrorKind::NotFound => panic!("{MISSING}"),
+            Err(error) => panic!("redis-server does not start: {error}"),
+        };
+        let id = format!("process_id:{}\r\n", child.id());
+        let up = until("redis-server answers or ends", || match child.try_wait().expect("the child is ours") {
+            Some(_) => Some(false),
+            None => self.try_say("INFO server").is_ok_and(|info| info.contains(&id)).then_some(true),
+        });
+        self.child = up.then_some(child);
+        up
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A port that nobody listens on just now, out of the range that the kernel hands to outgoing connections.
+pub(crate) fn free_port() -> u16 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock past 1970");
+    let start = u64::from(now.subsec_nanos()) ^ (u64::from(process::id()) << 7);
+    let ports = (0..5_000).map(|step| 20_000 + ((start + step * 7) % 10_000) as u16);
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    ports.into_iter().find(free).expect("a free port between 20000 and 30000")
+}
+
+/// One connection to a Redis.
+struct Talk(BufReader<TcpStream>);
+
+impl Talk {
+    fn open(port: u16) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    fn say(&mut self, command: &str) -> std::io::Result<String> {
+        self.send(command)?;
+        self.reply()
+    }
+
+    /// Inline commands, which Redis splits as a shell would.
+    fn send(&mut self, command: &str) -> std::io::Result<()> {
+        self.0.get_mut().write_all(format!("{command}\r\n").as_bytes())
+    }
+
+    fn reply(&mut self) -> std::io::Result<String> {
+        let mut line = String::new();
+        if self.0.read_line(&mut line)? == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        let line = line.trim_end();
+        let (kind, rest) = line.split_at_checked(1).ok_or(ErrorKind::InvalidData)?;
+        match kind {
+            "+" | ":" => Ok(rest.to_owned()),
+            "-" => Ok(line.to_owned()),
+            "$" | "*" if rest == "-1" => Ok("(nil)".to_owned()),
+            "$" => {
+                let mut bytes = vec![0; rest.parse::<usize>().expect("a length") + 2];
+                self.0.read_exact(&mut bytes)?;
+                bytes.truncate(bytes.len() - 2);
+                Ok(String::from_utf8_lossy(&bytes).into_owned())
+            }
+            "*" => {
+                let items = (0..rest.parse::<usize>().expect("a length")).map(|_| self.reply());
+                Ok(items.collect::<Result<Vec<_>, _>>()?.join("\n"))
+            }
+            _ => Err(ErrorKind::InvalidData.into()),
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! A Redis that says what it was told to say, for everything that a real one cannot be made to.
+//!
+//! A script is a text, one step a line:
+//!
+//! ```text
+//! > INCR visits       wait for this command, on whichever connection it comes
+//! < :1\r\n            say these bytes on the connection of the last command
+//! <1 :7\r\n           say them on the first connection, whether it still stands or not
+//! close               close the connection of the last command
+//! hold                wait until the test releases the script
+//! ```
+//!
+//! Commands have to come as RESP arrays of bulk strings, byte for byte as RESP has them; they are compared word by
+//! word, and `INCRBY key 1` counts as `INCR key`. A `PING` that the script does not expect is answered by itself, as
+//! are the words of a greeting; any other command out of turn fails the test.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use super::until;
+
+pub(crate) struct Script {
+    pub(crate) port: u16,
+    release: Option<Sender<()>>,
+    shared: Arc<Mutex<Shared>>,
+    player: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Every command with the number of its connection, the first being 1.
+    heard: Vec<(usize, String)>,
+    steps_done: usize,
+    complaint: Option<String>,
+    streams: HashMap<usize, TcpStream>,
+    ended: bool,
+}
+
+enum Step {
+    Hear(String),
+    Say(Option<usize>, Vec<u8>),
+    Close,
+    Hold,
+}
+
+impl Script {
+    pub(crate) fn play(text: &str) -> Self {
+        let steps: Vec<Step> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(Step::parse).collect();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
+        let port = listener.local_addr().expect("a bound listener has an address").port();
+        let shared = Arc::new(Mutex::new(Shared::default()));
+        let (release, held) = channel();
+        let (speak, commands) = channel();
+        let accepting = shared.clone();
+        thread::spawn(move || accept(&listener, &accepting, &speak));
+        let playing = shared.clone();
+        let player = thread::spawn(move || Player { commands, held, shared: playing, last: 0 }.play(steps));
+        Self { port, release: Some(release), shared, player: Some(player) }
+    }
+
+    /// Lets a script go on that holds, or will hold.
+    pub(crate) fn release(&self) {
+        let release = self.release.as_ref().expect("held until the script is done");
+        release.send(()).expect("the player outlives the script");
+    }
+
+    pub(crate) fn heard(&self) -> Vec<(usize, String)> {
+        self.with(|shared| shared.heard.clone())
+    }
+
+    /// Waits until this many steps are behind us, and fails on any that went wrong.
+    pub(crate) fn reach(&self, steps: usize) {
+        until(&format!("the script is past step {steps}"), || {
+            self.with(|shared| {
+                assert_eq!(shared.complaint, None, "after {:?}", shared.heard);
+                (shared.steps_done >= steps).then_some(())
+            })
+        });
+    }
+
+    /// Fails unless the conversation went as written, to its end, and no further.
+    pub(crate) fn done(mut self) {
+        self.release = None;
+        self.hang_up();
+        self.player.take().expect("joined once").join().expect("the player does not panic");
+        self.with(|shared| {
+            assert_eq!(shared.complaint, None, "after {:?}", shared.heard);
+        });
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut Shared) -> T) -> T {
+        look(&mut self.shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    fn hang_up(&self) {
+        self.with(|shared| {
+            shared.ended = true;
+            shared.streams.values().for_each(|stream| {
+                let _ = stream.shutdown(Shutdown::Both);
+            });
+        });
+        // Wakes the listener, which then sees that it is over.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        self.hang_up();
+        if thread::panicking() {
+            self.with(|shared| eprintln!("the script heard {:?}; complaint: {:?}", shared.heard, shared.complaint));
+        }
+    }
+}
+
+impl Step {
+    fn parse(line: &str) -> Self {
+        match line.split_once(' ') {
+            None if line == "close" => Self::Close,
+            None if line == "hold" => Self::Hold,
+            None if line == "<" => Self::Say(None, Vec::new()),
+            Some((">", words)) => Self::Hear(words.trim().to_owned()),
+            Some(("<", bytes)) => Self::Say(None, unescape(bytes)),
+            Some((place, bytes)) if place.starts_with('<') => {
+                Self::Say(Some(place[1..].parse().expect("the number of a connection")), unescape(bytes))
+            }
+            _ => panic!("not a step of a script: {line:?}"),
+        }
+    }
+}
+
+struct Player {
+    commands: Receiver<(usize, Option<String>)>,
+    held: Receiver<()>,
+    shared: Arc<Mutex<Shared>>,
+    last: usize,
+}
+
+impl Player {
+    fn play(mut self, steps: Vec<Step>) {
+        for step in steps {
+            match step {
+                Step::Hear(words) => {
+                    if let Err(why) = self.hear(&words) {
+                        return self.complain(why);
+                    }
+                }
+                Step::Say(place, bytes) => self.say(place.unwrap_or(self.last), &bytes),
+                Step::Close => self.close(),
+                Step::Hold => {
+                    if self.held.recv().is_err() {
+                        return self.complain("still held at the end".to_owned());
+                    }
+                }
+            }
+            self.shared().steps_done += 1;
+        }
+        while let Ok((connection, words)) = self.commands.recv() {
+            let Some(words) = words else { continue };
+            if !self.answered_by_itself(connection, &words) {
+                return self.complain(format!("after the end of the script came {words:?}"));
+            }
+        }
+    }
+
+    fn hear(&mut self, expected: &str) -> Result<(), String> {
+        loop {
+            let Ok((connection, words)) = self.commands.recv() else {
+                return Err(format!("{expected:?} never came"));
+            };
+            match words {
+                None => return Err(format!("connection {connection} sent what is not a command")),
+                Some(words) if words == expected => {
+                    self.last = connection;
+                    return Ok(());
+                }
+                Some(words) if self.answered_by_itself(connection, &words) => {}
+                Some(words) => return Err(format!("expected {expected:?}, heard {words:?}")),
+            }
+        }
+    }
+
+    /// What a test about something else need not write down.
+    fn answered_by_itself(&self, connection: usize, words: &str) -> bool {
+        let reply = match words.split(' ').next() {
+            Some("PING") => "+PONG\r\n",
+            Some("CLIENT" | "SELECT" | "AUTH") => "+OK\r\n",
+            _ => return false,
+        };
+        self.say(connection, reply.as_bytes());
+        true
+    }
+
+    /// A peer that has gone is told all the same: it just does not hear.
+    fn say(&self, connection: usize, bytes: &[u8]) {
+        let stream = self.shared().streams.get(&connection).and_then(|stream| stream.try_clone().ok());
+        if let Some(mut stream) = stream {
+            let _ = stream.write_all(bytes);
+        }
+    }
+
+    fn close(&self) {
+        if let Some(stream) = self.shared().streams.remove(&self.last) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn complain(&self, why: String) {
+        let mut shared = self.shared();
+        shared.complaint = Some(why);
+        shared.streams.drain().for_each(|(_, stream)| {
+            let _ = stream.shutdown(Shutdown::Both);
+        });
+    }
+
+    fn shared(&self) -> std::sync::MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Mutex<Shared>>, speak: &Sender<(usize, Option<String>)>) {
+    for (number, stream) in (1..).zip(listener.incoming()) {
+        let Ok(stream) = stream else { return };
+        let reading = stream.try_clone().expect("a second handle on a socket");
+        let mut state = shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if state.ended || state.complaint.is_some() {
+            return;
+        }
+        let _ = stream.set_nodelay(true);
+        state.streams.insert(number, stream);
+        let (shared, speak) = (shared.clone(), speak.clone());
+        thread::spawn(move || listen(number, reading, &shared, &speak));
+    }
+}
+
+fn listen(number: usize, stream: TcpStream, shared: &Mutex<Shared>, speak: &Sender<(usize, Option<String>)>) {
+    let mut stream = BufReader::new(stream);
+    while let Some(command) = command(&mut stream) {
+        if let Some(words) = &command {
+            let mut state = shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            state.heard.push((number, words.clone()));
+        }
+        if speak.send((number, command)).is_err() {
+            return;
+        }
+    }
+}
+
+/// One command as its words; `Some(None)` for what is none, `None` at the end of the connection.
+#[expect(clippy::option_option, reason = "an end and an error are different things, and there is nobody else to ask")]
+fn command(stream: &mut impl BufRead) -> Option<Option<String>> {
+    let count = match header(stream, b'*') {
+        Some(count) => count,
+        None if stream.fill_buf().is_ok_and(|rest| rest.is_empty()) => return None,
+        None => return Some(None),
+    };
+    let words: Option<Vec<String>> = (0..count).map(|_| word(stream)).collect();
+    Some(words.map(|words| canonical(&words)))
+}
+
+fn word(stream: &mut impl BufRead) -> Option<String> {
+    let length = header(stream, b'$')?;
+    let mut bytes = vec![0; length + 2];
+    stream.read_exact(&mut bytes).ok()?;
+    let text = bytes.strip_suffix(b"\r\n")?;
+    String::from_utf8(text.to_vec()).ok()
+}
+
+fn header(stream: &mut impl BufRead, mark: u8) -> Option<usize> {
+    let mut line = Vec::new();
+    stream.read_until(b'\n', &mut line).ok()?;
+    let digits = line.strip_prefix(&[mark])?.strip_suffix(b"\r\n")?;
+    let number: usize = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    (number.to_string().as_bytes() == digits).then_some(number)
+}
+
+/// Redis knows two ways to say one more; a script need not care which is used.
+fn canonical(words: &[String]) -> String {
+    match words {
+        [name, key, one] if name == "INCRBY" && one == "1" => format!("INCR {key}"),
+        _ => words.join(" "),
+    }
+}
+
+/// `\r`, `\n`, `\0`, `\\` and `\xFF`, as in a Rust literal.
+pub(crate) fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        let escaped = if byte == b'\\' { rest.next() } else { None };
+        bytes.push(match (byte, escaped) {
+            (b'\\', Some(b'r')) => b'\r',
+            (b'\\', Some(b'n')) => b'\n',
+            (b'\\', Some(b'0')) => 0,
+            (b'\\', Some(b'x')) => {
+                let digits = [rest.next(), rest.next()].map(|digit| digit.expect("two digits after \\x"));
+                let digits = std::str::from_utf8(&digits).expect("digits are ASCII").to_owned();
+                u8::from_str_radix(&digits, 16).expect("hexadecimal digits")
+            }
+            (b'\\', other) => other.expect("something behind a backslash"),
+            (plain, _) => plain,
+        });
+    }
+    bytes
+}

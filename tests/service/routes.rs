@@ -1,0 +1,264 @@
+//! What each URL answers, in which form, and what counts as a visit.
+
+use crate::rig::{Json, Notch, Redis, Settings};
+
+/// Everything that shows the state of this moment; none of it may be kept by anybody.
+const LIVE: [&str; 5] = ["/", "/count", "/total", "/livez", "/readyz"];
+const KEPT: [&str; 2] = ["/favicon.ico", "/robots.txt"];
+
+const JSON: (&str, &str) = ("Accept", "application/json");
+
+fn notch() -> Notch {
+    Settings::ledger().with("FSYNC", "never").start()
+}
+
+#[test]
+fn visits_are_numbered_from_one() {
+    let notch = notch();
+    let mut client = notch.client();
+    assert_eq!(client.get("/total").number(), 0);
+    for number in 1..=20 {
+        assert_eq!(client.ask(if number % 2 == 0 { "POST" } else { "GET" }, "/count", &[]).number(), number);
+        assert_eq!(client.get("/total").number(), number);
+    }
+}
+
+#[test]
+fn a_count_in_json_is_a_map_of_two() {
+    let notch = notch();
+    let map =
+        |count| Json::Map(vec![("counter".into(), Json::Text("visits".into())), ("count".into(), Json::of(count))]);
+    assert_eq!(notch.ask("GET", "/total", &[JSON]).json(), map(0));
+    assert_eq!(notch.ask("GET", "/count", &[JSON]).json(), map(1));
+    assert_eq!(notch.ask("POST", "/count", &[JSON]).json(), map(2));
+    assert_eq!(notch.ask("GET", "/total", &[JSON]).json(), map(2));
+}
+
+#[test]
+fn the_welcome_shows_the_total_and_does_not_count() {
+    let notch = Settings::ledger().with("WELCOME", "Come in \"all\" of you, \u{2603}!").start();
+    notch.visit();
+    notch.visit();
+    for _ in 0..3 {
+        let text = notch.get("/");
+        assert_eq!(text.status, 200);
+        assert!(text.text().contains("Come in \"all\" of you, \u{2603}!"), "{text:?}");
+        assert!(text.text().contains('2') && text.text().ends_with('\n'), "{text:?}");
+        let json = notch.ask("GET", "/", &[JSON]);
+        assert_eq!(json.status, 200);
+        assert_eq!(json.json().member("count"), Some(&Json::of(2)), "{json:?}");
+    }
+    assert_eq!(notch.total(), 2);
+}
+
+#[test]
+fn the_form_follows_accept() {
+    const TEXT: &str = "text/plain";
+    const JSON: &str = "application/json";
+    let table: &[(&[&str], &str)] = &[
+        (&[], TEXT),
+        (&[""], TEXT),
+        (&["*/*"], TEXT),
+        (&["text/plain"], TEXT),
+        (&["text/*"], TEXT),
+        (&["image/png"], TEXT),
+        (&["application/json"], JSON),
+        (&["APPLICATION/JSON"], JSON),
+        (&["application/json;q=1"], JSON),
+        (&["application/json;q=0.001"], JSON),
+        (&["application/json;q=0"], TEXT),
+        (&["application/json;q=0.000, */*"], TEXT),
+        (&["application/json, */*;q=0.5"], JSON),
+        (&["*/*;q=0.5, application/json"], JSON),
+        (&["*/*;q=0.5,application/json;q=0.6"], JSON),
+        (&["*/* ; q=0.5 , application/json ; q=0.6"], JSON),
+        (&["application/json;q=0.4, text/plain;q=0.5"], TEXT),
+        (&["text/plain;q=0.4, application/json;q=0.5"], JSON),
+        (&["application/json;q=0.1, */*;q=0.9"], TEXT),
+        (&["text/plain, application/json;q=0.9"], TEXT),
+        (&["text/plain;q=0.9", "application/json"], JSON),
+        (&["application/json;q=0.9", "text/plain"], TEXT),
+        (&["application/jsonx"], TEXT),
+        (&["application/xml"], TEXT),
+        (&["application/json-seq, text/csv"], TEXT),
+    ];
+    let notch = notch();
+    for (accept, form) in table {
+        let fields: Vec<_> = accept.iter().map(|value| ("Accept", *value)).collect();
+        for path in ["/", "/count", "/total", "/livez", "/readyz", "/nowhere"] {
+            let answer = notch.ask("GET", path, &fields);
+            let kind = answer.field("Content-Type").unwrap_or_default();
+            assert!(kind.starts_with(form), "{accept:?} on {path}: {answer:?}");
+        }
+    }
+}
+
+#[test]
+fn head_is_get_without_a_body_and_never_counts() {
+    let notch = notch();
+    for accept in ["text/plain", "application/json"] {
+        for path in LIVE.iter().chain(&KEPT).chain(&["/nowhere"]) {
+            let mut client = notch.client();
+            let head = client.ask("HEAD", path, &[("Accept", accept)]);
+            // What HEAD leaves out is not sent, or the next answer would be lost in it.
+            let total = client.ask("GET", "/total", &[]).number();
+            // GET counts, HEAD does not: the lengths agree as long as both numbers have one digit.
+            let get = client.ask("GET", path, &[("Accept", accept)]);
+            assert_eq!(head.status, get.status, "{path}");
+            for name in ["Content-Type", "Content-Length", "Cache-Control"] {
+                assert_eq!(head.field(name), get.field(name), "{name} of {path}");
+            }
+            assert_eq!(notch.total(), total + i64::from(*path == "/count"), "{path}");
+        }
+    }
+    assert_eq!(notch.total(), 2, "each GET of /count, and nothing else");
+}
+
+#[test]
+fn a_prefetch_is_shown_the_total_and_not_counted() {
+    let marks = [
+        ("Sec-Purpose", "prefetch"),
+        ("Sec-Purpose", "prefetch;prerender"),
+        ("Sec-Purpose", "prefetch; anonymous-client-ip"),
+        ("sec-purpose", "prefetch"),
+        ("Purpose", "prefetch"),
+        ("X-Moz", "prefetch"),
+    ];
+    let notch = notch();
+    notch.visit();
+    notch.visit();
+    for mark in marks {
+        for method in ["GET", "POST"] {
+            assert_eq!(notch.ask(method, "/count", &[mark]).number(), 2, "{mark:?}");
+        }
+        let json = notch.ask("GET", "/count", &[mark, JSON]).json();
+        assert_eq!(json.member("count"), Some(&Json::of(2)), "{mark:?}");
+    }
+    for other in
+        [("Sec-Purpose", "none"), ("Purpose", "navigate"), ("X-Moz", "livebookmarks"), ("X-Purpose", "prefetch")]
+    {
+        let before = notch.total();
+        assert_eq!(notch.ask("GET", "/count", &[other]).number(), before + 1, "{other:?} is an ordinary visit");
+    }
+}
+
+#[test]
+fn other_methods_are_refused_with_those_that_work() {
+    let notch = notch();
+    let mut client = notch.client();
+    for path in LIVE.iter().chain(&KEPT) {
+        let allow = if *path == "/count" { "GET, HEAD, POST" } else { "GET, HEAD" };
+        for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
+            if *path == "/count" && method == "POST" {
+                continue;
+            }
+            for form in [("Accept", "*/*"), JSON] {
+                let answer = client.ask(method, path, &[form]);
+                assert_eq!(answer.status, 405, "{method} {path}: {answer:?}");
+                assert_eq!(answer.field("Allow"), Some(allow), "{method} {path}");
+                answer.assert_one_line();
+            }
+        }
+    }
+    assert_eq!(notch.total(), 0);
+}
+
+#[test]
+fn what_is_not_there_is_404_whatever_the_method() {
+    let notch = notch();
+    let nowhere =
+        ["/nowhere", "/count/", "/COUNT", "/count/visits", "/total/visits", "//count", "/count.html", "/index.html"];
+    for path in nowhere {
+        for method in ["GET", "POST"] {
+            let answer = notch.ask(method, path, &[]);
+            assert_eq!(answer.status, 404, "{method} {path}: {answer:?}");
+            answer.assert_one_line();
+        }
+    }
+    assert_eq!(notch.total(), 0);
+}
+
+#[test]
+fn errors_are_one_line_of_text_or_a_map_of_one() {
+    let notch = notch();
+    for (method, path, status) in [("GET", "/nowhere", 404), ("DELETE", "/count", 405)] {
+        let text = notch.ask(method, path, &[]);
+        assert_eq!(text.status, status);
+        assert!(text.field("Content-Type").is_some_and(|kind| kind.starts_with("text/plain")), "{text:?}");
+        text.assert_one_line();
+        let json = notch.ask(method, path, &[JSON]);
+        assert_eq!(json.status, status);
+        json.assert_one_line();
+        let map = json.json();
+        let said = map.member("error").and_then(Json::text).unwrap_or_default();
+        assert_eq!(map, Json::Map(vec![("error".into(), Json::Text(said.to_owned()))]));
+        assert_eq!(said, text.text().trim_end(), "both forms say the same");
+    }
+}
+
+#[test]
+fn what_is_live_is_kept_by_nobody_and_what_is_not_may_be() {
+    let notch = notch();
+    for path in LIVE {
+        assert_eq!(notch.get(path).field("Cache-Control"), Some("no-store"), "{path}");
+    }
+    for path in KEPT {
+        let answer = notch.get(path);
+        let control = answer.field("Cache-Control").unwrap_or_default();
+        assert!(control.contains("max-age="), "{path}: {answer:?}");
+    }
+}
+
+#[test]
+fn the_files_that_browsers_and_crawlers_ask_for() {
+    let notch = notch();
+    let icon = notch.get("/favicon.ico");
+    assert_eq!((icon.status, icon.body.len()), (204, 0), "{icon:?}");
+    let robots = notch.get("/robots.txt");
+    assert_eq!(robots.status, 200);
+    assert!(robots.field("Content-Type").is_some_and(|kind| kind.starts_with("text/plain")), "{robots:?}");
+    for line in ["User-agent: *", "Disallow: /count", "Disallow: /badge"] {
+        assert!(robots.text().lines().any(|other| other == line), "{line}: {robots:?}");
+    }
+    assert_eq!(notch.total(), 0);
+}
+
+#[test]
+fn a_query_changes_nothing() {
+    let notch = notch();
+    assert_eq!(notch.get("/count?").number(), 1);
+    assert_eq!(notch.get("/count?by=10&format=json").number(), 2);
+    assert_eq!(notch.get("/total?/count").number(), 2);
+    assert_eq!(notch.get("/?x=/nowhere").status, 200);
+    assert_eq!(notch.get("/livez?verbose").status, 200);
+    assert_eq!(notch.get("/nowhere?/count").status, 404);
+    assert_eq!(notch.total(), 2);
+}
+
+#[test]
+fn alive_and_ready() {
+    let notch = notch();
+    for path in ["/livez", "/readyz"] {
+        let text = notch.get(path);
+        assert_eq!(text.status, 200);
+        text.assert_one_line();
+        assert_eq!(notch.ask("GET", path, &[JSON]).json(), notch.ask("GET", path, &[JSON]).json());
+    }
+}
+
+#[test]
+fn ready_hangs_on_the_store_and_alive_does_not() {
+    let mut redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).start();
+    assert_eq!(notch.get("/readyz").status, 200);
+    redis.kill();
+    assert_eq!(notch.get("/livez").status, 200);
+    let text = notch.get("/readyz");
+    assert_eq!(text.status, 503, "{text:?}");
+    text.assert_one_line();
+    let json = notch.ask("GET", "/readyz", &[JSON]);
+    assert_eq!(json.status, 503);
+    assert!(json.json().member("error").is_some_and(|said| said.text().is_some()), "{json:?}");
+    redis.restart();
+    crate::rig::until("notch is ready again", || (notch.get("/readyz").status == 200).then_some(()));
+}

@@ -1,0 +1,337 @@
+//! What a real Redis cannot be made to say: every error reply, replies that break off, come late, come twice, never
+//! end, or are none.
+//!
+//! Timeouts are set out of reach unless a test is about one, so that what is answered at all was answered for a reason.
+
+use std::thread;
+
+use crate::rig::{Json, NEVER, Notch, Script, Settings, until};
+
+fn notch(script: &Script) -> Notch {
+    settings(script).start()
+}
+
+fn settings(script: &Script) -> Settings {
+    Settings::redis(script.port).with("WORKERS", "1").with("STORE_TIMEOUT", NEVER)
+}
+
+#[test]
+fn the_greeting_is_what_the_login_needs() {
+    for (variables, greeting) in [
+        (&[][..], &[][..]),
+        (&[("REDIS_PASSWORD", "p w")], &["AUTH p w"]),
+        (&[("REDIS_USERNAME", "u"), ("REDIS_PASSWORD", "p")], &["AUTH u p"]),
+        (&[("REDIS_DB", "9")], &["SELECT 9"]),
+        (&[("REDIS_PASSWORD", "p"), ("REDIS_DB", "9")], &["AUTH p", "SELECT 9"]),
+    ] {
+        let greets: String = greeting.iter().map(|words| format!("> {words}\n< +OK\\r\\n\n")).collect();
+        let script = Script::play(&format!("{greets}> INCR visits\n< :1\\r\\n"));
+        let with = |settings: Settings, variable: &(&str, &str)| settings.with(variable.0, variable.1);
+        let notch = variables.iter().fold(settings(&script), with).start();
+        assert_eq!(notch.visit(), 1);
+        script.done();
+    }
+}
+
+#[test]
+fn an_error_reply_is_a_refusal_and_the_next_visit_counts() {
+    // The words after the first are Redis' own business; here they are some that nobody else may see.
+    for error in [
+        "LOADING Redis is loading the zebra in memory",
+        "MASTERDOWN Link with zebra is down and replica-serve-stale-data is set to 'no'.",
+        "BUSY Redis is busy running a zebra.",
+        "CLUSTERDOWN Hash zebra not served",
+        "TRYAGAIN Multiple keys request during zebra of slot",
+        "MOVED 866 zebra.example:6379",
+        "ASK 866 zebra.example:6379",
+        "NOAUTH zebra required.",
+        "NOPERM zebra has no permissions to run the 'incr' command",
+        "WRONGTYPE Operation against a zebra",
+        "READONLY You can't write against a zebra.",
+        "OOM command not allowed when used memory > 'zebra'.",
+        "MISCONF Redis is configured to save zebra snapshots",
+        "NOREPLICAS Not enough good zebra to write.",
+        "UNKILLABLE zebra",
+        "EXECABORT zebra",
+        "ERR zebra",
+        "ERR increment or decrement would zebra",
+        "zebra",
+        "<script>alert('zebra')</script>",
+        "",
+    ] {
+        for form in ["text/plain", "application/json", "text/html"] {
+            let script = Script::play(&format!("> INCR visits\n< -{error}\\r\\n\n> INCR visits\n< :7\\r\\n"));
+            let notch = notch(&script);
+            let answer = notch.ask("GET", "/count", &[("Accept", form)]);
+            answer.assert_not_counted();
+            let shown = format!("{answer:?}{}", answer.text());
+            assert!(!shown.contains("zebra") && !shown.contains("<script"), "{error}: {answer:?}");
+            assert_eq!(notch.visit_when_it_counts(), 7, "{error}");
+            script.done();
+        }
+    }
+}
+
+#[test]
+fn an_error_reply_to_a_read_is_a_refusal_too() {
+    for error in ["LOADING zebra", "WRONGTYPE zebra", "NOAUTH zebra", "MASTERDOWN zebra", "ERR zebra"] {
+        for (path, status) in [("/total", 503), ("/", 200), ("/count", 503)] {
+            let command = if path == "/count" { "INCR visits" } else { "GET visits" };
+            let script = Script::play(&format!("> {command}\n< -{error}\\r\\n"));
+            let notch = notch(&script);
+            let answer = notch.get(path);
+            assert_eq!(answer.status, status, "{path}: {answer:?}");
+            assert!(!answer.text().contains("zebra"), "{answer:?}");
+            script.done();
+        }
+    }
+}
+
+#[test]
+fn a_reply_that_breaks_off_leaves_a_doubt_and_the_next_visit_is_right() {
+    for reply in [":12345\r\n", "-LOADING wait\r\n"] {
+        for length in 0..reply.len() {
+            let said = reply[..length].replace('\r', "\\r").replace('\n', "\\n");
+            let script = Script::play(&format!("> INCR visits\n< {said}\nclose\n> INCR visits\n< :12346\\r\\n"));
+            let notch = notch(&script);
+            notch.get("/count").assert_in_doubt();
+            assert_eq!(notch.visit_when_it_counts(), 12346, "after {said}");
+            assert_apart(&script, "INCR visits");
+            script.done();
+        }
+    }
+}
+
+#[test]
+fn a_read_that_breaks_off_is_no_doubt() {
+    for said in ["", "$", "$2\\r\\n4"] {
+        let script = Script::play(&format!("> GET visits\n< {said}\nclose\n> GET visits\n< $2\\r\\n42\\r\\n"));
+        let notch = notch(&script);
+        // Nothing can be counted twice by reading twice, so this one may be tried again, by notch or by who asked.
+        let total = until("the total is told", || {
+            let answer = notch.get("/total");
+            assert!(matches!(answer.status, 200 | 503), "{answer:?}");
+            (answer.status == 200).then(|| answer.number())
+        });
+        assert_eq!(total, 42);
+        script.done();
+    }
+}
+
+#[test]
+fn what_is_no_reply_leaves_a_doubt_and_the_next_visit_is_right() {
+    let deep = "*1\\r\\n".repeat(5000);
+    let long = format!("+{}", "x".repeat(5_000_000));
+    let endless_line = format!("-{}", "x".repeat(5_000_000));
+    let many = format!("*2147483647\\r\\n{}", ":1\\r\\n".repeat(500_000));
+    let thousand = format!("*1000\\r\\n{}", ":1\\r\\n".repeat(1000));
+    for said in [
+        "$1\\r\\n7\\r\\n",
+        "+7\\r\\n",
+        "+OK\\r\\n",
+        "+PONG\\r\\n",
+        "$-1\\r\\n",
+        "*-1\\r\\n",
+        "*0\\r\\n",
+        "*1\\r\\n:7\\r\\n",
+        "_\\r\\n",
+        "#t\\r\\n",
+        ",7\\r\\n",
+        "(7\\r\\n",
+        "%1\\r\\n:7\\r\\n:7\\r\\n",
+        "7\\r\\n",
+        "\\r\\n",
+        " :7\\r\\n",
+        ": 7\\r\\n",
+        ":7 \\r\\n",
+        ":+7\\r\\n",
+        ":07\\r\\n",
+        ":-0\\r\\n",
+        ":\\r\\n",
+        ":7.0\\r\\n",
+        ":0x7\\r\\n",
+        ":7\\n",
+        ":7\\rx",
+        ":9223372036854775808\\r\\n",
+        ":99999999999999999999999999999999",
+        "$536870913\\r\\n",
+        "$99999999999999999999\\r\\n",
+        "$-2\\r\\n",
+        "*-2\\r\\n",
+        "HTTP/1.1 400 Bad Request\\r\\n\\r\\n",
+        "SSH-2.0-OpenSSH_9.2p1 Debian-2\\r\\n",
+        "\\x15\\x03\\x01\\x00\\x02\\x02\\x46",
+        "\\0",
+        &deep,
+        &long,
+        &endless_line,
+        &many,
+        &thousand,
+    ] {
+        let script = Script::play(&format!("> INCR visits\n< {said}\n> INCR visits\n< :42\\r\\n"));
+        let notch = notch(&script);
+        notch.get("/count").assert_in_doubt();
+        assert_eq!(notch.visit_when_it_counts(), 42, "after {said:.40}");
+        assert_apart(&script, "INCR visits");
+        script.done();
+    }
+}
+
+#[test]
+fn a_total_that_is_none_is_not_told() {
+    for said in [":7\\r\\n", "+7\\r\\n", "*1\\r\\n$1\\r\\n7\\r\\n", "$1\\r\\n7", "$1\\r\\n7\\rx", "$2\\r\\n7\\r\\n$"] {
+        let script = Script::play(&format!("> GET visits\n< {said}\nclose\n> GET visits\n< $2\\r\\n42\\r\\n"));
+        let notch = notch(&script);
+        let total = until("the total is told", || {
+            let answer = notch.get("/total");
+            assert!(matches!(answer.status, 200 | 503), "{answer:?}");
+            (answer.status == 200).then(|| answer.number())
+        });
+        assert_eq!(total, 42, "after {said}");
+        script.done();
+    }
+}
+
+#[test]
+fn totals_of_all_sizes() {
+    for (said, total) in [
+        ("$-1\\r\\n", 0),
+        ("$1\\r\\n0\\r\\n", 0),
+        ("$2\\r\\n-3\\r\\n", -3),
+        ("$19\\r\\n9223372036854775807\\r\\n", i64::MAX),
+        ("$20\\r\\n-9223372036854775808\\r\\n", i64::MIN),
+    ] {
+        let script = Script::play(&format!("> GET visits\n< {said}"));
+        let notch = notch(&script);
+        assert_eq!(notch.total(), total);
+        script.done();
+    }
+}
+
+#[test]
+fn a_reply_in_pieces_is_a_reply() {
+    let pieces: String = ":12345\r\n".chars().map(|c| format!("< {}\nhold\n", c.escape_default())).collect();
+    let script = Script::play(&format!("> INCR visits\n{pieces}> INCR visits\n< :12346\\r\\n"));
+    let notch = notch(&script);
+    thread::scope(|scope| {
+        let visitor = scope.spawn(|| notch.visit());
+        for piece in 1..=8 {
+            script.reach(2 * piece);
+            // Asking on the side gives notch every chance to see this piece alone.
+            notch.get("/livez");
+            script.release();
+        }
+        assert_eq!(visitor.join().expect("the visitor does not panic"), 12345);
+    });
+    assert_eq!(notch.visit(), 12346);
+    script.done();
+}
+
+#[test]
+fn a_late_reply_reaches_nobody() {
+    // Late, but before the next visitor's own; and later still.
+    for (before, after) in [("<1 :41\\r\\n", ""), ("", "<1 :41\\r\\n")] {
+        let text =
+            format!("> INCR visits\nhold\n{before}\n> INCR visits\n{after}\n< :42\\r\\n\n> INCR visits\n< :43\\r\\n");
+        let script = Script::play(&text);
+        let notch = settings(&script).with("STORE_TIMEOUT", "200ms").start();
+        notch.get("/count").assert_in_doubt();
+        script.release();
+        assert_eq!(notch.visit_when_it_counts(), 42);
+        assert_eq!(notch.visit_when_it_counts(), 43);
+        assert_apart(&script, "INCR visits");
+        script.done();
+    }
+}
+
+#[test]
+fn one_reply_too_many_ends_the_connection() {
+    for twice in ["< :5\\r\\n:6\\r\\n", "< :5\\r\\n:", "< :5\\r\\n-ERR what\\r\\n", "< :5\\r\\n\\r\\n"] {
+        let script = Script::play(&format!("> INCR visits\n{twice}\n> INCR visits\n< :100\\r\\n"));
+        let notch = notch(&script);
+        let first = notch.get("/count");
+        if first.status == 200 {
+            assert_eq!(first.number(), 5);
+        } else {
+            first.assert_in_doubt();
+        }
+        assert_eq!(notch.visit_when_it_counts(), 100, "after {twice}");
+        assert_apart(&script, "INCR visits");
+        script.done();
+    }
+}
+
+#[test]
+fn a_reply_that_nobody_asked_for_ends_the_connection() {
+    let script = Script::play("> INCR visits\n< :5\\r\\n\nhold\n< :6\\r\\n\n> INCR visits\n< :100\\r\\n");
+    let notch = notch(&script);
+    assert_eq!(notch.visit(), 5);
+    script.release();
+    script.reach(4);
+    assert_eq!(notch.visit_when_it_counts(), 100);
+    assert_apart(&script, "INCR visits");
+    script.done();
+}
+
+#[test]
+fn a_connection_closed_while_idle_costs_no_visit() {
+    let script = Script::play("> INCR visits\n< :1\\r\\n\nclose\n> INCR visits\n< :2\\r\\n");
+    let notch = notch(&script);
+    assert_eq!(notch.visit(), 1);
+    script.reach(3);
+    assert_eq!(notch.visit_when_it_counts(), 2);
+    script.done();
+}
+
+#[test]
+fn a_greeting_refused_or_garbled_is_not_counted() {
+    for said in
+        ["-WRONGPASS zebra\\r\\n", "-ERR zebra\\r\\n", ":1\\r\\n", "+ZEBRA\\r\\n", "HTTP/1.1 400 zebra\\r\\n\\r\\n"]
+    {
+        let again = "> AUTH hunter2\n< +OK\\r\\n\n> INCR visits\n< :9\\r\\n";
+        let script = Script::play(&format!("> AUTH hunter2\n< {said}\nclose\n{again}"));
+        let notch = settings(&script).with("REDIS_PASSWORD", "hunter2").start();
+        let number = until("a visit is counted", || {
+            let answer = notch.get("/count");
+            if answer.status == 200 {
+                return Some(answer.number());
+            }
+            answer.assert_not_counted();
+            assert!(!answer.text().contains("zebra"), "{answer:?}");
+            None
+        });
+        assert_eq!(number, 9);
+        script.done();
+    }
+}
+
+#[test]
+fn nobody_listens_where_redis_should_be() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let notch = Settings::redis(port.expect("a port that was free").port()).start();
+    for _ in 0..3 {
+        notch.get("/count").assert_not_counted();
+        assert_eq!(notch.get("/total").status, 503);
+        assert_eq!(notch.get("/readyz").status, 503);
+        assert_eq!(notch.get("/livez").status, 200);
+        let welcome = notch.ask("GET", "/", &[("Accept", "application/json")]);
+        assert_eq!(welcome.status, 200);
+        assert!(!matches!(welcome.json().member("count"), Some(Json::Number(_))), "no invented number: {welcome:?}");
+    }
+}
+
+#[test]
+fn a_redis_that_takes_connections_and_says_nothing_is_given_up() {
+    let script = Script::play("> AUTH hunter2\nhold");
+    let notch = settings(&script).with("REDIS_PASSWORD", "hunter2").with("STORE_TIMEOUT", "200ms").start();
+    // Nothing but the greeting was sent, so nothing was counted.
+    notch.get("/count").assert_not_counted();
+    assert_eq!(notch.get("/readyz").status, 503);
+    assert!(script.heard().iter().all(|(_, words)| words == "AUTH hunter2"), "{:?}", script.heard());
+}
+
+/// The first two times that `command` came, it came on different connections.
+fn assert_apart(script: &Script, command: &str) {
+    let places: Vec<_> = script.heard().into_iter().filter(|(_, words)| words == command).map(|(at, _)| at).collect();
+    assert!(places.len() >= 2 && places[0] != places[1], "{:?}", script.heard());
+}

@@ -1,0 +1,279 @@
+//! The environment and the command line: what is taken, what is refused, and how that is said.
+
+use std::fs;
+use std::net::TcpListener;
+
+use crate::rig::{Client, Redis, Settings};
+
+/// Every setting there is, as the README lists them.
+const NAMES: [&str; 24] = [
+    "LISTEN",
+    "PORT",
+    "REDIS_URL",
+    "REDIS_HOST",
+    "REDIS_PORT",
+    "REDIS_USERNAME",
+    "REDIS_PASSWORD",
+    "REDIS_PASSWORD_FILE",
+    "REDIS_DB",
+    "LEDGER",
+    "COUNTER_KEY",
+    "COUNTERS",
+    "FSYNC",
+    "WORKERS",
+    "MAX_CONNECTIONS",
+    "STORE_TIMEOUT",
+    "HEADER_TIMEOUT",
+    "IDLE_TIMEOUT",
+    "SEND_TIMEOUT",
+    "DRAIN_DELAY",
+    "DRAIN_TIMEOUT",
+    "WELCOME",
+    "LOG",
+    "LOG_FORMAT",
+];
+
+const DURATIONS: [&str; 6] =
+    ["STORE_TIMEOUT", "HEADER_TIMEOUT", "IDLE_TIMEOUT", "SEND_TIMEOUT", "DRAIN_DELAY", "DRAIN_TIMEOUT"];
+
+#[test]
+fn help_lists_every_setting() {
+    for argument in ["--help", "-h"] {
+        let help = Settings::ledger().run(&[argument]);
+        assert_eq!(help.code, Some(0), "{help:?}");
+        assert_eq!(help.stderr, "");
+        for name in NAMES {
+            let listed = help.stdout.split(|c: char| !c.is_ascii_uppercase() && c != '_').any(|word| word == name);
+            assert!(listed, "{name} in:\n{}", help.stdout);
+        }
+        assert!(help.stdout.contains("healthcheck") && help.stdout.contains("--version"), "{}", help.stdout);
+    }
+}
+
+#[test]
+fn version_says_which() {
+    for argument in ["--version", "-V"] {
+        let version = Settings::ledger().run(&[argument]);
+        assert_eq!(version.code, Some(0), "{version:?}");
+        assert_eq!(version.stdout, format!("notch {}\n", env!("CARGO_PKG_VERSION")));
+    }
+}
+
+#[test]
+fn what_only_tells_needs_no_good_settings() {
+    for argument in ["--help", "--version"] {
+        let said = Settings::ledger().with("LISTEN", "nonsense").with("FSYNC", "nonsense").run(&[argument]);
+        assert_eq!(said.code, Some(0), "{said:?}");
+    }
+}
+
+#[test]
+fn an_unknown_argument_is_refused() {
+    for arguments in [&["--verbose"][..], &["serve"], &["-x"], &[""], &["healthcheck", "now"], &["--help", "me"]] {
+        let settings = Settings::ledger();
+        let refused = settings.run(arguments);
+        assert_eq!(refused.code, Some(2), "{arguments:?}: {refused:?}");
+        assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
+        assert!(!settings.ledger_file().exists(), "{arguments:?} is not served");
+    }
+}
+
+#[test]
+fn a_bad_setting_is_one_line_that_names_it_and_shows_a_good_one() {
+    let mut table: Vec<(&str, &str)> = vec![
+        ("LISTEN", "nonsense"),
+        ("LISTEN", "127.0.0.1:65536"),
+        ("LISTEN", "127.0.0.1:"),
+        ("LISTEN", ":x"),
+        ("LISTEN", "256.0.0.1:80"),
+        ("PORT", "http"),
+        ("PORT", "65536"),
+        ("PORT", "-1"),
+        ("REDIS_URL", "127.0.0.1:6379"),
+        ("REDIS_URL", "http://127.0.0.1"),
+        ("REDIS_URL", "redis://"),
+        ("REDIS_URL", "redis://h:port"),
+        ("REDIS_URL", "redis://h:65536"),
+        ("REDIS_URL", "redis://h/name"),
+        ("REDIS_URL", "redis://h/1/2"),
+        ("REDIS_URL", "redis://h/-1"),
+        ("REDIS_URL", "redis://user:%zz@h"),
+        ("REDIS_URL", "redis://user:%4@h"),
+        ("REDIS_URL", "redis://user:p@:6379"),
+        ("REDIS_PORT", "redis"),
+        ("REDIS_PORT", "65536"),
+        ("REDIS_PORT", "0"),
+        ("REDIS_DB", "first"),
+        ("REDIS_DB", "-1"),
+        ("REDIS_DB", "1.5"),
+        ("REDIS_PASSWORD_FILE", "nowhere/password"),
+        ("REDIS_PASSWORD_FILE", "."),
+        ("COUNTER_KEY", "two words"),
+        ("COUNTER_KEY", "with\"quote"),
+        ("COUNTERS", "two words"),
+        ("COUNTERS", "a,,b"),
+        ("COUNTERS", "a/b"),
+        ("FSYNC", "sometimes"),
+        ("FSYNC", "yes"),
+        ("WORKERS", "0"),
+        ("WORKERS", "-1"),
+        ("WORKERS", "many"),
+        ("WORKERS", "1.5"),
+        ("MAX_CONNECTIONS", "0"),
+        ("MAX_CONNECTIONS", "many"),
+        ("MAX_CONNECTIONS", "99999999999999999999"),
+        ("LOG", "loud"),
+        ("LOG_FORMAT", "xml"),
+    ];
+    for name in DURATIONS {
+        let bad = ["soon", "5", "5 s", "s", "-1s", "+1s", "1h", "1.5s", "5S", "99999999999999999999s", "1m30s"];
+        table.extend(bad.map(|value| (name, value)));
+    }
+    for name in ["STORE_TIMEOUT", "HEADER_TIMEOUT", "IDLE_TIMEOUT", "SEND_TIMEOUT"] {
+        table.push((name, "0s"));
+    }
+    for (name, value) in table {
+        let settings = match name {
+            "REDIS_PORT" | "REDIS_DB" | "REDIS_PASSWORD_FILE" => Settings::ledger().with("REDIS_HOST", "127.0.0.1"),
+            "PORT" => Settings::ledger().without("LISTEN"),
+            _ => Settings::ledger(),
+        };
+        let refused = settings.with(name, value).run(&[]);
+        assert_eq!(refused.code, Some(2), "{name}={value}: {refused:?}");
+        assert_eq!(refused.stdout, "", "{name}={value}");
+        assert_eq!(refused.stderr.lines().count(), 1, "{name}={value}: {refused:?}");
+        assert!(refused.stderr.contains(name), "{name}={value}: {refused:?}");
+        // The example is a line that would be taken: it stands apart from the value that was refused.
+        let example = format!("{name}=");
+        assert!(refused.stderr.contains(&example), "{name}={value} has no example: {refused:?}");
+        assert!(!settings_touch_anything(&refused.stderr), "{refused:?}");
+    }
+}
+
+/// A refusal is about one setting; a backtrace or a second opinion has no place in it.
+fn settings_touch_anything(text: &str) -> bool {
+    text.contains("panicked") || text.contains("RUST_BACKTRACE")
+}
+
+#[test]
+fn a_bad_url_does_not_give_its_password_away() {
+    for url in
+        ["redis://user:s3cret@h:99999", "redis://:s3cret@h/name", "redis://user:s3cret%zz@h", "http://u:s3cret@h"]
+    {
+        let refused = Settings::ledger().with("REDIS_URL", url).run(&[]);
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        assert!(refused.stderr.contains("REDIS_URL"), "{refused:?}");
+        assert!(!refused.stderr.contains("s3cret"), "{refused:?}");
+    }
+}
+
+#[test]
+fn what_is_empty_counts_as_unset() {
+    let mut settings = Settings::ledger();
+    for name in NAMES.iter().filter(|name| **name != "LISTEN") {
+        settings = settings.with(name, "");
+    }
+    let notch = settings.start();
+    assert_eq!(notch.visit(), 1);
+    assert!(settings.ledger_file().exists());
+}
+
+#[test]
+fn durations_read_as_they_are_written() {
+    for name in DURATIONS {
+        for value in ["1ms", "500ms", "5s", "2m", "0005s"] {
+            if value == "0005s" && name != "IDLE_TIMEOUT" {
+                continue;
+            }
+            // That it starts is what is asked here; what a millisecond is good for is another question.
+            Settings::ledger().with(name, value).start();
+        }
+    }
+    for name in ["DRAIN_DELAY", "DRAIN_TIMEOUT"] {
+        Settings::ledger().with(name, "0s").start().stop();
+    }
+}
+
+#[test]
+fn a_port_alone_is_enough() {
+    let redis = Redis::start(&[]);
+    // A port just given up is the likeliest to be free.
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let notch = Settings::redis(redis.port).without("LISTEN").with("PORT", &free.port().to_string()).start();
+    assert_eq!(notch.address.port(), free.port());
+    assert_eq!(Client::connect(free).get("/count").number(), 1);
+}
+
+#[test]
+fn listen_says_more_than_port() {
+    let notch = Settings::ledger().with("PORT", "1").start();
+    assert_ne!(notch.address.port(), 1);
+    assert_eq!(notch.visit(), 1);
+}
+
+#[test]
+fn listens_on_ipv6_too() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        eprintln!("NOT TESTED: this machine has no IPv6");
+        return;
+    }
+    let notch = Settings::ledger().with("LISTEN", "[::1]:0").start();
+    assert!(notch.address.is_ipv6());
+    assert_eq!(notch.visit(), 1);
+    let asked = Settings::ledger().with("LISTEN", &notch.address.to_string()).run(&["healthcheck"]);
+    assert_eq!(asked.code, Some(0), "{asked:?}");
+}
+
+#[test]
+fn a_port_that_is_taken_is_one_line_and_exit_code_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("a bound listener has an address").to_string();
+    let refused = Settings::ledger().with("LISTEN", &address).run(&[]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
+    assert!(refused.stderr.contains(&address), "{refused:?}");
+}
+
+#[test]
+fn one_worker_or_many_count_alike() {
+    for workers in ["1", "2", "7"] {
+        let notch = Settings::ledger().with("WORKERS", workers).with("FSYNC", "never").start();
+        let mut clients: Vec<_> = (0..20).map(|_| notch.client()).collect();
+        for number in 1..=60 {
+            assert_eq!(clients[number % 20].get("/count").number(), number as i64, "WORKERS={workers}");
+        }
+    }
+}
+
+#[test]
+fn the_welcome_is_a_setting_of_any_text() {
+    for welcome in ["Hello", "Grüß Gott \u{1f44b}", "a \"quote\" and a \\", "<b>&amp;</b>", "two\nlines", "tab\there"]
+    {
+        let notch = Settings::ledger().with("WELCOME", welcome).start();
+        let text = notch.get("/");
+        let shown = text.text().replace(['\n', '\t'], " ");
+        assert!(shown.contains(&welcome.replace(['\n', '\t'], " ")), "{text:?}");
+        // Parsed, so that nothing of it is taken for the form around it.
+        let json = notch.ask("GET", "/", &[("Accept", "application/json")]);
+        json.json();
+    }
+}
+
+#[test]
+fn a_password_file_is_read_but_for_its_line_end() {
+    let redis = Redis::start(&["--requirepass", "two words"]);
+    let settings = Settings::redis(redis.port).with("REDIS_PASSWORD_FILE", "secret");
+    for (text, fits) in [
+        ("two words", true),
+        ("two words\n", true),
+        ("two words\r\n", true),
+        ("two", false),
+        ("two words\nmore", false),
+    ] {
+        fs::write(settings.folder().join("secret"), text).expect("a secret laid for the test");
+        match settings.try_start() {
+            Ok(notch) => assert_eq!(notch.get("/readyz").status == 200, fits, "{text:?}"),
+            Err(refused) => assert!(!fits && refused.code == Some(2), "{text:?}: {refused:?}"),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! SIGTERM and SIGINT: what is under way goes out, what is idle is closed, and the end comes in time.
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+
+use crate::rig::{Client, NEVER, Notch, Script, Settings, signal, until};
+
+fn scripted(script: &Script) -> Settings {
+    Settings::redis(script.port).with("STORE_TIMEOUT", NEVER).with("WORKERS", "1")
+}
+
+#[test]
+fn idle_it_ends_at_once() {
+    for name in ["TERM", "INT"] {
+        // Every limit out of reach: nothing here is to be waited for.
+        let settings = Settings::ledger().with("DRAIN_TIMEOUT", NEVER).with("IDLE_TIMEOUT", NEVER);
+        let notch = settings.with("HEADER_TIMEOUT", NEVER).start();
+        notch.visit();
+        let mut kept = notch.client();
+        kept.get("/count");
+        let mut silent = notch.client();
+        notch.signal(name);
+        assert!(kept.rest().is_empty(), "an idle connection is closed");
+        assert!(silent.rest().is_empty(), "so is one that never said a word");
+        let address = notch.address;
+        let (status, log) = notch.ended();
+        assert_eq!(status.code(), Some(0), "SIG{name}: {log:#?}");
+        assert!(std::net::TcpStream::connect(address).is_err(), "nobody listens any more");
+    }
+}
+
+#[test]
+fn an_answer_under_way_goes_out() {
+    for name in ["TERM", "INT"] {
+        let script = Script::play("> INCR visits\nhold\n< :41\\r\\n");
+        let notch = scripted(&script).with("DRAIN_TIMEOUT", NEVER).start();
+        let mut client = notch.client();
+        client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
+        script.reach(1);
+        notch.signal(name);
+        notch_is_draining(&notch);
+        script.release();
+        let answer = client.answer();
+        assert_eq!(answer.number(), 41);
+        assert!(answer.closes(), "and says that it is the last: {answer:?}");
+        assert!(client.rest().is_empty());
+        let (status, log) = notch.ended();
+        assert_eq!(status.code(), Some(0), "{log:#?}");
+        script.done();
+    }
+}
+
+#[test]
+fn many_answers_under_way_go_out() {
+    let script = Script::play("> INCR visits\nhold\n< :1\\r\\n\n> INCRBY visits 7\n< :8\\r\\n");
+    let notch = scripted(&script).with("DRAIN_TIMEOUT", NEVER).start();
+    let mut first = notch.client();
+    first.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
+    script.reach(1);
+    let mut others: Vec<_> = (0..7).map(|_| notch.client()).collect();
+    for client in &mut others {
+        client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
+    }
+    // Each of them has been read when another that came after it is answered.
+    (0..20).for_each(|_| assert_eq!(notch.get("/livez").status, 200));
+    notch.signal("TERM");
+    notch_is_draining(&notch);
+    script.release();
+    assert_eq!(first.answer().number(), 1);
+    let mut numbers: Vec<_> = others.iter_mut().map(|client| client.answer().number()).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (2..=8).collect::<Vec<_>>());
+    assert_eq!(notch.ended().0.code(), Some(0));
+    script.done();
+}
+
+#[test]
+fn what_never_comes_is_not_waited_for_beyond_the_limit() {
+    let script = Script::play("> INCR visits\nhold");
+    let notch = scripted(&script).with("DRAIN_TIMEOUT", "300ms").start();
+    let mut client = notch.client();
+    client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
+    let mut half = notch.client();
+    half.send("GET /count HTT");
+    script.reach(1);
+    notch.signal("TERM");
+    let (status, log) = notch.ended();
+    assert_eq!(status.code(), Some(0), "{log:#?}");
+    // Cut off or told that nobody knows; not told a number, nor that it was not counted.
+    let answers = client.rest();
+    assert!(answers.iter().all(|answer| answer.status == 504), "{answers:?}");
+}
+
+#[test]
+fn a_balancer_sees_it_coming_while_visits_go_on() {
+    let notch = Settings::ledger().with("DRAIN_DELAY", NEVER).start();
+    let mut kept = notch.client();
+    assert_eq!(kept.get("/readyz").status, 200);
+    notch.signal("TERM");
+    until("readiness turns", || (notch.get("/readyz").status == 503).then_some(()));
+    for number in 1..=5 {
+        assert_eq!(notch.visit(), number, "new connections are served as long as the balancer may send some");
+    }
+    assert_eq!(notch.get("/livez").status, 200, "it is not dead yet");
+    let json = notch.ask("GET", "/readyz", &[("Accept", "application/json")]);
+    assert!(json.json().member("error").is_some(), "{json:?}");
+}
+
+#[test]
+fn the_delay_ends() {
+    let notch = Settings::ledger().with("DRAIN_DELAY", "200ms").with("DRAIN_TIMEOUT", NEVER).start();
+    let mut kept = notch.client();
+    assert_eq!(kept.get("/count").number(), 1);
+    notch.signal("TERM");
+    assert_eq!(notch.ended().0.code(), Some(0));
+    assert!(kept.rest().is_empty());
+}
+
+#[test]
+fn a_second_signal_does_not_wait() {
+    let notch = Settings::ledger().with("DRAIN_DELAY", NEVER).start();
+    notch.signal("TERM");
+    until("readiness turns", || (notch.get("/readyz").status == 503).then_some(()));
+    notch.signal("TERM");
+    // Whatever its code: who asks twice means it.
+    notch.ended();
+}
+
+#[test]
+fn under_load_every_answer_is_whole_and_every_visit_kept() {
+    let settings = Settings::ledger().with("DRAIN_TIMEOUT", NEVER);
+    let notch = settings.start();
+    let visitors: Vec<_> = (0..8).map(|_| thread::spawn(visitor(notch.address))).collect();
+    until("the load is on", || (notch.total() > 200).then_some(()));
+    notch.signal("TERM");
+    assert_eq!(notch.ended().0.code(), Some(0));
+    let mut numbers: Vec<_> =
+        visitors.into_iter().flat_map(|visitor| visitor.join().expect("visitors do not panic")).collect();
+    numbers.sort_unstable();
+    // All that were counted were answered: an end that was asked for leaves nobody in the dark.
+    assert_eq!(numbers, (1..=numbers.len() as i64).collect::<Vec<_>>());
+    assert_eq!(settings.start().total(), numbers.len() as i64);
+}
+
+fn visitor(address: std::net::SocketAddr) -> impl FnOnce() -> Vec<i64> + Send + 'static {
+    move || {
+        let mut client = Client::connect(address);
+        let mut numbers = Vec::new();
+        while client.try_send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n").is_ok() {
+            let Some(answer) = client.next_answer("GET") else { break };
+            let last = answer.closes();
+            numbers.push(answer.number());
+            if last {
+                break;
+            }
+        }
+        numbers
+    }
+}
+
+#[test]
+fn as_the_first_process_of_a_container() {
+    // The kernel shields process 1 from every signal that it has not asked for, so asking has to work there too.
+    let mut words = vec!["unshare", "--pid", "--fork", "--kill-child"];
+    let allowed = |words: &[&str]| {
+        Command::new(words[0]).args(&words[1..]).arg("true").output().is_ok_and(|o| o.status.success())
+    };
+    if !allowed(&words) {
+        words.extend(["--user", "--map-root-user"]);
+        if !allowed(&words) {
+            eprintln!("NOT TESTED: this user may not make a process 1 of its own (unshare is refused)");
+            return;
+        }
+    }
+    for name in ["TERM", "INT"] {
+        let settings = Settings::ledger().with("DRAIN_TIMEOUT", NEVER).by_way_of(&words);
+        let notch = settings.start();
+        let outer = notch.id();
+        let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).expect("Linux's own account");
+        let inner: u32 = children.trim().parse().expect("one child, which is process 1 in there");
+        let status = fs::read_to_string(format!("/proc/{inner}/status")).expect("Linux's own account");
+        let ids = status.lines().find(|line| line.starts_with("NSpid:")).expect("a kernel with namespaces");
+        assert!(ids.ends_with("\t1"), "{ids}");
+        assert_eq!(notch.visit(), 1);
+        signal(inner, name);
+        let (status, log) = notch.ended();
+        assert_eq!(status.code(), Some(0), "SIG{name}: {log:#?}");
+    }
+}
+
+/// The signal has been taken: readiness has turned, or nobody listens any more.
+fn notch_is_draining(notch: &Notch) {
+    until("notch drains", || match std::net::TcpStream::connect(notch.address) {
+        Err(_) => Some(()),
+        Ok(_) => {
+            let mut client = Client::connect_if_possible(notch.address)?;
+            client.try_send("GET /readyz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").ok()?;
+            client.next_answer("GET").is_none_or(|answer| answer.status == 503).then_some(())
+        }
+    });
+}
