@@ -1,6 +1,7 @@
 //! What the tests stand on: notch as a process, a real Redis, a scripted one, and a client that sees every byte.
 
 mod client;
+mod escape;
 mod folder;
 mod json;
 mod notch;
@@ -11,11 +12,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{Answer, Client};
+pub(crate) use escape::unescape;
 pub(crate) use folder::Folder;
 pub(crate) use json::Json;
 pub(crate) use notch::{Notch, Settings, signal};
 pub(crate) use redis::Redis;
-pub(crate) use script::{Script, unescape};
+pub(crate) use script::Script;
 
 /// How long a test waits for what ought to come at once. Only a test that fails anyway waits this long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);

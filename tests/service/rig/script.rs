@@ -21,7 +21,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use super::until;
+use super::{unescape, until};
 
 pub(crate) struct Script {
     pub(crate) port: u16,
@@ -284,26 +284,4 @@ fn canonical(words: &[String]) -> String {
         [name, key, one] if name == "INCRBY" && one == "1" => format!("INCR {key}"),
         _ => words.join(" "),
     }
-}
-
-/// `\r`, `\n`, `\0`, `\\` and `\xFF`, as in a Rust literal.
-pub(crate) fn unescape(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        let escaped = if byte == b'\\' { rest.next() } else { None };
-        bytes.push(match (byte, escaped) {
-            (b'\\', Some(b'r')) => b'\r',
-            (b'\\', Some(b'n')) => b'\n',
-            (b'\\', Some(b'0')) => 0,
-            (b'\\', Some(b'x')) => {
-                let digits = [rest.next(), rest.next()].map(|digit| digit.expect("two digits after \\x"));
-                let digits = std::str::from_utf8(&digits).expect("digits are ASCII").to_owned();
-                u8::from_str_radix(&digits, 16).expect("hexadecimal digits")
-            }
-            (b'\\', other) => other.expect("something behind a backslash"),
-            (plain, _) => plain,
-        });
-    }
-    bytes
 }
