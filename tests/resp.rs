@@ -139,7 +139,7 @@ const BULKS: &[Vector] = &[
     (r"$1\r\na\rb", "!"),
     (r"$1\r\na\n\r", "!"),
     (r"$0\r\nab", "!"),
-    (r"$3\r\nab\r\n\r", "!"),
+    (r"$3\r\nab\r\n", "!"),
     (r"$2147483648\r\n", "!"),
     (r"$9223372036854775807\r\n", "!"),
     (r"$9223372036854775808\r\n", "!"),
@@ -155,7 +155,7 @@ const BULKS: &[Vector] = &[
     (r"$5\r\nhell", "..."),
     (r"$5\r\nhello", "..."),
     (r"$5\r\nhello\r", "..."),
-    (r"$3\r\nab\r\n", "..."),
+    (r"$4\r\nab\r\n", "..."),
 ];
 
 const ARRAYS: &[Vector] = &[

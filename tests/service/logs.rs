@@ -1,6 +1,6 @@
 //! What is said on stderr: little, each change once, nothing secret.
 
-use crate::rig::{Json, Notch, Redis, Script, Settings};
+use crate::rig::{Json, Notch, Redis, Script, Settings, until};
 
 #[test]
 fn the_start_is_one_line_that_says_where_and_into_what() {
@@ -42,28 +42,23 @@ fn nothing_is_said_of_single_requests() {
 #[test]
 fn a_store_that_goes_and_comes_is_said_once_each() {
     let mut redis = Redis::durable();
-    let notch = Settings::redis(redis.port).start();
-    notch.visit();
+    let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "300ms").start();
+    crowd(&notch);
     for round in 1..=2 {
         let before = notch.log().len();
         redis.kill();
-        visit_in_vain(&notch);
-        let away = notch.log();
-        assert_eq!(away.len(), before + 1, "round {round}: {away:#?}");
+        crowd(&notch);
+        said_since(&notch, before, 1, &format!("round {round}, away"));
         redis.restart();
-        notch.visit_when_it_counts();
-        notch.visit();
-        notch.get("/total");
-        let back = notch.log();
-        assert_eq!(back.len(), before + 2, "round {round}: {back:#?}");
+        said_since(&notch, before, 2, &format!("round {round}, back"));
     }
 }
 
 #[test]
 fn a_refusal_that_goes_on_is_said_once() {
     let redis = Redis::start(&[]);
-    let notch = Settings::redis(redis.port).start();
-    notch.visit();
+    let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "300ms").start();
+    crowd(&notch);
     for (begin, end) in [
         ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
         ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
@@ -74,23 +69,29 @@ fn a_refusal_that_goes_on_is_said_once() {
         if begin.starts_with("RENAME") {
             redis.told("RPUSH visits a");
         }
-        visit_in_vain(&notch);
-        let away = notch.log();
-        assert_eq!(away.len(), before + 1, "{begin}: {away:#?}");
+        crowd(&notch);
+        said_since(&notch, before, 1, begin);
         redis.told(end);
-        notch.visit_when_it_counts();
-        notch.visit();
-        let back = notch.log();
-        assert_eq!(back.len(), before + 2, "{end}: {back:#?}");
+        said_since(&notch, before, 2, end);
     }
 }
 
-fn visit_in_vain(notch: &Notch) {
-    for _ in 0..10 {
-        assert_ne!(notch.get("/count").status, 200);
-        notch.get("/");
-        notch.get("/readyz");
+/// Enough requests of all kinds that every worker has met the store.
+fn crowd(notch: &Notch) {
+    for _ in 0..2 {
+        notch.ask_at_once(&[("GET", "/count", &[][..]), ("GET", "/", &[]), ("GET", "/total", &[])].repeat(8));
     }
+}
+
+/// Waits until so many lines have been said, and makes sure that more requests bring no more lines.
+fn said_since(notch: &Notch, before: usize, lines: usize, what: &str) {
+    until(&format!("it is said: {what}"), || {
+        crowd(notch);
+        (notch.log().len() >= before + lines).then_some(())
+    });
+    crowd(notch);
+    let log = notch.log();
+    assert_eq!(log.len(), before + lines, "{what}: {log:#?}");
 }
 
 #[test]

@@ -181,10 +181,7 @@ fn what_is_empty_counts_as_unset() {
 #[test]
 fn durations_read_as_they_are_written() {
     for name in DURATIONS {
-        for value in ["1ms", "500ms", "5s", "2m", "0005s"] {
-            if value == "0005s" && name != "IDLE_TIMEOUT" {
-                continue;
-            }
+        for value in ["1ms", "500ms", "5s", "2m"] {
             // That it starts is what is asked here; what a millisecond is good for is another question.
             Settings::ledger().with(name, value).start();
         }

@@ -131,7 +131,7 @@ fn a_second_signal_does_not_wait() {
 fn under_load_every_answer_is_whole_and_every_visit_kept() {
     let settings = Settings::ledger().with("DRAIN_TIMEOUT", NEVER);
     let notch = settings.start();
-    let visitors: Vec<_> = (0..8).map(|_| thread::spawn(visitor(notch.address))).collect();
+    let visitors: Vec<_> = (0..8).map(|_| thread::spawn(visitor(notch.client()))).collect();
     until("the load is on", || (notch.total() > 200).then_some(()));
     notch.signal("TERM");
     assert_eq!(notch.ended().0.code(), Some(0));
@@ -143,9 +143,8 @@ fn under_load_every_answer_is_whole_and_every_visit_kept() {
     assert_eq!(settings.start().total(), numbers.len() as i64);
 }
 
-fn visitor(address: std::net::SocketAddr) -> impl FnOnce() -> Vec<i64> + Send + 'static {
+fn visitor(mut client: Client) -> impl FnOnce() -> Vec<i64> + Send + 'static {
     move || {
-        let mut client = Client::connect(address);
         let mut numbers = Vec::new();
         while client.try_send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n").is_ok() {
             let Some(answer) = client.next_answer("GET") else { break };

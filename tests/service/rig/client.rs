@@ -41,12 +41,16 @@ impl Client {
     }
 
     pub(crate) fn ask(&mut self, method: &str, path: &str, fields: &[(&str, &str)]) -> Answer {
+        self.send_request(method, path, fields);
+        self.answer_to(method)
+    }
+
+    pub(crate) fn send_request(&mut self, method: &str, path: &str, fields: &[(&str, &str)]) {
         let mut request = format!("{method} {path} HTTP/1.1\r\nHost: notch.test\r\n");
         for (name, value) in fields {
             request += &format!("{name}: {value}\r\n");
         }
         self.send(request + "\r\n");
-        self.answer_to(method)
     }
 
     pub(crate) fn get(&mut self, path: &str) -> Answer {

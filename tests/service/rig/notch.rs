@@ -152,6 +152,17 @@ impl Notch {
         self.client().ask(method, path, fields)
     }
 
+    /// Asks for all of these at the same time, each on a connection of its own.
+    pub(crate) fn ask_at_once(&self, requests: &[(&str, &str, &[(&str, &str)])]) -> Vec<Answer> {
+        let ask = |(method, path, fields): &(&str, &str, &[(&str, &str)])| {
+            let mut client = self.client();
+            client.send_request(method, path, fields);
+            client
+        };
+        let mut clients: Vec<_> = requests.iter().map(ask).collect();
+        clients.iter_mut().zip(requests).map(|(client, (method, ..))| client.answer_to(method)).collect()
+    }
+
     pub(crate) fn get(&self, path: &str) -> Answer {
         self.ask("GET", path, &[])
     }
