@@ -213,7 +213,7 @@ fn damage_in_the_middle_is_refused_and_nothing_is_changed() {
     let (one, two) = (&whole[first..batches[1].end], &whole[batches[2].start..batches[2].end]);
     let (head, tail) = (&whole[..first], &whole[batches[2].end..]);
     damaged.push((first, [head, two, tail].concat()));
-    damaged.push((first, [head, one, one, two, tail].concat()));
+    damaged.push((batches[1].end, [head, one, one, two, tail].concat()));
     damaged.push((first, [head, two, one, tail].concat()));
     // Zeros, as a disk may leave them, with something sound behind.
     damaged.push((first, [head, &vec![0; one.len()], two, tail].concat()));
@@ -308,30 +308,43 @@ fn it_is_written_anew_before_it_grows_out_of_bounds() {
 #[test]
 fn a_full_disk_refuses_visits_and_spoils_nothing() {
     // A limit on the size of files is as good as a full disk, and as root as good as anybody.
-    let shell = "trap '' XFSZ; ulimit -S -f 4; exec \"$0\" \"$@\"";
     let settings = Settings::ledger().with("WORKERS", "1");
-    let notch = settings.clone().by_way_of(&["sh", "-c", shell]).start();
+    let limited = settings.clone().by_way_of(&["sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""]);
     let mut counted = 0;
-    let full = until("the disk is full", || {
-        let answer = notch.get("/count");
-        if answer.status == 200 {
-            counted += 1;
-            assert_eq!(answer.number(), counted);
-            return None;
+    // No room at all, no room for another byte, and room for a part of a batch.
+    for room in [None, Some(0), Some(1), Some(30), Some(50)] {
+        let notch = limited.start();
+        assert_eq!(notch.visit(), counted + 1);
+        assert_eq!(notch.visit(), counted + 2);
+        counted += 2;
+        let size = settings.read_ledger().len();
+        limit_files(&notch, &room.map_or(1, |room| size + room).to_string());
+        notch.get("/count").assert_not_counted();
+        for _ in 0..3 {
+            // Written anew the file may be so much smaller that there is room again.
+            let answer = notch.get("/count");
+            if answer.status == 200 {
+                counted += 1;
+                assert_eq!(answer.number(), counted);
+            } else {
+                answer.assert_not_counted();
+            }
+            assert!(room.is_some() || answer.status == 503, "there is no room: {answer:?}");
         }
-        Some(answer)
-    });
-    full.assert_not_counted();
-    notch.get("/count").assert_not_counted();
-    assert_eq!(notch.total(), counted);
-    assert_eq!(notch.get("/").status, 200);
-    // With room again, it counts on.
-    let id = notch.id().to_string();
-    let raised = Command::new("prlimit").args(["--pid", &id, "--fsize=unlimited:"]).status();
-    assert!(raised.is_ok_and(|status| status.success()), "prlimit (Debian: apt-get install util-linux)");
-    assert_eq!(notch.visit_when_it_counts(), counted + 1);
-    notch.kill();
-    assert_eq!(settings.start().visit(), counted + 2);
+        assert_eq!(notch.total(), counted);
+        assert_eq!(notch.get("/").status, 200);
+        limit_files(&notch, "unlimited");
+        assert_eq!(notch.visit_when_it_counts(), counted + 1, "with room, it counts on");
+        counted += 1;
+        notch.kill();
+        assert_eq!(settings.start().total(), counted);
+    }
+}
+
+fn limit_files(notch: &Notch, bytes: &str) {
+    let limit = format!("--fsize={bytes}:");
+    let set = Command::new("prlimit").args(["--pid", &notch.id().to_string(), &limit]).status();
+    assert!(set.is_ok_and(|status| status.success()), "prlimit is missing (Debian: apt-get install util-linux)");
 }
 
 #[test]

@@ -329,7 +329,8 @@ fn a_redis_that_takes_connections_and_says_nothing_is_given_up() {
     // Nothing but the greeting was sent, so nothing was counted.
     notch.get("/count").assert_not_counted();
     assert_eq!(notch.get("/readyz").status, 503);
-    assert!(script.heard().iter().all(|(_, words)| words == "AUTH hunter2"), "{:?}", script.heard());
+    let harmless = |words: &str| matches!(words, "AUTH hunter2" | "PING");
+    assert!(script.heard().iter().all(|(_, words)| harmless(words)), "{:?}", script.heard());
 }
 
 /// The first two times that `command` came, it came on different connections.

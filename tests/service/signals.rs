@@ -1,6 +1,7 @@
 //! SIGTERM and SIGINT: what is under way goes out, what is idle is closed, and the end comes in time.
 
 use std::fs;
+use std::net::TcpStream;
 use std::process::Command;
 use std::thread;
 
@@ -26,7 +27,7 @@ fn idle_it_ends_at_once() {
         let address = notch.address;
         let (status, log) = notch.ended();
         assert_eq!(status.code(), Some(0), "SIG{name}: {log:#?}");
-        assert!(std::net::TcpStream::connect(address).is_err(), "nobody listens any more");
+        assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
     }
 }
 
@@ -39,7 +40,7 @@ fn an_answer_under_way_goes_out() {
         client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
         script.reach(1);
         notch.signal(name);
-        notch_is_draining(&notch);
+        let_nobody_in(&notch);
         script.release();
         let answer = client.answer();
         assert_eq!(answer.number(), 41);
@@ -65,7 +66,7 @@ fn many_answers_under_way_go_out() {
     // Each of them has been read when another that came after it is answered.
     (0..20).for_each(|_| assert_eq!(notch.get("/livez").status, 200));
     notch.signal("TERM");
-    notch_is_draining(&notch);
+    let_nobody_in(&notch);
     script.release();
     assert_eq!(first.answer().number(), 1);
     let mut numbers: Vec<_> = others.iter_mut().map(|client| client.answer().number()).collect();
@@ -188,14 +189,7 @@ fn as_the_first_process_of_a_container() {
     }
 }
 
-/// The signal has been taken: readiness has turned, or nobody listens any more.
-fn notch_is_draining(notch: &Notch) {
-    until("notch drains", || match std::net::TcpStream::connect(notch.address) {
-        Err(_) => Some(()),
-        Ok(_) => {
-            let mut client = Client::connect_if_possible(notch.address)?;
-            client.try_send("GET /readyz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").ok()?;
-            client.next_answer("GET").is_none_or(|answer| answer.status == 503).then_some(())
-        }
-    });
+/// The signal has been taken: nobody new is let in.
+fn let_nobody_in(notch: &Notch) {
+    until("nobody new is let in", || TcpStream::connect(notch.address).is_err().then_some(()));
 }

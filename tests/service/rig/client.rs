@@ -3,9 +3,9 @@
 //!
 //! What holds for every answer is asserted on every answer, wherever it was asked for: see [`Answer::check`].
 
-use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::{fmt, fs};
 
 use super::{Json, PATIENCE};
 
@@ -16,15 +16,11 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn connect(address: SocketAddr) -> Self {
-        Self::connect_if_possible(address).expect("notch takes connections")
-    }
-
-    pub(crate) fn connect_if_possible(address: SocketAddr) -> Option<Self> {
-        let stream = TcpStream::connect(address).ok()?;
+        let stream = TcpStream::connect(address).expect("notch takes connections");
         stream.set_nodelay(true).expect("a socket that can send small segments");
         stream.set_read_timeout(Some(PATIENCE)).expect("a bound on reads");
         stream.set_write_timeout(Some(PATIENCE)).expect("a bound on writes");
-        Some(Self { stream, inbox: Vec::new() })
+        Self { stream, inbox: Vec::new() }
     }
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -106,11 +102,18 @@ impl Client {
     }
 }
 
-#[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) fields: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.status)?;
+        self.fields.iter().try_for_each(|(name, value)| write!(f, ", {name}: {value}"))?;
+        write!(f, ", {:?}", String::from_utf8_lossy(&self.body))
+    }
 }
 
 impl Answer {

@@ -122,6 +122,9 @@ impl Settings {
     }
 }
 
+/// A method, a path, and fields.
+pub(crate) type Request<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
+
 /// How a run of notch came to its end.
 #[derive(Debug)]
 pub(crate) struct Ended {
@@ -153,8 +156,8 @@ impl Notch {
     }
 
     /// Asks for all of these at the same time, each on a connection of its own.
-    pub(crate) fn ask_at_once(&self, requests: &[(&str, &str, &[(&str, &str)])]) -> Vec<Answer> {
-        let ask = |(method, path, fields): &(&str, &str, &[(&str, &str)])| {
+    pub(crate) fn ask_at_once(&self, requests: &[Request<'_>]) -> Vec<Answer> {
+        let ask = |(method, path, fields): &Request<'_>| {
             let mut client = self.client();
             client.send_request(method, path, fields);
             client

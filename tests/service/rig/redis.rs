@@ -108,7 +108,7 @@ impl Redis {
     fn talk(&self) -> Result<Talk, std::io::Error> {
         let mut talk = Talk::open(self.port)?;
         if let Some(password) = &self.password {
-            talk.say(&format!("AUTH {password}"))?;
+            talk.say(&format!("AUTH \"{password}\""))?;
         }
         Ok(talk)
     }

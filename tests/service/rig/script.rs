@@ -255,7 +255,7 @@ fn listen(number: usize, stream: TcpStream, shared: &Mutex<Shared>, speak: &Send
 fn command(stream: &mut impl BufRead) -> Option<Option<String>> {
     let count = match header(stream, b'*') {
         Some(count) => count,
-        None if stream.fill_buf().is_ok_and(|rest| rest.is_empty()) => return None,
+        None if stream.fill_buf().is_ok_and(<[u8]>::is_empty) => return None,
         None => return Some(None),
     };
     let words: Option<Vec<String>> = (0..count).map(|_| word(stream)).collect();
