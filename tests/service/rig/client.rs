@@ -96,6 +96,7 @@ impl Client {
                 self.inbox.extend_from_slice(&bytes[..length]);
                 true
             }
+            Err(error) if error.kind() == ErrorKind::Interrupted => self.fill(),
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => false,
             Err(error) => panic!("neither an answer nor an end: {error}; so far {:?}", self.inbox),
         }
