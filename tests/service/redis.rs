@@ -203,6 +203,20 @@ fn what_redis_refuses_is_surely_not_counted_and_passes() {
 }
 
 #[test]
+fn visits_in_one_breath_are_refused_one_by_one() {
+    let redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).start();
+    assert_eq!(notch.visit(), 1);
+    redis.told("CONFIG SET maxmemory 1");
+    let mut client = notch.client();
+    client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n".repeat(20));
+    (0..20).for_each(|_| client.answer().assert_not_counted());
+    redis.told("CONFIG SET maxmemory 0");
+    client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n".repeat(20));
+    assert_eq!((0..20).map(|_| client.answer().number()).collect::<Vec<_>>(), (2..=21).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_key_that_cannot_be_counted_is_left_as_it_is() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).start();

@@ -245,6 +245,23 @@ fn a_late_reply_reaches_nobody() {
 }
 
 #[test]
+fn the_number_of_who_has_left_goes_to_nobody_else() {
+    let script = Script::play("> INCR visits\nhold\n< :41\\r\\n\n> INCR visits\n< :42\\r\\n");
+    let notch = notch(&script);
+    let mut gone = notch.client();
+    gone.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
+    script.reach(1);
+    drop(gone);
+    let mut next = notch.client();
+    next.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
+    // Asking on the side gives notch every chance to see that one has left and another has come.
+    (0..5).for_each(|_| assert_eq!(notch.get("/livez").status, 200));
+    script.release();
+    assert_eq!(next.answer().number(), 42);
+    script.done();
+}
+
+#[test]
 fn one_reply_too_many_ends_the_connection() {
     for twice in ["< :5\\r\\n:6\\r\\n", "< :5\\r\\n:", "< :5\\r\\n-ERR what\\r\\n", "< :5\\r\\n\\r\\n"] {
         let script = Script::play(&format!("> INCR visits\n{twice}\n> INCR visits\n< :100\\r\\n"));

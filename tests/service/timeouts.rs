@@ -3,6 +3,7 @@
 //! The limits are set short and the waits are long, so that what is tested is that an end comes, not when.
 
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::rig::{Client, NEVER, Notch, Settings, until};
 
@@ -41,6 +42,21 @@ fn half_a_body_does_not_hold_a_connection_for_ever() {
         client.send(format!("POST /count HTTP/1.1\r\nHost: h\r\n{framing}"));
         let answers = client.rest();
         assert!(answers.iter().all(|answer| answer.status == 408), "{answers:?}");
+    }
+}
+
+#[test]
+fn each_request_has_a_time_of_its_own() {
+    let notch = Settings::ledger().with("FSYNC", "never").with("HEADER_TIMEOUT", "1s").start();
+    let mut client = notch.client();
+    let request = "GET /count HTTP/1.1\r\nHost: h\r\n\r\n";
+    let (start, rest) = request.split_at(10);
+    client.send(start);
+    let begun = Instant::now();
+    // The connection is never without half a request, but no request takes long.
+    while begun.elapsed() < Duration::from_secs(2) {
+        client.send([rest, start].concat());
+        assert_eq!(client.answer().status, 200);
     }
 }
 
