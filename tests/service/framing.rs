@@ -482,8 +482,8 @@ fn check(notch: &Notch, nudge: &mut Client, name: &str, parts: &[&[u8]], outcome
     let _ =
         client.try_send([last, &b"GET /count HTTP/1.1\r\nHost: sentinel\r\nConnection: close\r\n\r\n"[..]].concat());
     let mut methods = outcomes.split(' ').filter(|word| word.ends_with(|c: char| c.is_ascii_digit()));
-    let mut method = || if methods.next().is_some_and(|word| word.starts_with("head:")) { "HEAD" } else { "GET" };
-    let answers: Vec<_> = std::iter::from_fn(|| client.next_answer(method())).collect();
+    let method = || if methods.next().is_some_and(|word| word.starts_with("head:")) { "HEAD" } else { "GET" };
+    let answers = client.rest_to(method);
     let counted = nudge.get("/total").number() - before;
     if outcomes.split(" | ").any(|outcome| agrees(outcome, &answers, counted)) {
         return Ok(());

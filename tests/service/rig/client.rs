@@ -84,7 +84,14 @@ impl Client {
 
     /// All further answers up to the end of the connection, which has to come.
     pub(crate) fn rest(&mut self) -> Vec<Answer> {
-        std::iter::from_fn(|| self.next_answer("GET")).collect()
+        self.rest_to(|| "GET")
+    }
+
+    /// As [`Self::rest`], where `method` tells for each answer what it answers.
+    pub(crate) fn rest_to(&mut self, mut method: impl FnMut() -> &'static str) -> Vec<Answer> {
+        let answers: Vec<_> = std::iter::from_fn(|| self.next_answer(method())).take(ENDLESS).collect();
+        assert!(answers.len() < ENDLESS, "answers without end, the last of them {:?}", answers.last());
+        answers
     }
 
     /// False at the end of the connection, be it a quiet or a rough one.
@@ -219,6 +226,9 @@ impl Answer {
         self.fields.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name)).count()
     }
 }
+
+/// More answers than any test asks for at once.
+const ENDLESS: usize = 10_000;
 
 fn hostname() -> String {
     fs::read_to_string("/proc/sys/kernel/hostname").expect("a kernel that knows its name").trim_end().to_owned()
