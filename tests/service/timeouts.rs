@@ -115,6 +115,31 @@ fn as_many_connections_as_allowed_and_no_more() {
     assert_eq!(notch.visit(), 1, "and then there is room again");
 }
 
+#[test]
+fn who_is_sent_away_for_want_of_a_place_was_not_counted() {
+    let notch = Settings::ledger().with("FSYNC", "never").with("MAX_CONNECTIONS", "4").start();
+    let (visitors, each) = (16, 200);
+    let visit = || {
+        let mut numbers = Vec::new();
+        let mut client = notch.client();
+        while numbers.len() < each {
+            // A connection that was closed instead of answered is no answer: whoever is sent away comes again.
+            let sent = client.try_send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
+            match sent.ok().and_then(|()| client.next_answer("GET")) {
+                Some(answer) => numbers.push(answer.number()),
+                None => client = notch.client(),
+            }
+        }
+        numbers
+    };
+    let mut numbers: Vec<_> = thread::scope(|scope| {
+        let visitors: Vec<_> = (0..visitors).map(|_| scope.spawn(visit)).collect();
+        visitors.into_iter().flat_map(|visitor| visitor.join().expect("visitors do not panic")).collect()
+    });
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=(visitors * each) as i64).collect::<Vec<_>>(), "unique and without a gap");
+}
+
 fn sockets(notch: &Notch) -> usize {
     let files = fs::read_dir(format!("/proc/{}/fd", notch.id())).expect("Linux's own account");
     // A file may be closed while we look.
