@@ -129,7 +129,7 @@ fn names_http(bytes: &[u8]) -> bool {
 /// The reject for an incomplete head that has no room to grow: its target is too long, or its fields too large.
 #[must_use]
 pub fn overflow(bytes: &[u8]) -> Reject {
-    if bytes.contains(&b'\n') { TOO_LARGE } else { TOO_LONG }
+    if bytes.trim_ascii_start().contains(&b'\n') { TOO_LARGE } else { TOO_LONG }
 }
 
 /// Telling a known method that is not allowed here from an unknown one (RFC 9110, section 9.1).

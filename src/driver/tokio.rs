@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant as StdInstant};
 
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream, lookup_host};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
@@ -343,7 +343,7 @@ async fn redis(worker: Arc<Worker>, login: Login) {
     loop {
         let status = match connect(&login, patience).await {
             Ok(socket) => {
-                let mut link = Link::open(&worker, &socket, &login);
+                let mut link = Link::open(&worker, socket, &login);
                 let status = poll_fn(|cx| link.poll(cx)).await;
                 if link.proven {
                     (backoff, away) = (Backoff::default(), Instant::now());
@@ -382,7 +382,7 @@ async fn connect(login: &Login, patience: Duration) -> Result<TcpStream, Status>
 /// One connection to Redis, from the greeting to the first thing that goes wrong.
 struct Link<'a> {
     worker: &'a Worker,
-    socket: &'a TcpStream,
+    socket: TcpStream,
     wire: Wire,
     session: Session<usize>,
     /// Empty, but for the moment in which a batch passes through.
@@ -395,7 +395,7 @@ struct Link<'a> {
 }
 
 impl<'a> Link<'a> {
-    fn open(worker: &'a Worker, socket: &'a TcpStream, login: &Login) -> Self {
+    fn open(worker: &'a Worker, socket: TcpStream, login: &Login) -> Self {
         let mut wire = Wire::default();
         let session = Session::open(login, &mut wire);
         let since = Instant::now();
@@ -445,15 +445,11 @@ impl<'a> Link<'a> {
 
     /// Whether bytes have come.
     fn receive(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
-        while self.socket.poll_read_ready(cx).is_ready() {
-            match self.socket.try_read_buf(&mut self.wire.room()) {
-                Ok(0) => return Err(CLOSED),
-                Ok(_) => return Ok(true),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Err(CLOSED),
-            }
+        match read(&mut self.socket, &mut self.wire, cx) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(1..)) => Ok(true),
+            Poll::Ready(_) => Err(CLOSED),
         }
-        Ok(false)
     }
 
     fn send(&mut self, cx: &mut Context<'_>) -> Result<(), Status> {
@@ -787,11 +783,10 @@ impl Talk {
                 return Ok(wake);
             }
             self.rise();
-            match self.socket.try_read_buf(&mut self.wire.room()) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) => return Ok(Wake::Ready),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
+            match poll_fn(|cx| Poll::Ready(read(&mut self.socket, &mut self.wire, cx))).await {
+                Poll::Pending => {}
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Poll::Ready(read) => return read.map(|_| Wake::Ready),
             }
         }
     }
@@ -820,6 +815,12 @@ impl Talk {
             }
         }
     }
+}
+
+/// Takes what has come. Unlike `try_read`, this sees by a read that does not fill the room that no more is there, and so
+/// does not ask in vain the next time.
+fn read(socket: &mut TcpStream, wire: &mut Wire, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pin!(socket.read_buf(&mut wire.room())).poll(cx)
 }
 
 /// A timer that is set only when it has to be: a connection's deadline moves with each request, but hardly ever comes.
