@@ -10,6 +10,8 @@
 //!
 //! Source: RFC 9110 (semantics), RFC 9112 (framing).
 
+use std::mem::MaybeUninit;
+
 use bytes::{BufMut, BytesMut};
 
 use crate::counter::Decimal;
@@ -89,9 +91,9 @@ pub struct Framing {
 /// A [`Reject`] as soon as it is certain. Whether a head that fills all the room there is will ever be whole is for the
 /// caller to say: see [`overflow`].
 pub fn head(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, Reject> {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut request = httparse::Request::new(&mut fields);
-    let used = match request.parse(bytes) {
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut []);
+    let used = match request.parse_with_uninit_headers(bytes, &mut fields) {
         Ok(httparse::Status::Complete(used)) => used,
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::Version) if names_http(bytes) => {
@@ -129,7 +131,11 @@ fn names_http(bytes: &[u8]) -> bool {
 /// The reject for an incomplete head that has no room to grow: its target is too long, or its fields too large.
 #[must_use]
 pub fn overflow(bytes: &[u8]) -> Reject {
-    if bytes.trim_ascii_start().contains(&b'\n') { TOO_LARGE } else { TOO_LONG }
+    match bytes.trim_ascii_start() {
+        [] => bad("empty lines are no request"),
+        head if head.contains(&b'\n') => TOO_LARGE,
+        _ => TOO_LONG,
+    }
 }
 
 /// Telling a known method that is not allowed here from an unknown one (RFC 9110, section 9.1).

@@ -70,12 +70,6 @@ impl<W> Queue<W> {
         self.seats.iter().filter(|seat| seat.resting.is_some()).filter_map(|seat| seat.waker.as_ref())
     }
 
-    /// Since when somebody has rested, whoever has rested longest: with a queue for each worker, they have to be compared.
-    #[cfg(feature = "tokio")]
-    pub(super) fn longest(&self) -> Option<Instant> {
-        self.seats.iter().filter_map(|seat| seat.resting).min()
-    }
-
     /// Has whoever has rested longest give up the seat, and says how to wake them. If nobody rests, the next one to will.
     pub(super) fn evict(&mut self) -> Option<&W> {
         let resting = self.seats.iter_mut().filter(|seat| seat.resting.is_some());
@@ -163,8 +157,6 @@ mod tests {
         queue.leave(seats[0]);
         queue.rest(seats[1], Some(start + Duration::from_secs(2)));
         queue.rest(seats[2], Some(start + Duration::from_secs(1)));
-        #[cfg(feature = "tokio")]
-        assert_eq!(queue.longest(), Some(start + Duration::from_secs(1)));
         assert_eq!(queue.evict(), Some(&seats[2]));
         assert!(queue.is_evicted(seats[2]) && !queue.is_evicted(seats[1]));
         assert_eq!(queue.resting().collect::<Vec<_>>(), [&seats[1]]);

@@ -1,10 +1,11 @@
 //! The driver on tokio: one event loop per worker, each on a thread of its own, with its own batch and its own session
 //! with Redis. The first worker also accepts connections and hands each to the worker that has the fewest.
 //!
-//! Tasks of one worker run one at a time, so its state is locked without ever waiting, save when the server drains.
-//! A client's task pushes its ask to the batch and sleeps; the store's task is woken behind the clients' that are ready,
+//! The tasks of one worker share its `State` without a lock, because they run on its thread, one at a time. A client's
+//! task pushes its ask to the batch and sleeps; the store's task is woken behind the clients' that are ready,
 //! and so takes all their asks at once.
 
+use std::cell::RefCell;
 use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
@@ -107,7 +108,7 @@ async fn life(
     received(&signals).await;
     info!("asked to stop: not ready any more");
     for worker in workers {
-        worker.state().now.leaving = true;
+        worker.handle.spawn(async { state(|state| state.now.leaving = true) });
     }
     // A second signal means at once, here and below.
     if first(received(&signals), sleep(server.limits.drain_delay)).await {
@@ -115,7 +116,7 @@ async fn life(
     }
     accepting.abort();
     for worker in workers {
-        worker.close();
+        worker.handle.spawn(async { state(State::close) });
     }
     let done = first(received(&signals), server.vacancy(1));
     if timeout(server.limits.drain, done).await.is_err() {
@@ -182,11 +183,13 @@ async fn accept(server: Arc<Server>, workers: Vec<Arc<Worker>>, listener: TcpLis
             Ok(socket) => {
                 backoff = Backoff::default();
                 if server.open.load(Ordering::SeqCst) >= server.limits.connections {
-                    evict(&workers);
+                    if let Some(worker) = workers.iter().max_by_key(|worker| worker.open.load(Ordering::Relaxed)) {
+                        worker.handle.spawn(async { state(State::evict) });
+                    }
                     server.vacancy(server.limits.connections).await;
                 }
                 if let Some(worker) = workers.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed)) {
-                    worker.handle.spawn(serve(Client::new(worker.clone()), socket));
+                    worker.handle.spawn(serve(Place::take(worker.clone()), socket));
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -200,25 +203,25 @@ async fn accept(server: Arc<Server>, workers: Vec<Arc<Worker>>, listener: TcpLis
     }
 }
 
-/// Has the connection go that has rested longest on any worker; if none rests, the first that does.
-fn evict(workers: &[Arc<Worker>]) {
-    let resting = workers.iter().filter_map(|worker| Some((worker.state().queue.longest()?, worker)));
-    match resting.min_by_key(|(since, _)| *since) {
-        Some((_, worker)) => worker.evict(),
-        None => workers.iter().for_each(|worker| worker.evict()),
-    }
-}
-
-/// One event loop, and what its tasks share.
+/// One event loop, as the others see it.
 struct Worker {
     index: usize,
     server: Arc<Server>,
     handle: Handle,
     /// Connections that it serves.
     open: AtomicUsize,
-    state: Mutex<State>,
 }
 
+thread_local! {
+    static STATE: RefCell<State> = RefCell::default();
+}
+
+/// Looks at what the tasks of this worker share.
+fn state<T>(look: impl FnOnce(&mut State) -> T) -> T {
+    STATE.with_borrow_mut(look)
+}
+
+/// What the tasks of one worker share. They run on one thread, and do not wait while they look.
 #[derive(Default)]
 struct State {
     now: Now,
@@ -232,32 +235,10 @@ struct State {
 
 impl Worker {
     fn start(index: usize, server: &Arc<Server>, own: &Runtime) -> Arc<Self> {
-        let worker = Arc::new(Self {
-            index,
-            server: server.clone(),
-            handle: own.handle().clone(),
-            open: AtomicUsize::new(0),
-            state: Mutex::default(),
-        });
+        let worker =
+            Arc::new(Self { index, server: server.clone(), handle: own.handle().clone(), open: AtomicUsize::new(0) });
         worker.handle.spawn(impatience(worker.clone()));
         worker
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
-    }
-
-    /// Has every connection closed as soon as nothing is under way on it.
-    fn close(&self) {
-        let mut state = self.state();
-        state.now.closing = true;
-        state.queue.resting().for_each(Waker::wake_by_ref);
-    }
-
-    fn evict(&self) {
-        if let Some(waker) = self.state().queue.evict() {
-            waker.wake_by_ref();
-        }
     }
 
     /// Waits until somebody asks, and takes the batch. Says since when it has gathered.
@@ -265,7 +246,7 @@ impl Worker {
         poll_fn(|cx| match self.take(batch) {
             Some(since) => Poll::Ready(since),
             None => {
-                self.state().carrier = Some(cx.waker().clone());
+                state(|state| state.carrier = Some(cx.waker().clone()));
                 Poll::Pending
             }
         })
@@ -273,14 +254,15 @@ impl Worker {
     }
 
     fn take(&self, batch: &mut Batch<usize>) -> Option<Instant> {
-        self.state().queue.take(batch).map(Instant::from_std)
+        state(|state| state.queue.take(batch)).map(Instant::from_std)
     }
 
     /// Has a batch that was not sent wait for the next connection.
     fn put_back(&self, batch: &mut Batch<usize>, since: Instant) {
-        let mut state = self.state();
-        state.queue.put_back(batch, since.into_std());
-        state.has_gathered();
+        state(|state| {
+            state.queue.put_back(batch, since.into_std());
+            state.has_gathered();
+        });
     }
 
     fn note(&self, status: Status) {
@@ -290,7 +272,7 @@ impl Worker {
     /// Ends a batch that the store has done with, or that is given up.
     fn tell(&self, batch: &mut Batch<usize>, fault: Fault) {
         lock(&self.server.health).learn(self.index, batch.replies());
-        self.state().queue.tell(batch, fault, Waker::wake_by_ref);
+        state(|state| state.queue.tell(batch, fault, Waker::wake_by_ref));
     }
 
     /// Ends the batch that gathers.
@@ -303,6 +285,18 @@ impl Worker {
 }
 
 impl State {
+    /// Has every connection closed as soon as nothing is under way on it.
+    fn close(&mut self) {
+        self.now.closing = true;
+        self.queue.resting().for_each(Waker::wake_by_ref);
+    }
+
+    fn evict(&mut self) {
+        if let Some(waker) = self.queue.evict() {
+            waker.wake_by_ref();
+        }
+    }
+
     fn ask(&mut self, ask: Ask, seat: usize) {
         if self.queue.ask(ask, seat) {
             self.has_gathered();
@@ -320,15 +314,16 @@ impl State {
 async fn impatience(worker: Arc<Worker>) {
     loop {
         let since = poll_fn(|cx| {
-            let mut state = worker.state();
-            if state.queue.since().is_none() {
-                state.patience = Some(cx.waker().clone());
-            }
-            state.queue.since().map_or(Poll::Pending, Poll::Ready)
+            state(|state| {
+                if state.queue.since().is_none() {
+                    state.patience = Some(cx.waker().clone());
+                }
+                state.queue.since().map_or(Poll::Pending, Poll::Ready)
+            })
         })
         .await;
         sleep_until(Instant::from_std(since) + worker.server.limits.store).await;
-        if worker.state().queue.since() == Some(since) {
+        if state(|state| state.queue.since()) == Some(since) {
             let fault = lock(&worker.server.health).fault(worker.index);
             worker.give_up(fault);
         }
@@ -439,7 +434,7 @@ impl<'a> Link<'a> {
                 self.since = since;
                 self.session.submit(&mut self.batch, &mut self.wire);
             }
-            None => self.worker.state().carrier = Some(cx.waker().clone()),
+            None => state(|state| state.carrier = Some(cx.waker().clone())),
         }
     }
 
@@ -618,63 +613,21 @@ impl Clerk {
     }
 }
 
-/// One connection, as its worker knows it. It gives up its seat when it is dropped.
-struct Client {
+/// One of the `MAX_CONNECTIONS` places, until it is dropped.
+struct Place {
     worker: Arc<Worker>,
-    seat: usize,
 }
 
-impl Client {
-    fn new(worker: Arc<Worker>) -> Self {
-        let seat = worker.state().queue.enter();
+impl Place {
+    fn take(worker: Arc<Worker>) -> Self {
         worker.open.fetch_add(1, Ordering::Relaxed);
         worker.server.open.fetch_add(1, Ordering::SeqCst);
-        Self { worker, seat }
-    }
-
-    /// A turn of the exchange, at the present time.
-    fn turn<T>(&self, turn: impl FnOnce(&Site, &Now) -> T) -> T {
-        let now = &mut self.worker.state().now;
-        now.set(super::unix_time());
-        turn(&self.worker.server.site, now)
-    }
-
-    /// Asks the store and waits for its answer; meanwhile the client's memory is lent out.
-    async fn ask(&self, ask: Ask, wire: &mut Wire) -> Result<i64, Fault> {
-        {
-            let mut state = self.worker.state();
-            wire.give_back(&mut state.spares);
-            state.ask(ask, self.seat);
-        }
-        poll_fn(|cx| {
-            let mut state = self.seated(cx);
-            let Some(total) = state.queue.answer(self.seat) else { return Poll::Pending };
-            wire.borrow(&mut state.spares);
-            Poll::Ready(total)
-        })
-        .await
-    }
-
-    /// Whether a client that rests has to go.
-    fn must_go(&self, cx: &Context<'_>) -> bool {
-        let mut state = self.seated(cx);
-        state.now.closing || state.queue.yields(self.seat)
-    }
-
-    /// The worker's state. Whoever changes it for this client wakes it.
-    fn seated(&self, cx: &Context<'_>) -> MutexGuard<'_, State> {
-        let mut state = self.worker.state();
-        let waker = state.queue.waker(self.seat);
-        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
-        state
+        Self { worker }
     }
 }
 
-impl Drop for Client {
+impl Drop for Place {
     fn drop(&mut self) {
-        self.worker.state().queue.leave(self.seat);
         self.worker.open.fetch_sub(1, Ordering::Relaxed);
         self.worker.server.open.fetch_sub(1, Ordering::SeqCst);
         if let Some(waker) = lock(&self.worker.server.left).take() {
@@ -683,8 +636,71 @@ impl Drop for Client {
     }
 }
 
+/// One connection, as its worker knows it. It gives up its seat when it is dropped.
+struct Client {
+    place: Place,
+    seat: usize,
+}
+
+impl Client {
+    fn new(place: Place) -> Self {
+        Self { place, seat: state(|state| state.queue.enter()) }
+    }
+
+    fn server(&self) -> &Server {
+        &self.place.worker.server
+    }
+
+    /// A turn of the exchange, at the present time.
+    fn turn<T>(&self, turn: impl FnOnce(&Site, &Now) -> T) -> T {
+        state(|state| {
+            state.now.set(super::unix_time());
+            turn(&self.server().site, &state.now)
+        })
+    }
+
+    /// Asks the store and waits for its answer; meanwhile the client's memory is lent out.
+    async fn ask(&self, ask: Ask, wire: &mut Wire) -> Result<i64, Fault> {
+        state(|state| {
+            wire.give_back(&mut state.spares);
+            state.ask(ask, self.seat);
+        });
+        poll_fn(|cx| {
+            self.seated(cx, |state| {
+                let Some(total) = state.queue.answer(self.seat) else { return Poll::Pending };
+                wire.borrow(&mut state.spares);
+                Poll::Ready(total)
+            })
+        })
+        .await
+    }
+
+    /// Whether a client that rests has to go.
+    fn must_go(&self, cx: &Context<'_>) -> bool {
+        self.seated(cx, |state| state.now.closing || state.queue.yields(self.seat))
+    }
+
+    /// Looks at the worker's state. Whoever changes it for this client wakes it.
+    fn seated<T>(&self, cx: &Context<'_>, look: impl FnOnce(&mut State) -> T) -> T {
+        state(|state| {
+            let waker = state.queue.waker(self.seat);
+            if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+            look(state)
+        })
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        state(|state| state.queue.leave(self.seat));
+    }
+}
+
 /// Serves one connection until its end, which needs no reason: a client may leave at any time.
-async fn serve(client: Client, socket: StdStream) {
+async fn serve(place: Place, socket: StdStream) {
+    let client = Client::new(place);
     let socket = socket.set_nodelay(true).map(|()| socket);
     if let Ok(socket) = socket.and_then(TcpStream::from_std) {
         let mut talk = Talk { alarm: Alarm::new(Instant::now()), client, socket, wire: Wire::default() };
@@ -710,7 +726,7 @@ enum Wake {
 
 impl Talk {
     async fn serve(&mut self) -> io::Result<()> {
-        let limits = self.client.worker.server.limits;
+        let limits = self.client.server().limits;
         let mut exchange = Exchange::default();
         // The request that has begun, and when its last byte has to be here; for the first, it also has to begin by then.
         let (mut begun, mut deadline) = (0, Instant::now() + limits.header);
@@ -754,7 +770,7 @@ impl Talk {
             match self.socket.try_write(self.wire.unsent()) {
                 Ok(length) => self.wire.sent(length),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let limit = self.client.worker.server.limits.send;
+                    let limit = self.client.server().limits.send;
                     let deadline = *deadline.get_or_insert_with(|| Instant::now() + limit);
                     poll_fn(|cx| match self.socket.poll_write_ready(cx) {
                         Poll::Pending => self.alarm.poll(deadline, cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
@@ -792,15 +808,17 @@ impl Talk {
     }
 
     fn rest(&mut self, since: Option<StdInstant>) {
-        let mut state = self.client.worker.state();
-        self.wire.give_back(&mut state.spares);
-        state.queue.rest(self.client.seat, since);
+        state(|state| {
+            self.wire.give_back(&mut state.spares);
+            state.queue.rest(self.client.seat, since);
+        });
     }
 
     fn rise(&mut self) {
-        let mut state = self.client.worker.state();
-        self.wire.borrow(&mut state.spares);
-        state.queue.rest(self.client.seat, None);
+        state(|state| {
+            self.wire.borrow(&mut state.spares);
+            state.queue.rest(self.client.seat, None);
+        });
     }
 
     /// Closes so that the last answer arrives: says that nothing more will come, and reads away what is still coming.
