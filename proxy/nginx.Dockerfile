@@ -1,0 +1,11 @@
+# nginx with notch's settings, the alternative to HAProxy. 1.27.3 or later: earlier ones cannot follow replicas by DNS.
+ARG NGINX_IMAGE=nginx:1.30-alpine
+FROM ${NGINX_IMAGE}
+COPY nginx.conf /etc/nginx/nginx.conf
+USER nginx
+EXPOSE 8080
+# Serves what it has, then ends.
+STOPSIGNAL SIGQUIT
+HEALTHCHECK --interval=2s --timeout=2s --retries=3 CMD ["wget", "-q", "-O", "/dev/null", "http://127.0.0.1:8080/healthz"]
+ENTRYPOINT ["nginx", "-e", "stderr", "-g", "daemon off;"]
+CMD []
