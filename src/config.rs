@@ -60,6 +60,24 @@ pub struct Limits {
     pub drain: Duration,
 }
 
+impl Limits {
+    /// As many connections as there can be next to what `workers` need for themselves, where the system allows us only
+    /// so many open files. Without this, clients could hold every file that the way to the store needs.
+    #[must_use]
+    pub fn within(self, files: usize, workers: usize) -> Self {
+        let most = files.saturating_sub(FILES + workers * FILES_PER_WORKER).max(1);
+        Self { connections: self.connections.min(most), ..self }
+    }
+}
+
+/// How many files the system allows us to have open (`ulimit -n`), as far as it says.
+#[must_use]
+pub fn open_files() -> usize {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(usize::MAX)
+}
+
 /// What the log shows, and how.
 pub struct Logging {
     /// `off` to `debug`.
@@ -401,6 +419,12 @@ fn decoded(text: &str) -> Result<Option<String>, &'static str> {
 /// Where Redis listens if nobody says otherwise.
 const REDIS_PORT: u16 = 6379;
 
+/// Files open beside connections: the log, the ledger and its successor, the listener, the signals, a look-up of names.
+const FILES: usize = 16;
+
+/// Files that a worker has open: its event queue, its alarm, its way to the store and the next one.
+const FILES_PER_WORKER: usize = 6;
+
 /// Most event loops.
 const MAX_WORKERS: u64 = 64;
 
@@ -548,6 +572,15 @@ mod tests {
         ] {
             assert_eq!(read(&settings).err().as_deref(), Some(words));
         }
+    }
+
+    #[test]
+    fn connections_leave_files_for_the_rest() {
+        let limits = read(&[]).expect("good settings").limits;
+        for (files, workers, connections) in [(1024, 2, 996), (usize::MAX, 64, 10_000), (10, 2, 1)] {
+            assert_eq!(limits.within(files, workers).connections, connections);
+        }
+        assert!(open_files() > 0);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
-use crate::config::Store;
+use crate::config::{Limits, Store};
 use crate::counter::{Ask, Cause, Fault, Key};
 use crate::ledger::{Fsync, Ledger, Unusable};
 use crate::redis::Broken;
@@ -100,12 +100,13 @@ pub fn reachable(mut address: SocketAddr) -> SocketAddr {
 }
 
 /// The one line that says where and into what notch counts.
-pub fn announce(address: SocketAddr, store: &Store, workers: usize) {
+fn announce(address: SocketAddr, store: &Store, workers: usize, limits: &Limits) {
     let into = match store {
         Store::Redis(login) => format!("redis {}:{} db {}", login.host, login.port, login.db),
         Store::Ledger(path, _) => format!("the ledger {}", path.display()),
     };
-    info!(workers, version = env!("CARGO_PKG_VERSION"), "notch counts on http://{address} into {into}");
+    let (version, connections) = (env!("CARGO_PKG_VERSION"), limits.connections);
+    info!(workers, connections, version, "notch counts on http://{address} into {into}");
 }
 
 /// How the store is, as far as one worker knows.

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use super::queue::Queue;
 use super::{Backoff, Failure, Health, LINGER, Status};
 use crate::batch::Batch;
-use crate::config::{Config, Limits, Store};
+use crate::config::{Config, Limits, Store, open_files};
 use crate::counter::{Ask, Fault};
 use crate::exchange::{Exchange, Now, Site, Want};
 use crate::ledger::Ledger;
@@ -38,11 +38,13 @@ pub fn run(config: Config, signals: &UnixStream) -> Result<(), Failure> {
         Store::Ledger(path, fsync) => Some(super::open_ledger(path, *fsync)?),
     };
     let address = listener.local_addr().unwrap_or(config.listen);
-    super::announce(address, &config.store, 1);
+    let limits = config.limits.within(open_files(), 1);
+    let limits = Limits { connections: limits.connections.min(MAX_THREADS), ..limits };
+    super::announce(address, &config.store, 1, &limits);
 
     let server = Arc::new(Server {
         site: config.site,
-        limits: Limits { connections: config.limits.connections.min(MAX_THREADS), ..config.limits },
+        limits,
         state: Mutex::new(State::new()),
         gathered: Condvar::new(),
         impatient: Condvar::new(),
@@ -174,6 +176,7 @@ impl Server {
                     if backoff.is_first() {
                         warn!(%error, "cannot accept connections: raise the limits of files and threads, or lower MAX_CONNECTIONS");
                     }
+                    self.state().evict();
                     thread::sleep(backoff.pause());
                 }
             }
@@ -184,9 +187,7 @@ impl Server {
     fn seat(self: &Arc<Self>, socket: TcpStream) -> io::Result<()> {
         let mut state = self.state();
         if state.open >= self.limits.connections {
-            if let Some(chair) = state.queue.evict() {
-                let _ = chair.socket.shutdown(Shutdown::Both);
-            }
+            state.evict();
             let crowded = self.left.wait_while(state, |state| state.open >= self.limits.connections);
             state = crowded.unwrap_or_else(PoisonError::into_inner);
         }
@@ -391,6 +392,13 @@ impl State {
         let mut batch = std::mem::take(&mut self.written.batch);
         self.tell(&mut batch, Fault::Lost);
         self.written = Written { batch, since: None };
+    }
+
+    /// Has the connection go that has rested longest.
+    fn evict(&mut self) {
+        if let Some(chair) = self.queue.evict() {
+            let _ = chair.socket.shutdown(Shutdown::Both);
+        }
     }
 
     /// Ends the batch that gathers.

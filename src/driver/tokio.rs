@@ -26,7 +26,7 @@ use tracing::{info, warn};
 use super::queue::Queue;
 use super::{BACKLOG, Backoff, Failure, Health, LINGER, Status};
 use crate::batch::Batch;
-use crate::config::{Config, Limits, Store};
+use crate::config::{Config, Limits, Store, open_files};
 use crate::counter::{Ask, Fault};
 use crate::exchange::{Exchange, Now, Site, Want};
 use crate::ledger::Ledger;
@@ -49,11 +49,12 @@ pub fn run(config: Config, signals: &StdUnixStream) -> Result<(), Failure> {
         Store::Redis(login) => Carrier::Redis(login.clone()),
         Store::Ledger(path, fsync) => Carrier::Ledger(Desk::open(super::open_ledger(path, *fsync)?, count)?),
     };
-    super::announce(listener.local_addr().unwrap_or(config.listen), &config.store, count);
+    let limits = config.limits.within(open_files(), count);
+    super::announce(listener.local_addr().unwrap_or(config.listen), &config.store, count, &limits);
 
     let server = Arc::new(Server {
         site: config.site,
-        limits: config.limits,
+        limits,
         health: Mutex::new(Health::new(count)),
         open: AtomicUsize::new(0),
         left: Mutex::new(None),
@@ -183,9 +184,7 @@ async fn accept(server: Arc<Server>, workers: Vec<Arc<Worker>>, listener: TcpLis
             Ok(socket) => {
                 backoff = Backoff::default();
                 if server.open.load(Ordering::SeqCst) >= server.limits.connections {
-                    if let Some(worker) = workers.iter().max_by_key(|worker| worker.open.load(Ordering::Relaxed)) {
-                        worker.handle.spawn(async { state(State::evict) });
-                    }
+                    evict(&workers);
                     server.vacancy(server.limits.connections).await;
                 }
                 if let Some(worker) = workers.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed)) {
@@ -197,9 +196,17 @@ async fn accept(server: Arc<Server>, workers: Vec<Arc<Worker>>, listener: TcpLis
                 if backoff.is_first() {
                     warn!(%error, "cannot accept connections: raise the limit of open files, or lower MAX_CONNECTIONS");
                 }
+                evict(&workers);
                 sleep(backoff.pause()).await;
             }
         }
+    }
+}
+
+/// Has a connection go that rests, on the worker that has most of them.
+fn evict(workers: &[Arc<Worker>]) {
+    if let Some(worker) = workers.iter().max_by_key(|worker| worker.open.load(Ordering::Relaxed)) {
+        worker.handle.spawn(async { state(State::evict) });
     }
 }
 
