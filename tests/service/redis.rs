@@ -518,3 +518,17 @@ fn visit_until(notch: &Notch, over: &AtomicBool) -> Vec<crate::rig::Answer> {
     }
     answers
 }
+
+#[test]
+fn however_many_connections_come_the_way_to_redis_stays_open() {
+    let mut redis = Redis::durable();
+    let notch = Settings::redis(redis.port).with("WORKERS", "1").by_way_of(&["prlimit", "--nofile=64"]).start();
+    let mut crowd: Vec<_> = (0..100).map(|_| notch.client()).collect();
+    assert_eq!(notch.visit(), 1);
+    redis.kill();
+    redis.restart();
+    assert_eq!(notch.visit_when_it_counts(), 2);
+    crowd.retain_mut(|client| client.try_send("GET /livez HTTP/1.1\r\nHost: h\r\n\r\n").is_ok());
+    let served = crowd.iter_mut().filter_map(|client| client.next_answer("GET")).count();
+    assert!((1..64).contains(&served), "{served} of the first connections are still served");
+}
