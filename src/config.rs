@@ -165,10 +165,10 @@ Usage: notch                serve
 Settings (environment; durations read 500ms, 5s, 2m):
 ";
 
-/// The environment, or whatever stands in for it.
-pub struct Env<F>(pub F);
+/// The environment, or whatever stands in for it: the value of a variable.
+pub struct Env<'a>(pub &'a dyn Fn(&str) -> Option<OsString>);
 
-impl<F: Fn(&str) -> Option<OsString>> Env<F> {
+impl Env<'_> {
     /// Reads every setting that serving needs.
     ///
     /// # Errors
@@ -302,9 +302,13 @@ impl<F: Fn(&str) -> Option<OsString>> Env<F> {
     fn parsed<T>(&self, name: &'static str, unset: T, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, Invalid> {
         match self.text(name)? {
             None => Ok(unset),
-            Some(text) => parse(&text).map_err(|problem| invalid(name, format!("{text:?} is {problem}"))),
+            Some(text) => parse(&text).map_err(|problem| unlike(name, &text, &problem)),
         }
     }
+}
+
+fn unlike(name: &'static str, text: &str, problem: &str) -> Invalid {
+    invalid(name, format!("{text:?} is {problem}"))
 }
 
 fn invalid(name: &'static str, problem: String) -> Invalid {
@@ -448,7 +452,8 @@ mod tests {
     use super::*;
 
     fn read(settings: &[(&str, &str)]) -> Result<Config, String> {
-        let env = Env(|name: &str| settings.iter().find(|(other, _)| *other == name).map(|(_, value)| value.into()));
+        let find = |name: &str| settings.iter().find(|(other, _)| *other == name).map(|(_, value)| value.into());
+        let env = Env(&find);
         env.logging().and_then(|_| env.config()).map_err(|invalid| invalid.to_string())
     }
 

@@ -3,13 +3,14 @@
 //!
 //! All of them are small values that are copied, so that a visit waiting for its number owns no memory of its own.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::ops::Deref;
 
 /// The name of a counter as the store knows it: 1 to [`Key::MAX`] bytes of printable ASCII.
 ///
 /// Quotes, backslash, angle brackets and ampersand are not allowed, so that a key may stand in JSON and HTML as it is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy)]
 pub struct Key {
     len: u8,
     bytes: [u8; Self::MAX],
@@ -35,6 +36,27 @@ impl Key {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
+    }
+}
+
+/// By what there is of them: to compare the room for the longest key as well would cost more than to find a request.
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for Key {}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_bytes().cmp(other.as_bytes())
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> ExitCode {
-    let env = Env(|name: &str| env::var_os(name));
+    let env = Env(&|name| env::var_os(name));
     let (logging, config) = match env.logging().and_then(|logging| Ok((logging, env.config()?))) {
         Ok(read) => read,
         Err(invalid) => return complain(&invalid.to_string(), BAD_USAGE),
@@ -57,7 +57,7 @@ fn signals() -> std::io::Result<UnixStream> {
 }
 
 fn healthcheck() -> ExitCode {
-    match Env(|name: &str| env::var_os(name)).listen() {
+    match Env(&|name| env::var_os(name)).listen() {
         Err(invalid) => complain(&invalid.to_string(), BAD_USAGE),
         Ok(listen) => match probe::ask(listen) {
             Ok(words) => say(&(words + "\n")),

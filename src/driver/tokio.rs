@@ -279,7 +279,11 @@ impl Worker {
     /// Ends a batch that the store has done with, or that is given up.
     fn tell(&self, batch: &mut Batch<usize>, fault: Fault) {
         lock(&self.server.health).learn(self.index, batch.replies());
-        state(|state| state.queue.tell(batch, fault, Waker::wake_by_ref));
+        state(|state| {
+            // The answers are of this second.
+            state.now.set(super::unix_time());
+            state.queue.tell(batch, fault, Waker::wake_by_ref);
+        });
     }
 
     /// Ends the batch that gathers.
@@ -658,12 +662,9 @@ impl Client {
         &self.place.worker.server
     }
 
-    /// A turn of the exchange, at the present time.
+    /// A turn of the exchange.
     fn turn<T>(&self, turn: impl FnOnce(&Site, &Now) -> T) -> T {
-        state(|state| {
-            state.now.set(super::unix_time());
-            turn(&self.server().site, &state.now)
-        })
+        state(|state| turn(&self.server().site, &state.now))
     }
 
     /// Asks the store and waits for its answer; meanwhile the client's memory is lent out.
@@ -737,15 +738,17 @@ impl Talk {
         let mut exchange = Exchange::default();
         // The request that has begun, and when its last byte has to be here; for the first, it also has to begin by then.
         let (mut begun, mut deadline) = (0, Instant::now() + limits.header);
-        let mut idle = deadline;
+        let mut idle = None;
         loop {
             match self.client.turn(|site, now| exchange.next(site, now, &mut self.wire)) {
                 Want::Request => {
                     self.send().await?;
-                    if self.receive(idle, Some(StdInstant::now())).await? != Wake::Ready {
+                    let now = Instant::now();
+                    let patience = idle.map_or(deadline, |idle| now + idle);
+                    if self.receive(patience, Some(now.into_std())).await? != Wake::Ready {
                         return Ok(());
                     }
-                    idle = Instant::now() + limits.idle;
+                    idle = Some(limits.idle);
                 }
                 Want::Bytes(request) => {
                     if request != begun {
@@ -753,6 +756,7 @@ impl Talk {
                     }
                     self.send().await?;
                     if self.receive(deadline, None).await? != Wake::Ready {
+                        state(|state| state.now.set(super::unix_time()));
                         self.client.turn(|site, now| exchange.time_out(site, now, &mut self.wire));
                     }
                 }
@@ -823,6 +827,7 @@ impl Talk {
 
     fn rise(&mut self) {
         state(|state| {
+            state.now.set(super::unix_time());
             self.wire.borrow(&mut state.spares);
             state.queue.rest(self.client.seat, None);
         });
