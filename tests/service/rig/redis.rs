@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{process, thread};
 
+use super::notch::signal;
 use super::{Folder, PATIENCE, until};
 
 /// The least server that can tell notch everything the tests want to hear.
@@ -52,6 +53,15 @@ impl Redis {
         let mut child = self.child.take().expect("a Redis is killed once");
         child.kill().expect("the child is ours to kill");
         child.wait().expect("the child is ours to wait for");
+    }
+
+    /// Has Redis stand still for as long as `meanwhile` takes.
+    pub(crate) fn while_stopped<T>(&self, meanwhile: impl FnOnce() -> T) -> T {
+        let process = self.child.as_ref().expect("a Redis that runs").id();
+        signal(process, "STOP");
+        let result = meanwhile();
+        signal(process, "CONT");
+        result
     }
 
     /// Starts again on the same port with what lies in the same folder.
