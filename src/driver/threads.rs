@@ -169,12 +169,15 @@ impl Server {
             if self.state().now.closing {
                 return;
             }
-            match accepted.and_then(|(socket, _)| self.seat(socket)) {
-                Ok(()) => backoff = Backoff::default(),
+            match accepted {
+                Ok((socket, _)) => {
+                    backoff = Backoff::default();
+                    self.seat(&Arc::new(socket));
+                }
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     if backoff.is_first() {
-                        warn!(%error, "cannot accept connections: raise the limits of files and threads, or lower MAX_CONNECTIONS");
+                        warn!(%error, "cannot accept connections: raise the limit of open files, or lower MAX_CONNECTIONS");
                     }
                     self.state().evict();
                     thread::sleep(backoff.pause());
@@ -184,7 +187,7 @@ impl Server {
     }
 
     /// Gives a connection its thread, as soon as there is room for one.
-    fn seat(self: &Arc<Self>, socket: TcpStream) -> io::Result<()> {
+    fn seat(self: &Arc<Self>, socket: &Arc<TcpStream>) {
         let mut state = self.state();
         if state.open >= self.limits.connections {
             state.evict();
@@ -193,8 +196,18 @@ impl Server {
         }
         state.open += 1;
         drop(state);
-        let client = Client { seat: self.state().queue.enter(), server: self.clone() };
-        spawn("client", move || serve(client, socket)).map(|_| ())
+        let mut told = false;
+        loop {
+            let (own, socket) = (self.clone(), socket.clone());
+            let Err(error) = spawn("client", move || serve(Client::new(own), socket)) else { return };
+            if !std::mem::replace(&mut told, true) {
+                warn!(%error, "cannot serve more connections: raise the limit of threads, or lower MAX_CONNECTIONS");
+            }
+            // Whoever leaves makes room for this one.
+            let mut state = self.state();
+            state.evict();
+            drop(self.left.wait_timeout(state, Backoff::LAST));
+        }
     }
 
     fn note(&self, status: Status) {
@@ -506,6 +519,11 @@ struct Client {
 }
 
 impl Client {
+    fn new(server: Arc<Server>) -> Self {
+        let seat = server.state().queue.enter();
+        Self { server, seat }
+    }
+
     /// A turn of the exchange, at the present time.
     fn turn<T>(&self, turn: impl FnOnce(&Site, &Now) -> T) -> T {
         let now = &mut self.server.state().now;
@@ -543,10 +561,9 @@ impl Drop for Client {
 }
 
 /// Serves one connection until its end, which needs no reason: a client may leave at any time.
-fn serve(client: Client, socket: TcpStream) {
+fn serve(client: Client, socket: Arc<TcpStream>) {
     let bounded = socket.set_nodelay(true).and_then(|()| socket.set_write_timeout(Some(client.server.limits.send)));
     if bounded.is_ok() {
-        let socket = Arc::new(socket);
         let chair = Chair { thread: thread::current(), socket: socket.clone() };
         *client.server.state().queue.waker(client.seat) = Some(chair);
         let mut talk = Talk { client, socket, wire: Wire::default(), patience: None };
