@@ -123,11 +123,13 @@ impl<W> Queue<W> {
     }
 
     /// Tells everybody in a batch; `fault` is for those to whom the store has not replied.
-    pub(super) fn tell(&mut self, batch: &mut Batch<usize>, fault: Fault, wake: impl Fn(&W)) {
+    pub(super) fn tell(&mut self, batch: &mut Batch<usize>, fault: Fault, mut wake: impl FnMut(&W)) {
         batch.tell(fault, |seat, result| {
             let seat = &mut self.seats[seat];
             seat.answer = Some(result);
-            seat.waker.as_ref().map(&wake);
+            if let Some(waker) = &seat.waker {
+                wake(waker);
+            }
         });
     }
 

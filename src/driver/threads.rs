@@ -10,6 +10,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Builder, JoinHandle, Thread};
 use std::time::{Duration, Instant};
@@ -45,6 +46,8 @@ pub fn run(config: Config, signals: &UnixStream) -> Result<(), Failure> {
     let server = Arc::new(Server {
         site: config.site,
         limits,
+        leaving: AtomicBool::new(false),
+        closing: AtomicBool::new(false),
         state: Mutex::new(State::new()),
         gathered: Condvar::new(),
         impatient: Condvar::new(),
@@ -76,7 +79,7 @@ fn life(server: &Arc<Server>, listener: TcpListener, address: SocketAddr, signal
     let accepting = spawn("accept", move || own.accept(&listener))?;
     received(signals);
     info!("asked to stop: not ready any more");
-    server.state().now.leaving = true;
+    server.leaving.store(true, Ordering::Relaxed);
     // A second signal means at once.
     let (own, again) = (server.clone(), signals.try_clone()?);
     spawn("signal", move || {
@@ -109,6 +112,10 @@ fn received(mut signals: &UnixStream) {
 struct Server {
     site: Site,
     limits: Limits,
+    /// Not ready any more.
+    leaving: AtomicBool,
+    /// Connections close as soon as nothing is under way on them.
+    closing: AtomicBool,
     state: Mutex<State>,
     /// A batch has begun, for the ledger's thread.
     gathered: Condvar,
@@ -119,7 +126,6 @@ struct Server {
 }
 
 struct State {
-    now: Now,
     queue: Queue<Chair>,
     /// The connection with Redis, if that is where we count and it is up.
     link: Option<Link>,
@@ -132,6 +138,8 @@ struct State {
     hurried: bool,
     stopped: bool,
     spares: Vec<Wire>,
+    /// Those who have been told, to be woken once the lock is free.
+    woken: Vec<Thread>,
 }
 
 /// What other threads know of a client: how to wake it, and how to have it go.
@@ -146,6 +154,13 @@ impl Server {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Unlocks, and only then wakes those who have been told something: each of them wants the lock first of all.
+    fn release(&self, mut state: MutexGuard<'_, State>) {
+        let woken = std::mem::take(&mut state.woken);
+        drop(state);
+        woken.iter().for_each(Thread::unpark);
+    }
+
     /// Waits until `done`, for so long at most, and says whether it is.
     fn wait(&self, long: Duration, done: impl Fn(&State) -> bool) -> bool {
         let waited = self.left.wait_timeout_while(self.state(), long, |state| !done(state));
@@ -154,8 +169,9 @@ impl Server {
 
     /// Has every connection closed as soon as nothing is under way on it.
     fn close(&self) {
-        let mut state = self.state();
-        state.now.closing = true;
+        let state = self.state();
+        // Under the lock: whoever is about to rest sees it, or is seen to rest.
+        self.closing.store(true, Ordering::Relaxed);
         for chair in state.queue.resting() {
             let _ = chair.socket.shutdown(Shutdown::Read);
         }
@@ -166,7 +182,7 @@ impl Server {
         let mut backoff = Backoff::default();
         loop {
             let accepted = listener.accept();
-            if self.state().now.closing {
+            if self.closing.load(Ordering::Relaxed) {
                 return;
             }
             match accepted {
@@ -238,6 +254,8 @@ impl Server {
             } else if let Some(link) = &mut state.link {
                 link.give_up();
             }
+            self.release(state);
+            state = self.state();
         }
     }
 
@@ -259,7 +277,9 @@ impl Server {
             };
             self.note(status);
             if !status.passes() || away.elapsed() >= patience {
-                self.state().give_up(status.fault());
+                let mut state = self.state();
+                state.give_up(status.fault());
+                self.release(state);
             }
             thread::sleep(backoff.pause());
         }
@@ -274,7 +294,7 @@ impl Server {
         let mut result = link.send();
         state.rouse(self);
         while result.is_ok() {
-            drop(state);
+            self.release(state);
             let read = (&*socket).read(&mut chunk);
             state = self.state();
             result = match read {
@@ -287,6 +307,7 @@ impl Server {
         let Some(link) = state.link.take() else { return (CLOSED, false) };
         let (late, proven) = (link.late, link.proven);
         state.close(link);
+        self.release(state);
         (if late { Status::Away("it does not answer in time") } else { result.err().unwrap_or(CLOSED) }, proven)
     }
 
@@ -300,7 +321,7 @@ impl Server {
             let State { written, .. } = &mut *state;
             results.drain(..).for_each(|result| written.batch.reply(result));
             state.tell_written();
-            drop(state);
+            self.release(state);
             sync = super::sync(&mut ledger, sync);
         }
         let _ = ledger.sync();
@@ -332,7 +353,6 @@ impl Server {
 impl State {
     fn new() -> Self {
         Self {
-            now: Now::default(),
             queue: Queue::default(),
             link: None,
             written: Written::default(),
@@ -342,6 +362,7 @@ impl State {
             hurried: false,
             stopped: false,
             spares: Vec::new(),
+            woken: Vec::new(),
         }
     }
 
@@ -366,7 +387,7 @@ impl State {
 
     /// Takes bytes from Redis: wakes those whose batch is answered, and sends off the next.
     fn receive(&mut self, mut bytes: &[u8]) -> Result<(), Status> {
-        let Self { link: Some(link), queue, health, .. } = self else { return Err(CLOSED) };
+        let Self { link: Some(link), queue, health, woken, .. } = self else { return Err(CLOSED) };
         while !bytes.is_empty() {
             let room = link.wire.room().remaining_mut();
             let (now, later) = bytes.split_at(room.min(bytes.len()));
@@ -374,7 +395,7 @@ impl State {
             bytes = later;
             if let Some(batch) = link.session.settle(&mut link.wire).map_err(Status::of)? {
                 health.learn(0, batch.replies());
-                queue.tell(batch, Fault::Lost, wake);
+                queue.tell(batch, Fault::Lost, |chair| woken.push(chair.thread.clone()));
             }
         }
         if link.session.is_free() && !link.proven {
@@ -397,7 +418,7 @@ impl State {
     /// Ends a batch that the store has done with, or that is given up.
     fn tell(&mut self, batch: &mut Batch<usize>, fault: Fault) {
         self.health.learn(0, batch.replies());
-        self.queue.tell(batch, fault, wake);
+        self.queue.tell(batch, fault, |chair| self.woken.push(chair.thread.clone()));
     }
 
     /// Ends the batch that the ledger has written, or takes too long to.
@@ -421,10 +442,6 @@ impl State {
             self.tell(&mut batch, fault);
         }
     }
-}
-
-fn wake(chair: &Chair) {
-    chair.thread.unpark();
 }
 
 /// Connects to the first address that accepts. The name is looked up each time, since a container's address changes.
@@ -524,13 +541,6 @@ impl Client {
         Self { server, seat }
     }
 
-    /// A turn of the exchange, at the present time.
-    fn turn<T>(&self, turn: impl FnOnce(&Site, &Now) -> T) -> T {
-        let now = &mut self.server.state().now;
-        now.set(super::unix_time());
-        turn(&self.server.site, now)
-    }
-
     /// Asks the store and waits for its answer; meanwhile the client's memory is lent out.
     fn ask(&self, ask: Ask, wire: &mut Wire) -> Result<i64, Fault> {
         let mut state = self.server.state();
@@ -566,7 +576,7 @@ fn serve(client: Client, socket: Arc<TcpStream>) {
     if bounded.is_ok() {
         let chair = Chair { thread: thread::current(), socket: socket.clone() };
         *client.server.state().queue.waker(client.seat) = Some(chair);
-        let mut talk = Talk { client, socket, wire: Wire::default(), patience: None };
+        let mut talk = Talk { client, socket, wire: Wire::default(), now: Now::default(), patience: None };
         let _ = talk.serve();
     }
 }
@@ -576,6 +586,7 @@ struct Talk {
     client: Client,
     socket: Arc<TcpStream>,
     wire: Wire,
+    now: Now,
     /// How long the socket waits for bytes, as it was last told.
     patience: Option<Duration>,
 }
@@ -596,7 +607,8 @@ impl Talk {
         let (mut begun, mut deadline) = (0, Instant::now() + limits.header);
         let mut idle = limits.header;
         loop {
-            match self.client.turn(|site, now| exchange.next(site, now, &mut self.wire)) {
+            self.tick();
+            match exchange.next(&self.client.server.site, &self.now, &mut self.wire) {
                 Want::Request => {
                     self.send()?;
                     if self.receive(idle, Some(Instant::now()))? != Wake::Ready {
@@ -610,14 +622,15 @@ impl Talk {
                     }
                     self.send()?;
                     if self.receive(deadline.saturating_duration_since(Instant::now()), None)? != Wake::Ready {
-                        self.client.turn(|site, now| exchange.time_out(site, now, &mut self.wire));
+                        exchange.time_out(&self.client.server.site, &self.now, &mut self.wire);
                     }
                 }
                 Want::Room => self.send()?,
                 Want::Total(ask) => {
                     self.send()?;
                     let total = self.client.ask(ask, &mut self.wire);
-                    self.client.turn(|site, now| exchange.answer(total, site, now, &mut self.wire));
+                    self.tick();
+                    exchange.answer(total, &self.client.server.site, &self.now, &mut self.wire);
                 }
                 Want::Close => {
                     self.send()?;
@@ -625,6 +638,14 @@ impl Talk {
                 }
             }
         }
+    }
+
+    /// Learns the time, and what has become of the server.
+    fn tick(&mut self) {
+        let server = &self.client.server;
+        self.now.set(super::unix_time());
+        self.now.leaving = server.leaving.load(Ordering::Relaxed);
+        self.now.closing = server.closing.load(Ordering::Relaxed);
     }
 
     /// Sends all that is unsent.
@@ -676,7 +697,8 @@ impl Talk {
         let mut state = self.client.server.state();
         self.wire.give_back(&mut state.spares);
         state.queue.rest(self.client.seat, since);
-        since.is_some() && (state.now.closing || state.queue.yields(self.client.seat))
+        let closing = self.client.server.closing.load(Ordering::Relaxed);
+        since.is_some() && (closing || state.queue.yields(self.client.seat))
     }
 
     /// Has the socket wait so long for bytes and no longer.
