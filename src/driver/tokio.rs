@@ -129,11 +129,15 @@ async fn life(
 
 /// Waits for a signal.
 async fn received(signals: &UnixStream) {
-    while signals.readable().await.is_ok() {
-        if signals.try_read(&mut [0]).is_ok() {
-            return;
+    poll_fn(|cx| {
+        while signals.poll_read_ready(cx).is_ready() {
+            if signals.try_read(&mut [0]).is_ok() {
+                return Poll::Ready(());
+            }
         }
-    }
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Waits for one of the two, and says whether it was the first.
@@ -180,7 +184,8 @@ async fn accept(server: Arc<Server>, workers: Vec<Arc<Worker>>, listener: TcpLis
     let mut backoff = Backoff::default();
     loop {
         // Taken out of this worker's event loop, because it may go to another's.
-        match listener.accept().await.and_then(|(socket, _)| socket.into_std()) {
+        let accepted = poll_fn(|cx| listener.poll_accept(cx)).await;
+        match accepted.and_then(|(socket, _)| socket.into_std()) {
             Ok(socket) => {
                 backoff = Backoff::default();
                 if server.open.load(Ordering::SeqCst) >= server.limits.connections {
