@@ -12,14 +12,14 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, Builder, JoinHandle, Thread};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use bytes::BufMut;
 use tracing::{info, warn};
 
 use super::queue::Queue;
-use super::{Backoff, Failure, Health, LINGER, Status};
+use super::{Backoff, Failure, Health, LINGER, Status, spawn};
 use crate::batch::Batch;
 use crate::config::{Config, Limits, Store, open_files};
 use crate::counter::{Ask, Fault};
@@ -54,11 +54,13 @@ pub fn run(config: Config, signals: &UnixStream) -> Result<(), Failure> {
         left: Condvar::new(),
     });
     let own = server.clone();
-    spawn("impatience", move || own.impatience())?;
+    spawn("impatience", STACK, Box::new(move || own.impatience()))?;
     let own = server.clone();
     let clerk = match (config.store, ledger) {
-        (Store::Redis(login), _) => spawn("redis", move || own.redis(&login)).map(|_| None)?,
-        (Store::Ledger(..), ledger) => ledger.map(|ledger| spawn("ledger", move || own.ledger(ledger))).transpose()?,
+        (Store::Redis(login), _) => spawn("redis", STACK, Box::new(move || own.redis(&login))).map(|_| None)?,
+        (Store::Ledger(..), ledger) => {
+            ledger.map(|ledger| spawn("ledger", STACK, Box::new(move || own.ledger(ledger)))).transpose()?
+        }
     };
     life(&server, listener, address, signals)?;
     if let Some(clerk) = clerk {
@@ -69,24 +71,21 @@ pub fn run(config: Config, signals: &UnixStream) -> Result<(), Failure> {
     Ok(())
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    Builder::new().name(name.to_owned()).stack_size(STACK).spawn(work)
-}
-
 /// From the first connection to the last.
 fn life(server: &Arc<Server>, listener: TcpListener, address: SocketAddr, signals: &UnixStream) -> io::Result<()> {
     let own = server.clone();
-    spawn("accept", move || own.accept(&listener))?;
+    spawn("accept", STACK, Box::new(move || own.accept(&listener)))?;
     received(signals);
     info!("asked to stop: not ready any more");
     server.leaving.store(true, Ordering::Relaxed);
     // A second signal means at once.
     let (own, again) = (server.clone(), signals.try_clone()?);
-    spawn("signal", move || {
+    let hurry = move || {
         received(&again);
         own.state().hurried = true;
         own.left.notify_all();
-    })?;
+    };
+    spawn("signal", STACK, Box::new(hurry))?;
     if server.wait(server.limits.drain_delay, |state| state.hurried) {
         return Ok(());
     }
@@ -212,7 +211,7 @@ impl Server {
         let mut told = false;
         loop {
             let (own, socket) = (self.clone(), socket.clone());
-            let Err(error) = spawn("client", move || serve(Client::new(own), socket)) else { return };
+            let Err(error) = spawn("client", STACK, Box::new(move || serve(Client::new(own), socket))) else { return };
             if !std::mem::replace(&mut told, true) {
                 warn!(%error, "cannot serve more connections: raise the limit of threads, or lower MAX_CONNECTIONS");
             }

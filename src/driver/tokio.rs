@@ -14,7 +14,7 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant as StdInstant};
 
 use tokio::io::{AsyncReadExt, AsyncWrite};
@@ -24,7 +24,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
 use super::queue::Queue;
-use super::{BACKLOG, Backoff, Failure, Health, LINGER, Status};
+use super::{BACKLOG, Backoff, Failure, Health, LINGER, Status, spawn};
 use crate::batch::Batch;
 use crate::config::{Config, Limits, Store, open_files};
 use crate::counter::{Ask, Fault};
@@ -67,7 +67,7 @@ pub fn run(config: Config, signals: &StdUnixStream) -> Result<(), Failure> {
         };
     }
     for own in runtimes.drain(1..) {
-        thread::Builder::new().name("worker".into()).spawn(move || own.block_on(pending::<()>()))?;
+        spawn("worker", STACK, Box::new(move || own.block_on(pending())))?;
     }
     let first = runtimes.remove(0);
     first.block_on(life(&server, &workers, listener, signals))?;
@@ -540,7 +540,7 @@ impl Desk {
             thread: Mutex::default(),
         });
         let (own, clerk) = (desk.clone(), Clerk { ledger, asks: Vec::new(), results: Vec::new(), owners: Vec::new() });
-        let thread = thread::Builder::new().name("ledger".into()).spawn(move || clerk.work(&own))?;
+        let thread = spawn("ledger", STACK, Box::new(move || clerk.work(&own)))?;
         *lock(&desk.thread) = Some(thread);
         Ok(desk)
     }
@@ -880,3 +880,6 @@ impl Alarm {
         Poll::Pending
     }
 }
+
+/// A thread's stack in bytes; what is not used of it takes no memory.
+const STACK: usize = 1024 * 1024;
