@@ -101,13 +101,13 @@ impl fmt::Display for Invalid {
 }
 
 /// One variable, as `--help` and the README list it.
-pub struct Setting {
+struct Setting {
     /// The variable.
-    pub name: &'static str,
+    name: &'static str,
     /// What holds if it is unset.
-    pub default: &'static str,
+    default: &'static str,
     /// What it is for.
-    pub words: &'static str,
+    words: &'static str,
     example: &'static str,
 }
 
@@ -116,7 +116,7 @@ const fn setting(name: &'static str, default: &'static str, words: &'static str,
 }
 
 /// Every variable that notch reads.
-pub const SETTINGS: &[Setting] = &[
+const SETTINGS: &[Setting] = &[
     setting("LISTEN", "0.0.0.0:8080", "address and port to serve on", "127.0.0.1:8080"),
     setting("PORT", "8080", "the port alone", "8080"),
     setting("REDIS_URL", "", "redis://[user:password@]host[:port][/db]", "redis://redis:6379/0"),

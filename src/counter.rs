@@ -81,7 +81,7 @@ pub enum Ask {
         /// The counter to read.
         key: Key,
     },
-    /// Would a visit be counted now (`PING`)? The answer's number means nothing.
+    /// Does the store answer (`PING`)? The answer's number means nothing.
     Ping,
 }
 
@@ -120,6 +120,10 @@ pub enum Cause {
     Password,
     /// `NOPERM`: the user may not do this.
     Permission,
+    /// `DENIED`: protected mode, which answers nobody from outside as long as there is no password.
+    Protected,
+    /// `ERR max number of clients reached`.
+    Crowded,
     /// `ERR DB index is out of range`: there is no such database.
     Database,
     /// `WRONGTYPE`: the key holds a list, a set or the like.
@@ -146,7 +150,7 @@ pub enum Cause {
     ClusterDown,
     /// `MOVED`, `ASK`: the key lives on another node.
     Elsewhere,
-    /// The disk under the ledger is full or failed.
+    /// The disk under the ledger is full or failed, or another file is in its place.
     Disk,
     /// The ledger holds as many counters as it may.
     TooMany,
@@ -161,6 +165,8 @@ impl Cause {
         match self {
             Self::Password => "the store wants another password: check REDIS_PASSWORD",
             Self::Permission => "the store's user may not count: check its ACL",
+            Self::Protected => "the store is in protected mode: give it a password",
+            Self::Crowded => "the store has as many clients as it may have: raise its maxclients",
             Self::Database => "the store has no such database: check REDIS_DB",
             Self::WrongType => "the key holds something other than a count: check COUNTER_KEY",
             Self::NotANumber => "the key holds something other than a whole number: check COUNTER_KEY",
@@ -174,7 +180,7 @@ impl Cause {
             Self::Busy => "the store is busy with a script",
             Self::ClusterDown => "the store's cluster is down",
             Self::Elsewhere => "the key lives on another node of the cluster: point REDIS_HOST there",
-            Self::Disk => "the ledger's disk is full or failing",
+            Self::Disk => "the ledger cannot be written: check its disk and its file",
             Self::TooMany => "the ledger holds as many counters as it may",
             Self::Other => "the store refuses for a reason of its own: try an INCR by redis-cli",
         }
@@ -183,7 +189,7 @@ impl Cause {
     /// Whether it passes by itself, so that a visit may as well wait for it.
     #[must_use]
     pub fn passes(self) -> bool {
-        matches!(self, Self::Loading | Self::NoPrimary | Self::Busy | Self::ClusterDown)
+        matches!(self, Self::Loading | Self::NoPrimary | Self::Busy | Self::ClusterDown | Self::Crowded)
     }
 
     /// Whether it lies with one key, so that others may count well.
@@ -195,7 +201,7 @@ impl Cause {
     /// Whether reads go on while counting is refused for this cause, so that a good read is no sign of recovery.
     #[must_use]
     pub fn spares_reads(self) -> bool {
-        !self.passes() && self != Self::Password
+        !self.passes() && !matches!(self, Self::Password | Self::Protected | Self::Other)
     }
 }
 

@@ -6,7 +6,6 @@
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -61,12 +60,6 @@ pub fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Event loops to run where none are asked for: one for each processor that we may use.
-#[must_use]
-pub fn processors() -> usize {
-    thread::available_parallelism().map_or(1, NonZero::get)
-}
-
 /// Starts a thread with a stack of so many bytes. Its work comes boxed, so that the code around it is there once.
 fn spawn(name: &str, stack: usize, work: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(work)
@@ -76,7 +69,7 @@ fn spawn(name: &str, stack: usize, work: Box<dyn FnOnce() + Send>) -> io::Result
 ///
 /// # Errors
 /// [`Failure::Ledger`].
-pub fn open_ledger(path: &Path, fsync: Fsync) -> Result<Ledger, Failure> {
+fn open_ledger(path: &Path, fsync: Fsync) -> Result<Ledger, Failure> {
     let (ledger, torn) = Ledger::open(path, fsync).map_err(|unusable| Failure::Ledger(path.to_owned(), unusable))?;
     if torn > 0 {
         warn!(bytes = torn, "cut the torn end of the ledger: what it held was answered to nobody");
@@ -90,9 +83,15 @@ fn sync(ledger: &mut Ledger, due: Option<Instant>) -> Option<Instant> {
     if Instant::now() < due {
         return Some(due);
     }
-    // If it fails, the ledger knows, and refuses what comes until it has written a good file.
-    let _ = ledger.sync();
-    None
+    let sound = ledger.is_sound();
+    match ledger.sync() {
+        Ok(()) => return None,
+        Err(error) if sound => {
+            warn!(%error, "the ledger cannot be synced: a power cut would lose what was counted since")
+        }
+        Err(_) => {}
+    }
+    Some(Instant::now() + EVERY)
 }
 
 /// Where somebody who listens on `address` can be reached from this machine: on every address means loopback too.
@@ -116,7 +115,7 @@ fn announce(address: SocketAddr, store: &Store, workers: usize, limits: &Limits)
 
 /// How the store is, as far as one worker knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+enum Status {
     /// Nothing is known yet.
     Unknown,
     /// It counts.
@@ -130,7 +129,7 @@ pub enum Status {
 impl Status {
     /// What a broken session says of the store.
     #[must_use]
-    pub fn of(broken: Broken) -> Self {
+    fn of(broken: Broken) -> Self {
         match broken {
             Broken::Greeting(cause) => Self::Refusing(cause),
             Broken::Replica => Self::Refusing(Cause::ReadOnly),
@@ -140,7 +139,7 @@ impl Status {
 
     /// What a visitor is told who cannot be counted now.
     #[must_use]
-    pub fn fault(self) -> Fault {
+    fn fault(self) -> Fault {
         match self {
             Self::Refusing(cause) => Fault::Refused(cause),
             _ => Fault::Down,
@@ -149,7 +148,7 @@ impl Status {
 
     /// Whether it may be otherwise in a moment, so that visits wait for it.
     #[must_use]
-    pub fn passes(self) -> bool {
+    fn passes(self) -> bool {
         match self {
             Self::Refusing(cause) => cause.passes() || cause == Cause::ReadOnly,
             _ => true,
@@ -171,7 +170,7 @@ impl Status {
 }
 
 /// What all workers know of the store, so that the log says each change once.
-pub struct Health {
+struct Health {
     workers: Vec<Status>,
     /// The key of the last reply that changed a worker's view.
     keys: Vec<Option<Key>>,
@@ -181,13 +180,13 @@ pub struct Health {
 impl Health {
     /// Nothing is known to any of `workers`.
     #[must_use]
-    pub fn new(workers: usize) -> Self {
+    fn new(workers: usize) -> Self {
         Self { workers: vec![Status::Unknown; workers], keys: vec![None; workers], said: Status::Unknown }
     }
 
     /// Notes what a worker has seen and logs it if that changes the whole: the store is as well as the worker that
     /// sees it worst.
-    pub fn note(&mut self, worker: usize, status: Status) {
+    fn note(&mut self, worker: usize, status: Status) {
         if self.workers[worker] == status {
             return;
         }
@@ -208,17 +207,17 @@ impl Health {
 
     /// What a visitor is told whom this worker gives up.
     #[must_use]
-    pub fn fault(&self, worker: usize) -> Fault {
+    fn fault(&self, worker: usize) -> Fault {
         self.workers[worker].fault()
     }
 
     /// Notes that Redis has greeted a worker, which is as much as a ping shows.
-    pub fn greeted(&mut self, worker: usize) {
+    fn greeted(&mut self, worker: usize) {
         self.learn(worker, [(Ask::Ping, Ok(0))].into_iter());
     }
 
     /// Notes what the store has made of a batch.
-    pub fn learn(&mut self, worker: usize, replies: impl Iterator<Item = (Ask, Result<i64, Fault>)>) {
+    fn learn(&mut self, worker: usize, replies: impl Iterator<Item = (Ask, Result<i64, Fault>)>) {
         for (ask, result) in replies {
             let (key, status) = (
                 ask.key(),
@@ -248,7 +247,7 @@ impl Health {
 }
 
 /// Growing pauses between attempts, from [`Backoff::FIRST`] to [`Backoff::LAST`].
-pub struct Backoff(Duration);
+struct Backoff(Duration);
 
 impl Default for Backoff {
     fn default() -> Self {
@@ -258,18 +257,18 @@ impl Default for Backoff {
 
 impl Backoff {
     /// Short enough not to be felt.
-    pub const FIRST: Duration = Duration::from_millis(10);
+    const FIRST: Duration = Duration::from_millis(10);
     /// Long enough to cost nothing, short enough for a store that is back to be found at once.
-    pub const LAST: Duration = Duration::from_millis(250);
+    const LAST: Duration = Duration::from_millis(250);
 
     /// Whether no pause has been asked for since the last success.
     #[must_use]
-    pub fn is_first(&self) -> bool {
+    fn is_first(&self) -> bool {
         self.0 == Self::FIRST
     }
 
     /// The next pause.
-    pub fn pause(&mut self) -> Duration {
+    fn pause(&mut self) -> Duration {
         let pause = self.0;
         self.0 = (pause * 2).min(Self::LAST);
         pause
@@ -280,10 +279,7 @@ impl Backoff {
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Closing a connection on bytes that were not read would take the answer back, so the rest is read away for so long.
-pub const LINGER: Duration = Duration::from_secs(1);
-
-/// Connections waiting to be accepted, at most; the system may allow fewer.
-pub const BACKLOG: u32 = 1024;
+const LINGER: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

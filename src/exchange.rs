@@ -58,7 +58,7 @@ impl Now {
 pub enum Want {
     /// The first byte of a request.
     Request,
-    /// More bytes of a request that has begun, the so-manieth on this connection: each has a time of its own.
+    /// More bytes of the request that has begun. The number is another for each, because each has a time of its own.
     Bytes(u64),
     /// Room in the output: everything unsent has to be sent first.
     Room,
@@ -74,7 +74,7 @@ pub struct Exchange {
     state: State,
     /// So much of what is unread holds no whole head.
     searched: usize,
-    /// Requests answered.
+    /// Turns finished: requests, or runs of visits.
     served: u64,
 }
 
@@ -492,6 +492,13 @@ mod tests {
             ("GET /livez HTTP/1.1\r\nHost: [::1\r\n\r\n", "400"),
             ("GET /livez HTTP/1.1\r\nHost: [::1]x\r\n\r\n", "400"),
             ("GET /livez HTTP/1.1\r\nHost: []:1\r\n\r\n", "400"),
+            ("GET /livez HTTP/1.1\r\nHost: [zz]\r\n\r\n", "400"),
+            ("GET /livez HTTP/1.1\r\nHost: %zz\r\n\r\n", "400"),
+            ("GET http://:80/livez HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
+            (
+                "POST /count HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nGET / HTTP/1.1\r\nHost: b\r\n\r\n",
+                "400",
+            ),
             ("GET /livez HTTP/1.1\r\nHost : a\r\n\r\n", "400"),
             ("GET /livez HTTP/1.1\r\nHost: a\r\n b\r\n\r\n", "400"),
             ("GET /livez HTTP/1.1\r\nHost: a\rb\r\n\r\n", "400"),

@@ -2,7 +2,8 @@
 //!
 //! httparse splits the head; this file decides what of it to accept, and errs on the strict side wherever two readers
 //! might disagree about where a request ends, because that is how requests are smuggled past a balancer. A request
-//! that cannot be framed for certain is a [`Reject`], which knows its status, and its connection is closed.
+//! that cannot be framed for certain is a [`Reject`], which knows its status, and its connection is closed. In a head, a
+//! line may end in LF alone, as RFC 9112, section 2.2, allows, for the sake of requests typed by hand.
 //!
 //! Bodies mean nothing to a counter, so they are read away, up to [`MAX_BODY`].
 //!
@@ -163,7 +164,8 @@ fn path(method: Method, target: &str) -> Result<&str, Reject> {
         }
         let authority = &target[7..];
         let end = authority.find(['/', '?']).unwrap_or(authority.len());
-        if end == 0 || !is_host(&authority.as_bytes()[..end]) {
+        let host = &authority.as_bytes()[..end];
+        if matches!(host, [] | [b':', ..]) || !is_host(host) {
             return Err(WRONG);
         }
         &authority[end..]
@@ -246,20 +248,38 @@ impl<'a> Fields<'a> {
 fn is_host(value: &[u8]) -> bool {
     let (host, port) = match value {
         [b'[', rest @ ..] => match rest.iter().position(|&byte| byte == b']') {
-            Some(end) if end > 0 => (&rest[..end], &rest[end + 1..]),
-            _ => return false,
+            Some(end) => (is_ipv6(&rest[..end]), &rest[end + 1..]),
+            None => return false,
         },
-        _ => value.split_at(value.iter().position(|&byte| byte == b':').unwrap_or(value.len())),
+        _ => {
+            let (name, port) = value.split_at(value.iter().position(|&byte| byte == b':').unwrap_or(value.len()));
+            (is_name(name), port)
+        }
     };
-    let bracketed = value.starts_with(b"[");
-    let named =
-        |&byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(&byte) || (bracketed && byte == b':');
-    let numbered = match port {
+    let port = match port {
         [] => true,
         [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
         _ => false,
     };
-    host.iter().all(named) && numbered
+    host && port
+}
+
+/// The characters of an address in brackets.
+fn is_ipv6(address: &[u8]) -> bool {
+    !address.is_empty() && address.iter().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(byte))
+}
+
+/// `*( unreserved / pct-encoded / sub-delims )`.
+fn is_name(name: &[u8]) -> bool {
+    let mut rest = name;
+    while let [byte, tail @ ..] = rest {
+        rest = match (byte, tail) {
+            (b'%', [high, low, tail @ ..]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => tail,
+            _ if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte) => tail,
+            _ => return false,
+        };
+    }
+    true
 }
 
 /// Whether a comma-separated list has this member, parameters aside (RFC 9110, section 5.6.1).
@@ -348,6 +368,7 @@ impl Body {
             Part::DataEnd if line.is_empty() => Part::Size,
             Part::DataEnd => return Err(bad("a chunk is longer than its size")),
             Part::Trailer if line.is_empty() => Part::Length(0),
+            Part::Trailer if !is_field(line) => return Err(bad("a trailer is not a field")),
             other => other,
         };
         Ok(line.len() + CRLF.len())
@@ -364,6 +385,14 @@ fn line(bytes: &[u8]) -> Result<Option<&[u8]>, Reject> {
         Some((line, [b'\r', b'\n', ..])) => Ok(Some(line)),
         Some(_) => Err(bad("a line of the body does not end in CR LF")),
     }
+}
+
+/// Whether a line begins like a field: a name and a colon (RFC 9112, section 5).
+fn is_field(line: &[u8]) -> bool {
+    let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
+    name.len() < line.len()
+        && !name.is_empty()
+        && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
 /// `chunk-size [ chunk-ext ]` (RFC 9112, section 7.1), at most eight digits. Extensions mean nothing here.

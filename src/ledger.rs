@@ -85,6 +85,8 @@ impl Ledger {
     /// [`Unusable`]; the file is as it was.
     pub fn open(path: &Path, fsync: Fsync) -> Result<(Self, u64), Unusable> {
         let mut file = lock(path)?;
+        // Where a link leads, so that the file there is written anew, and not the link.
+        let path = &fs::canonicalize(path).map_err(|error| Unusable::Io("find", error))?;
         let length = file.metadata().map_err(|error| Unusable::Io("read", error))?.len();
         let Replay { totals, seal, sealed, .. } = Replay::run(&mut file)?;
         // Left over from a rewrite that was killed; the lock says that nobody is at it now.
@@ -118,8 +120,7 @@ impl Ledger {
     }
 
     /// What is counted for `key` so far.
-    #[must_use]
-    pub fn total(&self, key: &Key) -> i64 {
+    fn total(&self, key: &Key) -> i64 {
         self.totals.of(key)
     }
 
@@ -162,17 +163,16 @@ impl Ledger {
         if self.out.is_empty() {
             return Ok(());
         }
-        let seal = seal(&mut self.out, 0, self.seal);
-        // Until all of it has gone well.
-        self.suspect = true;
-        self.file.write_all(&self.out).map_err(|_| Fault::Refused(Cause::Disk))?;
+        self.seal = seal(&mut self.out, 0, self.seal);
+        if self.file.write_all(&self.out).is_err() {
+            self.suspect = true;
+            return Err(Fault::Refused(Cause::Disk));
+        }
+        self.size += self.out.len() as u64;
         self.unsynced = true;
         if self.fsync == Fsync::Always {
             self.sync().map_err(|_| Fault::Lost)?;
         }
-        self.suspect = false;
-        self.seal = seal;
-        self.size += self.out.len() as u64;
         if self.size >= self.rewrite_at {
             // The file that is there is good: where a smaller one cannot be had now, it grows on and tries later.
             self.rewrite_at = self.size.saturating_mul(2);
@@ -181,15 +181,27 @@ impl Ledger {
         Ok(())
     }
 
-    /// Forces to the disk what was appended. For [`Fsync::EverySecond`].
+    /// Forces to the disk what was appended; once that has failed, by a new file. For [`Fsync::EverySecond`].
     ///
     /// # Errors
-    /// The disk failed. What it holds of the last batches is unknown, so the file is written anew before the next.
+    /// The disk failed. What it holds of the last batches is unknown, and a sync is still wanted.
     pub fn sync(&mut self) -> io::Result<()> {
-        if !std::mem::take(&mut self.unsynced) {
+        if !self.unsynced {
             return Ok(());
         }
-        self.file.sync_data().inspect_err(|_| self.suspect = true)
+        if self.suspect {
+            return self.rewrite();
+        }
+        let synced = self.file.sync_data();
+        self.suspect = synced.is_err();
+        self.unsynced = self.suspect;
+        synced
+    }
+
+    /// Whether the file is known to hold what was counted.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        !self.suspect
     }
 
     /// Whether something is appended that [`Ledger::sync`] has to force to the disk within a second.

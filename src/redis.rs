@@ -33,6 +33,8 @@ pub struct Session<W> {
     greetings: usize,
     owed: Batch<W>,
     encoded: usize,
+    /// It is a replica that we talk to.
+    replica: bool,
 }
 
 /// Why a session is over. The socket has to go with it.
@@ -79,7 +81,7 @@ impl<W> Session<W> {
             greet(&[b"SELECT", &Decimal::new(i64::from(login.db))]);
         }
         greet(&[b"PING"]);
-        Self { greetings, owed: Batch::default(), encoded: 0 }
+        Self { greetings, owed: Batch::default(), encoded: 0, replica: false }
     }
 
     /// Whether Redis has answered everything so far, so that a batch may be submitted.
@@ -104,7 +106,6 @@ impl<W> Session<W> {
     /// # Errors
     /// The session is [`Broken`] and must be ended by [`Session::into_owed`].
     pub fn settle(&mut self, wire: &mut Wire) -> Result<Option<&mut Batch<W>>, Broken> {
-        let mut replica = false;
         while let Some((reply, used)) = resp::decode(wire.unread())? {
             if self.greetings > 0 {
                 self.greetings -= 1;
@@ -112,7 +113,7 @@ impl<W> Session<W> {
             } else {
                 let ask = self.owed.expected().ok_or(Broken::Garbage)?;
                 let total = read(ask, reply).ok_or(Broken::Garbage)?;
-                replica |= total == Err(Fault::Refused(Cause::ReadOnly));
+                self.replica |= total == Err(Fault::Refused(Cause::ReadOnly));
                 self.owed.reply(total);
             }
             wire.consume(used);
@@ -122,7 +123,7 @@ impl<W> Session<W> {
         if wire.is_full() || (done && !wire.unread().is_empty()) {
             return Err(Broken::Garbage);
         }
-        if replica {
+        if done && self.replica {
             return Err(Broken::Replica);
         }
         Ok((done && !self.owed.is_empty()).then_some(&mut self.owed))
@@ -165,7 +166,7 @@ fn greeted(reply: Reply<'_>, last: bool) -> Result<(), Broken> {
         Reply::Simple(b"PONG") if last => Ok(()),
         Reply::Error(line) => match cause(line) {
             // Who may not ping may still count, and a store that cannot write can still be read.
-            cause if last && cause.spares_reads() => Ok(()),
+            Cause::Permission | Cause::CannotPersist if last => Ok(()),
             cause => Err(Broken::Greeting(cause)),
         },
         _ => Err(Broken::Garbage),
@@ -178,6 +179,7 @@ fn cause(line: &[u8]) -> Cause {
     match word {
         b"NOAUTH" | b"WRONGPASS" => Cause::Password,
         b"NOPERM" => Cause::Permission,
+        b"DENIED" => Cause::Protected,
         b"WRONGTYPE" => Cause::WrongType,
         b"LOADING" => Cause::Loading,
         b"MISCONF" => Cause::CannotPersist,
@@ -190,6 +192,7 @@ fn cause(line: &[u8]) -> Cause {
         b"MOVED" | b"ASK" => Cause::Elsewhere,
         _ if line == b"ERR value is not an integer or out of range" => Cause::NotANumber,
         _ if line == b"ERR increment or decrement would overflow" => Cause::Overflow,
+        _ if line == b"ERR max number of clients reached" => Cause::Crowded,
         _ if line.starts_with(b"ERR AUTH ") => Cause::Password,
         _ if line.starts_with(b"ERR DB index ") || line == b"ERR invalid DB index" => Cause::Database,
         _ => Cause::Other,
@@ -271,6 +274,9 @@ mod tests {
             (&b"+OK\r\n+PONG\r\n"[..], Ok(())),
             (b"+OK\r\n-MISCONF Redis is configured to save\r\n", Ok(())),
             (b"+OK\r\n-NOPERM this user has no permissions\r\n", Ok(())),
+            (b"+OK\r\n-ERR max number of clients reached\r\n", refused(Cause::Crowded)),
+            (b"+OK\r\n-DENIED Redis is running in protected mode\r\n", refused(Cause::Protected)),
+            (b"+OK\r\n-ERR something new\r\n", refused(Cause::Other)),
             (b"+OK\r\n-LOADING Redis is loading the dataset in memory\r\n", refused(Cause::Loading)),
             (b"+OK\r\n-NOAUTH Authentication required.\r\n", refused(Cause::Password)),
             (b"-WRONGPASS invalid username-password pair or user is disabled.\r\n", refused(Cause::Password)),

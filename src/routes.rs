@@ -26,7 +26,7 @@ pub enum Act {
     Total(Key),
     /// The process turns.
     Live,
-    /// A visit would be counted now.
+    /// The store answers, and this server is there to stay.
     Ready,
     /// There is no icon, and browsers need not ask again.
     Icon,

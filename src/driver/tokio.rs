@@ -9,12 +9,13 @@ use std::cell::RefCell;
 use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::num::NonZero;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant as StdInstant};
 
 use tokio::io::{AsyncReadExt, AsyncWrite};
@@ -24,7 +25,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
 use super::queue::Queue;
-use super::{BACKLOG, Backoff, Failure, Health, LINGER, Status, spawn};
+use super::{Backoff, Failure, Health, LINGER, Status, spawn};
 use crate::batch::Batch;
 use crate::config::{Config, Limits, Store, open_files};
 use crate::counter::{Ask, Fault};
@@ -38,7 +39,7 @@ use crate::wire::Wire;
 /// # Errors
 /// Serving could not begin.
 pub fn run(config: Config, signals: &StdUnixStream) -> Result<(), Failure> {
-    let count = config.workers.unwrap_or_else(super::processors);
+    let count = config.workers.unwrap_or_else(processors);
     let mut runtimes = (0..count).map(|_| runtime()).collect::<io::Result<Vec<_>>>()?;
     let listener = {
         // Sockets are made within an event loop.
@@ -82,6 +83,11 @@ pub fn run(config: Config, signals: &StdUnixStream) -> Result<(), Failure> {
 enum Carrier {
     Redis(Login),
     Ledger(Arc<Desk>),
+}
+
+/// Event loops to run where none are asked for: one for each processor that we may use.
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 fn runtime() -> io::Result<Runtime> {
@@ -883,3 +889,6 @@ impl Alarm {
 
 /// A thread's stack in bytes; what is not used of it takes no memory.
 const STACK: usize = 1024 * 1024;
+
+/// Connections waiting to be accepted, at most; the system may allow fewer.
+const BACKLOG: u32 = 1024;
