@@ -3,7 +3,7 @@
 //! Each client has a seat for as long as it is connected; a batch carries seats. `W` is how a driver wakes the client on
 //! a seat: a task's waker, a thread's handle.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::batch::Batch;
 use crate::counter::{Ask, Fault};
@@ -21,8 +21,8 @@ pub(super) struct Queue<W> {
 struct Seat<W> {
     waker: Option<W>,
     answer: Option<Result<i64, Fault>>,
-    /// Since when the client has asked nothing.
-    resting: Option<Instant>,
+    /// Since when the client has asked nothing, and whether it ever did.
+    resting: Option<(Instant, bool)>,
     /// The seat is needed for somebody else.
     evicted: bool,
 }
@@ -42,7 +42,6 @@ impl<W> Default for Queue<W> {
 impl<W> Queue<W> {
     /// Gives a client its seat.
     pub(super) fn enter(&mut self) -> usize {
-        self.crowded = false;
         self.free.pop().unwrap_or_else(|| {
             self.seats.push(Seat::default());
             self.seats.len() - 1
@@ -60,9 +59,14 @@ impl<W> Queue<W> {
         &mut self.seats[seat].waker
     }
 
-    /// Notes since when a client rests, or that it does not any more.
-    pub(super) fn rest(&mut self, seat: usize, since: Option<Instant>) {
-        self.seats[seat].resting = since;
+    /// Notes that a client rests from now on. One that was never `served` may have its first request on the way.
+    pub(super) fn rest(&mut self, seat: usize, now: Instant, served: bool) {
+        self.seats[seat].resting = Some((now, served));
+    }
+
+    /// Notes that a client does not rest any more.
+    pub(super) fn rise(&mut self, seat: usize) {
+        self.seats[seat].resting = None;
     }
 
     /// How to wake those who rest.
@@ -71,8 +75,9 @@ impl<W> Queue<W> {
     }
 
     /// Has whoever has rested longest give up the seat, and says how to wake them. If nobody rests, the next one to will.
-    pub(super) fn evict(&mut self) -> Option<&W> {
-        let resting = self.seats.iter_mut().filter(|seat| seat.resting.is_some());
+    pub(super) fn evict(&mut self, now: Instant) -> Option<&W> {
+        let ripe = |(since, served): (Instant, bool)| served || since + GRACE <= now;
+        let resting = self.seats.iter_mut().filter(|seat| seat.resting.is_some_and(ripe));
         let Some(seat) = resting.min_by_key(|seat| seat.resting) else {
             self.crowded = true;
             return None;
@@ -81,15 +86,18 @@ impl<W> Queue<W> {
         seat.waker.as_ref()
     }
 
-    /// Whether the client on a seat has to give it up.
-    pub(super) fn is_evicted(&self, seat: usize) -> bool {
-        self.seats[seat].evicted
+    /// Whether the client on a seat, which rests, has to give it up.
+    pub(super) fn yields(&mut self, seat: usize) -> bool {
+        let seat = &mut self.seats[seat];
+        if seat.resting.is_some_and(|(_, served)| served) {
+            seat.evicted |= std::mem::take(&mut self.crowded);
+        }
+        seat.evicted
     }
 
-    /// Whether the client on a seat, now that it rests, has to give it up.
-    pub(super) fn yields(&mut self, seat: usize) -> bool {
-        self.seats[seat].evicted |= std::mem::take(&mut self.crowded);
-        self.is_evicted(seat)
+    /// Notes that a seat is not needed any more.
+    pub(super) fn calm(&mut self) {
+        self.crowded = false;
     }
 
     /// Adds an ask to the batch that gathers, and says whether it is the first.
@@ -139,10 +147,12 @@ impl<W> Queue<W> {
     }
 }
 
+/// How long the first request of a connection may be on its way before the seat can go to somebody else.
+pub(super) const GRACE: Duration = Duration::from_millis(100);
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn whoever_has_rested_longest_gives_up_the_seat() {
@@ -152,17 +162,21 @@ mod tests {
         for &seat in &seats {
             *queue.waker(seat) = Some(seat);
         }
-        assert_eq!(queue.evict(), None);
-        queue.rest(seats[0], Some(start));
+        assert_eq!(queue.evict(start), None);
+        queue.rest(seats[1], start, false);
+        assert!(!queue.yields(seats[1]), "its first request may be on the way");
+        queue.rest(seats[0], start, true);
         assert!(queue.yields(seats[0]), "the next one to rest");
-        assert!(!queue.yields(seats[1]));
         queue.leave(seats[0]);
-        queue.rest(seats[1], Some(start + Duration::from_secs(2)));
-        queue.rest(seats[2], Some(start + Duration::from_secs(1)));
-        assert_eq!(queue.evict(), Some(&seats[2]));
-        assert!(queue.is_evicted(seats[2]) && !queue.is_evicted(seats[1]));
+        assert_eq!(queue.evict(start), None);
+        queue.calm();
+        queue.rise(seats[1]);
+        queue.rest(seats[1], start + GRACE, true);
+        queue.rest(seats[2], start, false);
+        assert_eq!(queue.evict(start + GRACE), Some(&seats[2]), "it has had its time");
+        assert!(queue.yields(seats[2]) && !queue.yields(seats[1]));
         assert_eq!(queue.resting().collect::<Vec<_>>(), [&seats[1]]);
         let again = queue.enter();
-        assert!(!queue.is_evicted(again), "a seat is as new for the next");
+        assert!(!queue.yields(again), "a seat is as new for the next");
     }
 }

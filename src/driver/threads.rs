@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::BufMut;
 use tracing::{info, warn};
 
-use super::queue::Queue;
+use super::queue::{GRACE, Queue};
 use super::{Backoff, Failure, Health, LINGER, Status, spawn};
 use crate::batch::Batch;
 use crate::config::{Config, Limits, Store, open_files};
@@ -201,11 +201,11 @@ impl Server {
     /// Gives a connection its thread, as soon as there is room for one.
     fn seat(self: &Arc<Self>, socket: &Arc<TcpStream>) {
         let mut state = self.state();
-        if state.open >= self.limits.connections {
+        while state.open >= self.limits.connections {
             state.evict();
-            let crowded = self.left.wait_while(state, |state| state.open >= self.limits.connections);
-            state = crowded.unwrap_or_else(PoisonError::into_inner);
+            state = self.left.wait_timeout(state, GRACE).unwrap_or_else(PoisonError::into_inner).0;
         }
+        state.queue.calm();
         state.open += 1;
         drop(state);
         let mut told = false;
@@ -303,6 +303,7 @@ impl Server {
         let Some(link) = state.link.take() else { return (CLOSED, false) };
         let (late, proven) = (link.late, link.proven);
         state.close(link);
+        state.rouse(self);
         self.release(state);
         (if late { Status::Away("it does not answer in time") } else { result.err().unwrap_or(CLOSED) }, proven)
     }
@@ -329,13 +330,13 @@ impl Server {
         let mut state = self.state();
         loop {
             let State { queue, written, stopped, .. } = &mut *state;
+            if *stopped {
+                return false;
+            }
             written.since = queue.take(&mut written.batch);
             if written.since.is_some() {
                 asks.extend(written.batch.asks());
                 return true;
-            }
-            if *stopped {
-                return false;
             }
             state = match sync.map(|due| due.saturating_duration_since(Instant::now())) {
                 None => self.gathered.wait(state).unwrap_or_else(PoisonError::into_inner),
@@ -426,8 +427,8 @@ impl State {
 
     /// Has the connection go that has rested longest.
     fn evict(&mut self) {
-        if let Some(chair) = self.queue.evict() {
-            let _ = chair.socket.shutdown(Shutdown::Both);
+        if let Some(chair) = self.queue.evict(Instant::now()) {
+            let _ = chair.socket.shutdown(Shutdown::Read);
         }
     }
 
@@ -444,15 +445,18 @@ impl State {
 fn connect(login: &Login, patience: Duration) -> Result<TcpStream, Status> {
     let addresses = (login.host.as_str(), login.port).to_socket_addrs();
     let addresses = addresses.map_err(|_| Status::Away("its host name has no address: check REDIS_HOST"))?;
+    let deadline = Instant::now() + patience;
     let mut status = Status::Away("its host name has no address: check REDIS_HOST");
     for address in addresses {
-        match TcpStream::connect_timeout(&address, patience) {
+        // Zero is not allowed.
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        match TcpStream::connect_timeout(&address, left) {
             Ok(socket) => {
                 socket.set_nodelay(true).and_then(|()| socket.set_write_timeout(Some(patience))).map_err(|_| CLOSED)?;
                 return Ok(socket);
             }
             Err(error) if error.kind() == ErrorKind::TimedOut => status = Status::Away("it cannot be reached"),
-            _ => status = Status::Away("nobody accepts connections there: is Redis running?"),
+            Err(_) => status = Status::Away("nobody accepts connections there: is Redis running?"),
         }
     }
     Err(status)
@@ -592,7 +596,6 @@ struct Talk {
 enum Wake {
     Ready,
     Late,
-    Closing,
 }
 
 impl Talk {
@@ -601,23 +604,24 @@ impl Talk {
         let mut exchange = Exchange::default();
         // The request that has begun, and when its last byte has to be here; for the first, it also has to begin by then.
         let (mut begun, mut deadline) = (0, Instant::now() + limits.header);
-        let mut idle = limits.header;
+        let (mut idle, mut served) = (limits.header, false);
         loop {
             self.tick();
             match exchange.next(&self.client.server.site, &self.now, &mut self.wire) {
                 Want::Request => {
                     self.send()?;
-                    if self.receive(idle, Some(Instant::now()))? != Wake::Ready {
+                    self.rest(served);
+                    if self.receive(idle)? != Wake::Ready {
                         return Ok(());
                     }
-                    idle = limits.idle;
+                    (idle, served) = (limits.idle, true);
                 }
                 Want::Bytes(request) => {
                     if request != begun {
                         (begun, deadline) = (request, Instant::now() + limits.header);
                     }
                     self.send()?;
-                    if self.receive(deadline.saturating_duration_since(Instant::now()), None)? != Wake::Ready {
+                    if self.receive(deadline.saturating_duration_since(Instant::now()))? != Wake::Ready {
                         exchange.time_out(&self.client.server.site, &self.now, &mut self.wire);
                     }
                 }
@@ -661,21 +665,14 @@ impl Talk {
     }
 
     /// Waits for bytes and takes them. Nobody else needs the memory of a connection that waits, so it is lent out.
-    /// `resting` says since when nothing is under way.
-    fn receive(&mut self, patience: Duration, resting: Option<Instant>) -> io::Result<Wake> {
-        if self.rest(resting) {
-            return Ok(Wake::Closing);
-        }
+    fn receive(&mut self, patience: Duration) -> io::Result<Wake> {
+        self.wire.give_back(&mut self.client.server.state().spares);
         self.be_patient(patience)?;
         let mut chunk = [0; CHUNK];
         let room = CHUNK.min(crate::wire::MAX_UNREAD - self.wire.unread().len());
         let read = (&*self.socket).read(&mut chunk[..room]);
         let mut state = self.client.server.state();
-        state.queue.rest(self.client.seat, None);
-        // Its socket is shut already: a visit that came too late for that must not be counted unanswered.
-        if state.queue.is_evicted(self.client.seat) {
-            return Ok(Wake::Closing);
-        }
+        state.queue.rise(self.client.seat);
         match read {
             Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
             Ok(length) => {
@@ -688,13 +685,13 @@ impl Talk {
         }
     }
 
-    /// Lends the buffers out and, if nothing is under way, says so. Whether the client has to go.
-    fn rest(&mut self, since: Option<Instant>) -> bool {
+    /// Nothing is under way. If the server closes, or somebody else needs the seat, only what has come already is read.
+    fn rest(&self, served: bool) {
         let mut state = self.client.server.state();
-        self.wire.give_back(&mut state.spares);
-        state.queue.rest(self.client.seat, since);
-        let closing = self.client.server.closing.load(Ordering::Relaxed);
-        since.is_some() && (closing || state.queue.yields(self.client.seat))
+        state.queue.rest(self.client.seat, Instant::now(), served);
+        if self.client.server.closing.load(Ordering::Relaxed) || state.queue.yields(self.client.seat) {
+            let _ = self.socket.shutdown(Shutdown::Read);
+        }
     }
 
     /// Has the socket wait so long for bytes and no longer.
@@ -716,7 +713,7 @@ impl Talk {
             let unread = self.wire.unread().len();
             self.wire.consume(unread);
             let left = deadline.saturating_duration_since(Instant::now());
-            if left == Duration::ZERO || self.receive(left, None)? != Wake::Ready {
+            if left == Duration::ZERO || self.receive(left)? != Wake::Ready {
                 return Ok(());
             }
         }

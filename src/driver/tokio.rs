@@ -24,7 +24,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
-use super::queue::Queue;
+use super::queue::{GRACE, Queue};
 use super::{Backoff, Failure, Health, LINGER, Status, spawn};
 use crate::batch::Batch;
 use crate::config::{Config, Limits, Store, open_files};
@@ -184,8 +184,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Accepts connections and hands each to the worker that has the fewest. When there are as many as there may be, whoever
-/// has rested longest has to go.
+/// Accepts connections and hands each to the worker that has the fewest. When there are as many as there may be, one that
+/// rests has to go.
 async fn accept(server: Arc<Server>, workers: Vec<Arc<Worker>>, listener: TcpListener) {
     let mut backoff = Backoff::default();
     loop {
@@ -195,8 +195,7 @@ async fn accept(server: Arc<Server>, workers: Vec<Arc<Worker>>, listener: TcpLis
             Ok(socket) => {
                 backoff = Backoff::default();
                 if server.open.load(Ordering::SeqCst) >= server.limits.connections {
-                    evict(&workers);
-                    server.vacancy(server.limits.connections).await;
+                    make_room(&server, &workers).await;
                 }
                 if let Some(worker) = workers.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed)) {
                     worker.handle.spawn(serve(Place::take(worker.clone()), socket));
@@ -207,17 +206,31 @@ async fn accept(server: Arc<Server>, workers: Vec<Arc<Worker>>, listener: TcpLis
                 if backoff.is_first() {
                     warn!(%error, "cannot accept connections: raise the limit of open files, or lower MAX_CONNECTIONS");
                 }
-                evict(&workers);
+                evict(&workers, 0);
                 sleep(backoff.pause()).await;
             }
         }
     }
 }
 
-/// Has a connection go that rests, on the worker that has most of them.
-fn evict(workers: &[Arc<Worker>]) {
-    if let Some(worker) = workers.iter().max_by_key(|worker| worker.open.load(Ordering::Relaxed)) {
-        worker.handle.spawn(async { state(State::evict) });
+/// Waits for a place. One worker after the other is asked for its connection that has rested longest.
+async fn make_room(server: &Server, workers: &[Arc<Worker>]) {
+    let mut asked = 0;
+    evict(workers, asked);
+    while timeout(GRACE, server.vacancy(server.limits.connections)).await.is_err() {
+        asked += 1;
+        evict(workers, asked);
+    }
+    for worker in workers {
+        worker.handle.spawn(async { state(|state| state.queue.calm()) });
+    }
+}
+
+/// Has a connection go that rests, on the worker that has most of them or, if others were asked before, on the next.
+fn evict(workers: &[Arc<Worker>], asked: usize) {
+    let crowd = |&index: &usize| workers[index].open.load(Ordering::Relaxed);
+    if let Some(first) = (0..workers.len()).max_by_key(crowd) {
+        workers[(first + asked) % workers.len()].handle.spawn(async { state(State::evict) });
     }
 }
 
@@ -314,7 +327,7 @@ impl State {
     }
 
     fn evict(&mut self) {
-        if let Some(waker) = self.queue.evict() {
+        if let Some(waker) = self.queue.evict(StdInstant::now()) {
             waker.wake_by_ref();
         }
     }
@@ -569,19 +582,19 @@ impl Desk {
         Poll::Ready(())
     }
 
-    /// Waits for asks, until `deadline` at most. `false` once the desk is closed and nothing is left on it.
+    /// Waits for asks, until `deadline` at most. `false` once the desk is closed.
     fn collect(&self, deadline: Option<StdInstant>, clerk: &mut Clerk) -> bool {
         let mut trays = lock(&self.trays);
         loop {
+            if trays.closed {
+                return false;
+            }
             for (worker, tray) in trays.each.iter_mut().enumerate().filter(|(_, tray)| !tray.asks.is_empty()) {
                 clerk.owners.push((worker, tray.asks.len()));
                 clerk.asks.append(&mut tray.asks);
             }
             if !clerk.asks.is_empty() {
                 return true;
-            }
-            if trays.closed {
-                return false;
             }
             trays = match deadline.map(|deadline| deadline.saturating_duration_since(StdInstant::now())) {
                 None => self.bell.wait(trays).unwrap_or_else(PoisonError::into_inner),
@@ -603,7 +616,7 @@ impl Desk {
         }
     }
 
-    /// Waits until everything submitted is committed and synced.
+    /// Waits until what was committed is synced. What was not is not answered either.
     fn close(&self) {
         lock(&self.trays).closed = true;
         self.bell.notify_one();
@@ -756,7 +769,8 @@ impl Talk {
                     self.send().await?;
                     let now = Instant::now();
                     let patience = idle.map_or(deadline, |idle| now + idle);
-                    if self.receive(patience, Some(now.into_std())).await? != Wake::Ready {
+                    self.rest(now.into_std(), idle.is_some());
+                    if self.receive(patience, true).await? != Wake::Ready {
                         return Ok(());
                     }
                     idle = Some(limits.idle);
@@ -766,7 +780,7 @@ impl Talk {
                         (begun, deadline) = (request, Instant::now() + limits.header);
                     }
                     self.send().await?;
-                    if self.receive(deadline, None).await? != Wake::Ready {
+                    if self.receive(deadline, false).await? != Wake::Ready {
                         state(|state| state.now.set(super::unix_time()));
                         self.client.turn(|site, now| exchange.time_out(site, now, &mut self.wire));
                     }
@@ -807,13 +821,12 @@ impl Talk {
     }
 
     /// Waits for bytes and takes them. Nobody else needs the memory of a connection that waits, so it is lent out.
-    /// `resting` says since when nothing is under way.
-    async fn receive(&mut self, deadline: Instant, resting: Option<StdInstant>) -> io::Result<Wake> {
+    async fn receive(&mut self, deadline: Instant, resting: bool) -> io::Result<Wake> {
         loop {
-            self.rest(resting);
+            state(|state| self.wire.give_back(&mut state.spares));
             let wake = poll_fn(|cx| match self.socket.poll_read_ready(cx) {
                 Poll::Ready(ready) => Poll::Ready(ready.map(|()| Wake::Ready)),
-                Poll::Pending if resting.is_some() && self.client.must_go(cx) => Poll::Ready(Ok(Wake::Closing)),
+                Poll::Pending if resting && self.client.must_go(cx) => Poll::Ready(Ok(Wake::Closing)),
                 Poll::Pending => self.alarm.poll(deadline, cx).map(|()| Ok(Wake::Late)),
             })
             .await?;
@@ -829,18 +842,15 @@ impl Talk {
         }
     }
 
-    fn rest(&mut self, since: Option<StdInstant>) {
-        state(|state| {
-            self.wire.give_back(&mut state.spares);
-            state.queue.rest(self.client.seat, since);
-        });
+    fn rest(&self, now: StdInstant, served: bool) {
+        state(|state| state.queue.rest(self.client.seat, now, served));
     }
 
     fn rise(&mut self) {
         state(|state| {
             state.now.set(super::unix_time());
             self.wire.borrow(&mut state.spares);
-            state.queue.rest(self.client.seat, None);
+            state.queue.rise(self.client.seat);
         });
     }
 
@@ -851,7 +861,7 @@ impl Talk {
         loop {
             let unread = self.wire.unread().len();
             self.wire.consume(unread);
-            if self.receive(deadline, None).await? != Wake::Ready {
+            if self.receive(deadline, false).await? != Wake::Ready {
                 return Ok(());
             }
         }
