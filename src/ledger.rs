@@ -724,6 +724,19 @@ mod tests {
     }
 
     #[test]
+    fn a_link_is_followed_and_stays_a_link() {
+        let folder = Folder::new("link");
+        fs::create_dir(folder.0.join("volume")).expect("a folder");
+        std::os::unix::fs::symlink("volume/real", folder.file()).expect("a link");
+        let mut ledger = opened(&folder.file());
+        assert_eq!(commit(&mut ledger, &[count("a", 1)]), [Ok(1)]);
+        ledger.rewrite().expect("a disk");
+        drop(ledger);
+        assert!(fs::symlink_metadata(folder.file()).expect("a link").is_symlink());
+        assert_eq!(opened(&folder.0.join("volume/real")).total(&key("a")), 1);
+    }
+
+    #[test]
     fn names_without_end_are_refused() {
         let folder = Folder::new("names");
         let mut ledger = opened(&folder.file());

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -544,4 +545,20 @@ fn however_many_connections_come_the_way_to_redis_stays_open() {
     crowd.retain_mut(|client| client.try_send("GET /livez HTTP/1.1\r\nHost: h\r\n\r\n").is_ok());
     let served = crowd.iter_mut().filter_map(|client| client.next_answer("GET")).count();
     assert!((1..64).contains(&served), "{served} of the first connections are still served");
+}
+
+#[test]
+fn a_redis_that_takes_no_more_clients_refuses_and_leaves_no_doubt() {
+    let redis = Redis::start(&["--maxclients", "2"]);
+    let crowd: Vec<_> = (0..2).map(|_| TcpStream::connect(("127.0.0.1", redis.port)).expect("a place")).collect();
+    let notch = Settings::redis(redis.port).with("WORKERS", "1").with("STORE_TIMEOUT", "100ms").start();
+    for _ in 0..3 {
+        let answer = notch.get("/count");
+        answer.assert_not_counted();
+        assert!(answer.text().contains("as many clients as it may have"), "{answer:?}");
+    }
+    let warnings = notch.log().iter().filter(|line| line.contains("WARN")).count();
+    assert_eq!(warnings, 1, "{:#?}", notch.log());
+    drop(crowd);
+    assert_eq!(notch.visit_when_it_counts(), 1);
 }

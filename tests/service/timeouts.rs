@@ -152,3 +152,14 @@ fn resident_kilobytes(notch: &Notch) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
     line.trim().trim_end_matches(" kB").parse().expect("kilobytes")
 }
+
+#[test]
+fn at_the_bound_every_newcomer_is_heard() {
+    for workers in ["1", "2"] {
+        let settings = Settings::ledger().with("FSYNC", "never").with("WORKERS", workers);
+        let notch = settings.with("MAX_CONNECTIONS", "4").start();
+        let visitor = || (0..20).for_each(|_| assert!(notch.visit() > 0));
+        thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(visitor))));
+        assert_eq!(notch.total(), 160);
+    }
+}
