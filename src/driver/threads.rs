@@ -452,7 +452,7 @@ fn connect(login: &Login, patience: Duration) -> Result<TcpStream, Status> {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         match TcpStream::connect_timeout(&address, left) {
             Ok(socket) => {
-                socket.set_nodelay(true).and_then(|()| socket.set_write_timeout(Some(patience))).map_err(|_| CLOSED)?;
+                socket.set_nodelay(true).and_then(|()| socket.set_write_timeout(Some(PROMPT))).map_err(|_| CLOSED)?;
                 return Ok(socket);
             }
             Err(error) if error.kind() == ErrorKind::TimedOut => status = Status::Away("it cannot be reached"),
@@ -650,16 +650,25 @@ impl Talk {
 
     /// Sends all that is unsent.
     fn send(&mut self) -> io::Result<()> {
-        let deadline = Instant::now() + self.client.server.limits.send;
+        let limit = self.client.server.limits.send;
+        let deadline = Instant::now() + limit;
+        let mut left = limit;
         while !self.wire.unsent().is_empty() {
             match (&*self.socket).write(self.wire.unsent()) {
                 Ok(length) => self.wire.sent(length),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-            if Instant::now() > deadline {
-                return Err(ErrorKind::TimedOut.into());
+            if !self.wire.unsent().is_empty() {
+                left = deadline.saturating_duration_since(Instant::now());
+                if left == Duration::ZERO {
+                    return Err(ErrorKind::TimedOut.into());
+                }
+                self.socket.set_write_timeout(Some(left))?;
             }
+        }
+        if left < limit {
+            self.socket.set_write_timeout(Some(limit))?;
         }
         Ok(())
     }
@@ -725,6 +734,9 @@ const MAX_THREADS: usize = 1024;
 
 /// A thread's stack in bytes. The deepest of them needs a quarter of it.
 const STACK: usize = 64 * 1024;
+
+/// How long Redis may take to accept a batch. It is sent under the lock that all share, and seldom fills a segment.
+const PROMPT: Duration = Duration::from_millis(100);
 
 /// Bytes taken from a socket at a time; few requests are longer.
 const CHUNK: usize = 2 * 1024;
