@@ -691,12 +691,16 @@ impl Client {
         state(|state| turn(&self.server().site, &state.now))
     }
 
-    /// Asks the store and waits for its answer; meanwhile the client's memory is lent out.
-    async fn ask(&self, ask: Ask, wire: &mut Wire) -> Result<i64, Fault> {
+    /// Asks the store. Until it answers, the client's memory is lent out.
+    fn ask(&self, ask: Ask, wire: &mut Wire) {
         state(|state| {
             wire.give_back(&mut state.spares);
             state.ask(ask, self.seat);
         });
+    }
+
+    /// Waits for the store's answer.
+    async fn answered(&self, wire: &mut Wire) -> Result<i64, Fault> {
         poll_fn(|cx| {
             self.seated(cx, |state| {
                 let Some(total) = state.queue.answer(self.seat) else { return Poll::Pending };
@@ -786,9 +790,11 @@ impl Talk {
                     }
                 }
                 Want::Room => self.send().await?,
+                // It will be wanted again; kept meanwhile, it would take room in every connection.
+                Want::Total(_) if !self.wire.unsent().is_empty() => self.send().await?,
                 Want::Total(ask) => {
-                    self.send().await?;
-                    let total = self.client.ask(ask, &mut self.wire).await;
+                    self.client.ask(ask, &mut self.wire);
+                    let total = self.client.answered(&mut self.wire).await;
                     self.client.turn(|site, now| exchange.answer(total, site, now, &mut self.wire));
                 }
                 Want::Close => {
