@@ -21,14 +21,6 @@ use crate::counter::Decimal;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status(pub &'static str);
 
-impl Status {
-    /// The code in digits.
-    #[must_use]
-    pub fn code(self) -> &'static str {
-        &self.0[..3]
-    }
-}
-
 /// A request that is not served. The connection cannot be trusted any further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reject {

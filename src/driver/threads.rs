@@ -34,9 +34,9 @@ use crate::wire::Wire;
 /// Serving could not begin.
 pub fn run(config: Config, signals: &UnixStream) -> Result<(), Failure> {
     let listener = TcpListener::bind(config.listen).map_err(|error| Failure::Listen(config.listen, error))?;
-    let ledger = match &config.store {
-        Store::Redis(_) => None,
-        Store::Ledger(path, fsync) => Some(super::open_ledger(path, *fsync)?),
+    let store = match &config.store {
+        Store::Redis(login) => Carrier::Redis(login.clone()),
+        Store::Ledger(path, fsync) => Carrier::Ledger(super::open_ledger(path, *fsync)?),
     };
     let address = listener.local_addr().unwrap_or(config.listen);
     let limits = config.limits.within(open_files(), 1);
@@ -56,11 +56,9 @@ pub fn run(config: Config, signals: &UnixStream) -> Result<(), Failure> {
     let own = server.clone();
     spawn("impatience", STACK, Box::new(move || own.impatience()))?;
     let own = server.clone();
-    let clerk = match (config.store, ledger) {
-        (Store::Redis(login), _) => spawn("redis", STACK, Box::new(move || own.redis(&login))).map(|_| None)?,
-        (Store::Ledger(..), ledger) => {
-            ledger.map(|ledger| spawn("ledger", STACK, Box::new(move || own.ledger(ledger)))).transpose()?
-        }
+    let clerk = match store {
+        Carrier::Redis(login) => spawn("redis", STACK, Box::new(move || own.redis(&login))).map(|_| None)?,
+        Carrier::Ledger(ledger) => Some(spawn("ledger", STACK, Box::new(move || own.ledger(ledger)))?),
     };
     life(&server, listener, address, signals)?;
     if let Some(clerk) = clerk {
@@ -69,6 +67,12 @@ pub fn run(config: Config, signals: &UnixStream) -> Result<(), Failure> {
         let _ = clerk.join();
     }
     Ok(())
+}
+
+/// How the store is reached.
+enum Carrier {
+    Redis(Login),
+    Ledger(Ledger),
 }
 
 /// From the first connection to the last.
