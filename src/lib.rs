@@ -24,5 +24,6 @@ pub mod routes;
 pub mod exchange;
 pub mod log;
 pub mod config;
+pub mod dns;
 pub mod driver;
 pub mod probe;

@@ -8,7 +8,7 @@
 //! longest is closed for the new one; if none rests, the new one waits for the first that does.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::BufMut;
 use tracing::{info, warn};
 
+use super::lookup::look_up;
 use super::queue::{GRACE, Queue};
 use super::{Backoff, Failure, Health, LINGER, Status, spawn};
 use crate::batch::Batch;
@@ -447,14 +448,13 @@ impl State {
 
 /// Connects to the first address that accepts. The name is looked up each time, since a container's address changes.
 fn connect(login: &Login, patience: Duration) -> Result<TcpStream, Status> {
-    let addresses = (login.host.as_str(), login.port).to_socket_addrs();
-    let addresses = addresses.map_err(|_| Status::Away("its host name has no address: check REDIS_HOST"))?;
+    let addresses = look_up(&login.host, Instant::now() + patience)?;
     let deadline = Instant::now() + patience;
-    let mut status = Status::Away("its host name has no address: check REDIS_HOST");
+    let mut status = CLOSED;
     for address in addresses {
         // Zero is not allowed.
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        match TcpStream::connect_timeout(&address, left) {
+        match TcpStream::connect_timeout(&SocketAddr::new(address, login.port), left) {
             Ok(socket) => {
                 socket.set_nodelay(true).and_then(|()| socket.set_write_timeout(Some(PROMPT))).map_err(|_| CLOSED)?;
                 return Ok(socket);

@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::future::{Future, pending, poll_fn};
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 use std::num::NonZero;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::{Pin, pin};
@@ -19,11 +19,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant as StdInstant};
 
 use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
+use super::lookup::look_up;
 use super::queue::{GRACE, Queue};
 use super::{Backoff, Failure, Health, LINGER, Status, spawn};
 use crate::batch::Batch;
@@ -91,8 +92,7 @@ fn processors() -> usize {
 }
 
 fn runtime() -> io::Result<Runtime> {
-    // The only work that blocks is looking up host names.
-    Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(1).build()
+    Builder::new_current_thread().enable_io().enable_time().build()
 }
 
 fn listen(address: SocketAddr) -> io::Result<StdListener> {
@@ -393,12 +393,10 @@ async fn redis(worker: Arc<Worker>, login: Login) {
 
 /// Connects to the first address that accepts. The name is looked up each time, since a container's address changes.
 async fn connect(login: &Login, patience: Duration) -> Result<TcpStream, Status> {
-    // Not bounded here: the system's resolver has limits of its own, and a look-up given up would go on all the same.
-    let addresses = lookup_host((login.host.as_str(), login.port)).await;
-    let addresses = addresses.map_err(|_| Status::Away("its host name has no address: check REDIS_HOST"))?;
+    let addresses = addresses(&login.host, patience).await?;
     let connecting = async {
         for address in addresses {
-            if let Ok(socket) = TcpStream::connect(address).await
+            if let Ok(socket) = TcpStream::connect(SocketAddr::new(address, login.port)).await
                 && socket.set_nodelay(true).is_ok()
             {
                 return Ok(socket);
@@ -407,6 +405,27 @@ async fn connect(login: &Login, patience: Duration) -> Result<TcpStream, Status>
         Err(Status::Away("nobody accepts connections there: is Redis running?"))
     };
     timeout(patience, connecting).await.unwrap_or(Err(Status::Away("it cannot be reached")))
+}
+
+/// Looks a name up on a thread of its own, which ends within `patience`.
+async fn addresses(host: &str, patience: Duration) -> Result<Vec<IpAddr>, Status> {
+    let outcome = Arc::new(Mutex::new((None, None::<Waker>)));
+    let (own, host, deadline) = (outcome.clone(), host.to_owned(), StdInstant::now() + patience);
+    let work = move || {
+        let found = look_up(&host, deadline);
+        let mut outcome = lock(&own);
+        outcome.0 = Some(found);
+        if let Some(waker) = outcome.1.take() {
+            waker.wake();
+        }
+    };
+    spawn("lookup", STACK, Box::new(work)).map_err(|_| Status::Away("no thread is left to look its name up"))?;
+    poll_fn(|cx| {
+        let mut outcome = lock(&outcome);
+        outcome.1 = Some(cx.waker().clone());
+        outcome.0.take().map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
 }
 
 /// One connection to Redis, from the greeting to the first thing that goes wrong.
