@@ -15,12 +15,13 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant as StdInstant};
 
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
@@ -41,7 +42,10 @@ use crate::wire::Wire;
 /// Serving could not begin.
 pub fn run(config: Config, signals: &StdUnixStream) -> Result<(), Failure> {
     let count = config.workers.unwrap_or_else(processors);
-    let mut runtimes = (0..count).map(|_| runtime()).collect::<io::Result<Vec<_>>>()?;
+    let mut runtimes = Vec::new();
+    for _ in 0..count {
+        runtimes.push(runtime()?);
+    }
     let listener = {
         // Sockets are made within an event loop.
         let _entered = runtimes[0].enter();
@@ -64,8 +68,8 @@ pub fn run(config: Config, signals: &StdUnixStream) -> Result<(), Failure> {
     let workers: Vec<_> = runtimes.iter().enumerate().map(|(index, own)| Worker::start(index, &server, own)).collect();
     for worker in &workers {
         match &store {
-            Carrier::Redis(login) => worker.handle.spawn(redis(worker.clone(), login.clone())),
-            Carrier::Ledger(desk) => worker.handle.spawn(ledger(worker.clone(), desk.clone())),
+            Carrier::Redis(login) => worker.spawn(Box::pin(redis(worker.clone(), login.clone()))),
+            Carrier::Ledger(desk) => worker.spawn(Box::pin(ledger(worker.clone(), desk.clone()))),
         };
     }
     for own in runtimes.drain(1..) {
@@ -111,11 +115,12 @@ async fn life(
 ) -> io::Result<()> {
     signals.set_nonblocking(true)?;
     let signals = UnixStream::from_std(signals.try_clone()?)?;
-    let accepting = tokio::spawn(accept(server.clone(), workers.to_vec(), TcpListener::from_std(listener)?));
+    let accepting = accept(server.clone(), workers.to_vec(), TcpListener::from_std(listener)?);
+    let accepting = workers[0].spawn(Box::pin(accepting));
     received(&signals).await;
     info!("asked to stop: not ready any more");
     for worker in workers {
-        worker.handle.spawn(async { state(|state| state.now.leaving = true) });
+        worker.order(|state| state.now.leaving = true);
     }
     // A second signal means at once, here and below.
     if first(received(&signals), sleep(server.limits.drain_delay)).await {
@@ -123,7 +128,7 @@ async fn life(
     }
     accepting.abort();
     for worker in workers {
-        worker.handle.spawn(async { state(State::close) });
+        worker.order(State::close);
     }
     let done = first(received(&signals), server.vacancy(1));
     if timeout(server.limits.drain, done).await.is_err() {
@@ -222,7 +227,7 @@ async fn make_room(server: &Server, workers: &[Arc<Worker>]) {
         evict(workers, asked);
     }
     for worker in workers {
-        worker.handle.spawn(async { state(|state| state.queue.calm()) });
+        worker.order(|state| state.queue.calm());
     }
 }
 
@@ -230,7 +235,7 @@ async fn make_room(server: &Server, workers: &[Arc<Worker>]) {
 fn evict(workers: &[Arc<Worker>], asked: usize) {
     let crowd = |&index: &usize| workers[index].open.load(Ordering::Relaxed);
     if let Some(first) = (0..workers.len()).max_by_key(crowd) {
-        workers[(first + asked) % workers.len()].handle.spawn(async { state(State::evict) });
+        workers[(first + asked) % workers.len()].order(State::evict);
     }
 }
 
@@ -268,8 +273,18 @@ impl Worker {
     fn start(index: usize, server: &Arc<Server>, own: &Runtime) -> Arc<Self> {
         let worker =
             Arc::new(Self { index, server: server.clone(), handle: own.handle().clone(), open: AtomicUsize::new(0) });
-        worker.handle.spawn(impatience(worker.clone()));
+        worker.spawn(Box::pin(impatience(worker.clone())));
         worker
+    }
+
+    /// Starts a task that is one of few. It comes boxed, so that tokio's code around it is there once for all of them.
+    fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) -> JoinHandle<()> {
+        self.handle.spawn(task)
+    }
+
+    /// Has something done to the worker's state, on its own thread.
+    fn order(&self, order: fn(&mut State)) {
+        self.spawn(Box::pin(async move { state(order) }));
     }
 
     /// Waits until somebody asks, and takes the batch. Says since when it has gathered.
@@ -553,7 +568,7 @@ async fn ledger(worker: Arc<Worker>, desk: Arc<Desk>) {
 struct Desk {
     trays: Mutex<Trays>,
     bell: Condvar,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 struct Trays {
