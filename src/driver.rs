@@ -6,7 +6,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::config::{Limits, Store};
 use crate::counter::{Ask, Cause, Fault, Key};
 use crate::ledger::{Fsync, Ledger, Unusable};
-use crate::redis::Broken;
+use crate::redis::{Broken, Login};
 
 mod lookup;
 mod queue;
@@ -74,6 +74,24 @@ fn random() -> u64 {
 /// Starts a thread with a stack of so many bytes. Its work comes boxed, so that the code around it is there once.
 fn spawn(name: &str, stack: usize, work: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(work)
+}
+
+/// Connects to the first address of Redis that accepts, on the thread that waits for it, within twice `patience`. The
+/// name is looked up each time, since a container's address changes.
+fn connect(login: &Login, patience: Duration) -> Result<TcpStream, Status> {
+    let addresses = lookup::look_up(&login.host, Instant::now() + patience)?;
+    let deadline = Instant::now() + patience;
+    let mut status = CLOSED;
+    for address in addresses {
+        // Zero is not allowed.
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        match TcpStream::connect_timeout(&SocketAddr::new(address, login.port), left) {
+            Ok(socket) => return socket.set_nodelay(true).map(|()| socket).map_err(|_| CLOSED),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => status = Status::Away("it cannot be reached"),
+            Err(_) => status = Status::Away("nobody accepts connections there: is Redis running?"),
+        }
+    }
+    Err(status)
 }
 
 /// Opens the ledger and says what was cut of it.
@@ -285,6 +303,8 @@ impl Backoff {
         pause
     }
 }
+
+const CLOSED: Status = Status::Away("it has closed the connection");
 
 /// How long a batch may be without a sync under `FSYNC=everysec`.
 const EVERY: Duration = Duration::from_secs(1);

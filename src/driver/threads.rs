@@ -18,9 +18,8 @@ use std::time::{Duration, Instant};
 use bytes::BufMut;
 use tracing::{info, warn};
 
-use super::lookup::look_up;
 use super::queue::{GRACE, Queue};
-use super::{Backoff, Failure, Health, LINGER, Status, spawn};
+use super::{Backoff, CLOSED, Failure, Health, LINGER, Status, spawn};
 use crate::batch::Batch;
 use crate::config::{Config, Limits, Store, open_files};
 use crate::counter::{Ask, Fault};
@@ -266,7 +265,9 @@ impl Server {
         let mut backoff = Backoff::default();
         let mut away = Instant::now();
         loop {
-            let status = match connect(login, patience) {
+            let connected = super::connect(login, patience)
+                .and_then(|socket| socket.set_write_timeout(Some(PROMPT)).map(|()| socket).map_err(|_| CLOSED));
+            let status = match connected {
                 Ok(socket) => {
                     let (status, proven) = self.converse(login, socket);
                     if proven {
@@ -446,26 +447,6 @@ impl State {
     }
 }
 
-/// Connects to the first address that accepts. The name is looked up each time, since a container's address changes.
-fn connect(login: &Login, patience: Duration) -> Result<TcpStream, Status> {
-    let addresses = look_up(&login.host, Instant::now() + patience)?;
-    let deadline = Instant::now() + patience;
-    let mut status = CLOSED;
-    for address in addresses {
-        // Zero is not allowed.
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        match TcpStream::connect_timeout(&SocketAddr::new(address, login.port), left) {
-            Ok(socket) => {
-                socket.set_nodelay(true).and_then(|()| socket.set_write_timeout(Some(PROMPT))).map_err(|_| CLOSED)?;
-                return Ok(socket);
-            }
-            Err(error) if error.kind() == ErrorKind::TimedOut => status = Status::Away("it cannot be reached"),
-            Err(_) => status = Status::Away("nobody accepts connections there: is Redis running?"),
-        }
-    }
-    Err(status)
-}
-
 /// One connection to Redis, from the greeting to the first thing that goes wrong.
 struct Link {
     socket: Arc<TcpStream>,
@@ -523,8 +504,6 @@ impl Link {
         Ok(())
     }
 }
-
-const CLOSED: Status = Status::Away("it has closed the connection");
 
 /// A batch that the ledger writes, and since when it has been waited for.
 #[derive(Default)]

@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::future::{Future, pending, poll_fn};
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 use std::num::NonZero;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::{Pin, pin};
@@ -25,9 +25,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
-use super::lookup::look_up;
 use super::queue::{GRACE, Queue};
-use super::{Backoff, Failure, Health, LINGER, Status, spawn};
+use super::{Backoff, CLOSED, Failure, Health, LINGER, Status, spawn};
 use crate::batch::Batch;
 use crate::config::{Config, Limits, Store, open_files};
 use crate::counter::{Ask, Fault};
@@ -52,7 +51,7 @@ pub fn run(config: Config, signals: &StdUnixStream) -> Result<(), Failure> {
         listen(config.listen).map_err(|error| Failure::Listen(config.listen, error))?
     };
     let store = match &config.store {
-        Store::Redis(login) => Carrier::Redis(login.clone()),
+        Store::Redis(login) => Carrier::Redis(Arc::new(login.clone())),
         Store::Ledger(path, fsync) => Carrier::Ledger(Desk::open(super::open_ledger(path, *fsync)?, count)?),
     };
     let limits = config.limits.within(open_files(), count);
@@ -86,7 +85,7 @@ pub fn run(config: Config, signals: &StdUnixStream) -> Result<(), Failure> {
 
 /// How a worker reaches the store.
 enum Carrier {
-    Redis(Login),
+    Redis(Arc<Login>),
     Ledger(Arc<Desk>),
 }
 
@@ -381,7 +380,7 @@ async fn impatience(worker: Arc<Worker>) {
 }
 
 /// The count in Redis: one connection after the other, one batch after the other.
-async fn redis(worker: Arc<Worker>, login: Login) {
+async fn redis(worker: Arc<Worker>, login: Arc<Login>) {
     let patience = worker.server.limits.store;
     let mut backoff = Backoff::default();
     let mut away = Instant::now();
@@ -406,41 +405,26 @@ async fn redis(worker: Arc<Worker>, login: Login) {
     }
 }
 
-/// Connects to the first address that accepts. The name is looked up each time, since a container's address changes.
-async fn connect(login: &Login, patience: Duration) -> Result<TcpStream, Status> {
-    let addresses = addresses(&login.host, patience).await?;
-    let connecting = async {
-        for address in addresses {
-            if let Ok(socket) = TcpStream::connect(SocketAddr::new(address, login.port)).await
-                && socket.set_nodelay(true).is_ok()
-            {
-                return Ok(socket);
-            }
-        }
-        Err(Status::Away("nobody accepts connections there: is Redis running?"))
-    };
-    timeout(patience, connecting).await.unwrap_or(Err(Status::Away("it cannot be reached")))
-}
-
-/// Looks a name up on a thread of its own, which ends within `patience`.
-async fn addresses(host: &str, patience: Duration) -> Result<Vec<IpAddr>, Status> {
+/// Connects on a thread of its own, because looking a name up and connecting may block.
+async fn connect(login: &Arc<Login>, patience: Duration) -> Result<TcpStream, Status> {
     let outcome = Arc::new(Mutex::new((None, None::<Waker>)));
-    let (own, host, deadline) = (outcome.clone(), host.to_owned(), StdInstant::now() + patience);
+    let (own, login) = (outcome.clone(), login.clone());
     let work = move || {
-        let found = look_up(&host, deadline);
+        let connected = super::connect(&login, patience);
         let mut outcome = lock(&own);
-        outcome.0 = Some(found);
+        outcome.0 = Some(connected);
         if let Some(waker) = outcome.1.take() {
             waker.wake();
         }
     };
-    spawn("lookup", STACK, Box::new(work)).map_err(|_| Status::Away("no thread is left to look its name up"))?;
-    poll_fn(|cx| {
+    spawn("connect", STACK, Box::new(work)).map_err(|_| Status::Away("the system refuses a thread to connect on"))?;
+    let socket = poll_fn(|cx| {
         let mut outcome = lock(&outcome);
         outcome.1 = Some(cx.waker().clone());
         outcome.0.take().map_or(Poll::Pending, Poll::Ready)
     })
-    .await
+    .await?;
+    socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket)).map_err(|_| CLOSED)
 }
 
 /// One connection to Redis, from the greeting to the first thing that goes wrong.
@@ -537,8 +521,6 @@ impl<'a> Link<'a> {
         }
     }
 }
-
-const CLOSED: Status = Status::Away("it has closed the connection");
 
 /// The count in the ledger: one batch of this worker after the other.
 async fn ledger(worker: Arc<Worker>, desk: Arc<Desk>) {
