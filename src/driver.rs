@@ -4,8 +4,7 @@
 //! A driver owns sockets, clock and threads, and nothing else; all decisions stand in the core.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
@@ -60,15 +59,6 @@ impl fmt::Display for Failure {
 #[must_use]
 pub fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-/// Bits that nobody can guess; where the system's source is not to be had, those of the clock, which nobody repeats.
-fn random() -> u64 {
-    let mut bits = [0; 8];
-    match File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bits)) {
-        Ok(()) => u64::from_ne_bytes(bits),
-        Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64),
-    }
 }
 
 /// Starts a thread with a stack of so many bytes. Its work comes boxed, so that the code around it is there once.

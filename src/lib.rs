@@ -22,6 +22,7 @@ pub mod http;
 pub mod render;
 pub mod routes;
 pub mod exchange;
+pub mod machine;
 pub mod log;
 pub mod config;
 pub mod dns;

@@ -9,7 +9,6 @@ use std::cell::RefCell;
 use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
-use std::num::NonZero;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,6 +31,7 @@ use crate::config::{Config, Limits, Store, open_files};
 use crate::counter::{Ask, Fault};
 use crate::exchange::{Exchange, Now, Site, Want};
 use crate::ledger::Ledger;
+use crate::machine;
 use crate::redis::{Login, Session};
 use crate::wire::Wire;
 
@@ -40,7 +40,7 @@ use crate::wire::Wire;
 /// # Errors
 /// Serving could not begin.
 pub fn run(config: Config, signals: &StdUnixStream) -> Result<(), Failure> {
-    let count = config.workers.unwrap_or_else(processors);
+    let count = config.workers.unwrap_or_else(machine::processors);
     let mut runtimes = Vec::new();
     for _ in 0..count {
         runtimes.push(runtime()?);
@@ -87,11 +87,6 @@ pub fn run(config: Config, signals: &StdUnixStream) -> Result<(), Failure> {
 enum Carrier {
     Redis(Arc<Login>),
     Ledger(Arc<Desk>),
-}
-
-/// Event loops to run where none are asked for: one for each processor that we may use.
-fn processors() -> usize {
-    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 fn runtime() -> io::Result<Runtime> {
