@@ -11,6 +11,7 @@ mod framing;
 mod healthcheck;
 mod ledger;
 mod logs;
+mod names;
 mod redis;
 mod routes;
 mod scripted;

@@ -16,6 +16,7 @@ const MISSING: &str = "redis-server is missing, and these tests do not pass with
 pub(crate) struct Redis {
     child: Option<Child>,
     folder: Folder,
+    address: &'static str,
     pub(crate) port: u16,
     options: Vec<String>,
     password: Option<String>,
@@ -27,6 +28,7 @@ impl Redis {
         let mut redis = Self {
             child: None,
             folder: Folder::new("redis"),
+            address: "127.0.0.1",
             port: 0,
             options: options.iter().copied().map(String::from).collect(),
             password: None,
@@ -67,6 +69,12 @@ impl Redis {
     /// Starts again on the same port with what lies in the same folder.
     pub(crate) fn restart(&mut self) {
         until("the port is free again for redis-server", || self.launch().then_some(()));
+    }
+
+    /// As [`Self::restart`], on another address of the loopback.
+    pub(crate) fn restart_at(&mut self, address: &'static str) {
+        self.address = address;
+        self.restart();
     }
 
     /// Says one command and gives the reply, as text: `-` in front of an error, `(nil)` for nothing.
@@ -116,7 +124,7 @@ impl Redis {
     }
 
     fn talk(&self) -> Result<Talk, std::io::Error> {
-        let mut talk = Talk::open(self.port)?;
+        let mut talk = Talk::open(self.address, self.port)?;
         if let Some(password) = &self.password {
             talk.say(&format!("AUTH \"{password}\""))?;
         }
@@ -126,7 +134,7 @@ impl Redis {
     /// False when the server ended instead of answering.
     fn launch(&mut self) -> bool {
         let mut command = Command::new("redis-server");
-        command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]);
+        command.args(["--port", &self.port.to_string(), "--bind", self.address, "--save", "", "--dir"]);
         command.arg(self.folder.path()).args(["--logfile", "redis.log"]).args(&self.options);
         let mut child = match command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn() {
             Ok(child) => child,
@@ -165,8 +173,8 @@ pub(crate) fn free_port() -> u16 {
 struct Talk(BufReader<TcpStream>);
 
 impl Talk {
-    fn open(port: u16) -> std::io::Result<Self> {
-        let stream = TcpStream::connect(("127.0.0.1", port))?;
+    fn open(address: &str, port: u16) -> std::io::Result<Self> {
+        let stream = TcpStream::connect((address, port))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self(BufReader::new(stream)))
     }
