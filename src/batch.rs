@@ -12,8 +12,12 @@ use crate::counter::{Ask, Fault};
 /// Asks that travel together.
 pub struct Batch<W> {
     lines: Vec<Line>,
+    /// The lines in the order of what they ask, so that one for each is found without looking at all of them.
+    sorted: Vec<usize>,
     waiters: Vec<Waiter<W>>,
     replied: usize,
+    number: i64,
+    sent: bool,
 }
 
 struct Line {
@@ -30,14 +34,22 @@ struct Waiter<W> {
 
 impl<W> Default for Batch<W> {
     fn default() -> Self {
-        Self { lines: Vec::new(), waiters: Vec::new(), replied: 0 }
+        Self { lines: Vec::new(), sorted: Vec::new(), waiters: Vec::new(), replied: 0, number: 0, sent: false }
     }
 }
 
 impl<W> Batch<W> {
-    /// Adds an ask, for which `who` will be told one number.
-    pub fn push(&mut self, ask: Ask, who: W) {
-        let line = self.line(&ask);
+    /// Adds an ask, for which `who` will be told one number. `false`, and nothing is added, if that would be one line
+    /// too many.
+    #[must_use]
+    pub fn push(&mut self, ask: Ask, who: W) -> bool {
+        let room = self.lines.len() < MAX_LINES;
+        let Some(line) = self.line(&ask, room) else { return false };
+        self.join(line, ask, who);
+        true
+    }
+
+    fn join(&mut self, line: usize, ask: Ask, who: W) {
         let (by, place) = match (&mut self.lines[line].ask, ask) {
             (Ask::Count { by: sum, .. }, Ask::Count { by, .. }) => {
                 *sum += by;
@@ -48,35 +60,69 @@ impl<W> Batch<W> {
         self.waiters.push(Waiter { line, by, place, who });
     }
 
-    /// Adds all asks of a batch that was never sent, which is left empty.
+    /// Adds all asks of a batch that was never sent, which is left empty; they were let in before.
     pub fn absorb(&mut self, unsent: &mut Self) {
         for Waiter { line, by: own, who, .. } in unsent.waiters.drain(..) {
             let ask = match unsent.lines[line].ask {
                 Ask::Count { key, .. } => Ask::Count { key, by: own },
                 ask => ask,
             };
-            self.push(ask, who);
+            if let Some(line) = self.line(&ask, true) {
+                self.join(line, ask, who);
+            }
         }
         unsent.clear();
     }
 
     fn clear(&mut self) {
         self.lines.clear();
+        self.sorted.clear();
         self.replied = 0;
+        self.sent = false;
     }
 
-    /// The line that `ask` joins: a recent one of its kind, else a new one that asks for nothing yet.
-    fn line(&mut self, ask: &Ask) -> usize {
-        let oldest = self.lines.len().saturating_sub(LOOK_BACK);
-        if let Some(recent) = self.lines[oldest..].iter().rposition(|line| joins(&line.ask, ask)) {
-            return oldest + recent;
+    /// The line that asks what `ask` does; if there is none yet and there is `room`, a new one that asks for nothing.
+    fn line(&mut self, ask: &Ask, room: bool) -> Option<usize> {
+        let last = self.lines.len().wrapping_sub(1);
+        if self.lines.last().is_some_and(|line| rank(&line.ask) == rank(ask)) {
+            return Some(last);
+        }
+        let at = match self.sorted.binary_search_by(|&line| rank(&self.lines[line].ask).cmp(&rank(ask))) {
+            Ok(at) => return Some(self.sorted[at]),
+            Err(at) => at,
+        };
+        if !room {
+            return None;
         }
         let ask = match *ask {
             Ask::Count { key, .. } => Ask::Count { key, by: 0 },
             other => other,
         };
+        self.sorted.insert(at, self.lines.len());
         self.lines.push(Line { ask, total: Err(Fault::Lost) });
-        self.lines.len() - 1
+        Some(self.lines.len() - 1)
+    }
+
+    /// Gives the batch its number, under which it may be sent more than once.
+    pub fn begin(&mut self, number: i64) {
+        self.number = number;
+    }
+
+    /// The number that it was given.
+    #[must_use]
+    pub fn number(&self) -> i64 {
+        self.number
+    }
+
+    /// Notes that some of it may have reached the store.
+    pub fn mark_sent(&mut self) {
+        self.sent = true;
+    }
+
+    /// Whether some of it may have reached the store.
+    #[must_use]
+    pub fn is_sent(&self) -> bool {
+        self.sent
     }
 
     /// Whether nobody waits in it.
@@ -85,9 +131,9 @@ impl<W> Batch<W> {
         self.waiters.is_empty()
     }
 
-    /// What to ask of the store, in order: one ask for each line.
+    /// What to ask of the store, in order: one ask for each line that has no reply yet, and no two for the same.
     pub fn asks(&self) -> impl ExactSizeIterator<Item = Ask> + '_ {
-        self.lines.iter().map(|line| line.ask)
+        self.lines[self.replied..].iter().map(|line| line.ask)
     }
 
     /// The first line that has no reply yet.
@@ -126,19 +172,17 @@ impl<W> Batch<W> {
     }
 }
 
-fn joins(line: &Ask, ask: &Ask) -> bool {
-    match (line, ask) {
-        (Ask::Count { key: line, .. }, Ask::Count { key, .. }) | (Ask::Total { key: line }, Ask::Total { key }) => {
-            line == key
-        }
-        (Ask::Ping, Ask::Ping) => true,
-        _ => false,
+/// What tells lines apart, and their order: the kind of the ask, and the counter.
+fn rank(ask: &Ask) -> (u8, &[u8]) {
+    match ask {
+        Ask::Ping => (0, &[]),
+        Ask::Total { key } => (1, key.as_bytes()),
+        Ask::Count { key, .. } => (2, key.as_bytes()),
     }
 }
 
-/// How many lines back an ask looks for one to join: beyond that, a flood of different names would make each of them
-/// dearer than the last, and two lines for one key count as well as one.
-const LOOK_BACK: usize = 16;
+/// Most lines in a batch: what a flood of names may ask of a store, and of our memory, at once.
+pub const MAX_LINES: usize = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -165,7 +209,7 @@ mod tests {
         let total = Ask::Total { key: key("a") };
         let asks = [count("a", 1), count("b", 1), count("a", 3), total, count("a", 1), Ask::Ping, total];
         for (who, ask) in (0..).zip(asks) {
-            batch.push(ask, who);
+            assert!(batch.push(ask, who));
         }
         assert_eq!(batch.asks().collect::<Vec<_>>(), [count("a", 5), count("b", 1), total, Ask::Ping]);
         for total in [Ok(105), Ok(7), Ok(105), Ok(0)] {
@@ -184,7 +228,7 @@ mod tests {
         for (fault, read) in [(Fault::Lost, Fault::Down), (Fault::Refused(Cause::Busy), Fault::Refused(Cause::Busy))] {
             let mut batch = Batch::default();
             for (who, ask) in (0..).zip([count("a", 1), count("b", 1), Ask::Total { key: key("a") }]) {
-                batch.push(ask, who);
+                assert!(batch.push(ask, who));
             }
             batch.reply(Ok(9));
             assert_eq!(told(&mut batch, fault), [(0, Ok(9)), (1, Err(fault)), (2, Err(read))]);
@@ -195,9 +239,9 @@ mod tests {
     fn what_was_never_sent_joins_what_gathers() {
         let (mut unsent, mut batch) = (Batch::default(), Batch::default());
         for (who, ask) in (0..).zip([count("a", 2), count("a", 1), Ask::Ping]) {
-            unsent.push(ask, who);
+            assert!(unsent.push(ask, who));
         }
-        batch.push(count("a", 1), 3);
+        assert!(batch.push(count("a", 1), 3));
         batch.absorb(&mut unsent);
         assert!(unsent.is_empty() && unsent.asks().len() == 0);
         assert_eq!(batch.asks().collect::<Vec<_>>(), [count("a", 4), Ask::Ping]);
@@ -207,18 +251,35 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_names_opens_lines_without_looking_at_all_of_them() {
+    fn a_flood_of_names_finds_a_line_for_each_and_a_bound() {
         let mut batch = Batch::default();
-        for who in 0..1000 {
-            batch.push(count(&format!("k{who}"), 1), who);
+        let names = MAX_LINES as u32;
+        for who in 0..2 * names {
+            // In an order that jumps about: the step has no divisor in common with the number of names.
+            assert!(batch.push(count(&format!("k{}", who * 7 % names), 1), who));
         }
-        batch.push(count("k0", 1), 1000);
-        batch.push(count("k999", 1), 1001);
-        assert_eq!(batch.asks().len(), 1001);
-        for total in 0..1001 {
-            batch.reply(Ok(total));
+        assert!(!batch.push(count("k", 1), 0) && !batch.push(Ask::Ping, 0));
+        assert_eq!(batch.asks().len(), MAX_LINES);
+        for total in 0..i64::from(names) {
+            batch.reply(Ok(10 * total));
         }
         let told = told(&mut batch, Fault::Lost);
-        assert_eq!((told[999], told[1000], told[1001]), ((999, Ok(998)), (1000, Ok(1000)), (1001, Ok(999))));
+        let expected = (0..2 * names).map(|who| {
+            let line = i64::from(who % names);
+            (who, Ok(10 * line - 1 + i64::from(who / names)))
+        });
+        assert_eq!(told, expected.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_was_replied_is_not_asked_again() {
+        let mut batch = Batch::default();
+        for (who, ask) in (0..).zip([count("a", 1), count("b", 2), Ask::Ping]) {
+            assert!(batch.push(ask, who));
+        }
+        batch.begin(7);
+        batch.reply(Ok(1));
+        assert_eq!(batch.asks().collect::<Vec<_>>(), [count("b", 2), Ask::Ping]);
+        assert_eq!(batch.number(), 7);
     }
 }

@@ -107,6 +107,8 @@ impl Ask {
 pub enum Fault {
     /// It never reached the store: surely not counted, may be tried again.
     Down,
+    /// Too much waits already for it to wait too: surely not counted, may be tried again.
+    Full,
     /// It was sent and the store did not say: it may have been counted, so nobody may repeat it.
     Lost,
     /// The store said no before it did anything: surely not counted.

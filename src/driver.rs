@@ -194,13 +194,15 @@ struct Health {
     /// The key of the last reply that changed a worker's view.
     keys: Vec<Option<Key>>,
     said: Status,
+    /// The log says that no receipts are kept.
+    told: bool,
 }
 
 impl Health {
     /// Nothing is known to any of `workers`.
     #[must_use]
     fn new(workers: usize) -> Self {
-        Self { workers: vec![Status::Unknown; workers], keys: vec![None; workers], said: Status::Unknown }
+        Self { workers: vec![Status::Unknown; workers], keys: vec![None; workers], said: Status::Unknown, told: false }
     }
 
     /// Notes what a worker has seen and logs it if that changes the whole: the store is as well as the worker that
@@ -230,8 +232,13 @@ impl Health {
         self.workers[worker].fault()
     }
 
-    /// Notes that Redis has greeted a worker, which is as much as a ping shows.
-    fn greeted(&mut self, worker: usize) {
+    /// Notes that Redis has greeted a worker, which is as much as a ping shows, and whether it keeps receipts.
+    fn greeted(&mut self, worker: usize, receipts: bool) {
+        if !receipts && !std::mem::replace(&mut self.told, true) {
+            warn!(
+                "the store refuses scripts (EVAL), so a visit is in doubt if a connection breaks: it is answered with 504"
+            );
+        }
         self.learn(worker, [(Ask::Ping, Ok(0))].into_iter());
     }
 
@@ -243,7 +250,7 @@ impl Health {
                 match result {
                     Ok(_) => Status::Up,
                     Err(Fault::Refused(cause)) => Status::Refusing(cause),
-                    Err(Fault::Down | Fault::Lost) => continue,
+                    Err(Fault::Down | Fault::Full | Fault::Lost) => continue,
                 },
             );
             if !self.is_moot(worker, &ask, status) {

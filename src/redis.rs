@@ -2,13 +2,23 @@
 //!
 //! Replies carry no name, only their order; so a session that has lost step, or of which a byte cannot be explained, is
 //! [`Broken`] and is dropped with its socket: there is no way back, and no late reply that could reach the next visitor.
-//! What it owed comes back by [`Session::into_owed`], with the one fact that matters for exactly-once: whether any of
-//! it may have reached Redis.
+//! What it owed comes back by [`Session::into_owed`], with the one fact that matters for exactly-once: whether it may be
+//! sent again.
+//!
+//! `INCRBY` alone may not, because a reply that was lost may have been one of success. So it goes with a **receipt**: in
+//! the same atomic step, [`SCRIPT`] writes down the number of the batch and what the counter stood at before, under a
+//! key of its own for each sender and counter. Sent again, by whatever session of the same sender, it finds its number
+//! there, counts nothing, and tells again what it told before. A number below the one written down comes from a
+//! connection long given up, whose bytes Redis reads late: it counts nothing either.
+//!
+//! Where Redis refuses scripts, `INCRBY` goes alone and is never sent twice.
 //!
 //! Left out on purpose: RESP3, pipelining of several batches.
 
+use bytes::BytesMut;
+
 use crate::batch::Batch;
-use crate::counter::{Ask, Cause, Decimal, Fault};
+use crate::counter::{Ask, Cause, Decimal, Fault, Key};
 use crate::resp::{self, Malformed, Reply};
 use crate::wire::Wire;
 
@@ -29,8 +39,12 @@ pub struct Login {
 
 /// A session, from the connect to the first thing that goes wrong.
 pub struct Session<W> {
-    /// Replies to the greeting that have not come yet, the last of them to a `PING`.
+    /// Replies to the greeting that have not come yet, the last two of them to a script and a `PING`.
     greetings: usize,
+    /// Who sends, as the keys of receipts name them.
+    sender: u64,
+    /// Whether Redis runs scripts for us; known when the greeting is over.
+    receipts: bool,
     owed: Batch<W>,
     encoded: usize,
     /// It is a replica that we talk to.
@@ -58,15 +72,27 @@ impl From<Malformed> for Broken {
 pub struct Owed<W> {
     /// Asks without a reply.
     pub batch: Batch<W>,
-    /// Whether a byte of them went to the socket: then nobody knows if they were counted.
-    pub doubtful: bool,
+    /// What may be done with them.
+    pub fate: Fate,
+}
+
+/// What may be done with asks that have no reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// No byte of them went to the socket: they may be sent at any time, along with others.
+    Unsent,
+    /// They may have been counted, and carry a receipt: they may be sent again as they are, before any other.
+    Repeatable,
+    /// There is nothing to send again, or nobody may: they are to be told what they were replied, or that it is in doubt.
+    Over,
 }
 
 impl<W> Session<W> {
-    /// Begins: writes `AUTH` and `SELECT` as far as `login` needs them, and a `PING` that shows whether Redis, when it
-    /// has just started, is there to count.
+    /// Begins: writes `AUTH` and `SELECT` as far as `login` needs them, an `EVAL` that shows whether Redis runs scripts for
+    /// us, and a `PING` that shows whether Redis, when it has just started, is there to count. `sender` is a number of
+    /// its own for everyone who counts, and the same for all sessions of one.
     #[must_use]
-    pub fn open(login: &Login, wire: &mut Wire) -> Self {
+    pub fn open(login: &Login, sender: u64, wire: &mut Wire) -> Self {
         let mut greetings = 0;
         let mut greet = |words: &[&[u8]]| {
             resp::command(wire.output(), words);
@@ -80,8 +106,16 @@ impl<W> Session<W> {
         if login.db != 0 {
             greet(&[b"SELECT", &Decimal::new(i64::from(login.db))]);
         }
+        greet(&[b"EVAL", b"return 1", b"0"]);
         greet(&[b"PING"]);
-        Self { greetings, owed: Batch::default(), encoded: 0, replica: false }
+        let owed = Batch::default();
+        Self { greetings, sender, receipts: false, owed, encoded: 0, replica: false }
+    }
+
+    /// Whether visits go with a receipt, so that a batch may be sent again that was in doubt before.
+    #[must_use]
+    pub fn keeps_receipts(&self) -> bool {
+        self.receipts
     }
 
     /// Whether Redis has answered everything so far, so that a batch may be submitted.
@@ -90,13 +124,21 @@ impl<W> Session<W> {
         self.greetings == 0 && self.owed.is_empty()
     }
 
-    /// Writes a batch, leaving `batch` empty. Only for a session that [`Session::is_free`].
+    /// Writes what a batch asks for and was not told yet, leaving `batch` empty. Only for a session that
+    /// [`Session::is_free`].
     pub fn submit(&mut self, batch: &mut Batch<W>, wire: &mut Wire) {
         debug_assert!(self.is_free(), "one batch at a time");
         std::mem::swap(&mut self.owed, batch);
         let before = wire.unsent().len();
         for ask in self.owed.asks() {
-            write(ask, wire);
+            let out = wire.output();
+            match ask {
+                Ask::Count { key, by } if self.receipts => count_once(out, &key, by, self.sender, self.owed.number()),
+                Ask::Count { key, by: 1 } => resp::command(out, &[b"INCR", key.as_bytes()]),
+                Ask::Count { key, by } => resp::command(out, &[b"INCRBY", key.as_bytes(), &Decimal::new(by)]),
+                Ask::Total { key } => resp::command(out, &[b"GET", key.as_bytes()]),
+                Ask::Ping => resp::command(out, &[b"PING"]),
+            }
         }
         self.encoded = wire.unsent().len() - before;
     }
@@ -109,10 +151,14 @@ impl<W> Session<W> {
         while let Some((reply, used)) = resp::decode(wire.unread())? {
             if self.greetings > 0 {
                 self.greetings -= 1;
-                greeted(reply, self.greetings == 0)?;
+                match self.greetings {
+                    0 => greeted(reply, b"PONG")?,
+                    1 => self.receipts = runs_scripts(reply)?,
+                    _ => greeted(reply, b"OK")?,
+                }
             } else {
                 let ask = self.owed.expected().ok_or(Broken::Garbage)?;
-                let total = read(ask, reply).ok_or(Broken::Garbage)?;
+                let total = self.read(ask, reply).ok_or(Broken::Garbage)?;
                 self.replica |= total == Err(Fault::Refused(Cause::ReadOnly));
                 self.owed.reply(total);
             }
@@ -129,44 +175,77 @@ impl<W> Session<W> {
         Ok((done && !self.owed.is_empty()).then_some(&mut self.owed))
     }
 
+    /// What `reply` says to `ask`; `None` if it cannot be a reply to it.
+    fn read(&self, ask: Ask, reply: Reply<'_>) -> Option<Result<i64, Fault>> {
+        match (ask, reply) {
+            (_, Reply::Error(line)) => Some(Err(Fault::Refused(cause(line)))),
+            (Ask::Count { by, .. }, Reply::Bulk(before)) if self.receipts => Some(after(before, by)),
+            (Ask::Count { .. }, Reply::Integer(total)) if !self.receipts => Some(Ok(total)),
+            (Ask::Total { .. }, Reply::Bulk(digits)) => Some(number(digits)),
+            (Ask::Total { .. }, Reply::Null) => Some(Ok(0)),
+            (Ask::Ping, Reply::Simple(b"PONG")) => Some(Ok(0)),
+            _ => None,
+        }
+    }
+
     /// Ends the session and hands back what it owes.
     #[must_use]
-    pub fn into_owed(self, wire: &Wire) -> Owed<W> {
-        Owed { doubtful: wire.unsent().len() < self.encoded, batch: self.owed }
-    }
-}
-
-fn write(ask: Ask, wire: &mut Wire) {
-    let out = wire.output();
-    match ask {
-        Ask::Count { key, by: 1 } => resp::command(out, &[b"INCR", key.as_bytes()]),
-        Ask::Count { key, by } => resp::command(out, &[b"INCRBY", key.as_bytes(), &Decimal::new(by)]),
-        Ask::Total { key } => resp::command(out, &[b"GET", key.as_bytes()]),
-        Ask::Ping => resp::command(out, &[b"PING"]),
-    }
-}
-
-/// What `reply` says to `ask`; `None` if it cannot be a reply to it.
-fn read(ask: Ask, reply: Reply<'_>) -> Option<Result<i64, Fault>> {
-    match (ask, reply) {
-        (_, Reply::Error(line)) => Some(Err(Fault::Refused(cause(line)))),
-        (Ask::Count { .. }, Reply::Integer(total)) => Some(Ok(total)),
-        (Ask::Total { .. }, Reply::Bulk(digits)) => {
-            Some(resp::integer(digits).ok_or(Fault::Refused(Cause::NotANumber)))
+    pub fn into_owed(mut self, wire: &Wire) -> Owed<W> {
+        if wire.unsent().len() < self.encoded {
+            self.owed.mark_sent();
         }
-        (Ask::Total { .. }, Reply::Null) => Some(Ok(0)),
-        (Ask::Ping, Reply::Simple(b"PONG")) => Some(Ok(0)),
-        _ => None,
+        let fate = match (self.owed.is_sent(), self.owed.expected()) {
+            (false, _) => Fate::Unsent,
+            (true, Some(_)) if self.receipts => Fate::Repeatable,
+            (true, _) => Fate::Over,
+        };
+        Owed { fate, batch: self.owed }
     }
 }
 
-fn greeted(reply: Reply<'_>, last: bool) -> Result<(), Broken> {
+/// The number that a counter holds.
+fn number(digits: &[u8]) -> Result<i64, Fault> {
+    resp::integer(digits).ok_or(Fault::Refused(Cause::NotANumber))
+}
+
+/// The number of the last of `by` visits, counted on top of what there was before.
+fn after(before: &[u8], by: i64) -> Result<i64, Fault> {
+    number(before)?.checked_add(by).ok_or(Fault::Refused(Cause::Overflow))
+}
+
+/// Writes an increment that is done once, however often it is sent.
+fn count_once(out: &mut BytesMut, key: &Key, by: i64, sender: u64, number: i64) {
+    let [by, number, sender] = [by, number, (sender >> 1) as i64].map(Decimal::new);
+    let receipt = [b"{", hash_tag(key.as_bytes()), b"}:receipt:", &sender].concat();
+    resp::command(out, &[b"EVAL", SCRIPT, b"2", key.as_bytes(), &receipt, &by, &number, RECEIPT_TTL]);
+}
+
+/// The part of a key that decides on its slot in a cluster: what the first pair of braces holds, if that is something,
+/// or else all of it (Redis cluster specification, hash tags).
+fn hash_tag(key: &[u8]) -> &[u8] {
+    let after = |byte| key.iter().position(|&other| other == byte).map(|at| &key[at + 1..]);
+    let tag = after(b'{').and_then(|rest| rest.split(|&byte| byte == b'}').next().filter(|tag| tag.len() < rest.len()));
+    tag.filter(|tag| !tag.is_empty()).unwrap_or(key)
+}
+
+fn greeted(reply: Reply<'_>, well: &[u8]) -> Result<(), Broken> {
     match reply {
-        Reply::Simple(b"OK") if !last => Ok(()),
-        Reply::Simple(b"PONG") if last => Ok(()),
+        Reply::Simple(word) if word == well => Ok(()),
         Reply::Error(line) => match cause(line) {
             // Who may not ping may still count, and a store that cannot write can still be read.
-            Cause::Permission | Cause::CannotPersist if last => Ok(()),
+            Cause::Permission | Cause::CannotPersist if well == b"PONG" => Ok(()),
+            cause => Err(Broken::Greeting(cause)),
+        },
+        _ => Err(Broken::Garbage),
+    }
+}
+
+/// Whether a script was run. One that was refused for good is no reason not to count.
+fn runs_scripts(reply: Reply<'_>) -> Result<bool, Broken> {
+    match reply {
+        Reply::Integer(1) => Ok(true),
+        Reply::Error(line) => match cause(line) {
+            Cause::Permission | Cause::Other => Ok(false),
             cause => Err(Broken::Greeting(cause)),
         },
         _ => Err(Broken::Garbage),
@@ -199,6 +278,25 @@ fn cause(line: &[u8]) -> Cause {
     }
 }
 
+/// Counts once (`EVAL`). Keys: the counter, its receipt. Arguments: how many visits, the number of the batch, how long to
+/// keep the receipt in milliseconds. Gives what the counter stood at before, as text, since Lua's numbers have 53 bits.
+///
+/// The receipt is written first, so that a store that takes no writes refuses before anything is counted; an increment
+/// that is refused takes it back.
+const SCRIPT: &[u8] = b"\
+local r=redis.call('GET',KEYS[2])or''
+local n,b=r:match('(%d+) (.+)')
+if n and n+0>=ARGV[2]+0 then return b end
+b=redis.call('GET',KEYS[1])or'0'
+redis.call('SET',KEYS[2],ARGV[2]..' '..b,'PX',ARGV[3])
+n=redis.pcall('INCRBY',KEYS[1],ARGV[1])
+if type(n)=='table'then redis.call('SET',KEYS[2],r,'PX',ARGV[3])return n end
+return b";
+
+/// How long a receipt is kept, in milliseconds: far longer than anybody waits for a number, or than a connection that was
+/// given up can still bring bytes.
+const RECEIPT_TTL: &[u8] = b"300000";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,18 +314,20 @@ mod tests {
     fn batch(asks: &[Ask]) -> Batch<usize> {
         let mut batch = Batch::default();
         for (who, ask) in asks.iter().enumerate() {
-            batch.push(*ask, who);
+            assert!(batch.push(*ask, who));
         }
+        batch.begin(7);
         batch
     }
 
-    fn greeted_session<W>(wire: &mut Wire) -> Session<W> {
-        let mut session = Session::open(&login(), wire);
+    /// A session with a Redis that runs scripts, or refuses to.
+    fn greeted_session<W>(wire: &mut Wire, receipts: bool) -> Session<W> {
+        let mut session = Session::open(&login(), 84, wire);
         let sent = wire.unsent().len();
         wire.sent(sent);
-        wire.room().put_slice(b"+PONG\r\n");
+        wire.room().put_slice(if receipts { b":1\r\n+PONG\r\n" } else { b"-NOPERM no eval\r\n+PONG\r\n" });
         assert!(session.settle(wire).is_ok_and(|answered| answered.is_none()));
-        assert!(session.is_free());
+        assert!(session.is_free() && session.keeps_receipts() == receipts);
         session
     }
 
@@ -235,9 +335,9 @@ mod tests {
     type Told = Vec<(usize, Result<i64, Fault>)>;
 
     /// Submits `asks`, has Redis say `says`, and returns who was told what and how it ended.
-    fn converse(asks: &[Ask], says: &[u8]) -> (Told, Result<(), Broken>) {
+    fn converse(asks: &[Ask], receipts: bool, says: &[u8]) -> (Told, Result<(), Broken>) {
         let mut wire = Wire::default();
-        let mut session = greeted_session(&mut wire);
+        let mut session = greeted_session(&mut wire, receipts);
         session.submit(&mut batch(asks), &mut wire);
         let sent = wire.unsent().len();
         wire.sent(sent);
@@ -245,7 +345,7 @@ mod tests {
         let mut told = Vec::new();
         let end = session.settle(&mut wire).map(|_| ());
         let mut owed = session.into_owed(&wire);
-        assert!(owed.doubtful);
+        assert_ne!(owed.fate, Fate::Unsent);
         owed.batch.tell(Fault::Lost, |who, total| told.push((who, total)));
         (told, end)
     }
@@ -261,8 +361,9 @@ mod tests {
             let login =
                 Login { username: username.map(str::to_owned), password: password.map(str::to_owned), db, ..login() };
             let mut wire = Wire::default();
-            let session = Session::<()>::open(&login, &mut wire);
-            assert_eq!(wire.unsent(), [greeting, b"*1\r\n$4\r\nPING\r\n"].concat());
+            let session = Session::<()>::open(&login, 0, &mut wire);
+            let eval = b"*3\r\n$4\r\nEVAL\r\n$8\r\nreturn 1\r\n$1\r\n0\r\n*1\r\n$4\r\nPING\r\n";
+            assert_eq!(wire.unsent(), [greeting, eval].concat());
             assert!(!session.is_free());
         }
     }
@@ -271,40 +372,88 @@ mod tests {
     fn a_greeting_ends_well_or_with_its_cause() {
         let refused = |cause| Err(Broken::Greeting(cause));
         for (says, end) in [
-            (&b"+OK\r\n+PONG\r\n"[..], Ok(())),
-            (b"+OK\r\n-MISCONF Redis is configured to save\r\n", Ok(())),
-            (b"+OK\r\n-NOPERM this user has no permissions\r\n", Ok(())),
-            (b"+OK\r\n-ERR max number of clients reached\r\n", refused(Cause::Crowded)),
-            (b"+OK\r\n-DENIED Redis is running in protected mode\r\n", refused(Cause::Protected)),
-            (b"+OK\r\n-ERR something new\r\n", refused(Cause::Other)),
+            (&b"+OK\r\n:1\r\n+PONG\r\n"[..], Ok(true)),
+            (b"+OK\r\n:1\r\n-MISCONF Redis is configured to save\r\n", Ok(true)),
+            (b"+OK\r\n:1\r\n-NOPERM this user has no permissions\r\n", Ok(true)),
+            (b"+OK\r\n-NOPERM this user has no permissions\r\n+PONG\r\n", Ok(false)),
+            (b"+OK\r\n-ERR unknown command 'EVAL'\r\n+PONG\r\n", Ok(false)),
             (b"+OK\r\n-LOADING Redis is loading the dataset in memory\r\n", refused(Cause::Loading)),
+            (b"+OK\r\n:1\r\n-ERR max number of clients reached\r\n", refused(Cause::Crowded)),
+            (b"+OK\r\n:1\r\n-DENIED Redis is running in protected mode\r\n", refused(Cause::Protected)),
+            (b"+OK\r\n:1\r\n-ERR something new\r\n", refused(Cause::Other)),
             (b"+OK\r\n-NOAUTH Authentication required.\r\n", refused(Cause::Password)),
             (b"-WRONGPASS invalid username-password pair or user is disabled.\r\n", refused(Cause::Password)),
             (b"-ERR AUTH <password> called without any password configured\r\n", refused(Cause::Password)),
             (b"-ERR DB index is out of range\r\n", refused(Cause::Database)),
             (b"+PONG\r\n", Err(Broken::Garbage)),
             (b"+OK\r\n+OK\r\n", Err(Broken::Garbage)),
-            (b"+OK\r\n+PONG\r\n:1\r\n", Err(Broken::Garbage)),
+            (b"+OK\r\n:2\r\n", Err(Broken::Garbage)),
+            (b"+OK\r\n:1\r\n+OK\r\n", Err(Broken::Garbage)),
+            (b"+OK\r\n:1\r\n+PONG\r\n:1\r\n", Err(Broken::Garbage)),
         ] {
             let mut wire = Wire::default();
-            let mut session = Session::<()>::open(&Login { db: 3, ..login() }, &mut wire);
+            let mut session = Session::<()>::open(&Login { db: 3, ..login() }, 0, &mut wire);
             wire.room().put_slice(says);
-            assert_eq!(session.settle(&mut wire).map(|_| ()), end, "{}", says.escape_ascii());
+            let settled = session.settle(&mut wire).map(|_| ());
+            assert_eq!(settled.map(|()| session.keeps_receipts()), end, "{}", says.escape_ascii());
         }
     }
 
     #[test]
     fn one_line_per_key_goes_out() {
-        let mut wire = Wire::default();
-        let mut session = greeted_session(&mut wire);
         let key = visits();
         let asks = [Ask::Count { key, by: 1 }, Ask::Total { key }, Ask::Ping, Ask::Count { key, by: 2 }];
-        session.submit(&mut batch(&asks), &mut wire);
-        assert_eq!(
-            wire.unsent(),
-            b"*3\r\n$6\r\nINCRBY\r\n$6\r\nvisits\r\n$1\r\n3\r\n*2\r\n$3\r\nGET\r\n$6\r\nvisits\r\n*1\r\n$4\r\nPING\r\n"
+        let reads = "*2\r\n$3\r\nGET\r\n$6\r\nvisits\r\n*1\r\n$4\r\nPING\r\n";
+        let script = str::from_utf8(SCRIPT).expect("text");
+        let once = format!(
+            "*8\r\n$4\r\nEVAL\r\n${}\r\n{script}\r\n$1\r\n2\r\n$6\r\nvisits\r\n$19\r\n{{visits}}:receipt:42\r\n\
+             $1\r\n3\r\n$1\r\n7\r\n$6\r\n300000\r\n",
+            script.len()
         );
-        assert!(!session.is_free());
+        for (receipts, count) in [(false, "*3\r\n$6\r\nINCRBY\r\n$6\r\nvisits\r\n$1\r\n3\r\n"), (true, &once)] {
+            let mut wire = Wire::default();
+            let mut session = greeted_session(&mut wire, receipts);
+            session.submit(&mut batch(&asks), &mut wire);
+            assert_eq!(wire.unsent(), [count, reads].concat().as_bytes());
+            assert!(!session.is_free());
+        }
+    }
+
+    #[test]
+    fn a_receipt_lies_in_the_slot_of_its_counter() {
+        for (key, tag) in [
+            ("visits", "visits"),
+            ("{shop}visits", "shop"),
+            ("a{b}{c}", "b"),
+            ("{}visits", "{}visits"),
+            ("a{b", "a{b"),
+            ("{{a}", "{a"),
+        ] {
+            assert_eq!(hash_tag(key.as_bytes()), tag.as_bytes(), "{key}");
+        }
+    }
+
+    #[test]
+    fn what_a_receipt_says_makes_the_number() {
+        let count = Ask::Count { key: visits(), by: 3 };
+        let lost = (Err(Fault::Lost), Err(Broken::Garbage));
+        let refused = |cause| (Err(Fault::Refused(cause)), Ok(()));
+        for (says, (told, end)) in [
+            (&b"$1\r\n4\r\n"[..], (Ok(7), Ok(()))),
+            (b"$2\r\n-4\r\n", (Ok(-1), Ok(()))),
+            (b"$19\r\n9223372036854775804\r\n", (Ok(i64::MAX), Ok(()))),
+            (b"$19\r\n9223372036854775805\r\n", refused(Cause::Overflow)),
+            (b"$3\r\nabc\r\n", refused(Cause::NotANumber)),
+            (b"$0\r\n\r\n", refused(Cause::NotANumber)),
+            (b"-ERR increment or decrement would overflow\r\n", refused(Cause::Overflow)),
+            (b"-WRONGTYPE Operation against a key holding the wrong kind of value script: 9dc3, on @user_script:4.\r\n", {
+                refused(Cause::WrongType)
+            }),
+            (b":7\r\n", lost),
+            (b"$-1\r\n", lost),
+        ] {
+            assert_eq!(converse(&[count], true, says), (vec![(0, told)], end), "{}", says.escape_ascii());
+        }
     }
 
     #[test]
@@ -347,14 +496,14 @@ mod tests {
             (ping, b"-MISCONF Redis is configured to save\r\n", refused(Cause::CannotPersist)),
             (ping, b"+OK\r\n", (Err(Fault::Down), Err(Broken::Garbage))),
         ] {
-            assert_eq!(converse(&[ask], says), (vec![(0, told)], end), "{ask:?} {}", says.escape_ascii());
+            assert_eq!(converse(&[ask], false, says), (vec![(0, told)], end), "{ask:?} {}", says.escape_ascii());
         }
     }
 
     #[test]
     fn a_reply_may_come_byte_by_byte() {
         let mut wire = Wire::default();
-        let mut session = greeted_session(&mut wire);
+        let mut session = greeted_session(&mut wire, false);
         let key = visits();
         session.submit(&mut batch(&[Ask::Count { key, by: 1 }, Ask::Total { key }]), &mut wire);
         let mut told = Vec::new();
@@ -376,18 +525,61 @@ mod tests {
         says.push(b'y');
         says.resize(crate::wire::MAX_UNREAD, b'z');
         let ask = Ask::Total { key: visits() };
-        assert_eq!(converse(&[ask], &says), (vec![(0, Err(Fault::Down))], Err(Broken::Garbage)));
+        assert_eq!(converse(&[ask], false, &says), (vec![(0, Err(Fault::Down))], Err(Broken::Garbage)));
     }
 
     #[test]
-    fn what_never_left_is_not_in_doubt() {
-        for (sent, doubtful) in [(0, false), (1, true)] {
+    fn what_is_owed_may_be_sent_or_sent_again_or_neither() {
+        let key = visits();
+        let asks = [Ask::Count { key, by: 1 }, Ask::Ping];
+        for (receipts, sent, says, fate) in [
+            (false, 0, &b""[..], Fate::Unsent),
+            (true, 0, b"", Fate::Unsent),
+            (false, 1, b"", Fate::Over),
+            (true, 1, b"", Fate::Repeatable),
+            (true, 1, b"$1\r\n0\r\n", Fate::Repeatable),
+            (true, 1, b"$1\r\n0\r\n+PONG\r\n", Fate::Over),
+            (true, 1, b"-READONLY replica\r\n+PONG\r\n", Fate::Over),
+        ] {
             let mut wire = Wire::default();
-            let mut session = greeted_session(&mut wire);
-            session.submit(&mut batch(&[Ask::Ping]), &mut wire);
+            let mut session = greeted_session(&mut wire, receipts);
+            session.submit(&mut batch(&asks), &mut wire);
             wire.sent(sent);
+            wire.room().put_slice(says);
+            let _ = session.settle(&mut wire);
             let owed = session.into_owed(&wire);
-            assert_eq!((owed.doubtful, owed.batch.is_empty()), (doubtful, false));
+            assert_eq!((owed.fate, owed.batch.is_empty()), (fate, false), "{}", says.escape_ascii());
         }
+    }
+
+    #[test]
+    fn what_is_sent_again_is_what_had_no_reply_under_the_same_number() {
+        let [one, other] = [&b"a"[..], b"b"].map(|name| Key::new(name).expect("a good name"));
+        let mut wire = Wire::default();
+        let mut session = greeted_session(&mut wire, true);
+        session.submit(&mut batch(&[Ask::Count { key: one, by: 1 }, Ask::Count { key: other, by: 1 }]), &mut wire);
+        let first = wire.unsent().to_vec();
+        wire.sent(first.len());
+        wire.room().put_slice(b"$1\r\n4\r\n");
+        assert!(session.settle(&mut wire).is_ok_and(|answered| answered.is_none()));
+        let mut owed = session.into_owed(&wire);
+        // A connection that breaks before a byte has left does not make it less doubtful.
+        for sent in [0, 1] {
+            assert_eq!(owed.fate, Fate::Repeatable);
+            let mut wire = Wire::default();
+            let mut session = greeted_session(&mut wire, true);
+            session.submit(&mut owed.batch, &mut wire);
+            assert!(first.ends_with(wire.unsent()) && !wire.unsent().is_empty() && wire.unsent().len() < first.len());
+            wire.sent(sent);
+            owed = session.into_owed(&wire);
+        }
+        let mut wire = Wire::default();
+        let mut session = greeted_session(&mut wire, true);
+        session.submit(&mut owed.batch, &mut wire);
+        wire.room().put_slice(b"$1\r\n8\r\n");
+        let mut told = Vec::new();
+        let done = session.settle(&mut wire).expect("a sound session").expect("all is answered");
+        done.tell(Fault::Lost, |who, total| told.push((who, total)));
+        assert_eq!(told, [(0, Ok(5)), (1, Ok(9))]);
     }
 }

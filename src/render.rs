@@ -128,6 +128,7 @@ impl Welcome {
 pub fn why(fault: Fault) -> &'static str {
     match fault {
         Fault::Down => "the store is away",
+        Fault::Full => "too many counters are asked for at once",
         Fault::Lost => "the store did not say in time",
         Fault::Refused(cause) => cause.words(),
     }

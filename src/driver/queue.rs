@@ -12,6 +12,10 @@ use crate::counter::{Ask, Fault};
 pub(super) struct Queue<W> {
     gathering: Batch<usize>,
     since: Option<Instant>,
+    /// A batch that was sent without a reply, to be sent again under its number before any other.
+    doubtful: Option<(Batch<usize>, Instant)>,
+    /// Batches taken so far.
+    taken: i64,
     seats: Vec<Seat<W>>,
     free: Vec<usize>,
     /// A seat is needed, and nobody rests who could give up theirs.
@@ -35,7 +39,15 @@ impl<W> Default for Seat<W> {
 
 impl<W> Default for Queue<W> {
     fn default() -> Self {
-        Self { gathering: Batch::default(), since: None, seats: Vec::new(), free: Vec::new(), crowded: false }
+        Self {
+            gathering: Batch::default(),
+            since: None,
+            doubtful: None,
+            taken: 0,
+            seats: Vec::new(),
+            free: Vec::new(),
+            crowded: false,
+        }
     }
 }
 
@@ -100,9 +112,13 @@ impl<W> Queue<W> {
         self.crowded = false;
     }
 
-    /// Adds an ask to the batch that gathers, and says whether it is the first.
+    /// Adds an ask to the batch that gathers, and says whether it is the first. If there is no room, the client has its
+    /// answer at once.
     pub(super) fn ask(&mut self, ask: Ask, seat: usize) -> bool {
-        self.gathering.push(ask, seat);
+        if !self.gathering.push(ask, seat) {
+            self.seats[seat].answer = Some(Err(Fault::Full));
+            return false;
+        }
         let first = self.since.is_none();
         if first {
             self.since = Some(Instant::now());
@@ -110,16 +126,33 @@ impl<W> Queue<W> {
         first
     }
 
-    /// Since when the batch has gathered, if there is one.
+    /// Since when somebody waits for a batch to be sent, or sent again.
     pub(super) fn since(&self) -> Option<Instant> {
-        self.since
+        self.doubtful.as_ref().map(|doubtful| doubtful.1).or(self.since)
     }
 
-    /// Takes the batch, if there is one, in exchange for an empty one, and says since when it has gathered.
+    /// Takes the batch that is to be sent next, if there is one, in exchange for an empty one, and says since when it has
+    /// gathered.
     pub(super) fn take(&mut self, batch: &mut Batch<usize>) -> Option<Instant> {
+        if let Some((doubtful, since)) = self.take_doubtful() {
+            *batch = doubtful;
+            return Some(since);
+        }
         let since = self.since.take()?;
         std::mem::swap(&mut self.gathering, batch);
+        self.taken += 1;
+        batch.begin(self.taken);
         Some(since)
+    }
+
+    /// Keeps a batch that was sent and not answered, and since when it has gathered.
+    pub(super) fn doubt(&mut self, batch: Batch<usize>, since: Instant) {
+        self.doubtful = Some((batch, since));
+    }
+
+    /// Takes the batch that was kept.
+    pub(super) fn take_doubtful(&mut self) -> Option<(Batch<usize>, Instant)> {
+        self.doubtful.take()
     }
 
     /// Has a batch that was not sent wait for the next connection, along with what has gathered meanwhile.

@@ -25,7 +25,8 @@ use crate::config::{Config, Limits, Store, open_files};
 use crate::counter::{Ask, Fault};
 use crate::exchange::{Exchange, Now, Site, Want};
 use crate::ledger::Ledger;
-use crate::redis::{Login, Session};
+use crate::machine;
+use crate::redis::{Fate, Login, Session};
 use crate::wire::Wire;
 
 /// Serves until a byte arrives on `signals`, then drains and returns.
@@ -247,8 +248,10 @@ impl Server {
                 continue;
             }
             if state.queue.since() == Some(since) {
-                let fault = state.health.fault(0);
-                state.give_up(fault);
+                if !state.give_up_doubtful() {
+                    let fault = state.health.fault(0);
+                    state.give_up(fault);
+                }
             } else if state.written.since == Some(since) {
                 state.tell_written();
             } else if let Some(link) = &mut state.link {
@@ -262,6 +265,7 @@ impl Server {
     /// The count in Redis: one connection after the other.
     fn redis(&self, login: &Login) {
         let patience = self.limits.store;
+        let sender = machine::random();
         let mut backoff = Backoff::default();
         let mut away = Instant::now();
         loop {
@@ -269,7 +273,7 @@ impl Server {
                 .and_then(|socket| socket.set_write_timeout(Some(PROMPT)).map(|()| socket).map_err(|_| CLOSED));
             let status = match connected {
                 Ok(socket) => {
-                    let (status, proven) = self.converse(login, socket);
+                    let (status, proven) = self.converse(login, sender, socket);
                     if proven {
                         (backoff, away) = (Backoff::default(), Instant::now());
                     }
@@ -288,11 +292,11 @@ impl Server {
     }
 
     /// Reads replies until something goes wrong; says what, and whether Redis had greeted us.
-    fn converse(&self, login: &Login, socket: TcpStream) -> (Status, bool) {
+    fn converse(&self, login: &Login, sender: u64, socket: TcpStream) -> (Status, bool) {
         let socket = Arc::new(socket);
         let mut chunk = [0; CHUNK];
         let mut state = self.state();
-        let link = state.link.insert(Link::open(login, socket.clone()));
+        let link = state.link.insert(Link::open(login, sender, socket.clone()));
         let mut result = link.send();
         state.rouse(self);
         while result.is_ok() {
@@ -403,18 +407,23 @@ impl State {
         }
         if link.session.is_free() && !link.proven {
             link.proven = true;
-            health.greeted(0);
+            health.greeted(0, link.session.keeps_receipts());
+            if !link.session.keeps_receipts()
+                && let Some((mut batch, _)) = queue.take_doubtful()
+            {
+                queue.tell(&mut batch, Fault::Lost, |chair| woken.push(chair.thread.clone()));
+            }
         }
         link.submit(queue)
     }
 
-    /// Visits of which nothing was sent wait for the next connection; the others are in doubt.
+    /// What may be sent, or sent again, waits for the next connection.
     fn close(&mut self, link: Link) {
         let mut owed = link.session.into_owed(&link.wire);
-        if owed.doubtful {
-            self.tell(&mut owed.batch, Fault::Lost);
-        } else {
-            self.queue.put_back(&mut owed.batch, link.since);
+        match owed.fate {
+            Fate::Unsent => self.queue.put_back(&mut owed.batch, link.since),
+            Fate::Repeatable => self.queue.doubt(owed.batch, link.since),
+            Fate::Over => self.tell(&mut owed.batch, Fault::Lost),
         }
     }
 
@@ -438,12 +447,19 @@ impl State {
         }
     }
 
-    /// Ends the batch that gathers.
+    /// Ends the batch that gathers, and the one in doubt.
     fn give_up(&mut self, fault: Fault) {
+        self.give_up_doubtful();
         let mut batch = Batch::default();
         if self.queue.take(&mut batch).is_some() {
             self.tell(&mut batch, fault);
         }
+    }
+
+    /// Ends the batch that is in doubt, and says whether there is one.
+    fn give_up_doubtful(&mut self) -> bool {
+        let doubtful = self.queue.take_doubtful();
+        doubtful.map(|(mut batch, _)| self.tell(&mut batch, Fault::Lost)).is_some()
     }
 }
 
@@ -463,9 +479,9 @@ struct Link {
 }
 
 impl Link {
-    fn open(login: &Login, socket: Arc<TcpStream>) -> Self {
+    fn open(login: &Login, sender: u64, socket: Arc<TcpStream>) -> Self {
         let mut wire = Wire::default();
-        let session = Session::open(login, &mut wire);
+        let session = Session::open(login, sender, &mut wire);
         let (batch, since) = (Batch::default(), Instant::now());
         Self { socket, wire, session, batch, since, proven: false, late: false }
     }

@@ -32,7 +32,7 @@ use crate::counter::{Ask, Fault};
 use crate::exchange::{Exchange, Now, Site, Want};
 use crate::ledger::Ledger;
 use crate::machine;
-use crate::redis::{Login, Session};
+use crate::redis::{Fate, Login, Session};
 use crate::wire::Wire;
 
 /// Serves until a byte arrives on `signals`, then drains and returns.
@@ -305,6 +305,14 @@ impl Worker {
         });
     }
 
+    /// Has a batch that may be sent again wait for the next connection.
+    fn doubt(&self, batch: Batch<usize>, since: Instant) {
+        state(|state| {
+            state.queue.doubt(batch, since.into_std());
+            state.has_gathered();
+        });
+    }
+
     fn note(&self, status: Status) {
         lock(&self.server.health).note(self.index, status);
     }
@@ -319,12 +327,19 @@ impl Worker {
         });
     }
 
-    /// Ends the batch that gathers.
+    /// Ends the batch that gathers, and the one in doubt.
     fn give_up(&self, fault: Fault) {
+        self.give_up_doubtful();
         let mut batch = Batch::default();
         if self.take(&mut batch).is_some() {
             self.tell(&mut batch, fault);
         }
+    }
+
+    /// Ends the batch that is in doubt, and says whether there is one.
+    fn give_up_doubtful(&self) -> bool {
+        let doubtful = state(|state| state.queue.take_doubtful());
+        doubtful.map(|(mut batch, _)| self.tell(&mut batch, Fault::Lost)).is_some()
     }
 }
 
@@ -367,7 +382,7 @@ async fn impatience(worker: Arc<Worker>) {
         })
         .await;
         sleep_until(Instant::from_std(since) + worker.server.limits.store).await;
-        if state(|state| state.queue.since()) == Some(since) {
+        if state(|state| state.queue.since()) == Some(since) && !worker.give_up_doubtful() {
             let fault = lock(&worker.server.health).fault(worker.index);
             worker.give_up(fault);
         }
@@ -377,12 +392,13 @@ async fn impatience(worker: Arc<Worker>) {
 /// The count in Redis: one connection after the other, one batch after the other.
 async fn redis(worker: Arc<Worker>, login: Arc<Login>) {
     let patience = worker.server.limits.store;
+    let sender = machine::random();
     let mut backoff = Backoff::default();
     let mut away = Instant::now();
     loop {
         let status = match connect(&login, patience).await {
             Ok(socket) => {
-                let mut link = Link::open(&worker, socket, &login);
+                let mut link = Link::open(&worker, socket, &login, sender);
                 let status = poll_fn(|cx| link.poll(cx)).await;
                 if link.proven {
                     (backoff, away) = (Backoff::default(), Instant::now());
@@ -438,9 +454,9 @@ struct Link<'a> {
 }
 
 impl<'a> Link<'a> {
-    fn open(worker: &'a Worker, socket: TcpStream, login: &Login) -> Self {
+    fn open(worker: &'a Worker, socket: TcpStream, login: &Login, sender: u64) -> Self {
         let mut wire = Wire::default();
-        let session = Session::open(login, &mut wire);
+        let session = Session::open(login, sender, &mut wire);
         let since = Instant::now();
         let (batch, alarm) = (Batch::default(), Alarm::new(since));
         Self { worker, socket, wire, session, batch, since, alarm, proven: false }
@@ -475,7 +491,11 @@ impl<'a> Link<'a> {
     fn submit(&mut self, cx: &mut Context<'_>) {
         if !self.proven {
             self.proven = true;
-            lock(&self.worker.server.health).greeted(self.worker.index);
+            let receipts = self.session.keeps_receipts();
+            lock(&self.worker.server.health).greeted(self.worker.index, receipts);
+            if !receipts {
+                self.worker.give_up_doubtful();
+            }
         }
         match self.worker.take(&mut self.batch) {
             Some(since) => {
@@ -506,13 +526,13 @@ impl<'a> Link<'a> {
         Ok(())
     }
 
-    /// Visits of which nothing was sent wait for the next connection; the others are in doubt.
+    /// What may be sent, or sent again, waits for the next connection.
     fn close(self) {
         let mut owed = self.session.into_owed(&self.wire);
-        if owed.doubtful {
-            self.worker.tell(&mut owed.batch, Fault::Lost);
-        } else {
-            self.worker.put_back(&mut owed.batch, self.since);
+        match owed.fate {
+            Fate::Unsent => self.worker.put_back(&mut owed.batch, self.since),
+            Fate::Repeatable => self.worker.doubt(owed.batch, self.since),
+            Fate::Over => self.worker.tell(&mut owed.batch, Fault::Lost),
         }
     }
 }
