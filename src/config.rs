@@ -3,9 +3,10 @@
 //! An empty value counts as unset. A bad one stops the start with one line that names the variable, says what is wrong
 //! and shows an example. Values that may hold a password are never repeated.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write as _};
 use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +22,8 @@ use crate::render::Welcome;
 
 /// All that notch is told from outside.
 pub struct Config {
+    /// What the log shows, and how.
+    pub log: Logging,
     /// Where to serve.
     pub listen: SocketAddr,
     /// Where to count.
@@ -165,220 +168,292 @@ Usage: notch                serve
 Settings (environment; durations read 500ms, 5s, 2m):
 ";
 
-/// The environment, or whatever stands in for it: the value of a variable.
-pub struct Env<'a>(pub &'a dyn Fn(&str) -> Option<OsString>);
+/// The environment, or whatever stands in for it: the value of a variable. It keeps the first setting that cannot be
+/// used and reads on, so that no reader has to pass an error along.
+pub struct Env<'a> {
+    find: &'a dyn Fn(&str) -> Option<OsString>,
+    invalid: Option<Invalid>,
+}
 
-impl Env<'_> {
+impl<'a> Env<'a> {
+    /// Nothing of it has been read yet.
+    #[must_use]
+    pub fn new(find: &'a dyn Fn(&str) -> Option<OsString>) -> Self {
+        Self { find, invalid: None }
+    }
+
     /// Reads every setting that serving needs.
     ///
     /// # Errors
     /// The first one that is [`Invalid`].
-    pub fn config(&self) -> Result<Config, Invalid> {
-        let main = self.key()?;
-        let names = self.parsed("COUNTERS", Names::These(Vec::new()), names)?;
-        let welcome = self.text("WELCOME")?.unwrap_or_else(|| default("WELCOME").into());
-        if welcome.len() > MAX_WELCOME {
-            return Err(invalid("WELCOME", format!("longer than {MAX_WELCOME} bytes")));
-        }
-        Ok(Config {
-            listen: self.listen()?,
-            store: self.store()?,
-            site: Site {
-                counters: Counters { main, names },
-                served_by: self.hostname(),
-                welcome: Welcome::new(&welcome),
-            },
-            workers: self.parsed("WORKERS", None, |text| number(text, 1, MAX_WORKERS).map(Some))?,
-            limits: self.limits()?,
-        })
+    pub fn config(mut self) -> Result<Config, Invalid> {
+        let config = Config {
+            log: self.logging(),
+            site: self.site(),
+            listen: self.listen(),
+            store: self.store(),
+            workers: self.workers(),
+            limits: self.limits(),
+        };
+        self.judged(config)
     }
 
-    /// What `notch healthcheck` needs to know as well.
+    /// What `notch healthcheck` needs to know: where a notch with this environment serves.
     ///
     /// # Errors
     /// `LISTEN` or `PORT` is [`Invalid`].
-    pub fn listen(&self) -> Result<SocketAddr, Invalid> {
-        let port = self.parsed("PORT", 8080, |text| number(text, 0, u16::MAX.into()))?;
-        self.parsed("LISTEN", SocketAddr::from(([0, 0, 0, 0], port)), address)
+    pub fn address(mut self) -> Result<SocketAddr, Invalid> {
+        let listen = self.listen();
+        self.judged(listen)
     }
 
-    /// What the log needs to know before anything else is said.
-    ///
-    /// # Errors
-    /// `LOG` or `LOG_FORMAT` is [`Invalid`].
-    pub fn logging(&self) -> Result<Logging, Invalid> {
-        let levels = [
-            ("off", LevelFilter::OFF),
-            ("error", LevelFilter::ERROR),
-            ("warn", LevelFilter::WARN),
-            ("info", LevelFilter::INFO),
-            ("debug", LevelFilter::DEBUG),
-        ];
-        let formats = [("text", Format::Text), ("json", Format::Json)];
-        Ok(Logging {
-            level: self.parsed("LOG", LevelFilter::INFO, |text| one_of(text, &levels))?,
-            format: self.parsed("LOG_FORMAT", Format::Text, |text| one_of(text, &formats))?,
-        })
+    fn judged<T>(self, read: T) -> Result<T, Invalid> {
+        self.invalid.map_or(Ok(read), Err)
     }
 
-    fn key(&self) -> Result<Key, Invalid> {
-        let text = self.text("COUNTER_KEY")?;
-        let name = text.as_deref().unwrap_or(default("COUNTER_KEY"));
-        let key = Key::new(name.as_bytes()).filter(|_| name.len() <= Counters::MAX_MAIN);
-        key.ok_or_else(|| {
-            let most = Counters::MAX_MAIN;
-            invalid("COUNTER_KEY", format!("not 1 to {most} printable ASCII characters without quotes, \\, <, > and &"))
-        })
-    }
-
-    fn store(&self) -> Result<Store, Invalid> {
-        let fsyncs = [("always", Fsync::Always), ("everysec", Fsync::EverySecond), ("never", Fsync::Never)];
-        let fsync = self.parsed("FSYNC", Fsync::Always, |text| one_of(text, &fsyncs))?;
-        let login = match (self.text("REDIS_URL")?, self.text("REDIS_HOST")?) {
-            (Some(_), Some(_)) => return Err(invalid("REDIS_URL", "REDIS_HOST is set too: unset one of them".into())),
-            (Some(url), None) => url_login(&url).map_err(|problem| invalid("REDIS_URL", problem.into()))?,
-            (None, Some(host)) => {
-                let port = self.parsed("REDIS_PORT", REDIS_PORT, port)?;
-                let db = self.parsed("REDIS_DB", 0, |text| number(text, 0, MAX_DB))?;
-                Login { host, port, username: None, password: None, db }
-            }
-            (None, None) => {
-                let path = self.0("LEDGER").filter(|path| !path.is_empty());
-                return Ok(Store::Ledger(path.unwrap_or_else(|| default("LEDGER").into()).into(), fsync));
-            }
-        };
-        self.login(login).map(Store::Redis)
-    }
-
-    /// Adds user and password, which need not stand in a URL.
-    fn login(&self, mut login: Login) -> Result<Login, Invalid> {
-        login.username = self.text("REDIS_USERNAME")?.or(login.username);
-        login.password = self.text("REDIS_PASSWORD")?.or(login.password);
-        if let Some(path) = self.0("REDIS_PASSWORD_FILE").filter(|path| !path.is_empty()) {
-            let content = fs::read_to_string(path);
-            let content =
-                content.map_err(|error| invalid("REDIS_PASSWORD_FILE", format!("cannot be read ({error})")))?;
-            // An editor leaves a line end, which is no part of the secret.
-            let secret = content.trim_end_matches(['\r', '\n']);
-            login.password = Some(secret.to_owned()).filter(|secret| !secret.is_empty()).or(login.password);
+    fn logging(&mut self) -> Logging {
+        let levels = [LevelFilter::OFF, LevelFilter::ERROR, LevelFilter::WARN, LevelFilter::INFO, LevelFilter::DEBUG];
+        Logging {
+            level: levels[self.choice("LOG", &["off", "error", "warn", "info", "debug"])],
+            format: [Format::Text, Format::Json][self.choice("LOG_FORMAT", &["text", "json"])],
         }
-        if login.username.is_some() && login.password.is_none() {
-            return Err(invalid("REDIS_PASSWORD", "a user is named, but no password".into()));
-        }
-        Ok(login)
     }
 
-    fn limits(&self) -> Result<Limits, Invalid> {
-        let time = |name, least| {
-            let usual = duration(default(name), Duration::ZERO).unwrap_or_default();
-            self.parsed(name, usual, |text| duration(text, least))
-        };
-        let (some, none) = (Duration::from_millis(1), Duration::ZERO);
-        Ok(Limits {
-            connections: self.parsed("MAX_CONNECTIONS", 10_000, |text| number(text, 1, MAX_CONNECTIONS))?,
-            store: time("STORE_TIMEOUT", some)?,
-            header: time("HEADER_TIMEOUT", some)?,
-            idle: time("IDLE_TIMEOUT", some)?,
-            send: time("SEND_TIMEOUT", some)?,
-            drain_delay: time("DRAIN_DELAY", none)?,
-            drain: time("DRAIN_TIMEOUT", none)?,
-        })
+    fn site(&mut self) -> Site {
+        let welcome = self.text("WELCOME");
+        if welcome.len() > MAX_WELCOME {
+            self.refuse("WELCOME", format!("longer than {MAX_WELCOME} bytes"));
+        }
+        Site {
+            counters: Counters { main: self.key(), names: self.names() },
+            served_by: self.hostname(),
+            welcome: Welcome::new(&welcome),
+        }
+    }
+
+    fn key(&mut self) -> Key {
+        let name = self.text("COUNTER_KEY");
+        if let Some(key) = Key::new(name.as_bytes()).filter(|_| name.len() <= Counters::MAX_MAIN) {
+            return key;
+        }
+        let most = Counters::MAX_MAIN;
+        let problem = format!("not 1 to {most} printable ASCII characters without quotes, \\, <, > and &");
+        self.refuse("COUNTER_KEY", problem);
+        Key::new(default("COUNTER_KEY").as_bytes()).expect("the default is a good key")
+    }
+
+    fn names(&mut self) -> Names {
+        let list = self.text("COUNTERS");
+        if list.trim_ascii() == "*" {
+            return Names::Any;
+        }
+        let mut names = Vec::new();
+        for name in list.split(',').filter(|_| !list.is_empty()) {
+            let name = name.trim_ascii();
+            if !Names::is_well_formed(name) {
+                let most = Names::MAX;
+                let problem =
+                    format_args!("no list of names of 1 to {most} letters, digits, dots, hyphens, underscores");
+                self.unlike("COUNTERS", &list, problem);
+            }
+            names.push(name.to_owned());
+        }
+        Names::These(names)
     }
 
     /// What tells this replica from its brothers. The kernel knows it even where no shell has set `HOSTNAME`.
     fn hostname(&self) -> String {
-        let kernel = fs::read_to_string("/proc/sys/kernel/hostname").ok();
-        let name = kernel.or_else(|| self.0("HOSTNAME")?.into_string().ok()).unwrap_or_default();
-        let name = name.trim();
+        let kernel = content("/proc/sys/kernel/hostname".as_ref()).ok();
+        let name = kernel.or_else(|| (self.find)("HOSTNAME")?.into_string().ok()).unwrap_or_default();
+        let name = name.trim_ascii();
         let fits = !name.is_empty() && name.len() <= MAX_HOSTNAME && name.bytes().all(|byte| byte.is_ascii_graphic());
-        if fits { name.to_owned() } else { "notch".to_owned() }
+        String::from(if fits { name } else { "notch" })
     }
 
-    fn text(&self, name: &'static str) -> Result<Option<String>, Invalid> {
-        let Some(value) = self.0(name).filter(|value| !value.is_empty()) else { return Ok(None) };
-        value.into_string().map(Some).map_err(|_| invalid(name, "not UTF-8".into()))
+    fn listen(&mut self) -> SocketAddr {
+        let port = self.number("PORT", 0, u16::MAX.into()) as u16;
+        let text = self.given("LISTEN");
+        let every = |port| SocketAddr::from(([0, 0, 0, 0], port));
+        let address = match text.strip_prefix(':') {
+            _ if text.is_empty() => Some(every(port)),
+            Some(port) => number(port, 0, u16::MAX.into()).map(|port| every(port as u16)),
+            None => text.parse().ok(),
+        };
+        address.unwrap_or_else(|| {
+            self.unlike("LISTEN", &text, format_args!("no IP address and port"));
+            every(port)
+        })
     }
 
-    fn parsed<T>(&self, name: &'static str, unset: T, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, Invalid> {
-        match self.text(name)? {
-            None => Ok(unset),
-            Some(text) => parse(&text).map_err(|problem| unlike(name, &text, &problem)),
+    fn store(&mut self) -> Store {
+        let fsyncs = [Fsync::Always, Fsync::EverySecond, Fsync::Never];
+        let fsync = fsyncs[self.choice("FSYNC", &["always", "everysec", "never"])];
+        let (url, host) = (self.given("REDIS_URL"), self.given("REDIS_HOST"));
+        let mut login = Login { host, port: REDIS_PORT, username: None, password: None, db: 0 };
+        if !url.is_empty() {
+            let problem = match login.host.as_str() {
+                "" => url_login(&url, &mut login).err(),
+                _ => Some("REDIS_HOST is set too: unset one of them"),
+            };
+            if let Some(problem) = problem {
+                self.refuse("REDIS_URL", problem.into());
+            }
+        } else if !login.host.is_empty() {
+            login.port = self.redis_port();
+            login.db = self.number("REDIS_DB", 0, MAX_DB) as u32;
+        } else {
+            let path = self.raw("LEDGER").unwrap_or_else(|| default("LEDGER").into());
+            return Store::Ledger(path.into(), fsync);
+        }
+        self.identify(&mut login);
+        Store::Redis(login)
+    }
+
+    /// Kubernetes sets `REDIS_PORT=tcp://10.0.0.1:6379` for a service called redis; the port in it is the right one.
+    fn redis_port(&mut self) -> u16 {
+        let text = self.text("REDIS_PORT");
+        port(&text).unwrap_or_else(|| {
+            self.unlike("REDIS_PORT", &text, format_args!("no number from 1 to {}", u16::MAX));
+            REDIS_PORT
+        })
+    }
+
+    /// Adds user and password, which need not stand in a URL.
+    fn identify(&mut self, login: &mut Login) {
+        for (name, part) in [("REDIS_USERNAME", &mut login.username), ("REDIS_PASSWORD", &mut login.password)] {
+            let text = self.given(name);
+            if !text.is_empty() {
+                *part = Some(text);
+            }
+        }
+        if let Some(path) = self.raw("REDIS_PASSWORD_FILE") {
+            match content(&path) {
+                // An editor leaves a line end, which is no part of the secret.
+                Ok(content) => match content.trim_end_matches(['\r', '\n']) {
+                    "" => {}
+                    secret => login.password = Some(secret.to_owned()),
+                },
+                Err(error) => self.refuse("REDIS_PASSWORD_FILE", format!("cannot be read ({error})")),
+            }
+        }
+        if login.username.is_some() && login.password.is_none() {
+            self.refuse("REDIS_PASSWORD", "a user is named, but no password".into());
         }
     }
-}
 
-fn unlike(name: &'static str, text: &str, problem: &str) -> Invalid {
-    invalid(name, format!("{text:?} is {problem}"))
-}
+    fn workers(&mut self) -> Option<usize> {
+        let given = !self.given("WORKERS").is_empty();
+        given.then(|| self.number("WORKERS", 1, MAX_WORKERS) as usize)
+    }
 
-fn invalid(name: &'static str, problem: String) -> Invalid {
-    Invalid { name, problem }
+    fn limits(&mut self) -> Limits {
+        Limits {
+            connections: self.number("MAX_CONNECTIONS", 1, MAX_CONNECTIONS) as usize,
+            store: self.time("STORE_TIMEOUT", 1),
+            header: self.time("HEADER_TIMEOUT", 1),
+            idle: self.time("IDLE_TIMEOUT", 1),
+            send: self.time("SEND_TIMEOUT", 1),
+            drain_delay: self.time("DRAIN_DELAY", 0),
+            drain: self.time("DRAIN_TIMEOUT", 0),
+        }
+    }
+
+    /// A whole number from `least` to `most`: whoever asks has room for `most`.
+    fn number(&mut self, name: &'static str, least: u64, most: u64) -> u64 {
+        let text = self.text(name);
+        number(&text, least, most).unwrap_or_else(|| {
+            self.unlike(name, &text, format_args!("no number from {least} to {most}"));
+            least
+        })
+    }
+
+    /// `500ms`, `5s`, `2m`: at least so many milliseconds, at most a day.
+    fn time(&mut self, name: &'static str, least: u64) -> Duration {
+        let text = self.text(name);
+        match millis(&text) {
+            Ok(millis) if (least..=MAX_MILLIS).contains(&millis) => return Duration::from_millis(millis),
+            Ok(_) => self.unlike(name, &text, format_args!("not between {least}ms and 24 hours")),
+            Err(problem) => self.unlike(name, &text, format_args!("{problem}")),
+        }
+        Duration::ZERO
+    }
+
+    /// The place of what is set among `choices`.
+    fn choice(&mut self, name: &'static str, choices: &[&str]) -> usize {
+        let text = self.text(name);
+        choices.iter().position(|choice| text.eq_ignore_ascii_case(choice)).unwrap_or_else(|| {
+            self.unlike(name, &text, format_args!("none of {}", choices.join(", ")));
+            0
+        })
+    }
+
+    /// What is set, or else the default.
+    fn text(&mut self, name: &'static str) -> String {
+        let text = self.given(name);
+        if text.is_empty() { default(name).to_owned() } else { text }
+    }
+
+    /// What is set; empty if nothing is.
+    fn given(&mut self, name: &'static str) -> String {
+        self.raw(name).unwrap_or_default().into_string().unwrap_or_else(|_| {
+            self.refuse(name, "not UTF-8".into());
+            String::new()
+        })
+    }
+
+    fn raw(&self, name: &str) -> Option<OsString> {
+        (self.find)(name).filter(|value| !value.is_empty())
+    }
+
+    fn unlike(&mut self, name: &'static str, text: &str, problem: fmt::Arguments<'_>) {
+        self.refuse(name, format!("{text:?} is {problem}"));
+    }
+
+    fn refuse(&mut self, name: &'static str, problem: String) {
+        self.invalid.get_or_insert(Invalid { name, problem });
+    }
 }
 
 fn default(name: &str) -> &'static str {
     SETTINGS.iter().find(|setting| setting.name == name).map_or("", |setting| setting.default)
 }
 
-fn number<T: TryFrom<u64>>(text: &str, least: u64, most: u64) -> Result<T, String> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    let number = text.parse().ok().filter(|number| digits && (least..=most).contains(number));
-    number.and_then(|number| T::try_from(number).ok()).ok_or_else(|| format!("no number from {least} to {most}"))
+/// What a small file holds.
+fn content(path: &OsStr) -> io::Result<String> {
+    fs::read_to_string(path)
 }
 
-/// `500ms`, `5s`, `2m`, at most a day.
-fn duration(text: &str, least: Duration) -> Result<Duration, String> {
-    let unit = text.trim_start_matches(|char: char| char.is_ascii_digit());
-    let millis = match unit {
+fn number(text: &str, least: u64, most: u64) -> Option<u64> {
+    // The standard library takes a plus sign, too.
+    let number = text.parse().ok().filter(|_| !text.starts_with('+'));
+    number.filter(|number| (least..=most).contains(number))
+}
+
+fn millis(text: &str) -> Result<u64, &'static str> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (amount, unit) = text.split_at(digits);
+    let unit = match unit {
         "ms" => 1,
         "s" => 1000,
         "m" => 60_000,
-        _ => return Err("no duration like 500ms, 5s or 2m".into()),
+        _ => return Err("no duration like 500ms, 5s or 2m"),
     };
-    let amount: u64 =
-        number(&text[..text.len() - unit.len()], 0, MAX_MILLIS).map_err(|_| "no duration up to 24 hours")?;
-    let time = Duration::from_millis(amount * millis);
-    if amount * millis > MAX_MILLIS || time < least {
-        return Err(format!("not between {}ms and 24 hours", least.as_millis()));
-    }
-    Ok(time)
+    number(amount, 0, MAX_MILLIS).map(|amount| amount * unit).ok_or("no duration up to 24 hours")
 }
 
-fn one_of<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
-    let chosen = choices.iter().find(|(name, _)| text.eq_ignore_ascii_case(name));
-    let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-    chosen.map(|(_, choice)| *choice).ok_or_else(|| format!("none of {}", names.join(", ")))
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
-    let given = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
-    given.parse().map_err(|_| "no IP address and port".to_owned())
-}
-
-/// Kubernetes sets `REDIS_PORT=tcp://10.0.0.1:6379` for a service called redis; the port in it is the right one.
-fn port(text: &str) -> Result<u16, String> {
+fn port(text: &str) -> Option<u16> {
     let digits = if text.starts_with("tcp://") { text.rsplit(':').next().unwrap_or_default() } else { text };
-    number(digits, 1, u16::MAX.into())
-}
-
-fn names(list: &str) -> Result<Names, String> {
-    if list.trim() == "*" {
-        return Ok(Names::Any);
-    }
-    let names: Vec<_> = list.split(',').map(|name| name.trim().to_owned()).collect();
-    match names.iter().find(|name| !Names::is_well_formed(name)) {
-        None => Ok(Names::These(names)),
-        Some(_) => Err(format!("no list of names of 1 to {} letters, digits, dots, hyphens, underscores", Names::MAX)),
-    }
+    number(digits, 1, u16::MAX.into()).map(|port| port as u16)
 }
 
 /// Takes `redis://[user:password@]host[:port][/db]` apart. What it says of a problem does not repeat the URL.
-fn url_login(url: &str) -> Result<Login, &'static str> {
+fn url_login(url: &str, login: &mut Login) -> Result<(), &'static str> {
     if url.starts_with("rediss://") {
         return Err("TLS is not spoken here: put a tunnel in between and name its plain end");
     }
     let rest = url.strip_prefix("redis://").ok_or("does not begin with redis://")?;
     let (authority, db) = rest.split_once('/').unwrap_or((rest, ""));
-    let (user, place) = authority.rsplit_once('@').map_or((None, authority), |(user, place)| (Some(user), place));
+    let (user, place) = authority.rsplit_once('@').unwrap_or(("", authority));
     let (host, port) = match place.strip_prefix('[') {
         Some(rest) => rest.split_once(']').ok_or("the bracket of the address is not closed")?,
         None => place.split_at(place.find(':').unwrap_or(place.len())),
@@ -386,17 +461,19 @@ fn url_login(url: &str) -> Result<Login, &'static str> {
     if host.is_empty() {
         return Err("no host is named");
     }
-    let (username, password) = match user.map(|user| user.split_once(':').unwrap_or(("", user))) {
-        Some((username, password)) => (decoded(username)?, decoded(password)?),
-        None => (None, None),
-    };
-    let port = match port.strip_prefix(':') {
-        Some(digits) => self::port(digits).map_err(|_| "the port is no number from 1 to 65535")?,
-        None if port.is_empty() => REDIS_PORT,
+    login.host = host.to_owned();
+    let (username, password) = user.split_once(':').unwrap_or(("", user));
+    login.username = decoded(username)?;
+    login.password = decoded(password)?;
+    match port.strip_prefix(':') {
+        Some(digits) => login.port = self::port(digits).ok_or("the port is no number from 1 to 65535")?,
+        None if port.is_empty() => {}
         None => return Err("something other than a port follows the host"),
-    };
-    let db = if db.is_empty() { 0 } else { number(db, 0, MAX_DB).map_err(|_| "the database is no number")? };
-    Ok(Login { host: host.to_owned(), port, username, password, db })
+    }
+    if !db.is_empty() {
+        login.db = number(db, 0, MAX_DB).ok_or("the database is no number")? as u32;
+    }
+    Ok(())
 }
 
 /// Undoes percent-encoding; `None` if nothing is there.
@@ -453,8 +530,7 @@ mod tests {
 
     fn read(settings: &[(&str, &str)]) -> Result<Config, String> {
         let find = |name: &str| settings.iter().find(|(other, _)| *other == name).map(|(_, value)| value.into());
-        let env = Env(&find);
-        env.logging().and_then(|_| env.config()).map_err(|invalid| invalid.to_string())
+        Env::new(&find).config().map_err(|invalid| invalid.to_string())
     }
 
     fn login(settings: &[(&str, &str)]) -> (String, u16, Option<String>, Option<String>, u32) {

@@ -29,12 +29,11 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> ExitCode {
-    let env = Env(&|name| env::var_os(name));
-    let (logging, config) = match env.logging().and_then(|logging| Ok((logging, env.config()?))) {
-        Ok(read) => read,
+    let config = match Env::new(&|name| env::var_os(name)).config() {
+        Ok(config) => config,
         Err(invalid) => return complain(&invalid.to_string(), BAD_USAGE),
     };
-    Log::install(logging.level, logging.format, unix_time);
+    Log::install(config.log.level, config.log.format, unix_time);
     let signals = match signals() {
         Ok(signals) => signals,
         Err(error) => return complain(&format!("cannot wait for signals: {error}"), FAILED),
@@ -57,7 +56,7 @@ fn signals() -> std::io::Result<UnixStream> {
 }
 
 fn healthcheck() -> ExitCode {
-    match Env(&|name| env::var_os(name)).listen() {
+    match Env::new(&|name| env::var_os(name)).address() {
         Err(invalid) => complain(&invalid.to_string(), BAD_USAGE),
         Ok(listen) => match probe::ask(listen) {
             Ok(words) => say(&(words + "\n")),
