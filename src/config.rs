@@ -151,9 +151,9 @@ const SETTINGS: &[Setting] = &[
 pub fn help() -> String {
     let mut help = String::from(USAGE);
     for Setting { name, default, words, .. } in SETTINGS {
-        let default = if default.is_empty() { String::new() } else { format!(" [{default}]") };
+        let (open, close) = if default.is_empty() { ("", "") } else { (" [", "]") };
         // Writing to a string does not fail.
-        let _ = writeln!(help, "  {name:<20} {words}{default}");
+        let _ = writeln!(help, "  {name:<20} {words}{open}{default}{close}");
     }
     help
 }

@@ -1,6 +1,7 @@
 //! Settings, driver, exit code.
 
 use std::env;
+use std::fmt::Display;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -18,25 +19,32 @@ use signal_hook::low_level::pipe;
 use tracing::error;
 
 fn main() -> ExitCode {
-    let args: Vec<_> = env::args().skip(1).collect();
-    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => serve(),
-        ["healthcheck"] => healthcheck(),
-        ["--help" | "-h"] => say(&help()),
-        ["--version" | "-V"] => say(concat!("notch ", env!("CARGO_PKG_VERSION"), "\n")),
-        _ => complain("notch takes no such argument: see notch --help", BAD_USAGE),
+    let mut args = env::args_os().skip(1);
+    match (args.next(), args.next()) {
+        (None, _) => serve(),
+        (Some(arg), None) => obey(arg.as_encoded_bytes()),
+        (Some(_), Some(_)) => obey(b"more than one"),
+    }
+}
+
+fn obey(arg: &[u8]) -> ExitCode {
+    match arg {
+        b"healthcheck" => healthcheck(),
+        b"--help" | b"-h" => say(&help()),
+        b"--version" | b"-V" => say(concat!("notch ", env!("CARGO_PKG_VERSION"), "\n")),
+        _ => complain(&"notch takes no such argument: see notch --help", BAD_USAGE),
     }
 }
 
 fn serve() -> ExitCode {
     let config = match Env::new(&|name| env::var_os(name)).config() {
         Ok(config) => config,
-        Err(invalid) => return complain(&invalid.to_string(), BAD_USAGE),
+        Err(invalid) => return complain(&invalid, BAD_USAGE),
     };
     Log::install(config.log.level, config.log.format, unix_time);
     let signals = match signals() {
         Ok(signals) => signals,
-        Err(error) => return complain(&format!("cannot wait for signals: {error}"), FAILED),
+        Err(error) => return complain(&format_args!("cannot wait for signals: {error}"), FAILED),
     };
     match driver::run(config, &signals) {
         Ok(()) => ExitCode::SUCCESS,
@@ -57,7 +65,7 @@ fn signals() -> std::io::Result<UnixStream> {
 
 fn healthcheck() -> ExitCode {
     match Env::new(&|name| env::var_os(name)).address() {
-        Err(invalid) => complain(&invalid.to_string(), BAD_USAGE),
+        Err(invalid) => complain(&invalid, BAD_USAGE),
         Ok(listen) => match probe::ask(listen) {
             Ok(words) => say(&(words + "\n")),
             Err(words) => complain(&words, FAILED),
@@ -73,7 +81,7 @@ fn say(text: &str) -> ExitCode {
 }
 
 /// Also where the log is silent or cannot be had yet.
-fn complain(words: &str, code: u8) -> ExitCode {
+fn complain(words: &dyn Display, code: u8) -> ExitCode {
     let _ = writeln!(std::io::stderr(), "notch: {words}");
     ExitCode::from(code)
 }
