@@ -35,25 +35,19 @@ impl Log {
     }
 
     fn line(&self, event: &Event<'_>) -> String {
-        let mut line = Line { format: self.format, message: String::new(), fields: String::new() };
-        event.record(&mut line);
-        let (time, level) = (timestamp((self.clock)()), event.metadata().level());
+        let mut line = Line { format: self.format, text: String::new() };
+        let (time, level) = (timestamp((self.clock)()), event.metadata().level().as_str());
         match self.format {
-            Format::Text => [&time, " ", level.as_str(), " ", &line.message, &line.fields, "\n"].concat(),
-            Format::Json => {
-                let message = quoted(&line.message);
-                let parts = [
-                    "{\"time\":\"",
-                    &time,
-                    "\",\"level\":\"",
-                    level.as_str(),
-                    "\",\"message\":",
-                    &message,
-                    &line.fields,
-                ];
-                parts.concat() + "}\n"
-            }
+            Format::Text => line.extend(&[&time, " ", level]),
+            Format::Json => line.extend(&["{\"time\":\"", &time, "\",\"level\":\"", level, "\""]),
         }
+        // The message comes first: that is where the macros of `tracing` put it.
+        event.record(&mut line);
+        line.extend(match self.format {
+            Format::Text => &["\n"],
+            Format::Json => &["}\n"],
+        });
+        line.text
     }
 }
 
@@ -87,18 +81,21 @@ impl Subscriber for Log {
 /// An event on its way to a line.
 struct Line {
     format: Format,
-    message: String,
-    fields: String,
+    text: String,
 }
 
 impl Line {
+    fn extend(&mut self, parts: &[&str]) {
+        for part in parts {
+            self.text.push_str(part);
+        }
+    }
+
+    /// Adds what is a JSON value already.
     fn put(&mut self, field: &Field, value: &str) {
-        let (before, between) = match self.format {
-            Format::Text => (" ", "="),
-            Format::Json => (",\"", "\":"),
-        };
-        for part in [before, field.name(), between, value] {
-            self.fields.push_str(part);
+        match self.format {
+            Format::Text => self.extend(&[" ", field.name(), "=", value]),
+            Format::Json => self.extend(&[",\"", field.name(), "\":", value]),
         }
     }
 }
@@ -108,30 +105,50 @@ impl Visit for Line {
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = write!(text, "{value:?}");
-        if field.name() == "message" {
-            self.message = text;
-        } else {
-            self.put(field, &quoted(&text));
-        }
+        self.record_str(field, &text);
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, &quoted(value));
+        if field.name() == "message" && self.format == Format::Text {
+            self.extend(&[" ", value]);
+        } else {
+            self.put(field, &quoted(value));
+        }
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
         self.put(field, &value.to_string());
     }
 
-    /// No event of ours has one, and the default would bring in all that it takes to print a float.
-    fn record_f64(&mut self, field: &Field, _: f64) {
-        self.put(field, "\"?\"");
-    }
-
     fn record_i64(&mut self, field: &Field, value: i64) {
         self.put(field, &value.to_string());
     }
+
+    // No event of ours has one of these, and the defaults would bring in all that it takes to print them.
+
+    fn record_f64(&mut self, field: &Field, _: f64) {
+        self.put(field, UNPRINTED);
+    }
+
+    fn record_i128(&mut self, field: &Field, _: i128) {
+        self.put(field, UNPRINTED);
+    }
+
+    fn record_u128(&mut self, field: &Field, _: u128) {
+        self.put(field, UNPRINTED);
+    }
+
+    fn record_bool(&mut self, field: &Field, _: bool) {
+        self.put(field, UNPRINTED);
+    }
+
+    fn record_bytes(&mut self, field: &Field, _: &[u8]) {
+        self.put(field, UNPRINTED);
+    }
 }
+
+/// Stands for a value of a type that no event of ours has.
+const UNPRINTED: &str = "\"?\"";
 
 /// A JSON string, which is as good in text.
 fn quoted(text: &str) -> String {
