@@ -2,7 +2,7 @@
 //!
 //! Left out on purpose: spans, filters by module, colours, files.
 
-use std::fmt::{Debug, Write as _};
+use std::fmt::Debug;
 use std::io::Write as _;
 
 use tracing::field::{Field, Visit};
@@ -34,8 +34,8 @@ impl Log {
         let _ = tracing::subscriber::set_global_default(Self { level, format, clock });
     }
 
-    fn line(&self, event: &Event<'_>) -> String {
-        let mut line = Line { format: self.format, text: String::new() };
+    fn line(&self, event: &Event<'_>) -> Vec<u8> {
+        let mut line = Line { format: self.format, bytes: Vec::new() };
         let (time, level) = (timestamp((self.clock)()), event.metadata().level().as_str());
         match self.format {
             Format::Text => line.extend(&[&time, " ", level]),
@@ -43,11 +43,11 @@ impl Log {
         }
         // The message comes first: that is where the macros of `tracing` put it.
         event.record(&mut line);
-        line.extend(match self.format {
-            Format::Text => &["\n"],
-            Format::Json => &["}\n"],
-        });
-        line.text
+        match self.format {
+            Format::Text => line.extend(&["\n"]),
+            Format::Json => line.extend(&["}\n"]),
+        }
+        line.bytes
     }
 }
 
@@ -62,7 +62,7 @@ impl Subscriber for Log {
 
     fn event(&self, event: &Event<'_>) {
         // Nobody is left to be told that the log cannot be written.
-        let _ = std::io::stderr().write_all(self.line(event).as_bytes());
+        let _ = std::io::stderr().write_all(&self.line(event));
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -81,91 +81,85 @@ impl Subscriber for Log {
 /// An event on its way to a line.
 struct Line {
     format: Format,
-    text: String,
+    bytes: Vec<u8>,
 }
 
 impl Line {
     fn extend(&mut self, parts: &[&str]) {
         for part in parts {
-            self.text.push_str(part);
+            self.bytes.extend_from_slice(part.as_bytes());
         }
     }
 
-    /// Adds what is a JSON value already.
-    fn put(&mut self, field: &Field, value: &str) {
+    fn name(&mut self, field: &Field) {
         match self.format {
-            Format::Text => self.extend(&[" ", field.name(), "=", value]),
-            Format::Json => self.extend(&[",\"", field.name(), "\":", value]),
+            Format::Text => self.extend(&[" ", field.name(), "="]),
+            Format::Json => self.extend(&[",\"", field.name(), "\":"]),
         }
+    }
+
+    /// Adds a JSON string, which is as good in text.
+    fn quote(&mut self, text: &str) {
+        self.extend(&["\""]);
+        for byte in text.bytes() {
+            match byte {
+                b'"' | b'\\' => self.bytes.extend_from_slice(&[b'\\', byte]),
+                ..b' ' => self.extend(&[&format!("\\u{byte:04x}")]),
+                _ => self.bytes.push(byte),
+            }
+        }
+        self.extend(&["\""]);
     }
 }
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        let mut text = String::new();
-        // Writing to a string does not fail.
-        let _ = write!(text, "{value:?}");
-        self.record_str(field, &text);
+        self.record_str(field, &format!("{value:?}"));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "message" && self.format == Format::Text {
             self.extend(&[" ", value]);
         } else {
-            self.put(field, &quoted(value));
+            self.name(field);
+            self.quote(value);
         }
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, &value.to_string());
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, &value.to_string());
+        self.name(field);
+        self.extend(&[&value.to_string()]);
     }
 
     // No event of ours has one of these, and the defaults would bring in all that it takes to print them.
 
+    fn record_i64(&mut self, field: &Field, _: i64) {
+        self.record_str(field, UNPRINTED);
+    }
+
     fn record_f64(&mut self, field: &Field, _: f64) {
-        self.put(field, UNPRINTED);
+        self.record_str(field, UNPRINTED);
     }
 
     fn record_i128(&mut self, field: &Field, _: i128) {
-        self.put(field, UNPRINTED);
+        self.record_str(field, UNPRINTED);
     }
 
     fn record_u128(&mut self, field: &Field, _: u128) {
-        self.put(field, UNPRINTED);
+        self.record_str(field, UNPRINTED);
     }
 
     fn record_bool(&mut self, field: &Field, _: bool) {
-        self.put(field, UNPRINTED);
+        self.record_str(field, UNPRINTED);
     }
 
     fn record_bytes(&mut self, field: &Field, _: &[u8]) {
-        self.put(field, UNPRINTED);
+        self.record_str(field, UNPRINTED);
     }
 }
 
 /// Stands for a value of a type that no event of ours has.
-const UNPRINTED: &str = "\"?\"";
-
-/// A JSON string, which is as good in text.
-fn quoted(text: &str) -> String {
-    let mut quoted = String::with_capacity(text.len() + 2);
-    quoted.push('"');
-    for char in text.chars() {
-        match char {
-            '"' | '\\' => quoted.extend(['\\', char]),
-            char if char < ' ' => {
-                let _ = write!(quoted, "\\u{:04x}", char as u32);
-            }
-            char => quoted.push(char),
-        }
-    }
-    quoted.push('"');
-    quoted
-}
+const UNPRINTED: &str = "?";
 
 /// A second since 1970 as in RFC 3339.
 fn timestamp(second: u64) -> String {
@@ -213,6 +207,8 @@ mod tests {
 
     #[test]
     fn strings_are_quoted() {
-        assert_eq!(quoted("a\"b\\c\n"), r#""a\"b\\c\u000a""#);
+        let mut line = Line { format: Format::Json, bytes: Vec::new() };
+        line.quote("a\"b\\c\n\u{e9}");
+        assert_eq!(line.bytes, "\"a\\\"b\\\\c\\u000a\u{e9}\"".as_bytes());
     }
 }
