@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use tracing::field::display;
 use tracing::{info, warn};
 
 use crate::config::{Limits, Store};
@@ -106,7 +107,7 @@ fn sync(ledger: &mut Ledger, due: Option<Instant>) -> Option<Instant> {
     match ledger.sync() {
         Ok(()) => return None,
         Err(error) if sound => {
-            warn!(%error, "the ledger cannot be synced: a power cut would lose what was counted since")
+            caution("the ledger cannot be synced: a power cut would lose what was counted since", Some(&error));
         }
         Err(_) => {}
     }
@@ -130,6 +131,17 @@ fn announce(address: SocketAddr, store: &Store, workers: usize, limits: &Limits)
     };
     let (version, connections) = (env!("CARGO_PKG_VERSION"), limits.connections);
     info!(workers, connections, version, "notch counts on http://{address} into {into}");
+}
+
+/// Says that all goes as it should. The drivers say in one place what they can: each call of a macro of `tracing` is
+/// 350 bytes.
+fn inform(words: &str) {
+    info!("{words}");
+}
+
+/// Says that something does not go as it should, and what to do.
+fn caution(words: &str, error: Option<&io::Error>) {
+    warn!(error = error.map(display), "{words}");
 }
 
 /// How the store is, as far as one worker knows.
@@ -220,7 +232,7 @@ impl Health {
         match whole {
             // The start has been announced.
             Status::Up if self.said == Status::Unknown => {}
-            Status::Up => info!("the store counts again"),
+            Status::Up => inform("the store counts again"),
             _ => warn!(because = whole.words(), "the store does not count, visits are refused until it does"),
         }
         self.said = whole;

@@ -16,7 +16,6 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use bytes::BufMut;
-use tracing::{info, warn};
 
 use super::queue::{GRACE, Queue};
 use super::{Backoff, CLOSED, Failure, Health, LINGER, Status, spawn};
@@ -81,7 +80,7 @@ fn life(server: &Arc<Server>, listener: TcpListener, address: SocketAddr, signal
     let own = server.clone();
     spawn("accept", STACK, Box::new(move || own.accept(&listener)))?;
     received(signals);
-    info!("asked to stop: not ready any more");
+    super::inform("asked to stop: not ready any more");
     server.leaving.store(true, Ordering::Relaxed);
     // A second signal means at once.
     let (own, again) = (server.clone(), signals.try_clone()?);
@@ -98,9 +97,9 @@ fn life(server: &Arc<Server>, listener: TcpListener, address: SocketAddr, signal
     // Whoever accepts is woken by one connection more, and closes the listener.
     let _ = TcpStream::connect_timeout(&super::reachable(address), LINGER);
     if !server.wait(server.limits.drain, |state| state.hurried || state.open == 0) {
-        warn!("stopping with connections still open: DRAIN_TIMEOUT has passed");
+        super::caution("stopping with connections still open: DRAIN_TIMEOUT has passed", None);
     }
-    info!("stopped");
+    super::inform("stopped");
     Ok(())
 }
 
@@ -194,7 +193,10 @@ impl Server {
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     if backoff.is_first() {
-                        warn!(%error, "cannot accept connections: raise the limit of open files, or lower MAX_CONNECTIONS");
+                        super::caution(
+                            "cannot accept connections: raise the limit of open files, or lower MAX_CONNECTIONS",
+                            Some(&error),
+                        );
                     }
                     self.state().evict();
                     thread::sleep(backoff.pause());
@@ -218,7 +220,10 @@ impl Server {
             let (own, socket) = (self.clone(), socket.clone());
             let Err(error) = spawn("client", STACK, Box::new(move || serve(Client::new(own), socket))) else { return };
             if !std::mem::replace(&mut told, true) {
-                warn!(%error, "cannot serve more connections: raise the limit of threads, or lower MAX_CONNECTIONS");
+                super::caution(
+                    "cannot serve more connections: raise the limit of threads, or lower MAX_CONNECTIONS",
+                    Some(&error),
+                );
             }
             // Whoever leaves makes room for this one.
             let mut state = self.state();

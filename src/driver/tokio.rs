@@ -22,7 +22,6 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
-use tracing::{info, warn};
 
 use super::queue::{GRACE, Queue};
 use super::{Backoff, CLOSED, Failure, Health, LINGER, Status, spawn};
@@ -112,7 +111,7 @@ async fn life(
     let accepting = accept(server.clone(), workers.to_vec(), TcpListener::from_std(listener)?);
     let accepting = workers[0].spawn(Box::pin(accepting));
     received(&signals).await;
-    info!("asked to stop: not ready any more");
+    super::inform("asked to stop: not ready any more");
     for worker in workers {
         worker.order(|state| state.now.leaving = true);
     }
@@ -126,9 +125,9 @@ async fn life(
     }
     let done = first(received(&signals), server.vacancy(1));
     if timeout(server.limits.drain, done).await.is_err() {
-        warn!("stopping with connections still open: DRAIN_TIMEOUT has passed");
+        super::caution("stopping with connections still open: DRAIN_TIMEOUT has passed", None);
     }
-    info!("stopped");
+    super::inform("stopped");
     Ok(())
 }
 
@@ -203,7 +202,10 @@ async fn accept(server: Arc<Server>, workers: Vec<Arc<Worker>>, listener: TcpLis
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 if backoff.is_first() {
-                    warn!(%error, "cannot accept connections: raise the limit of open files, or lower MAX_CONNECTIONS");
+                    super::caution(
+                        "cannot accept connections: raise the limit of open files, or lower MAX_CONNECTIONS",
+                        Some(&error),
+                    );
                 }
                 evict(&workers, 0);
                 sleep(backoff.pause()).await;
