@@ -5,8 +5,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write as _};
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -76,9 +76,11 @@ impl Limits {
 /// How many files the system allows us to have open (`ulimit -n`), as far as it says.
 #[must_use]
 pub fn open_files() -> usize {
-    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(usize::MAX)
+    let limits = content("/proc/self/limits".as_ref()).unwrap_or_default();
+    let mut lines = limits.as_bytes().split(|&byte| byte == b'\n');
+    let limit = lines.find_map(|line| line.strip_prefix(b"Max open files")).unwrap_or_default();
+    let digits = limit.trim_ascii_start().iter().map_while(|&byte| char::from(byte).to_digit(10));
+    digits.map(|digit| digit as usize).reduce(|number, digit| number * 10 + digit).unwrap_or(usize::MAX)
 }
 
 /// What the log shows, and how.
@@ -248,15 +250,16 @@ impl<'a> Env<'a> {
             return Names::Any;
         }
         let mut names = Vec::new();
-        for name in list.split(',').filter(|_| !list.is_empty()) {
-            let name = name.trim_ascii();
-            if !Names::is_well_formed(name) {
-                let most = Names::MAX;
-                let problem =
-                    format_args!("no list of names of 1 to {most} letters, digits, dots, hyphens, underscores");
-                self.unlike("COUNTERS", &list, problem);
-            }
-            names.push(name.to_owned());
+        let mut rest = Some(list.as_str()).filter(|list| !list.is_empty());
+        while let Some(list) = rest {
+            let (name, more) = split(list, b',').map_or((list, None), |(name, more)| (name, Some(more)));
+            names.push(name.trim_ascii().to_owned());
+            rest = more;
+        }
+        if !names.iter().all(|name| Names::is_well_formed(name)) {
+            let most = Names::MAX;
+            let problem = format_args!("no list of names of 1 to {most} letters, digits, dots, hyphens, underscores");
+            self.unlike("COUNTERS", &list, problem);
         }
         Names::These(names)
     }
@@ -328,11 +331,15 @@ impl<'a> Env<'a> {
         }
         if let Some(path) = self.raw("REDIS_PASSWORD_FILE") {
             match content(&path) {
-                // An editor leaves a line end, which is no part of the secret.
-                Ok(content) => match content.trim_end_matches(['\r', '\n']) {
-                    "" => {}
-                    secret => login.password = Some(secret.to_owned()),
-                },
+                Ok(mut secret) => {
+                    // An editor leaves a line end, which is no part of the secret.
+                    while secret.ends_with(['\r', '\n']) {
+                        secret.pop();
+                    }
+                    if !secret.is_empty() {
+                        login.password = Some(secret);
+                    }
+                }
                 Err(error) => self.refuse("REDIS_PASSWORD_FILE", format!("cannot be read ({error})")),
             }
         }
@@ -418,9 +425,30 @@ fn default(name: &str) -> &'static str {
     SETTINGS.iter().find(|setting| setting.name == name).map_or("", |setting| setting.default)
 }
 
-/// What a small file holds.
+/// What a small file holds. The standard library reads files of any size, for 1.4 kB.
 fn content(path: &OsStr) -> io::Result<String> {
-    fs::read_to_string(path)
+    let mut file = File::open(path)?;
+    let mut content = vec![0; MAX_CONTENT];
+    let mut length = 0;
+    loop {
+        match file.read(&mut content[length..])? {
+            0 if length == MAX_CONTENT => return Err(ErrorKind::FileTooLarge.into()),
+            0 => break,
+            more => length += more,
+        }
+    }
+    content.truncate(length);
+    String::from_utf8(content).map_err(|_| ErrorKind::InvalidData.into())
+}
+
+/// What stands before and after the first `mark`, a byte of ASCII.
+fn split(text: &str, mark: u8) -> Option<(&str, &str)> {
+    text.bytes().position(|byte| byte == mark).map(|at| (&text[..at], &text[at + 1..]))
+}
+
+/// What stands before and after the last `mark`, a byte of ASCII.
+fn split_last(text: &str, mark: u8) -> Option<(&str, &str)> {
+    text.bytes().rposition(|byte| byte == mark).map(|at| (&text[..at], &text[at + 1..]))
 }
 
 fn number(text: &str, least: u64, most: u64) -> Option<u64> {
@@ -442,7 +470,7 @@ fn millis(text: &str) -> Result<u64, &'static str> {
 }
 
 fn port(text: &str) -> Option<u16> {
-    let digits = if text.starts_with("tcp://") { text.rsplit(':').next().unwrap_or_default() } else { text };
+    let digits = if text.starts_with("tcp://") { split_last(text, b':')?.1 } else { text };
     number(digits, 1, u16::MAX.into()).map(|port| port as u16)
 }
 
@@ -452,23 +480,24 @@ fn url_login(url: &str, login: &mut Login) -> Result<(), &'static str> {
         return Err("TLS is not spoken here: put a tunnel in between and name its plain end");
     }
     let rest = url.strip_prefix("redis://").ok_or("does not begin with redis://")?;
-    let (authority, db) = rest.split_once('/').unwrap_or((rest, ""));
-    let (user, place) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let (authority, db) = split(rest, b'/').unwrap_or((rest, ""));
+    let (user, place) = split_last(authority, b'@').unwrap_or(("", authority));
     let (host, port) = match place.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').ok_or("the bracket of the address is not closed")?,
-        None => place.split_at(place.find(':').unwrap_or(place.len())),
+        None => split(place, b':').map_or((place, None), |(host, port)| (host, Some(port))),
+        Some(rest) => match split(rest, b']').ok_or("the bracket of the address is not closed")? {
+            (host, "") => (host, None),
+            (host, rest) => (host, Some(rest.strip_prefix(':').ok_or("something other than a port follows the host")?)),
+        },
     };
     if host.is_empty() {
         return Err("no host is named");
     }
     login.host = host.to_owned();
-    let (username, password) = user.split_once(':').unwrap_or(("", user));
+    let (username, password) = split(user, b':').unwrap_or(("", user));
     login.username = decoded(username)?;
     login.password = decoded(password)?;
-    match port.strip_prefix(':') {
-        Some(digits) => login.port = self::port(digits).ok_or("the port is no number from 1 to 65535")?,
-        None if port.is_empty() => {}
-        None => return Err("something other than a port follows the host"),
+    if let Some(digits) = port {
+        login.port = self::port(digits).ok_or("the port is no number from 1 to 65535")?;
     }
     if !db.is_empty() {
         login.db = number(db, 0, MAX_DB).ok_or("the database is no number")? as u32;
@@ -520,6 +549,9 @@ const MAX_WELCOME: usize = 1024;
 
 /// Longest name of a host (POSIX).
 const MAX_HOSTNAME: usize = 255;
+
+/// Longest file read here, in bytes: a secret, or what the kernel says of our limits.
+const MAX_CONTENT: usize = 16 * 1024;
 
 /// A day.
 const MAX_MILLIS: u64 = 24 * 60 * 60 * 1000;
