@@ -188,6 +188,7 @@ impl<'a> Env<'a> {
     ///
     /// # Errors
     /// The first one that is [`Invalid`].
+    #[inline(never)]
     pub fn config(mut self) -> Result<Config, Invalid> {
         let config = Config {
             log: self.logging(),

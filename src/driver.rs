@@ -50,7 +50,7 @@ impl fmt::Display for Failure {
             Self::Listen(address, error) => {
                 write!(f, "cannot listen on {address}: {error}; set LISTEN to another address")
             }
-            Self::Ledger(path, unusable) => write!(f, "cannot count in {}: {unusable}", path.display()),
+            Self::Ledger(path, unusable) => write!(f, "cannot count in {}: {unusable}", path.to_string_lossy()),
             Self::System(error) => write!(f, "the system refuses a thread or an event queue: {error}"),
         }
     }
@@ -127,7 +127,7 @@ pub fn reachable(mut address: SocketAddr) -> SocketAddr {
 fn announce(address: SocketAddr, store: &Store, workers: usize, limits: &Limits) {
     let into = match store {
         Store::Redis(login) => format!("redis {}:{} db {}", login.host, login.port, login.db),
-        Store::Ledger(path, _) => format!("the ledger {}", path.display()),
+        Store::Ledger(path, _) => format!("the ledger {}", path.to_string_lossy()),
     };
     let (version, connections) = (env!("CARGO_PKG_VERSION"), limits.connections);
     info!(workers, connections, version, "notch counts on http://{address} into {into}");
