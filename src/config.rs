@@ -188,6 +188,7 @@ impl<'a> Env<'a> {
     ///
     /// # Errors
     /// The first one that is [`Invalid`].
+    // Inlined into their only callers, this and its larger parts would be moved field by field: 1.3 kB.
     #[inline(never)]
     pub fn config(mut self) -> Result<Config, Invalid> {
         let config = Config {
@@ -225,7 +226,7 @@ impl<'a> Env<'a> {
     fn site(&mut self) -> Site {
         let welcome = self.text("WELCOME");
         if welcome.len() > MAX_WELCOME {
-            self.refuse("WELCOME", format!("longer than {MAX_WELCOME} bytes"));
+            self.refuse("WELCOME", format_args!("longer than {MAX_WELCOME} bytes"));
         }
         Site {
             counters: Counters { main: self.key(), names: self.names() },
@@ -240,7 +241,7 @@ impl<'a> Env<'a> {
             return key;
         }
         let most = Counters::MAX_MAIN;
-        let problem = format!("not 1 to {most} printable ASCII characters without quotes, \\, <, > and &");
+        let problem = format_args!("not 1 to {most} printable ASCII characters without quotes, \\, <, > and &");
         self.refuse("COUNTER_KEY", problem);
         Key::new(default("COUNTER_KEY").as_bytes()).expect("the default is a good key")
     }
@@ -289,6 +290,8 @@ impl<'a> Env<'a> {
         })
     }
 
+    // See `config`.
+    #[inline(never)]
     fn store(&mut self) -> Store {
         let fsyncs = [Fsync::Always, Fsync::EverySecond, Fsync::Never];
         let fsync = fsyncs[self.choice("FSYNC", &["always", "everysec", "never"])];
@@ -300,7 +303,7 @@ impl<'a> Env<'a> {
                 _ => Some("REDIS_HOST is set too: unset one of them"),
             };
             if let Some(problem) = problem {
-                self.refuse("REDIS_URL", problem.into());
+                self.refuse("REDIS_URL", format_args!("{problem}"));
             }
         } else if !login.host.is_empty() {
             login.port = self.redis_port();
@@ -334,18 +337,16 @@ impl<'a> Env<'a> {
             match content(&path) {
                 Ok(mut secret) => {
                     // An editor leaves a line end, which is no part of the secret.
-                    while secret.ends_with(['\r', '\n']) {
-                        secret.pop();
-                    }
+                    secret.truncate(secret.bytes().rev().skip_while(|byte| b"\r\n".contains(byte)).count());
                     if !secret.is_empty() {
                         login.password = Some(secret);
                     }
                 }
-                Err(error) => self.refuse("REDIS_PASSWORD_FILE", format!("cannot be read ({error})")),
+                Err(error) => self.refuse("REDIS_PASSWORD_FILE", format_args!("cannot be read ({error})")),
             }
         }
         if login.username.is_some() && login.password.is_none() {
-            self.refuse("REDIS_PASSWORD", "a user is named, but no password".into());
+            self.refuse("REDIS_PASSWORD", format_args!("a user is named, but no password"));
         }
     }
 
@@ -354,6 +355,8 @@ impl<'a> Env<'a> {
         given.then(|| self.number("WORKERS", 1, MAX_WORKERS) as usize)
     }
 
+    // See `config`.
+    #[inline(never)]
     fn limits(&mut self) -> Limits {
         Limits {
             connections: self.number("MAX_CONNECTIONS", 1, MAX_CONNECTIONS) as usize,
@@ -404,7 +407,7 @@ impl<'a> Env<'a> {
     /// What is set; empty if nothing is.
     fn given(&mut self, name: &'static str) -> String {
         self.raw(name).unwrap_or_default().into_string().unwrap_or_else(|_| {
-            self.refuse(name, "not UTF-8".into());
+            self.refuse(name, format_args!("not UTF-8"));
             String::new()
         })
     }
@@ -414,11 +417,11 @@ impl<'a> Env<'a> {
     }
 
     fn unlike(&mut self, name: &'static str, text: &str, problem: fmt::Arguments<'_>) {
-        self.refuse(name, format!("{text:?} is {problem}"));
+        self.refuse(name, format_args!("{text:?} is {problem}"));
     }
 
-    fn refuse(&mut self, name: &'static str, problem: String) {
-        self.invalid.get_or_insert(Invalid { name, problem });
+    fn refuse(&mut self, name: &'static str, problem: fmt::Arguments<'_>) {
+        self.invalid.get_or_insert_with(|| Invalid { name, problem: problem.to_string() });
     }
 }
 
