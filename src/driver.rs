@@ -45,10 +45,14 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Listen(address, error) if error.kind() == io::ErrorKind::AddrInUse => {
-                write!(f, "cannot listen on {address}: another process does; stop it, or set LISTEN to another port")
+                write!(
+                    f,
+                    "cannot listen on {}: another process does; stop it, or set LISTEN to another port",
+                    Place(*address)
+                )
             }
             Self::Listen(address, error) => {
-                write!(f, "cannot listen on {address}: {error}; set LISTEN to another address")
+                write!(f, "cannot listen on {}: {error}; set LISTEN to another address", Place(*address))
             }
             Self::Ledger(path, unusable) => write!(f, "cannot count in {}: {unusable}", path.to_string_lossy()),
             Self::System(error) => write!(f, "the system refuses a thread or an event queue: {error}"),
@@ -123,6 +127,21 @@ pub fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
+/// An address as in a URL. The standard library's way would be another 1 kB, since it can also pad.
+pub struct Place(pub SocketAddr);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            SocketAddr::V4(address) => write!(f, "{}:{}", address.ip(), address.port()),
+            SocketAddr::V6(address) => match address.scope_id() {
+                0 => write!(f, "[{}]:{}", address.ip(), address.port()),
+                scope => write!(f, "[{}%{scope}]:{}", address.ip(), address.port()),
+            },
+        }
+    }
+}
+
 /// The one line that says where and into what notch counts.
 fn announce(address: SocketAddr, store: &Store, workers: usize, limits: &Limits) {
     let into = match store {
@@ -130,7 +149,7 @@ fn announce(address: SocketAddr, store: &Store, workers: usize, limits: &Limits)
         Store::Ledger(path, _) => format!("the ledger {}", path.to_string_lossy()),
     };
     let (version, connections) = (env!("CARGO_PKG_VERSION"), limits.connections);
-    info!(workers, connections, version, "notch counts on http://{address} into {into}");
+    info!(workers, connections, version, "notch counts on http://{} into {into}", Place(address));
 }
 
 /// Says that all goes as it should. The drivers say in one place what they can: each call of a macro of `tracing` is
@@ -324,6 +343,14 @@ const LINGER: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn places_read_as_the_standard_library_writes_them() {
+        for text in ["127.0.0.1:80", "[::1]:8080", "[fe80::1%3]:1"] {
+            let address: SocketAddr = text.parse().expect("an address");
+            assert_eq!((Place(address).to_string(), address.to_string()), (text.to_owned(), text.to_owned()));
+        }
+    }
 
     #[test]
     fn the_store_is_as_well_as_the_worker_that_sees_it_worst() {

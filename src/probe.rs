@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::driver::reachable;
+use crate::driver::{Place, reachable};
 use crate::http;
 
 /// Asks `/readyz` of whoever listens there. `Ok` if it is ready; either way, one line that says why.
@@ -14,11 +14,12 @@ use crate::http;
 pub fn ask(listen: SocketAddr) -> Result<String, String> {
     let address = reachable(listen);
     let mut answer = [0; MAX_ANSWER];
-    let length = fetch(address, &mut answer).map_err(|error| format!("nobody answers on {address}: {error}"))?;
+    let length =
+        fetch(address, &mut answer).map_err(|error| format!("nobody answers on {}: {error}", Place(address)))?;
     match http::probed(&answer[..length]) {
         Some(("200", words)) => Ok(words.to_owned()),
         Some((_, words)) => Err(words.to_owned()),
-        None => Err(format!("whoever answers on {address} is not notch")),
+        None => Err(format!("whoever answers on {} is not notch", Place(address))),
     }
 }
 
