@@ -266,28 +266,27 @@ impl Health {
     /// Notes that Redis has greeted a worker, which is as much as a ping shows, and whether it keeps receipts.
     fn greeted(&mut self, worker: usize, receipts: bool) {
         if !receipts && !std::mem::replace(&mut self.told, true) {
-            warn!(
-                "the store refuses scripts (EVAL), so a visit is in doubt if a connection breaks: it is answered with 504"
-            );
+            caution("the store refuses scripts (EVAL), so a visit is in doubt, and gets 504, if a connection breaks", "");
         }
-        self.learn(worker, [(Ask::Ping, Ok(0))].into_iter());
+        self.hear(worker, Ask::Ping, Status::Up);
     }
 
     /// Notes what the store has made of a batch.
     fn learn(&mut self, worker: usize, replies: impl Iterator<Item = (Ask, Result<i64, Fault>)>) {
         for (ask, result) in replies {
-            let (key, status) = (
-                ask.key(),
-                match result {
-                    Ok(_) => Status::Up,
-                    Err(Fault::Refused(cause)) => Status::Refusing(cause),
-                    Err(Fault::Down | Fault::Full | Fault::Lost) => continue,
-                },
-            );
-            if !self.is_moot(worker, &ask, status) {
-                self.note(worker, status);
-                self.keys[worker] = key;
+            match result {
+                Ok(_) => self.hear(worker, ask, Status::Up),
+                Err(Fault::Refused(cause)) => self.hear(worker, ask, Status::Refusing(cause)),
+                Err(Fault::Down | Fault::Full | Fault::Lost) => {}
             }
+        }
+    }
+
+    /// Notes what the store has made of an ask.
+    fn hear(&mut self, worker: usize, ask: Ask, status: Status) {
+        if !self.is_moot(worker, &ask, status) {
+            self.note(worker, status);
+            self.keys[worker] = ask.key();
         }
     }
 
