@@ -337,7 +337,7 @@ impl<'a> Env<'a> {
             match content(&path) {
                 Ok(mut secret) => {
                     // An editor leaves a line end, which is no part of the secret.
-                    secret.truncate(secret.bytes().rev().skip_while(|byte| b"\r\n".contains(byte)).count());
+                    secret.truncate(secret.bytes().rev().skip_while(|byte| matches!(byte, b'\r' | b'\n')).count());
                     if !secret.is_empty() {
                         login.password = Some(secret);
                     }
