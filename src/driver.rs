@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tracing::field::display;
 use tracing::{info, warn};
 
 use crate::config::{Limits, Store};
@@ -160,7 +159,7 @@ fn inform(words: &str) {
 
 /// Says that something does not go as it should, and what to do.
 fn caution(words: &str, error: Option<&io::Error>) {
-    warn!(error = error.map(display), "{words}");
+    warn!(error = error.map(tracing::field::display), "{words}");
 }
 
 /// How the store is, as far as one worker knows.
