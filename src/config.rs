@@ -432,7 +432,7 @@ fn default(name: &str) -> &'static str {
 /// What a small file holds. The standard library reads files of any size, for 1.4 kB.
 fn content(path: &OsStr) -> io::Result<String> {
     let mut file = File::open(path)?;
-    let mut content = vec![0; MAX_CONTENT];
+    let mut content = [0; MAX_CONTENT];
     let mut length = 0;
     loop {
         match file.read(&mut content[length..])? {
@@ -441,8 +441,7 @@ fn content(path: &OsStr) -> io::Result<String> {
             more => length += more,
         }
     }
-    content.truncate(length);
-    String::from_utf8(content).map_err(|_| ErrorKind::InvalidData.into())
+    str::from_utf8(&content[..length]).map(str::to_owned).map_err(|_| ErrorKind::InvalidData.into())
 }
 
 /// What stands before and after the first `mark`, a byte of ASCII.
@@ -555,7 +554,7 @@ const MAX_WELCOME: usize = 1024;
 const MAX_HOSTNAME: usize = 255;
 
 /// Longest file read here, in bytes: a secret, or what the kernel says of our limits.
-const MAX_CONTENT: usize = 16 * 1024;
+const MAX_CONTENT: usize = 4 * 1024;
 
 /// A day.
 const MAX_MILLIS: u64 = 24 * 60 * 60 * 1000;
