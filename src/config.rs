@@ -5,8 +5,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write as _};
-use std::fs::File;
-use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,6 +15,7 @@ use crate::counter::{Counters, Key, Names};
 use crate::exchange::Site;
 use crate::ledger::Fsync;
 use crate::log::Format;
+use crate::machine;
 use crate::redis::Login;
 use crate::render::Welcome;
 
@@ -71,16 +70,6 @@ impl Limits {
         let most = files.saturating_sub(FILES + workers * FILES_PER_WORKER).max(1);
         Self { connections: self.connections.min(most), ..self }
     }
-}
-
-/// How many files the system allows us to have open (`ulimit -n`), as far as it says.
-#[must_use]
-pub fn open_files() -> usize {
-    let limits = content("/proc/self/limits".as_ref()).unwrap_or_default();
-    let mut lines = limits.as_bytes().split(|&byte| byte == b'\n');
-    let limit = lines.find_map(|line| line.strip_prefix(b"Max open files")).unwrap_or_default();
-    let digits = limit.trim_ascii_start().iter().map_while(|&byte| char::from(byte).to_digit(10));
-    digits.map(|digit| digit as usize).reduce(|number, digit| number * 10 + digit).unwrap_or(usize::MAX)
 }
 
 /// What the log shows, and how.
@@ -266,7 +255,7 @@ impl<'a> Env<'a> {
 
     /// What tells this replica from its brothers. The kernel knows it even where no shell has set `HOSTNAME`.
     fn hostname(&self) -> String {
-        let kernel = content("/proc/sys/kernel/hostname".as_ref()).ok();
+        let kernel = machine::content("/proc/sys/kernel/hostname".as_ref()).ok();
         let name = kernel.or_else(|| (self.find)("HOSTNAME")?.into_string().ok()).unwrap_or_default();
         let name = name.trim_ascii();
         let fits = !name.is_empty() && name.len() <= MAX_HOSTNAME && name.bytes().all(|byte| byte.is_ascii_graphic());
@@ -332,7 +321,7 @@ impl<'a> Env<'a> {
             }
         }
         if let Some(path) = self.raw("REDIS_PASSWORD_FILE") {
-            match content(&path) {
+            match machine::content(&path) {
                 Ok(mut secret) => {
                     // An editor leaves a line end, which is no part of the secret.
                     secret.truncate(secret.bytes().rev().skip_while(|byte| matches!(byte, b'\r' | b'\n')).count());
@@ -423,21 +412,6 @@ impl<'a> Env<'a> {
 
 fn default(name: &str) -> &'static str {
     SETTINGS.iter().find(|setting| setting.name == name).map_or("", |setting| setting.default)
-}
-
-/// What a small file holds. The standard library reads files of any size, for 1.4 kB.
-fn content(path: &OsStr) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut content = [0; MAX_CONTENT];
-    let mut length = 0;
-    loop {
-        match file.read(&mut content[length..])? {
-            0 if length == MAX_CONTENT => return Err(ErrorKind::FileTooLarge.into()),
-            0 => break,
-            more => length += more,
-        }
-    }
-    str::from_utf8(&content[..length]).map(str::to_owned).map_err(|_| ErrorKind::InvalidData.into())
 }
 
 /// What stands before and after the first `mark`, a byte of ASCII.
@@ -548,9 +522,6 @@ const MAX_WELCOME: usize = 1024;
 
 /// Longest name of a host (POSIX).
 const MAX_HOSTNAME: usize = 255;
-
-/// Longest file read here, in bytes: a secret, or what the kernel says of our limits.
-const MAX_CONTENT: usize = 4 * 1024;
 
 /// A day.
 const MAX_MILLIS: u64 = 24 * 60 * 60 * 1000;
@@ -692,7 +663,6 @@ mod tests {
         for (files, workers, connections) in [(1024, 2, 996), (usize::MAX, 64, 10_000), (10, 2, 1)] {
             assert_eq!(limits.within(files, workers).connections, connections);
         }
-        assert!(open_files() > 0);
     }
 
     #[test]

@@ -265,7 +265,10 @@ impl Health {
     /// Notes that Redis has greeted a worker, which is as much as a ping shows, and whether it keeps receipts.
     fn greeted(&mut self, worker: usize, receipts: bool) {
         if !receipts && !std::mem::replace(&mut self.told, true) {
-            caution("the store refuses scripts (EVAL), so a visit is in doubt, and gets 504, if a connection breaks", "");
+            caution(
+                "the store refuses scripts (EVAL), so a visit is in doubt, and gets 504, if a connection breaks",
+                None,
+            );
         }
         self.hear(worker, Ask::Ping, Status::Up);
     }

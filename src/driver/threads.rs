@@ -20,7 +20,7 @@ use bytes::BufMut;
 use super::queue::{GRACE, Queue};
 use super::{Backoff, CLOSED, Failure, Health, LINGER, Status, spawn};
 use crate::batch::Batch;
-use crate::config::{Config, Limits, Store, open_files};
+use crate::config::{Config, Limits, Store};
 use crate::counter::{Ask, Fault};
 use crate::exchange::{Exchange, Now, Site, Want};
 use crate::ledger::Ledger;
@@ -39,7 +39,7 @@ pub fn run(config: Config, signals: &UnixStream) -> Result<(), Failure> {
         Store::Ledger(path, fsync) => Carrier::Ledger(super::open_ledger(path, *fsync)?),
     };
     let address = listener.local_addr().unwrap_or(config.listen);
-    let limits = config.limits.within(open_files(), 1);
+    let limits = config.limits.within(machine::open_files(), 1);
     let limits = Limits { connections: limits.connections.min(MAX_THREADS), ..limits };
     super::announce(address, &config.store, 1, &limits);
 

@@ -26,7 +26,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use super::queue::{GRACE, Queue};
 use super::{Backoff, CLOSED, Failure, Health, LINGER, Status, spawn};
 use crate::batch::Batch;
-use crate::config::{Config, Limits, Store, open_files};
+use crate::config::{Config, Limits, Store};
 use crate::counter::{Ask, Fault};
 use crate::exchange::{Exchange, Now, Site, Want};
 use crate::ledger::Ledger;
@@ -53,7 +53,7 @@ pub fn run(config: Config, signals: &StdUnixStream) -> Result<(), Failure> {
         Store::Redis(login) => Carrier::Redis(Arc::new(login.clone())),
         Store::Ledger(path, fsync) => Carrier::Ledger(Desk::open(super::open_ledger(path, *fsync)?, count)?),
     };
-    let limits = config.limits.within(open_files(), count);
+    let limits = config.limits.within(machine::open_files(), count);
     super::announce(listener.local_addr().unwrap_or(config.listen), &config.store, count, &limits);
 
     let server = Arc::new(Server {
