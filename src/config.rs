@@ -3,7 +3,7 @@
 //! An empty value counts as unset. A bad one stops the start with one line that names the variable, says what is wrong
 //! and shows an example. Values that may hold a password are never repeated.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;

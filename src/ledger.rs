@@ -11,10 +11,11 @@
 //!
 //! Left out on purpose: setting a counter to a value, expiry, and any command but `INCRBY`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -85,14 +86,13 @@ impl Ledger {
     /// [`Unusable`]; the file is as it was.
     pub fn open(path: &Path, fsync: Fsync) -> Result<(Self, u64), Unusable> {
         let mut file = lock(path)?;
-        // Where a link leads, so that the file there is written anew, and not the link.
-        let path = &fs::canonicalize(path).map_err(|error| Unusable::Io("find", error))?;
         let length = file.metadata().map_err(|error| Unusable::Io("read", error))?.len();
         let Replay { totals, seal, sealed, .. } = Replay::run(&mut file)?;
+        let path = target(path);
         // Left over from a rewrite that was killed; the lock says that nobody is at it now.
-        let _ = fs::remove_file(beside(path));
+        let _ = fs::remove_file(beside(&path));
         let mut ledger = Self {
-            path: path.to_owned(),
+            path,
             file,
             fsync,
             totals,
@@ -272,6 +272,16 @@ fn lock(path: &Path) -> Result<File, Unusable> {
     }
 }
 
+/// Where a link leads, so that the file there is written anew, and not the link. The file has been opened, so that the
+/// links do not go in a circle.
+fn target(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    while let Ok(next) = fs::read_link(&path) {
+        path = folder(&path).join(next);
+    }
+    path
+}
+
 fn same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
@@ -283,8 +293,14 @@ fn beside(path: &Path) -> PathBuf {
     name.into()
 }
 
+/// Up to the last slash: `Path` would take the whole path apart to find it.
 fn folder(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    let bytes = path.as_os_str().as_bytes();
+    let name = bytes.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+    match bytes.strip_suffix(name) {
+        None | Some([]) => Path::new("."),
+        Some(folder) => Path::new(OsStr::from_bytes(folder)),
+    }
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -359,16 +375,14 @@ impl Replay {
     /// Reads all of `file`. What follows `sealed` at the end is a torn tail.
     fn run(file: &mut File) -> Result<Self, Unusable> {
         let mut replay = Self::default();
-        let mut chunk = vec![0; CHUNK];
         let mut unread = BytesMut::new();
         loop {
-            let length = file.read(&mut chunk).map_err(|error| Unusable::Io("read", error))?;
-            unread.extend_from_slice(&chunk[..length]);
+            let more = read_on(file, &mut unread)?;
             if replay.offset == 0 && !agrees(&unread, HEADER) {
                 return Err(Unusable::Foreign);
             }
             let mut well_formed = replay.take(&mut unread)?;
-            if well_formed && length > 0 {
+            if well_formed && more {
                 continue;
             }
             if !well_formed {
@@ -444,17 +458,26 @@ fn has_seal(tail: &[u8]) -> bool {
     tail.windows(SEAL_START.len() + SEAL_REST).any(|window| window.starts_with(SEAL_START))
 }
 
+/// Reads a chunk of `file` behind `unread`; `false` at its end.
+fn read_on(file: &mut File, unread: &mut BytesMut) -> Result<bool, Unusable> {
+    let start = unread.len();
+    unread.resize(start + CHUNK, 0);
+    let read = file.read(&mut unread[start..]).map_err(|error| Unusable::Io("read", error))?;
+    unread.truncate(start + read);
+    Ok(read > 0)
+}
+
 /// Reads the rest of `file` behind `unread` and drops the zeros at its end: after a crash, a file may be longer than
 /// what was written to it.
 fn trim_blank(unread: &mut BytesMut, file: &mut File) -> Result<(), Unusable> {
-    let mut rest = Vec::new();
-    file.take(MAX_BLANK).read_to_end(&mut rest).map_err(|error| Unusable::Io("read", error))?;
-    unread.extend_from_slice(&rest);
-    let end = unread.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-    // Without an end in sight it stays as it is, and does not read well.
-    if (rest.len() as u64) < MAX_BLANK {
-        unread.truncate(end);
+    while read_on(file, unread)? {
+        // Without an end in sight it stays as it is, and does not read well.
+        if unread.len() >= MAX_BLANK {
+            return Ok(());
+        }
     }
+    let end = unread.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    unread.truncate(end);
     Ok(())
 }
 
@@ -509,7 +532,7 @@ const MAX_COUNTERS: usize = 10_000;
 const CHUNK: usize = 16 * 1024;
 
 /// Longest tail in bytes that is searched for its end.
-const MAX_BLANK: u64 = 16 * 1024 * 1024;
+const MAX_BLANK: usize = 16 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {

@@ -252,30 +252,10 @@ fn runs_scripts(reply: Reply<'_>) -> Result<bool, Broken> {
     }
 }
 
-/// The cause behind an error reply: its first word, or the sentence where Redis has only `ERR` for it.
+/// The cause behind an error reply, by how it begins.
 fn cause(line: &[u8]) -> Cause {
-    let word = line.split(|&byte| byte == b' ').next().unwrap_or_default();
-    match word {
-        b"NOAUTH" | b"WRONGPASS" => Cause::Password,
-        b"NOPERM" => Cause::Permission,
-        b"DENIED" => Cause::Protected,
-        b"WRONGTYPE" => Cause::WrongType,
-        b"LOADING" => Cause::Loading,
-        b"MISCONF" => Cause::CannotPersist,
-        b"READONLY" => Cause::ReadOnly,
-        b"OOM" => Cause::OutOfMemory,
-        b"MASTERDOWN" => Cause::NoPrimary,
-        b"NOREPLICAS" => Cause::NoReplicas,
-        b"BUSY" => Cause::Busy,
-        b"CLUSTERDOWN" | b"TRYAGAIN" => Cause::ClusterDown,
-        b"MOVED" | b"ASK" => Cause::Elsewhere,
-        _ if line == b"ERR value is not an integer or out of range" => Cause::NotANumber,
-        _ if line == b"ERR increment or decrement would overflow" => Cause::Overflow,
-        _ if line == b"ERR max number of clients reached" => Cause::Crowded,
-        _ if line.starts_with(b"ERR AUTH ") => Cause::Password,
-        _ if line.starts_with(b"ERR DB index ") || line == b"ERR invalid DB index" => Cause::Database,
-        _ => Cause::Other,
-    }
+    let begins = |words: &str| matches!(line.strip_prefix(words.as_bytes()), Some([] | [b' ', ..]));
+    ERRORS.iter().find(|(words, _)| begins(words)).map_or(Cause::Other, |&(_, cause)| cause)
 }
 
 /// Counts once (`EVAL`). Keys: the counter, its receipt. Arguments: how many visits, the number of the batch, how long to
@@ -296,6 +276,32 @@ return b";
 /// How long a receipt is kept, in milliseconds: far longer than anybody waits for a number, or than a connection that was
 /// given up can still bring bytes.
 const RECEIPT_TTL: &[u8] = b"300000";
+
+/// How error replies begin: by a word of their own, or by a sentence where Redis has only `ERR` for them.
+const ERRORS: [(&str, Cause); 22] = [
+    ("NOAUTH", Cause::Password),
+    ("WRONGPASS", Cause::Password),
+    ("ERR AUTH", Cause::Password),
+    ("NOPERM", Cause::Permission),
+    ("DENIED", Cause::Protected),
+    ("ERR max number of clients reached", Cause::Crowded),
+    ("ERR DB index", Cause::Database),
+    ("ERR invalid DB index", Cause::Database),
+    ("WRONGTYPE", Cause::WrongType),
+    ("ERR value is not an integer or out of range", Cause::NotANumber),
+    ("ERR increment or decrement would overflow", Cause::Overflow),
+    ("LOADING", Cause::Loading),
+    ("MISCONF", Cause::CannotPersist),
+    ("READONLY", Cause::ReadOnly),
+    ("OOM", Cause::OutOfMemory),
+    ("MASTERDOWN", Cause::NoPrimary),
+    ("NOREPLICAS", Cause::NoReplicas),
+    ("BUSY", Cause::Busy),
+    ("CLUSTERDOWN", Cause::ClusterDown),
+    ("TRYAGAIN", Cause::ClusterDown),
+    ("MOVED", Cause::Elsewhere),
+    ("ASK", Cause::Elsewhere),
+];
 
 #[cfg(test)]
 mod tests {
