@@ -4,9 +4,6 @@
 //! Requests are answered in order. Visits that a client has pipelined go to the store as one ask, since they need only
 //! be told apart when their numbers are there.
 
-use httpdate::HttpDate;
-use std::time::{Duration, SystemTime};
-
 use crate::counter::{Ask, Counters, Decimal, Fault};
 use crate::http::{self, Answer, Body, Connection, Framing, Reject, Status};
 use crate::render::{self, Form, Welcome};
@@ -46,10 +43,7 @@ impl Now {
             return;
         }
         self.second = Some(second);
-        // httpdate knows no year beyond 9999.
-        let second = second.min(LAST_SECOND);
-        let date = HttpDate::from(SystemTime::UNIX_EPOCH + Duration::from_secs(second)).to_string();
-        self.date.copy_from_slice(date.as_bytes());
+        self.date = http::date(second);
     }
 }
 
@@ -309,9 +303,6 @@ const MAX_UNSENT: usize = 16 * 1024;
 
 /// Most pipelined visits in one ask; their answers are written in one go.
 const MAX_RUN: i64 = 64;
-
-/// The end of the year 9999.
-const LAST_SECOND: u64 = 253_402_300_799;
 
 #[cfg(test)]
 mod tests {

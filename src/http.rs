@@ -16,6 +16,7 @@ use std::mem::MaybeUninit;
 use bytes::{BufMut, BytesMut};
 
 use crate::counter::Decimal;
+use crate::date::Date;
 
 /// A status line's code and reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -470,6 +471,25 @@ fn field(out: &mut BytesMut, name: &str, value: &[u8]) {
     out.put_slice(value);
 }
 
+/// The `Date` of an answer made so many seconds after 1970 (RFC 9110, section 5.6.7).
+#[must_use]
+pub fn date(second: u64) -> [u8; 29] {
+    // The year has four digits and no more.
+    let second = second.min(LAST_SECOND);
+    let (days, rest) = (second / 86_400, second % 86_400);
+    let Date { year, month, day } = Date::of(days);
+    let mut date = *b"Thu, 01 Jan 1970 00:00:00 GMT";
+    let mut put = |start: usize, text: &[u8]| date[start..][..text.len()].copy_from_slice(text);
+    put(0, &WEEKDAYS[(days % 7) as usize]);
+    put(8, &MONTHS[(month - 1) as usize]);
+    for (start, number) in
+        [(5, day), (12, year / 100), (14, year % 100), (17, rest / 3600), (20, rest / 60 % 60), (23, rest % 60)]
+    {
+        put(start, &[b'0' + (number / 10) as u8, b'0' + (number % 10) as u8]);
+    }
+    date
+}
+
 /// Appends the interim answer that lets a client send its body (RFC 9110, section 15.2.1).
 pub fn go_on(out: &mut BytesMut) {
     out.put_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -488,6 +508,16 @@ pub fn probed(answer: &[u8]) -> Option<(&str, &str)> {
     let code = answer.strip_prefix("HTTP/1.1 ")?.get(..3)?;
     Some((code, answer.trim_end().lines().next_back()?))
 }
+
+/// From the first of January 1970 on.
+const WEEKDAYS: [[u8; 3]; 7] = [*b"Thu", *b"Fri", *b"Sat", *b"Sun", *b"Mon", *b"Tue", *b"Wed"];
+
+const MONTHS: [[u8; 3]; 12] = [
+    *b"Jan", *b"Feb", *b"Mar", *b"Apr", *b"May", *b"Jun", *b"Jul", *b"Aug", *b"Sep", *b"Oct", *b"Nov", *b"Dec",
+];
+
+/// The end of the year 9999.
+const LAST_SECOND: u64 = 253_402_300_799;
 
 const CRLF: &[u8] = b"\r\n";
 
@@ -515,3 +545,21 @@ const MAX_LINE: usize = 4 * 1024;
 
 /// What the head of an answer comes to in bytes, so that the buffer grows once.
 const USUAL_HEAD: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (second, text) in [
+            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT"),
+            (1_735_689_599, "Tue, 31 Dec 2024 23:59:59 GMT"),
+            (u64::MAX, "Fri, 31 Dec 9999 23:59:59 GMT"),
+        ] {
+            assert_eq!(date(second).escape_ascii().to_string(), text);
+        }
+    }
+}

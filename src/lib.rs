@@ -13,6 +13,7 @@
 //! The modules are declared in the order of their dependence: each uses only what stands above it.
 
 pub mod counter;
+pub mod date;
 pub mod wire;
 pub mod resp;
 pub mod batch;

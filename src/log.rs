@@ -10,6 +10,8 @@ use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
+use crate::date::Date;
+
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -166,26 +168,6 @@ fn timestamp(second: u64) -> String {
     let (days, rest) = (second / 86_400, second % 86_400);
     let Date { year, month, day } = Date::of(days);
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
-}
-
-struct Date {
-    year: u64,
-    month: u64,
-    day: u64,
-}
-
-impl Date {
-    /// The day so many days after 1970-01-01. Years are counted from March, so that the day that leaps comes last.
-    /// Source: Howard Hinnant, "chrono-compatible low-level date algorithms", `civil_from_days`.
-    fn of(days: u64) -> Self {
-        let days = days + 719_468;
-        let (era, day) = (days / 146_097, days % 146_097);
-        let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-        let day = day - (365 * year + year / 4 - year / 100);
-        let month = (5 * day + 2) / 153;
-        let (day, month) = (day - (153 * month + 2) / 5 + 1, (month + 2) % 12 + 1);
-        Self { year: era * 400 + year + u64::from(month <= 2), month, day }
-    }
 }
 
 #[cfg(test)]
