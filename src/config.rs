@@ -245,7 +245,7 @@ impl<'a> Env<'a> {
             names.push(name.trim_ascii().to_owned());
             rest = more;
         }
-        if !names.iter().all(|name| Names::is_well_formed(name)) {
+        if !names.iter().all(|name| Names::is_well_formed(name.as_bytes())) {
             let most = Names::MAX;
             let problem = format_args!("no list of names of 1 to {most} letters, digits, dots, hyphens, underscores");
             self.unlike("COUNTERS", &list, problem);

@@ -231,9 +231,9 @@ impl Names {
 
     /// 1 to 32 letters, digits, dots, hyphens and underscores.
     #[must_use]
-    pub fn is_well_formed(name: &str) -> bool {
+    pub fn is_well_formed(name: &[u8]) -> bool {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        (1..=Self::MAX).contains(&name.len()) && name.bytes().all(plain)
+        (1..=Self::MAX).contains(&name.len()) && name.iter().copied().all(plain)
     }
 }
 
@@ -243,17 +243,17 @@ impl Counters {
 
     /// The key of a named counter, `visits:NAME`, if the name is allowed.
     #[must_use]
-    pub fn named(&self, name: &str) -> Option<Key> {
+    pub fn named(&self, name: &[u8]) -> Option<Key> {
         let allowed = match &self.names {
             Names::Any => Names::is_well_formed(name),
-            Names::These(names) => names.iter().any(|allowed| allowed == name),
+            Names::These(names) => names.iter().any(|allowed| allowed.as_bytes() == name),
         };
         if !allowed {
             return None;
         }
         let mut key = [0; Key::MAX];
         let mut length = 0;
-        for part in [self.main.as_bytes(), b":", name.as_bytes()] {
+        for part in [self.main.as_bytes(), b":", name] {
             key.get_mut(length..length + part.len())?.copy_from_slice(part);
             length += part.len();
         }

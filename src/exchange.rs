@@ -66,6 +66,8 @@ pub enum Want {
 #[derive(Default)]
 pub struct Exchange {
     state: State,
+    /// The request whose answer is due, in any state but the first and the last.
+    turn: Turn,
     /// So much of what is unread holds no whole head.
     searched: usize,
     /// Turns finished: requests, or runs of visits.
@@ -76,13 +78,14 @@ pub struct Exchange {
 enum State {
     #[default]
     Head,
-    Body(Turn, Body),
-    Asked(Turn, i64),
+    Body(Body),
+    /// The store is asked for so many visits.
+    Asked(i64),
     Closed,
 }
 
-/// A request whose answer is due.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// A request, as far as its answer depends on it.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Turn {
     plan: Plan,
     connection: Connection,
@@ -97,8 +100,8 @@ impl Exchange {
             }
             let step = match self.state {
                 State::Head => self.head(site, wire),
-                State::Body(turn, body) => self.body(turn, body, site, now, wire),
-                State::Asked(turn, visits) => Ok(Some(Want::Total(turn.ask(visits)))),
+                State::Body(body) => self.body(body, site, now, wire),
+                State::Asked(visits) => Ok(Some(Want::Total(self.turn.ask(visits)))),
                 State::Closed => Ok(Some(Want::Close)),
             };
             match step {
@@ -111,12 +114,12 @@ impl Exchange {
 
     /// Takes the store's answer to [`Want::Total`].
     pub fn answer(&mut self, total: Result<i64, Fault>, site: &Site, now: &Now, wire: &mut Wire) {
-        let State::Asked(turn, visits) = self.state else { return };
+        let State::Asked(visits) = self.state else { return };
         for place in 1..visits {
             // The store gave the number of the last.
-            turn.answer(total.map(|total| total.wrapping_sub(visits - place)), site, now, wire);
+            self.turn.answer(total.map(|total| total.wrapping_sub(visits - place)), site, now, wire);
         }
-        self.finish(turn, total, site, now, wire);
+        self.finish(total, site, now, wire);
     }
 
     /// Refuses a request that has begun and does not come to its end in time.
@@ -124,7 +127,7 @@ impl Exchange {
         self.refuse(http::TIMED_OUT, site, now, wire);
     }
 
-    fn head(&mut self, site: &Site, wire: &mut Wire) -> Result<Option<Want>, Reject> {
+    fn head(&mut self, site: &Site, wire: &mut Wire) -> Result<Option<Want>, &'static Reject> {
         let Some((turn, framing, used)) = self.read(site, wire)? else {
             return Ok(Some(if wire.unread().is_empty() { Want::Request } else { Want::Bytes(self.served + 1) }));
         };
@@ -132,12 +135,13 @@ impl Exchange {
         if framing.expects && wire.unread().is_empty() {
             http::go_on(wire.output());
         }
-        self.state = State::Body(turn, framing.body);
+        self.turn = turn;
+        self.state = State::Body(framing.body);
         Ok(None)
     }
 
     /// Reads the next head, if it is there. Half a head is not read again before another line of it has come.
-    fn read(&mut self, site: &Site, wire: &Wire) -> Result<Option<(Turn, Framing, usize)>, Reject> {
+    fn read(&mut self, site: &Site, wire: &Wire) -> Result<Option<(Turn, Framing, usize)>, &'static Reject> {
         let unread = wire.unread();
         if unread[self.searched..].contains(&b'\n')
             && let Some((head, used)) = http::head(unread)?
@@ -152,34 +156,33 @@ impl Exchange {
 
     fn body(
         &mut self,
-        turn: Turn,
         mut body: Body,
         site: &Site,
         now: &Now,
         wire: &mut Wire,
-    ) -> Result<Option<Want>, Reject> {
+    ) -> Result<Option<Want>, &'static Reject> {
         let used = body.skip(wire.unread())?;
         wire.consume(used);
         if !body.is_over() {
-            self.state = State::Body(turn, body);
+            self.state = State::Body(body);
             return Ok(Some(Want::Bytes(self.served + 1)));
         }
-        if turn.asks(now) {
-            self.state = State::Asked(turn, self.run(turn, site, wire));
+        if self.turn.asks(now) {
+            self.state = State::Asked(self.run(site, wire));
         } else {
-            self.finish(turn, Ok(0), site, now, wire);
+            self.finish(Ok(0), site, now, wire);
         }
         Ok(None)
     }
 
     /// Takes the requests behind a visit that are just like it, and says how many visits it then is.
-    fn run(&mut self, turn: Turn, site: &Site, wire: &mut Wire) -> i64 {
+    fn run(&mut self, site: &Site, wire: &mut Wire) -> i64 {
         let mut visits = 1;
-        while let Act::Count(_) = turn.plan.act
-            && turn.connection != Connection::Close
+        while let Act::Count(_) = self.turn.plan.act
+            && self.turn.connection != Connection::Close
             && visits < MAX_RUN
             && let Ok(Some((next, framing, used))) = self.read(site, wire)
-            && next == turn
+            && next == self.turn
             && framing.body.is_over()
         {
             wire.consume(used);
@@ -191,15 +194,17 @@ impl Exchange {
     }
 
     /// Writes the last answer that is due, and decides whether another request may follow.
-    fn finish(&mut self, turn: Turn, total: Result<i64, Fault>, site: &Site, now: &Now, wire: &mut Wire) {
-        let connection = if now.closing { Connection::Close } else { turn.connection };
-        Turn { connection, ..turn }.answer(total, site, now, wire);
+    fn finish(&mut self, total: Result<i64, Fault>, site: &Site, now: &Now, wire: &mut Wire) {
+        if now.closing {
+            self.turn.connection = Connection::Close;
+        }
+        self.turn.answer(total, site, now, wire);
         self.served += 1;
-        self.state = if connection == Connection::Close { State::Closed } else { State::Head };
+        self.state = if self.turn.connection == Connection::Close { State::Closed } else { State::Head };
     }
 
-    fn refuse(&mut self, reject: Reject, site: &Site, now: &Now, wire: &mut Wire) {
-        let answer = Answer { connection: Connection::Close, ..plain(reject.status, Form::Text) };
+    fn refuse(&mut self, reject: &Reject, site: &Site, now: &Now, wire: &mut Wire) {
+        let answer = Answer { status: reject.status, connection: Connection::Close, ..plain(Form::Text) };
         let body = render::line(Form::Text, "error", [reject.words, ""]);
         http::answer(wire.output(), &answer, &now.date, &site.served_by, &body);
         self.state = State::Closed;
@@ -227,33 +232,46 @@ impl Turn {
     /// Writes the answer; `total` is the store's, where it was asked.
     fn answer(&self, total: Result<i64, Fault>, site: &Site, now: &Now, wire: &mut Wire) {
         let Plan { act, form, bare } = self.plan;
-        let mut write = |answer: Answer, body: &[&[u8]]| {
-            let answer = Answer { bare, connection: self.connection, ..answer };
-            http::answer(wire.output(), &answer, &now.date, &site.served_by, body);
-        };
+        let mut answer = Answer { bare, connection: self.connection, ..plain(form) };
         let number = total.map(Decimal::new);
-        let (ok, number) = (plain(OK, form), number.as_ref().map_err(|fault| *fault));
-        let error = |words| render::line(form, "error", words);
-        match (act, number) {
-            (Act::Welcome(key), number) => write(ok, &site.welcome.page(form, &key, number)),
-            (Act::Count(key) | Act::Total(key), Ok(number)) => write(ok, &render::count(form, &key, number)),
-            (Act::Ready, _) if now.leaving => write(away(form), &error(["not ready: this server is about to go", ""])),
-            (Act::Live, _) => write(ok, &render::line(form, "status", ["alive", ""])),
-            (Act::Ready, Ok(_)) => write(ok, &render::line(form, "status", ["ready", ""])),
-            (Act::Count(_), Err(Fault::Lost)) => {
-                write(plain(IN_DOUBT, form), &error([DOUBT, render::why(Fault::Lost)]))
+        let body = match (&act, &number) {
+            (Act::Welcome(key), number) => site.welcome.page(form, key, number),
+            (Act::Count(key) | Act::Total(key), Ok(number)) => render::count(form, key, number),
+            (Act::Icon, _) => {
+                answer = Answer { status: Status::NoContent, media: None, cache: A_DAY, ..answer };
+                render::Body::new(&[])
             }
-            (Act::Count(_), Err(fault)) => write(away(form), &error(["not counted, try again: ", render::why(fault)])),
-            (Act::Total(_), Err(fault)) => write(away(form), &error(["no total, try again: ", render::why(fault)])),
-            (Act::Ready, Err(fault)) => write(away(form), &error(["not ready: ", render::why(fault)])),
-            (Act::Icon, _) => write(Answer { media: None, cache: A_DAY, ..plain(NO_CONTENT, form) }, &[]),
-            (Act::Robots, _) => write(Answer { cache: A_DAY, ..plain(OK, Form::Text) }, &[ROBOTS]),
-            (Act::Unknown, _) => write(plain(NOT_FOUND, form), &error(["nothing is here: try /count or /total", ""])),
-            (Act::Allow(methods), _) => {
-                let answer = Answer { allow: Some(methods), ..plain(NOT_ALLOWED, form) };
-                write(answer, &error(["this method is not allowed here: use one of ", methods]));
+            (Act::Robots, _) => {
+                answer = Answer { media: Some(Form::Text.media()), cache: A_DAY, ..answer };
+                render::Body::new(&[ROBOTS])
             }
+            _ => {
+                let (status, words) = said(act, total, now.leaving);
+                answer.status = status;
+                if let Act::Allow(methods) = act {
+                    answer.allow = Some(methods);
+                }
+                render::line(form, if status == Status::Ok { "status" } else { "error" }, words)
+            }
+        };
+        http::answer(wire.output(), &answer, &now.date, &site.served_by, &body);
+    }
+}
+
+/// What is said in one line: how it is, or what is wrong and what to do.
+fn said(act: Act, total: Result<i64, Fault>, leaving: bool) -> (Status, [&'static str; 2]) {
+    match (act, total) {
+        (Act::Live, _) => (Status::Ok, ["alive", ""]),
+        (Act::Ready, _) if leaving => (Status::Unavailable, ["not ready: this server is about to go", ""]),
+        (Act::Ready, Ok(_)) => (Status::Ok, ["ready", ""]),
+        (Act::Ready, Err(fault)) => (Status::Unavailable, ["not ready: ", render::why(fault)]),
+        (Act::Count(_), Err(Fault::Lost)) => (Status::InDoubt, [DOUBT, render::why(Fault::Lost)]),
+        (Act::Count(_), Err(fault)) => (Status::Unavailable, ["not counted, try again: ", render::why(fault)]),
+        (Act::Total(_), Err(fault)) => (Status::Unavailable, ["no total, try again: ", render::why(fault)]),
+        (Act::Allow(methods), _) => {
+            (Status::NotAllowed, ["this method is not allowed here: use one of ", methods])
         }
+        _ => (Status::NotFound, ["nothing is here: try /count or /total", ""]),
     }
 }
 
@@ -266,30 +284,17 @@ fn connection(framing: &Framing) -> Connection {
     }
 }
 
-/// An answer as most are: of this moment only.
-fn plain(status: Status, form: Form) -> Answer {
+/// An answer as most are: a good one, and of this moment only.
+fn plain(form: Form) -> Answer {
     Answer {
-        status,
+        status: Status::Ok,
         media: Some(form.media()),
         cache: "no-store",
         allow: None,
-        retry_after: None,
         bare: false,
         connection: Connection::Open,
     }
 }
-
-/// Surely not counted: to be tried again, here or elsewhere.
-fn away(form: Form) -> Answer {
-    Answer { retry_after: Some(1), ..plain(UNAVAILABLE, form) }
-}
-
-const OK: Status = Status("200 OK");
-const NO_CONTENT: Status = Status("204 No Content");
-const NOT_FOUND: Status = Status("404 Not Found");
-const NOT_ALLOWED: Status = Status("405 Method Not Allowed");
-const UNAVAILABLE: Status = Status("503 Service Unavailable");
-const IN_DOUBT: Status = Status("504 Gateway Timeout");
 
 const DOUBT: &str = "this visit may have been counted, do not repeat it: ";
 

@@ -18,11 +18,51 @@ use bytes::{BufMut, BytesMut};
 use crate::counter::Decimal;
 use crate::date::Date;
 
-/// A status line's code and reason.
+/// What an answer is, in a number and a reason (RFC 9110, section 15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Status(pub &'static str);
+#[expect(missing_docs, reason = "Status::line says each")]
+pub enum Status {
+    Ok,
+    NoContent,
+    BadRequest,
+    NotFound,
+    NotAllowed,
+    TimedOut,
+    TooMuch,
+    TooLong,
+    Unexpected,
+    TooLarge,
+    NotImplemented,
+    Unavailable,
+    InDoubt,
+    Version,
+}
 
-/// A request that is not served. The connection cannot be trusted any further.
+impl Status {
+    /// Code and reason.
+    #[must_use]
+    pub fn line(self) -> &'static str {
+        match self {
+            Self::Ok => "200 OK",
+            Self::NoContent => "204 No Content",
+            Self::BadRequest => "400 Bad Request",
+            Self::NotFound => "404 Not Found",
+            Self::NotAllowed => "405 Method Not Allowed",
+            Self::TimedOut => "408 Request Timeout",
+            Self::TooMuch => "413 Content Too Large",
+            Self::TooLong => "414 URI Too Long",
+            Self::Unexpected => "417 Expectation Failed",
+            Self::TooLarge => "431 Request Header Fields Too Large",
+            Self::NotImplemented => "501 Not Implemented",
+            Self::Unavailable => "503 Service Unavailable",
+            Self::InDoubt => "504 Gateway Timeout",
+            Self::Version => "505 HTTP Version Not Supported",
+        }
+    }
+}
+
+/// A request that is not served. The connection cannot be trusted any further. All that there are stand in constants,
+/// so that to refuse is to hand on one reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reject {
     /// What the answer says.
@@ -31,12 +71,12 @@ pub struct Reject {
     pub words: &'static str,
 }
 
-const fn reject(status: &'static str, words: &'static str) -> Reject {
-    Reject { status: Status(status), words }
+const fn reject(status: Status, words: &'static str) -> Reject {
+    Reject { status, words }
 }
 
 const fn bad(words: &'static str) -> Reject {
-    reject("400 Bad Request", words)
+    reject(Status::BadRequest, words)
 }
 
 /// The methods that a counter has to tell apart (RFC 9110, section 9).
@@ -57,7 +97,7 @@ pub struct Head<'a> {
     /// The method.
     pub method: Method,
     /// The target's path, as it was sent, without the query.
-    pub path: &'a str,
+    pub path: &'a [u8],
     /// The `Accept` fields, empty where there is none.
     pub accept: [&'a [u8]; MAX_ACCEPT],
     /// Marked as fetched ahead of a visit that may never come (`Sec-Purpose`, `Purpose`, `X-Moz`).
@@ -84,17 +124,17 @@ pub struct Framing {
 /// # Errors
 /// A [`Reject`] as soon as it is certain. Whether a head that fills all the room there is will ever be whole is for the
 /// caller to say: see [`overflow`].
-pub fn head(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, Reject> {
+pub fn head(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, &'static Reject> {
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut []);
     let used = match request.parse_with_uninit_headers(bytes, &mut fields) {
         Ok(httparse::Status::Complete(used)) => used,
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::Version) if names_http(bytes) => {
-            return Err(reject("505 HTTP Version Not Supported", "the versions spoken here are HTTP/1.1 and HTTP/1.0"));
+            return Err(OTHER_VERSION);
         }
         Err(httparse::Error::TooManyHeaders) => return Err(TOO_LARGE),
-        Err(_) => return Err(bad("this is not a well-formed HTTP/1.1 request")),
+        Err(_) => return Err(MALFORMED),
     };
     let (method, target) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
     let method = self::method(method)?;
@@ -108,7 +148,7 @@ pub fn head(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, Reject> {
     let old = request.version == Some(0);
     let head = Head {
         method,
-        path: path(method, target)?,
+        path: path(method, target.as_bytes())?,
         accept: read.accept,
         prefetch: read.prefetch,
         framing: read.framing(old)?,
@@ -124,47 +164,50 @@ fn names_http(bytes: &[u8]) -> bool {
 
 /// The reject for an incomplete head that has no room to grow: its target is too long, or its fields too large.
 #[must_use]
-pub fn overflow(bytes: &[u8]) -> Reject {
+pub fn overflow(bytes: &[u8]) -> &'static Reject {
     match bytes.trim_ascii_start() {
-        [] => bad("empty lines are no request"),
+        [] => EMPTY,
         head if head.contains(&b'\n') => TOO_LARGE,
         _ => TOO_LONG,
     }
 }
 
 /// Telling a known method that is not allowed here from an unknown one (RFC 9110, section 9.1).
-fn method(name: &str) -> Result<Method, Reject> {
+fn method(name: &str) -> Result<Method, &'static Reject> {
     match name {
         "GET" => Ok(Method::Get),
         "HEAD" => Ok(Method::Head),
         "POST" => Ok(Method::Post),
         "CONNECT" | "DELETE" | "OPTIONS" | "PATCH" | "PUT" | "TRACE" => Ok(Method::Other),
-        _ => Err(reject("501 Not Implemented", "this method is not known here: use GET")),
+        _ => Err(UNKNOWN_METHOD),
     }
 }
 
 /// The path of a target in any of its four forms (RFC 9112, section 3.2).
-fn path(method: Method, target: &str) -> Result<&str, Reject> {
-    const WRONG: Reject = bad("the request target has to begin with a slash");
-    let rest = if target.starts_with('/') {
+fn path(method: Method, target: &[u8]) -> Result<&[u8], &'static Reject> {
+    let rest = if target.starts_with(b"/") {
         target
     } else if method == Method::Other {
         return Ok(target);
     } else {
-        let scheme = target.get(..7).ok_or(WRONG)?;
-        if !scheme.eq_ignore_ascii_case("http://") {
-            return Err(WRONG);
+        let (scheme, authority) = target.split_at_checked(7).ok_or(NO_PATH)?;
+        if !scheme.eq_ignore_ascii_case(b"http://") {
+            return Err(NO_PATH);
         }
-        let authority = &target[7..];
-        let end = authority.find(['/', '?']).unwrap_or(authority.len());
-        let host = &authority.as_bytes()[..end];
+        let (host, rest) = split_before(authority, b"/?");
         if matches!(host, [] | [b':', ..]) || !is_host(host) {
-            return Err(WRONG);
+            return Err(NO_PATH);
         }
-        &authority[end..]
+        rest
     };
-    let path = rest.split(['?', '#']).next().unwrap_or_default();
-    Ok(if path.is_empty() { "/" } else { path })
+    let (path, _) = split_before(rest, b"?#");
+    Ok(if path.is_empty() { b"/" } else { path })
+}
+
+/// Splits before the first of these bytes, or at the end.
+fn split_before<'a>(bytes: &'a [u8], ends: &[u8]) -> (&'a [u8], &'a [u8]) {
+    let end = bytes.iter().position(|byte| ends.contains(byte)).unwrap_or(bytes.len());
+    bytes.split_at(end)
 }
 
 /// What the fields of one head have said so far.
@@ -181,11 +224,11 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn take(&mut self, name: &str, value: &'a [u8]) -> Result<(), Reject> {
+    fn take(&mut self, name: &str, value: &'a [u8]) -> Result<(), &'static Reject> {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         if is("host") {
             let first = !std::mem::replace(&mut self.host, true);
-            return if first && is_host(value) { Ok(()) } else { Err(bad("one valid Host field is needed")) };
+            return if first && is_host(value) { Ok(()) } else { Err(NO_HOST) };
         } else if is("accept") {
             if let Some(free) = self.accept.iter_mut().find(|field| field.is_empty()) {
                 *free = value;
@@ -194,20 +237,20 @@ impl<'a> Fields<'a> {
             self.close |= has_token(value, "close");
             self.keep_alive |= has_token(value, "keep-alive");
         } else if is("content-length") {
-            let length = decimal(value).ok_or(bad("the Content-Length is not a number"))?;
+            let length = decimal(value).ok_or(NO_LENGTH)?;
             if self.length.replace(length).is_some() {
-                return Err(bad("one Content-Length is enough"));
+                return Err(TWO_LENGTHS);
             }
         } else if is("transfer-encoding") {
             if !value.eq_ignore_ascii_case(b"chunked") {
-                return Err(reject("501 Not Implemented", "the only transfer coding known here is chunked"));
+                return Err(UNKNOWN_CODING);
             }
             if std::mem::replace(&mut self.chunked, true) {
-                return Err(bad("one Transfer-Encoding is enough"));
+                return Err(TWO_CODINGS);
             }
         } else if is("expect") {
             if !value.eq_ignore_ascii_case(b"100-continue") {
-                return Err(reject("417 Expectation Failed", "the only expectation known here is 100-continue"));
+                return Err(UNEXPECTED);
             }
             self.expects = true;
         } else if is("sec-purpose") || is("purpose") || is("x-moz") {
@@ -216,13 +259,13 @@ impl<'a> Fields<'a> {
         Ok(())
     }
 
-    fn framing(&self, old: bool) -> Result<Framing, Reject> {
+    fn framing(&self, old: bool) -> Result<Framing, &'static Reject> {
         if !self.host && !old {
-            return Err(bad("one valid Host field is needed"));
+            return Err(NO_HOST);
         }
         let body = match (self.chunked, self.length) {
-            (true, Some(_)) => return Err(bad("Content-Length and Transfer-Encoding contradict each other")),
-            (true, None) if old => return Err(bad("HTTP/1.0 has no Transfer-Encoding")),
+            (true, Some(_)) => return Err(TWO_ENDS),
+            (true, None) if old => return Err(OLD_CODING),
             (true, None) => Body { next: Part::Size, seen: 0 },
             (false, Some(length)) if length > MAX_BODY => return Err(TOO_MUCH),
             (false, Some(length)) => Body { next: Part::Length(length), seen: 0 },
@@ -239,22 +282,15 @@ impl<'a> Fields<'a> {
 
 /// `uri-host [ ":" port ]` or nothing (RFC 9110, section 7.2; RFC 3986, section 3.2.2).
 fn is_host(value: &[u8]) -> bool {
-    let (host, port) = match value {
-        [b'[', rest @ ..] => match rest.iter().position(|&byte| byte == b']') {
-            Some(end) => (is_ipv6(&rest[..end]), &rest[end + 1..]),
-            None => return false,
-        },
-        _ => {
-            let (name, port) = value.split_at(value.iter().position(|&byte| byte == b':').unwrap_or(value.len()));
-            (is_name(name), port)
-        }
+    let (host, port) = if let [b'[', rest @ ..] = value {
+        let (address, rest) = split_before(rest, b"]");
+        let [b']', port @ ..] = rest else { return false };
+        (is_ipv6(address), port)
+    } else {
+        let (name, port) = split_before(value, b":");
+        (is_name(name), port)
     };
-    let port = match port {
-        [] => true,
-        [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
-        _ => false,
-    };
-    host && port
+    host && matches!(port.split_first(), None | Some((b':', _))) && port.iter().skip(1).all(u8::is_ascii_digit)
 }
 
 /// The characters of an address in brackets.
@@ -325,7 +361,7 @@ impl Body {
     ///
     /// # Errors
     /// A [`Reject`] for a body that is too large, or whose end cannot be told for certain.
-    pub fn skip(&mut self, bytes: &[u8]) -> Result<usize, Reject> {
+    pub fn skip(&mut self, bytes: &[u8]) -> Result<usize, &'static Reject> {
         let mut used = 0;
         while !self.is_over() {
             let taken = self.step(&bytes[used..])?;
@@ -342,7 +378,7 @@ impl Body {
     }
 
     /// Takes one part, or as much of it as there is, or nothing.
-    fn step(&mut self, bytes: &[u8]) -> Result<usize, Reject> {
+    fn step(&mut self, bytes: &[u8]) -> Result<usize, &'static Reject> {
         if let Part::Length(left) | Part::Data(left) = &mut self.next {
             let used = bytes.len().min(*left as usize);
             *left -= used as u64;
@@ -353,15 +389,15 @@ impl Body {
         }
         let Some(line) = line(bytes)? else { return Ok(0) };
         self.next = match self.next {
-            Part::Size => match chunk_size(line).ok_or(bad("a chunk's size is not a hexadecimal number"))? {
+            Part::Size => match chunk_size(line).ok_or(NO_SIZE)? {
                 0 => Part::Trailer,
                 size if size > MAX_BODY => return Err(TOO_MUCH),
                 size => Part::Data(size),
             },
             Part::DataEnd if line.is_empty() => Part::Size,
-            Part::DataEnd => return Err(bad("a chunk is longer than its size")),
+            Part::DataEnd => return Err(LONG_CHUNK),
             Part::Trailer if line.is_empty() => Part::Length(0),
-            Part::Trailer if !is_field(line) => return Err(bad("a trailer is not a field")),
+            Part::Trailer if !is_field(line) => return Err(NO_FIELD),
             other => other,
         };
         Ok(line.len() + CRLF.len())
@@ -370,13 +406,13 @@ impl Body {
 
 /// The line at the front of `bytes`, without its end; `None` if it has not come whole. A body's lines end in CR LF and
 /// have neither in them: to be lenient here has let requests be smuggled.
-fn line(bytes: &[u8]) -> Result<Option<&[u8]>, Reject> {
+fn line(bytes: &[u8]) -> Result<Option<&[u8]>, &'static Reject> {
     let end = bytes.iter().position(|byte| CRLF.contains(byte));
     match end.map(|end| (&bytes[..end], &bytes[end..])) {
-        None if bytes.len() > MAX_LINE => Err(bad("a line of the body is too long")),
+        None if bytes.len() > MAX_LINE => Err(LONG_LINE),
         None | Some((_, b"\r")) => Ok(None),
         Some((line, [b'\r', b'\n', ..])) => Ok(Some(line)),
-        Some(_) => Err(bad("a line of the body does not end in CR LF")),
+        Some(_) => Err(NO_CRLF),
     }
 }
 
@@ -411,8 +447,6 @@ pub struct Answer {
     pub cache: &'static str,
     /// `Allow`, for the methods that a path knows (RFC 9110, section 15.5.6).
     pub allow: Option<&'static str>,
-    /// `Retry-After` in seconds.
-    pub retry_after: Option<u32>,
     /// Whether the body stays away although the fields describe it: the answer to `HEAD`.
     pub bare: bool,
     /// What becomes of the connection.
@@ -420,9 +454,10 @@ pub struct Answer {
 }
 
 /// What an answer says of its connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Connection {
     /// It stays open, as is usual in HTTP/1.1.
+    #[default]
     Open,
     /// It stays open, which an HTTP/1.0 client has to be told.
     KeepAlive,
@@ -430,12 +465,12 @@ pub enum Connection {
     Close,
 }
 
-/// Appends an answer. `date` is the second in which it is made, `served_by` names us, and `body` comes in pieces, so
+/// Appends an answer; one that is unavailable may be asked for again in a second. `date` is the second in which it is made, `served_by` names us, and `body` comes in pieces, so
 /// that its length is known before it is written.
 pub fn answer(out: &mut BytesMut, answer: &Answer, date: &[u8], served_by: &str, body: &[&[u8]]) {
     let length: usize = body.iter().map(|piece| piece.len()).sum();
     out.reserve(USUAL_HEAD + length);
-    for piece in ["HTTP/1.1 ", answer.status.0, "\r\nDate: "] {
+    for piece in ["HTTP/1.1 ", answer.status.line(), "\r\nDate: "] {
         out.put_slice(piece.as_bytes());
     }
     out.put_slice(date);
@@ -448,8 +483,8 @@ pub fn answer(out: &mut BytesMut, answer: &Answer, date: &[u8], served_by: &str,
     if let Some(allow) = answer.allow {
         field(out, "Allow", allow.as_bytes());
     }
-    if let Some(seconds) = answer.retry_after {
-        field(out, "Retry-After", &Decimal::new(i64::from(seconds)));
+    if answer.status == Status::Unavailable {
+        field(out, "Retry-After", b"1");
     }
     match answer.connection {
         Connection::Open => {}
@@ -504,9 +539,9 @@ pub fn probe(path: &str) -> Vec<u8> {
 /// Reads an answer that was closed by its end of the connection: its code, and the last line of its body.
 #[must_use]
 pub fn probed(answer: &[u8]) -> Option<(&str, &str)> {
-    let answer = std::str::from_utf8(answer).ok()?;
-    let code = answer.strip_prefix("HTTP/1.1 ")?.get(..3)?;
-    Some((code, answer.trim_end().lines().next_back()?))
+    let code = answer.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
+    let last = answer.trim_ascii_end().rsplit(|&byte| byte == b'\n').next()?;
+    Some((str::from_utf8(code).ok()?, str::from_utf8(last).ok()?))
 }
 
 /// From the first of January 1970 on.
@@ -521,12 +556,30 @@ const LAST_SECOND: u64 = 253_402_300_799;
 
 const CRLF: &[u8] = b"\r\n";
 
-const TOO_LONG: Reject = reject("414 URI Too Long", "the request target is too long");
-const TOO_LARGE: Reject = reject("431 Request Header Fields Too Large", "the request has too many or too large fields");
-const TOO_MUCH: Reject = reject("413 Content Too Large", "a visit needs no body: send less");
+const OTHER_VERSION: &Reject = &reject(Status::Version, "the versions spoken here are HTTP/1.1 and HTTP/1.0");
+const MALFORMED: &Reject = &bad("this is not a well-formed HTTP/1.1 request");
+const EMPTY: &Reject = &bad("empty lines are no request");
+const UNKNOWN_METHOD: &Reject = &reject(Status::NotImplemented, "this method is not known here: use GET");
+const NO_PATH: &Reject = &bad("the request target has to begin with a slash");
+const NO_HOST: &Reject = &bad("one valid Host field is needed");
+const NO_LENGTH: &Reject = &bad("the Content-Length is not a number");
+const TWO_LENGTHS: &Reject = &bad("one Content-Length is enough");
+const UNKNOWN_CODING: &Reject = &reject(Status::NotImplemented, "the only transfer coding known here is chunked");
+const TWO_CODINGS: &Reject = &bad("one Transfer-Encoding is enough");
+const UNEXPECTED: &Reject = &reject(Status::Unexpected, "the only expectation known here is 100-continue");
+const TWO_ENDS: &Reject = &bad("Content-Length and Transfer-Encoding contradict each other");
+const OLD_CODING: &Reject = &bad("HTTP/1.0 has no Transfer-Encoding");
+const NO_SIZE: &Reject = &bad("a chunk's size is not a hexadecimal number");
+const LONG_CHUNK: &Reject = &bad("a chunk is longer than its size");
+const NO_FIELD: &Reject = &bad("a trailer is not a field");
+const LONG_LINE: &Reject = &bad("a line of the body is too long");
+const NO_CRLF: &Reject = &bad("a line of the body does not end in CR LF");
+const TOO_LONG: &Reject = &reject(Status::TooLong, "the request target is too long");
+const TOO_LARGE: &Reject = &reject(Status::TooLarge, "the request has too many or too large fields");
+const TOO_MUCH: &Reject = &reject(Status::TooMuch, "a visit needs no body: send less");
 
 /// For a request that does not come to its end in time.
-pub const TIMED_OUT: Reject = reject("408 Request Timeout", "the request did not arrive in time");
+pub const TIMED_OUT: &Reject = &reject(Status::TimedOut, "the request did not arrive in time");
 
 /// Longest request target in bytes.
 pub const MAX_TARGET: usize = 2 * 1024;

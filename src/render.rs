@@ -3,12 +3,15 @@
 //! A body is a handful of slices, most of them constant, so that its length is known and nothing is copied before it
 //! goes to the output.
 
+use std::ops::Deref;
+
 use crate::counter::{Decimal, Fault, Key};
 
 /// How an answer is said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Form {
     /// A bare number and a newline, for scripts: `n=$(curl -s localhost/count)`.
+    #[default]
     Text,
     /// An object on one line.
     Json,
@@ -66,15 +69,41 @@ fn weight(parameter: &[u8]) -> Option<u32> {
 /// The weight of what has none.
 const FULL: u32 = 1000;
 
-/// A body in pieces, some of them empty.
-pub type Body<'a> = [&'a [u8]; 9];
+/// A body in pieces, to be written one after the other.
+pub struct Body<'a> {
+    pieces: [&'a [u8]; MAX_PIECES],
+    length: usize,
+}
+
+impl<'a> Body<'a> {
+    /// Takes nine pieces at most.
+    #[must_use]
+    pub fn new(some: &[&'a [u8]]) -> Self {
+        let mut pieces: [&[u8]; MAX_PIECES] = [b""; MAX_PIECES];
+        for (piece, given) in pieces.iter_mut().zip(some) {
+            *piece = given;
+        }
+        Self { pieces, length: some.len() }
+    }
+}
+
+/// Most pieces in one body.
+const MAX_PIECES: usize = 9;
+
+impl<'a> Deref for Body<'a> {
+    type Target = [&'a [u8]];
+
+    fn deref(&self) -> &Self::Target {
+        self.pieces.get(..self.length).unwrap_or_default()
+    }
+}
 
 /// One number: a visitor's own, or the total.
 #[must_use]
 pub fn count<'a>(form: Form, key: &'a Key, number: &'a Decimal) -> Body<'a> {
     match form {
-        Form::Text => pieces([number, b"\n"]),
-        Form::Json => pieces([br#"{"counter":""#, key.as_bytes(), br#"","count":"#, number, b"}\n"]),
+        Form::Text => Body::new(&[number, b"\n"]),
+        Form::Json => Body::new(&[br#"{"counter":""#, key.as_bytes(), br#"","count":"#, number, b"}\n"]),
     }
 }
 
@@ -83,8 +112,8 @@ pub fn count<'a>(form: Form, key: &'a Key, number: &'a Decimal) -> Body<'a> {
 pub fn line<'a>(form: Form, name: &'static str, words: [&'a str; 2]) -> Body<'a> {
     let words = words.map(str::as_bytes);
     match form {
-        Form::Text => pieces([words[0], words[1], b"\n"]),
-        Form::Json => pieces([br#"{""#, name.as_bytes(), br#"":""#, words[0], words[1], b"\"}\n"]),
+        Form::Text => Body::new(&[words[0], words[1], b"\n"]),
+        Form::Json => Body::new(&[br#"{""#, name.as_bytes(), br#"":""#, words[0], words[1], b"\"}\n"]),
     }
 }
 
@@ -98,26 +127,34 @@ impl Welcome {
     /// Takes any text; control characters become spaces.
     #[must_use]
     pub fn new(text: &str) -> Self {
-        let text: String = text.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
-        let json = text.replace('\\', r"\\").replace('"', "\\\"");
-        Self { text, json }
+        let mut welcome = Self { text: String::new(), json: String::new() };
+        for char in text.chars() {
+            let char = if char.is_control() { ' ' } else { char };
+            welcome.text.push(char);
+            if matches!(char, '"' | '\\') {
+                welcome.json.push('\\');
+            }
+            welcome.json.push(char);
+        }
+        welcome
     }
 
     /// The start page: the sentence, and the total or why there is none.
     #[must_use]
-    pub fn page<'a>(&'a self, form: Form, key: &'a Key, total: Result<&'a Decimal, Fault>) -> Body<'a> {
+    pub fn page<'a>(&'a self, form: Form, key: &'a Key, total: &'a Result<Decimal, Fault>) -> Body<'a> {
         match (form, total) {
-            (Form::Text, Ok(total)) => pieces([self.text.as_bytes(), b"\nvisits so far: ", total, b"\n"]),
+            (Form::Text, Ok(total)) => Body::new(&[self.text.as_bytes(), b"\nvisits so far: ", total, b"\n"]),
             (Form::Text, Err(fault)) => {
-                pieces([self.text.as_bytes(), b"\nno count right now: ", why(fault).as_bytes(), b"\n"])
+                Body::new(&[self.text.as_bytes(), b"\nno count right now: ", why(*fault).as_bytes(), b"\n"])
             }
             (Form::Json, total) => {
                 let (number, before, why, end) = match total {
                     Ok(total) => (&**total, &b""[..], "", &b"}\n"[..]),
-                    Err(fault) => (&b"null"[..], &br#","error":""#[..], why(fault), &b"\"}\n"[..]),
+                    Err(fault) => (&b"null"[..], &br#","error":""#[..], why(*fault), &b"\"}\n"[..]),
                 };
                 let (start, welcome, counter) = (br#"{"welcome":""#, self.json.as_bytes(), br#"","counter":""#);
-                [start, welcome, counter, key.as_bytes(), br#"","count":"#, number, before, why.as_bytes(), end]
+                let (key, why) = (key.as_bytes(), why.as_bytes());
+                Body::new(&[start, welcome, counter, key, br#"","count":"#, number, before, why, end])
             }
         }
     }
@@ -132,12 +169,6 @@ pub fn why(fault: Fault) -> &'static str {
         Fault::Lost => "the store did not say in time",
         Fault::Refused(cause) => cause.words(),
     }
-}
-
-fn pieces<'a, const N: usize>(some: [&'a [u8]; N]) -> Body<'a> {
-    let mut all: Body<'a> = [b""; 9];
-    all[..N].copy_from_slice(&some);
-    all
 }
 
 #[cfg(test)]
@@ -172,8 +203,7 @@ mod tests {
         let welcome = Welcome::new("say \"hi\"\\\nthere");
         let key = Key::new(b"visits").expect("a good name");
         let page = |form, total: Result<i64, Fault>| {
-            let number = total.map(Decimal::new);
-            let body = welcome.page(form, &key, number.as_ref().map_err(|fault| *fault)).concat();
+            let body = welcome.page(form, &key, &total.map(Decimal::new)).concat();
             String::from_utf8(body).expect("UTF-8")
         };
         assert_eq!(page(Form::Text, Ok(3)), "say \"hi\"\\ there\nvisits so far: 3\n");

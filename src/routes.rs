@@ -5,7 +5,7 @@ use crate::http::{Head, Method};
 use crate::render::Form;
 
 /// What a request is for, and in which form it wants its answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// What to do.
     pub act: Act,
@@ -16,7 +16,7 @@ pub struct Plan {
 }
 
 /// What can be asked of this server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Act {
     /// The welcome, with the total so far.
     Welcome(Key),
@@ -33,6 +33,7 @@ pub enum Act {
     /// What crawlers may follow.
     Robots,
     /// Nothing is here.
+    #[default]
     Unknown,
     /// Something is here, but only for these methods.
     Allow(&'static str),
@@ -58,23 +59,23 @@ pub fn plan(head: &Head<'_>, counters: &Counters) -> Plan {
     Plan { act, form: Form::choose(&head.accept), bare: head.method == Method::Head }
 }
 
-fn act(path: &str, counters: &Counters) -> Act {
+fn act(path: &[u8], counters: &Counters) -> Act {
     match path {
-        "/" => Act::Welcome(counters.main),
-        "/count" => Act::Count(counters.main),
-        "/total" => Act::Total(counters.main),
-        "/livez" => Act::Live,
-        "/readyz" => Act::Ready,
-        "/favicon.ico" => Act::Icon,
-        "/robots.txt" => Act::Robots,
+        b"/" => Act::Welcome(counters.main),
+        b"/count" => Act::Count(counters.main),
+        b"/total" => Act::Total(counters.main),
+        b"/livez" => Act::Live,
+        b"/readyz" => Act::Ready,
+        b"/favicon.ico" => Act::Icon,
+        b"/robots.txt" => Act::Robots,
         _ => named(path, counters).unwrap_or(Act::Unknown),
     }
 }
 
-fn named(path: &str, counters: &Counters) -> Option<Act> {
-    let (act, name): (fn(Key) -> Act, _) = match path.strip_prefix("/count/") {
+fn named(path: &[u8], counters: &Counters) -> Option<Act> {
+    let (act, name): (fn(Key) -> Act, _) = match path.strip_prefix(b"/count/") {
         Some(name) => (Act::Count, name),
-        None => (Act::Total, path.strip_prefix("/total/")?),
+        None => (Act::Total, path.strip_prefix(b"/total/")?),
     };
     counters.named(name).map(act)
 }
