@@ -60,25 +60,33 @@ pub fn plan(head: &Head<'_>, counters: &Counters) -> Plan {
 }
 
 fn act(path: &[u8], counters: &Counters) -> Act {
-    match path {
-        b"/" => Act::Welcome(counters.main),
-        b"/count" => Act::Count(counters.main),
-        b"/total" => Act::Total(counters.main),
-        b"/livez" => Act::Live,
-        b"/readyz" => Act::Ready,
-        b"/favicon.ico" => Act::Icon,
-        b"/robots.txt" => Act::Robots,
-        _ => named(path, counters).unwrap_or(Act::Unknown),
+    match PATHS.iter().find(|(known, _)| known.as_bytes() == path) {
+        Some((_, act)) => act(counters.main),
+        None => named(path, counters).unwrap_or(Act::Unknown),
     }
 }
 
 fn named(path: &[u8], counters: &Counters) -> Option<Act> {
-    let (act, name): (fn(Key) -> Act, _) = match path.strip_prefix(b"/count/") {
+    let (act, name): (ActOn, _) = match path.strip_prefix(b"/count/") {
         Some(name) => (Act::Count, name),
         None => (Act::Total, path.strip_prefix(b"/total/")?),
     };
     counters.named(name).map(act)
 }
+
+/// Makes an act of the counter that it may be about.
+type ActOn = fn(Key) -> Act;
+
+/// The paths that have no name in them.
+const PATHS: [(&str, ActOn); 7] = [
+    ("/count", Act::Count),
+    ("/", Act::Welcome),
+    ("/total", Act::Total),
+    ("/livez", |_| Act::Live),
+    ("/readyz", |_| Act::Ready),
+    ("/favicon.ico", |_| Act::Icon),
+    ("/robots.txt", |_| Act::Robots),
+];
 
 /// `Allow` of whatever only shows something.
 const READING: &str = "GET, HEAD";
