@@ -13,8 +13,6 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::{BufMut, BytesMut};
-
 use crate::counter::Decimal;
 use crate::date::Date;
 
@@ -467,13 +465,13 @@ pub enum Connection {
 
 /// Appends an answer; one that is unavailable may be asked for again in a second. `date` is the second in which it is made, `served_by` names us, and `body` comes in pieces, so
 /// that its length is known before it is written.
-pub fn answer(out: &mut BytesMut, answer: &Answer, date: &[u8], served_by: &str, body: &[&[u8]]) {
+pub fn answer(out: &mut Vec<u8>, answer: &Answer, date: &[u8], served_by: &str, body: &[&[u8]]) {
     let length: usize = body.iter().map(|piece| piece.len()).sum();
     out.reserve(USUAL_HEAD + length);
     for piece in ["HTTP/1.1 ", answer.status.line(), "\r\nDate: "] {
-        out.put_slice(piece.as_bytes());
+        out.extend_from_slice(piece.as_bytes());
     }
-    out.put_slice(date);
+    out.extend_from_slice(date);
     if let Some(media) = answer.media {
         field(out, "Content-Type", media.as_bytes());
         field(out, "Content-Length", &Decimal::new(length as i64));
@@ -491,19 +489,19 @@ pub fn answer(out: &mut BytesMut, answer: &Answer, date: &[u8], served_by: &str,
         Connection::KeepAlive => field(out, "Connection", b"keep-alive"),
         Connection::Close => field(out, "Connection", b"close"),
     }
-    out.put_slice(b"\r\n\r\n");
+    out.extend_from_slice(b"\r\n\r\n");
     if !answer.bare {
         for piece in body {
-            out.put_slice(piece);
+            out.extend_from_slice(piece);
         }
     }
 }
 
-fn field(out: &mut BytesMut, name: &str, value: &[u8]) {
-    out.put_slice(CRLF);
-    out.put_slice(name.as_bytes());
-    out.put_slice(b": ");
-    out.put_slice(value);
+fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(CRLF);
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
 }
 
 /// The `Date` of an answer made so many seconds after 1970 (RFC 9110, section 5.6.7).
@@ -526,8 +524,8 @@ pub fn date(second: u64) -> [u8; 29] {
 }
 
 /// Appends the interim answer that lets a client send its body (RFC 9110, section 15.2.1).
-pub fn go_on(out: &mut BytesMut) {
-    out.put_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+pub fn go_on(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
 }
 
 /// The request of `notch healthcheck`, which asks for one answer and no more.

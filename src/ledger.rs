@@ -19,8 +19,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use bytes::{Buf, BytesMut};
-
 use crate::counter::{Ask, Cause, Decimal, Fault, Key};
 use crate::resp::{self, Reply};
 
@@ -48,7 +46,7 @@ pub struct Ledger {
     /// The file may not be what we believe: it must be written anew before it takes another batch.
     suspect: bool,
     unsynced: bool,
-    out: BytesMut,
+    out: Vec<u8>,
 }
 
 /// Why a file cannot serve as the ledger.
@@ -101,7 +99,7 @@ impl Ledger {
             rewrite_at: MIN_REWRITE.max(sealed.saturating_mul(2)),
             suspect: false,
             unsynced: false,
-            out: BytesMut::new(),
+            out: Vec::new(),
         };
         ledger.mend(length).map_err(|error| Unusable::Io("write", error))?;
         Ok((ledger, length - sealed))
@@ -226,7 +224,7 @@ impl Ledger {
 
     /// Writes the totals to a new file and puts it in place of the old one. Until the rename nothing has changed.
     fn rewrite(&mut self) -> io::Result<()> {
-        let mut out = BytesMut::from(HEADER);
+        let mut out = HEADER.to_vec();
         for (key, total) in &self.totals.0 {
             increment(&mut out, key, *total);
         }
@@ -310,12 +308,12 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-fn increment(out: &mut BytesMut, key: &Key, by: i64) {
+fn increment(out: &mut Vec<u8>, key: &Key, by: i64) {
     resp::command(out, &[b"INCRBY", key.as_bytes(), &Decimal::new(by)]);
 }
 
 /// Closes the batch that begins at `start` of `out` and returns its CRC, the seed of the next.
-fn seal(out: &mut BytesMut, start: usize, seed: u32) -> u32 {
+fn seal(out: &mut Vec<u8>, start: usize, seed: u32) -> u32 {
     let crc = crc32(seed, &out[start..]);
     resp::command(out, &[b"ECHO", &hex(crc)]);
     crc
@@ -375,7 +373,7 @@ impl Replay {
     /// Reads all of `file`. What follows `sealed` at the end is a torn tail.
     fn run(file: &mut File) -> Result<Self, Unusable> {
         let mut replay = Self::default();
-        let mut unread = BytesMut::new();
+        let mut unread = Vec::new();
         loop {
             let more = read_on(file, &mut unread)?;
             if replay.offset == 0 && !agrees(&unread, HEADER) {
@@ -396,14 +394,23 @@ impl Replay {
     }
 
     /// Takes the commands at the front of `unread`; `false` if what follows them is none.
-    fn take(&mut self, unread: &mut BytesMut) -> Result<bool, Unusable> {
+    fn take(&mut self, unread: &mut Vec<u8>) -> Result<bool, Unusable> {
         // No array within an array: a damaged count would swallow the commands after it.
-        while let Ok(decoded) = resp::decode_within(unread, 1) {
-            let Some((reply, used)) = decoded else { return Ok(true) };
-            self.command(reply, &unread[..used])?;
-            unread.advance(used);
-        }
-        Ok(false)
+        let mut rest = &unread[..];
+        let well_formed = loop {
+            match resp::decode_within(rest, 1) {
+                Ok(Some((reply, used))) => {
+                    let (command, behind) = rest.split_at(used);
+                    self.command(reply, command)?;
+                    rest = behind;
+                }
+                Ok(None) => break true,
+                Err(_) => break false,
+            }
+        };
+        let used = unread.len() - rest.len();
+        unread.drain(..used);
+        Ok(well_formed)
     }
 
     fn command(&mut self, reply: Reply<'_>, bytes: &[u8]) -> Result<(), Unusable> {
@@ -459,7 +466,7 @@ fn has_seal(tail: &[u8]) -> bool {
 }
 
 /// Reads a chunk of `file` behind `unread`; `false` at its end.
-fn read_on(file: &mut File, unread: &mut BytesMut) -> Result<bool, Unusable> {
+fn read_on(file: &mut File, unread: &mut Vec<u8>) -> Result<bool, Unusable> {
     let start = unread.len();
     unread.resize(start + CHUNK, 0);
     let read = file.read(&mut unread[start..]).map_err(|error| Unusable::Io("read", error))?;
@@ -469,7 +476,7 @@ fn read_on(file: &mut File, unread: &mut BytesMut) -> Result<bool, Unusable> {
 
 /// Reads the rest of `file` behind `unread` and drops the zeros at its end: after a crash, a file may be longer than
 /// what was written to it.
-fn trim_blank(unread: &mut BytesMut, file: &mut File) -> Result<(), Unusable> {
+fn trim_blank(unread: &mut Vec<u8>, file: &mut File) -> Result<(), Unusable> {
     while read_on(file, unread)? {
         // Without an end in sight it stays as it is, and does not read well.
         if unread.len() >= MAX_BLANK {

@@ -10,8 +10,6 @@
 //!
 //! Source: <https://redis.io/docs/latest/develop/reference/protocol-spec/>
 
-use bytes::{BufMut, BytesMut};
-
 use crate::counter::Decimal;
 
 /// One reply, borrowed from the bytes it was read from.
@@ -165,19 +163,19 @@ pub fn integer(digits: &[u8]) -> Option<i64> {
 }
 
 /// Appends one command: an array of bulk strings, the only form in which Redis takes them.
-pub fn command(out: &mut BytesMut, words: &[&[u8]]) {
+pub fn command(out: &mut Vec<u8>, words: &[&[u8]]) {
     header(out, b'*', words.len());
     for word in words {
         header(out, b'$', word.len());
-        out.put_slice(word);
-        out.put_slice(CRLF);
+        out.extend_from_slice(word);
+        out.extend_from_slice(CRLF);
     }
 }
 
-fn header(out: &mut BytesMut, kind: u8, length: usize) {
-    out.put_u8(kind);
-    out.put_slice(&Decimal::new(length as i64));
-    out.put_slice(CRLF);
+fn header(out: &mut Vec<u8>, kind: u8, length: usize) {
+    out.push(kind);
+    out.extend_from_slice(&Decimal::new(length as i64));
+    out.extend_from_slice(CRLF);
 }
 
 const CRLF: &[u8] = b"\r\n";
@@ -203,7 +201,7 @@ mod tests {
 
     #[test]
     fn writes_commands_as_redis_reads_them() {
-        let mut out = BytesMut::new();
+        let mut out = Vec::new();
         command(&mut out, &[b"INCRBY", b"visits", b"12"]);
         command(&mut out, &[b""]);
         assert_eq!(&out[..], b"*3\r\n$6\r\nINCRBY\r\n$6\r\nvisits\r\n$2\r\n12\r\n*1\r\n$0\r\n\r\n");

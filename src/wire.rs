@@ -5,7 +5,7 @@
 //! lent from and returned to a stack of spare wires, which keeps ten thousand idle connections cheap and the buffers
 //! of the busy ones warm in the cache.
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::BufMut;
 
 /// Most bytes that a peer may have sent ahead of what was read: the largest head of a request, and far more than any
 /// reply to a counter.
@@ -14,49 +14,54 @@ pub const MAX_UNREAD: usize = 16 * 1024;
 /// Both directions of one connection, seen from our side.
 #[derive(Default)]
 pub struct Wire {
-    input: BytesMut,
-    output: BytesMut,
+    input: Vec<u8>,
+    /// So much at the front of the input was consumed.
+    consumed: usize,
+    output: Vec<u8>,
+    /// So much at the front of the output was sent.
+    sent: usize,
 }
 
 impl Wire {
     /// What has arrived and was not consumed.
     #[must_use]
     pub fn unread(&self) -> &[u8] {
-        &self.input
+        self.input.get(self.consumed..).unwrap_or_default()
     }
 
     /// Drops the first `length` bytes of [`Wire::unread`].
     pub fn consume(&mut self, length: usize) {
-        self.input.advance(length);
+        drop_front(&mut self.input, &mut self.consumed, length);
     }
 
     /// Whether a peer has sent as much ahead as it may, so that no further byte will be taken.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.input.len() >= MAX_UNREAD
+        self.unread().len() >= MAX_UNREAD
     }
 
     /// Where the driver puts bytes from the socket. Without room (see [`Wire::is_full`]) it takes none.
     pub fn room(&mut self) -> impl BufMut + '_ {
+        self.input.drain(..std::mem::take(&mut self.consumed));
         let room = MAX_UNREAD.saturating_sub(self.input.len());
         self.input.reserve(room);
         (&mut self.input).limit(room)
     }
 
     /// Where the protocols append what is to be sent.
-    pub fn output(&mut self) -> &mut BytesMut {
+    pub fn output(&mut self) -> &mut Vec<u8> {
         &mut self.output
     }
 
     /// What has not been sent yet.
     #[must_use]
     pub fn unsent(&self) -> &[u8] {
-        &self.output
+        self.output.get(self.sent..).unwrap_or_default()
     }
 
     /// Drops the first `length` bytes of [`Wire::unsent`], because the socket took them.
     pub fn sent(&mut self, length: usize) {
-        self.output.advance(length);
+        drop_front(&mut self.output, &mut self.sent, length);
     }
 
     /// Takes over the buffers of a spare wire if this one has none.
@@ -80,6 +85,15 @@ impl Wire {
         if wire.input.capacity() > 0 && !grown && spares.len() < MAX_SPARES {
             spares.push(wire);
         }
+    }
+}
+
+/// Notes that the first `length` bytes of what is left are done with. Nothing is moved, but what is empty begins anew.
+fn drop_front(bytes: &mut Vec<u8>, done: &mut usize, length: usize) {
+    *done += length;
+    if *done >= bytes.len() {
+        bytes.clear();
+        *done = 0;
     }
 }
 
