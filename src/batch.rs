@@ -152,13 +152,13 @@ impl<W> Batch<W> {
 
     /// What the store has replied so far, ask by ask.
     pub fn replies(&self) -> impl Iterator<Item = (Ask, Result<i64, Fault>)> + '_ {
-        self.lines[..self.replied].iter().map(|line| (line.ask, line.total))
+        self.lines.iter().take(self.replied).map(|line| (line.ask, line.total))
     }
 
     /// Tells every waiter its number and leaves the batch empty, its memory ready for the next. Lines without a reply
     /// end in `fault`; but a read is never in doubt, it may always be tried again.
     pub fn tell(&mut self, fault: Fault, mut tell: impl FnMut(W, Result<i64, Fault>)) {
-        for line in &mut self.lines[self.replied..] {
+        for line in self.lines.iter_mut().skip(self.replied) {
             let reads = !line.ask.counts();
             line.total = Err(if reads && fault == Fault::Lost { Fault::Down } else { fault });
         }

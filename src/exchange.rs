@@ -143,7 +143,7 @@ impl Exchange {
     /// Reads the next head, if it is there. Half a head is not read again before another line of it has come.
     fn read(&mut self, site: &Site, wire: &Wire) -> Result<Option<(Turn, Framing, usize)>, &'static Reject> {
         let unread = wire.unread();
-        if unread[self.searched..].contains(&b'\n')
+        if unread.get(self.searched..).is_some_and(|new| new.contains(&b'\n'))
             && let Some((head, used)) = http::head(unread)?
         {
             self.searched = 0;
@@ -268,9 +268,7 @@ fn said(act: Act, total: Result<i64, Fault>, leaving: bool) -> (Status, [&'stati
         (Act::Count(_), Err(Fault::Lost)) => (Status::InDoubt, [DOUBT, render::why(Fault::Lost)]),
         (Act::Count(_), Err(fault)) => (Status::Unavailable, ["not counted, try again: ", render::why(fault)]),
         (Act::Total(_), Err(fault)) => (Status::Unavailable, ["no total, try again: ", render::why(fault)]),
-        (Act::Allow(methods), _) => {
-            (Status::NotAllowed, ["this method is not allowed here: use one of ", methods])
-        }
+        (Act::Allow(methods), _) => (Status::NotAllowed, ["this method is not allowed here: use one of ", methods]),
         _ => (Status::NotFound, ["nothing is here: try /count or /total", ""]),
     }
 }

@@ -60,9 +60,8 @@ impl Form {
 /// A weight in thousandths: `q=0.5` is 500 (RFC 9110, section 12.4.2). `None` for other parameters.
 fn weight(parameter: &[u8]) -> Option<u32> {
     let (b"q=" | b"Q=", digits) = parameter.split_at_checked(2)? else { return None };
-    let mut places = digits.iter().filter(|&&byte| byte != b'.').chain(b"000");
-    let digit = |byte: &u8| char::from(*byte).to_digit(10).unwrap_or(0);
-    let weight = places.by_ref().take(4).fold(0, |weight, byte| weight * 10 + digit(byte));
+    let mut digits = digits.iter().filter(|&&byte| byte != b'.').map(|byte| u32::from(byte.wrapping_sub(b'0')));
+    let weight = (0..4).fold(0, |weight, _| weight * 10 + digits.next().filter(|&digit| digit <= 9).unwrap_or(0));
     Some(weight.min(FULL))
 }
 

@@ -64,14 +64,12 @@ pub fn decode_within(bytes: &[u8], depth: usize) -> Result<Option<(Reply<'_>, us
 
 fn bulk(bytes: &[u8], start: usize, length: Option<usize>) -> Result<Option<(Reply<'_>, usize)>, Malformed> {
     let Some(length) = length else { return Ok(Some((Reply::Null, start))) };
-    let end = start + length;
-    let after = bytes.get(end..).unwrap_or_default();
-    let close = &after[..after.len().min(CRLF.len())];
-    if !CRLF.starts_with(close) {
-        return Err(Malformed);
+    let text = bytes.get(start..).and_then(|rest| rest.split_at_checked(length));
+    match text {
+        None | Some((_, [] | [b'\r'])) => Ok(None),
+        Some((text, [b'\r', b'\n', ..])) => Ok(Some((Reply::Bulk(text), start + length + CRLF.len()))),
+        Some(_) => Err(Malformed),
     }
-    let whole = close.len() == CRLF.len();
-    Ok(whole.then(|| (Reply::Bulk(&bytes[start..end]), end + CRLF.len())))
 }
 
 fn array(
