@@ -42,10 +42,23 @@ impl Wire {
 
     /// Where the driver puts bytes from the socket. Without room (see [`Wire::is_full`]) it takes none.
     pub fn room(&mut self) -> impl BufMut + '_ {
+        let room = self.make_room();
+        (&mut self.input).limit(room)
+    }
+
+    /// Takes bytes that the driver has read already, as far as there is room, and hands back the rest.
+    pub fn take_in<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let (taken, rest) = bytes.split_at(bytes.len().min(self.make_room()));
+        self.input.extend_from_slice(taken);
+        rest
+    }
+
+    /// Moves what is unread to the front, and says how many bytes more may come.
+    fn make_room(&mut self) -> usize {
         self.input.drain(..std::mem::take(&mut self.consumed));
         let room = MAX_UNREAD.saturating_sub(self.input.len());
         self.input.reserve(room);
-        (&mut self.input).limit(room)
+        room
     }
 
     /// Where the protocols append what is to be sent.

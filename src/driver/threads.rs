@@ -15,8 +15,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use bytes::BufMut;
-
 use super::queue::{GRACE, Queue};
 use super::{Backoff, CLOSED, Failure, Health, LINGER, Status, spawn};
 use crate::batch::Batch;
@@ -401,10 +399,7 @@ impl State {
     fn receive(&mut self, mut bytes: &[u8]) -> Result<(), Status> {
         let Self { link: Some(link), queue, health, woken, .. } = self else { return Err(CLOSED) };
         while !bytes.is_empty() {
-            let room = link.wire.room().remaining_mut();
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            link.wire.room().put_slice(now);
-            bytes = later;
+            bytes = link.wire.take_in(bytes);
             if let Some(batch) = link.session.settle(&mut link.wire).map_err(Status::of)? {
                 health.learn(0, batch.replies());
                 queue.tell(batch, Fault::Lost, |chair| woken.push(chair.thread.clone()));
@@ -690,7 +685,7 @@ impl Talk {
             Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
             Ok(length) => {
                 self.wire.borrow(&mut state.spares);
-                self.wire.room().put_slice(&chunk[..length]);
+                self.wire.take_in(&chunk[..length]);
                 Ok(Wake::Ready)
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(Wake::Late),
