@@ -15,8 +15,6 @@
 //!
 //! Left out on purpose: RESP3, pipelining of several batches.
 
-use bytes::BytesMut;
-
 use crate::batch::Batch;
 use crate::counter::{Ask, Cause, Decimal, Fault, Key};
 use crate::resp::{self, Malformed, Reply};
@@ -214,7 +212,7 @@ fn after(before: &[u8], by: i64) -> Result<i64, Fault> {
 }
 
 /// Writes an increment that is done once, however often it is sent.
-fn count_once(out: &mut BytesMut, key: &Key, by: i64, sender: u64, number: i64) {
+fn count_once(out: &mut Vec<u8>, key: &Key, by: i64, sender: u64, number: i64) {
     let [by, number, sender] = [by, number, (sender >> 1) as i64].map(Decimal::new);
     let receipt = [b"{", hash_tag(key.as_bytes()), b"}:receipt:", &sender].concat();
     resp::command(out, &[b"EVAL", SCRIPT, b"2", key.as_bytes(), &receipt, &by, &number, RECEIPT_TTL]);
@@ -278,11 +276,13 @@ return b";
 const RECEIPT_TTL: &[u8] = b"300000";
 
 /// How error replies begin: by a word of their own, or by a sentence where Redis has only `ERR` for them.
-const ERRORS: [(&str, Cause); 22] = [
+const ERRORS: [(&str, Cause); 24] = [
     ("NOAUTH", Cause::Password),
     ("WRONGPASS", Cause::Password),
     ("ERR AUTH", Cause::Password),
     ("NOPERM", Cause::Permission),
+    ("ERR The user executing the script", Cause::Permission),
+    ("ERR ACL failure in script", Cause::Permission),
     ("DENIED", Cause::Protected),
     ("ERR max number of clients reached", Cause::Crowded),
     ("ERR DB index", Cause::Database),
