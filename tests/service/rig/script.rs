@@ -13,6 +13,9 @@
 //! Commands have to come as RESP arrays of bulk strings, byte for byte as RESP has them; they are compared word by
 //! word, and `INCRBY key 1` counts as `INCR key`. A `PING` that the script does not expect is answered by itself, as
 //! are the words of a greeting; any other command out of turn fails the test.
+//!
+//! This Redis refuses scripts, or runs them ([`Script::play_with_receipts`]); then a visit is heard as `ONCE visits 1 #1`:
+//! the counter, how many, and the number of the batch.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -49,6 +52,14 @@ enum Step {
 
 impl Script {
     pub(crate) fn play(text: &str) -> Self {
+        Self::play_on(text, "-NOPERM this user has no permissions to run the 'eval' command\r\n")
+    }
+
+    pub(crate) fn play_with_receipts(text: &str) -> Self {
+        Self::play_on(text, ":1\r\n")
+    }
+
+    fn play_on(text: &str, evaluated: &'static str) -> Self {
         let steps: Vec<Step> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(Step::parse).collect();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
         let port = listener.local_addr().expect("a bound listener has an address").port();
@@ -58,7 +69,7 @@ impl Script {
         let accepting = shared.clone();
         thread::spawn(move || accept(&listener, &accepting, &speak));
         let playing = shared.clone();
-        let player = thread::spawn(move || Player { commands, held, shared: playing, last: 0 }.play(steps));
+        let player = thread::spawn(move || Player { commands, held, shared: playing, last: 0, evaluated }.play(steps));
         Self { port, release: Some(release), shared, player: Some(player) }
     }
 
@@ -138,6 +149,8 @@ struct Player {
     held: Receiver<()>,
     shared: Arc<Mutex<Shared>>,
     last: usize,
+    /// What is said to a script that counts nothing.
+    evaluated: &'static str,
 }
 
 impl Player {
@@ -189,6 +202,7 @@ impl Player {
         let reply = match words.split(' ').next() {
             Some("PING") => "+PONG\r\n",
             Some("CLIENT" | "SELECT" | "AUTH") => "+OK\r\n",
+            Some("EVAL") => self.evaluated,
             _ => return false,
         };
         self.say(connection, reply.as_bytes());
@@ -278,9 +292,10 @@ fn header(stream: &mut impl BufRead, mark: u8) -> Option<usize> {
     (number.to_string().as_bytes() == digits).then_some(number)
 }
 
-/// Redis knows two ways to say one more; a script need not care which is used.
+/// Redis knows two ways to say one more; a script need not care which is used, nor how a receipt is kept.
 fn canonical(words: &[String]) -> String {
     match words {
+        [name, _, two, key, _, by, number, _] if name == "EVAL" && two == "2" => format!("ONCE {key} {by} #{number}"),
         [name, key, one] if name == "INCRBY" && one == "1" => format!("INCR {key}"),
         _ => words.join(" "),
     }
