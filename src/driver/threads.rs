@@ -41,7 +41,8 @@ pub fn run(config: Config, signals: &UnixStream) -> Result<(), Failure> {
     let limits = Limits { connections: limits.connections.min(MAX_THREADS), ..limits };
     super::announce(address, &config.store, 1, &limits);
 
-    let server = Arc::new(Server {
+    // It is never dropped: some of the threads that look at it serve until the process ends.
+    let server: &_ = Box::leak(Box::new(Server {
         site: config.site,
         limits,
         leaving: AtomicBool::new(false),
@@ -50,15 +51,13 @@ pub fn run(config: Config, signals: &UnixStream) -> Result<(), Failure> {
         gathered: Condvar::new(),
         impatient: Condvar::new(),
         left: Condvar::new(),
-    });
-    let own = server.clone();
-    spawn("impatience", STACK, Box::new(move || own.impatience()))?;
-    let own = server.clone();
+    }));
+    spawn("impatience", STACK, Box::new(move || server.impatience()))?;
     let clerk = match store {
-        Carrier::Redis(login) => spawn("redis", STACK, Box::new(move || own.redis(&login))).map(|_| None)?,
-        Carrier::Ledger(ledger) => Some(spawn("ledger", STACK, Box::new(move || own.ledger(ledger)))?),
+        Carrier::Redis(login) => spawn("redis", STACK, Box::new(move || server.redis(&login))).map(|_| None)?,
+        Carrier::Ledger(ledger) => Some(spawn("ledger", STACK, Box::new(move || server.ledger(ledger)))?),
     };
-    life(&server, listener, address, signals)?;
+    life(server, listener, address, signals)?;
     if let Some(clerk) = clerk {
         server.state().stopped = true;
         server.gathered.notify_one();
@@ -74,18 +73,17 @@ enum Carrier {
 }
 
 /// From the first connection to the last.
-fn life(server: &Arc<Server>, listener: TcpListener, address: SocketAddr, signals: &UnixStream) -> io::Result<()> {
-    let own = server.clone();
-    spawn("accept", STACK, Box::new(move || own.accept(&listener)))?;
+fn life(server: &'static Server, listener: TcpListener, address: SocketAddr, signals: &UnixStream) -> io::Result<()> {
+    spawn("accept", STACK, Box::new(move || server.accept(&listener)))?;
     received(signals);
     super::inform("asked to stop: not ready any more");
     server.leaving.store(true, Ordering::Relaxed);
     // A second signal means at once.
-    let (own, again) = (server.clone(), signals.try_clone()?);
+    let again = signals.try_clone()?;
     let hurry = move || {
         received(&again);
-        own.state().hurried = true;
-        own.left.notify_all();
+        server.state().hurried = true;
+        server.left.notify_all();
     };
     spawn("signal", STACK, Box::new(hurry))?;
     if server.wait(server.limits.drain_delay, |state| state.hurried) {
@@ -176,7 +174,7 @@ impl Server {
     }
 
     /// Accepts connections until the server closes.
-    fn accept(self: Arc<Self>, listener: &TcpListener) {
+    fn accept(&'static self, listener: &TcpListener) {
         let mut backoff = Backoff::default();
         loop {
             let accepted = listener.accept();
@@ -204,7 +202,7 @@ impl Server {
     }
 
     /// Gives a connection its thread, as soon as there is room for one.
-    fn seat(self: &Arc<Self>, socket: &Arc<TcpStream>) {
+    fn seat(&'static self, socket: &Arc<TcpStream>) {
         let mut state = self.state();
         while state.open >= self.limits.connections {
             state.evict();
@@ -215,8 +213,8 @@ impl Server {
         drop(state);
         let mut told = false;
         loop {
-            let (own, socket) = (self.clone(), socket.clone());
-            let Err(error) = spawn("client", STACK, Box::new(move || serve(Client::new(own), socket))) else { return };
+            let socket = socket.clone();
+            let Err(error) = spawn("client", STACK, Box::new(move || serve(Client::new(self), socket))) else { return };
             if !std::mem::replace(&mut told, true) {
                 super::caution(
                     "cannot serve more connections: raise the limit of threads, or lower MAX_CONNECTIONS",
@@ -530,12 +528,12 @@ struct Written {
 
 /// One connection, as the server knows it. It gives up its seat when it is dropped.
 struct Client {
-    server: Arc<Server>,
+    server: &'static Server,
     seat: usize,
 }
 
 impl Client {
-    fn new(server: Arc<Server>) -> Self {
+    fn new(server: &'static Server) -> Self {
         let seat = server.state().queue.enter();
         Self { server, seat }
     }
@@ -545,7 +543,7 @@ impl Client {
         let mut state = self.server.state();
         wire.give_back(&mut state.spares);
         if state.queue.ask(ask, self.seat) {
-            state.has_gathered(&self.server);
+            state.has_gathered(self.server);
         }
         loop {
             if let Some(total) = state.queue.answer(self.seat) {
