@@ -146,6 +146,7 @@ struct Chair {
 
 impl Server {
     /// A lock is only ever held for a few lines that do not panic.
+    #[inline(never)]
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -158,7 +159,7 @@ impl Server {
     }
 
     /// Waits until `done`, for so long at most, and says whether it is.
-    fn wait(&self, long: Duration, done: impl Fn(&State) -> bool) -> bool {
+    fn wait(&self, long: Duration, done: fn(&State) -> bool) -> bool {
         let waited = self.left.wait_timeout_while(self.state(), long, |state| !done(state));
         done(&waited.unwrap_or_else(PoisonError::into_inner).0)
     }
@@ -206,7 +207,7 @@ impl Server {
         let mut state = self.state();
         while state.open >= self.limits.connections {
             state.evict();
-            state = self.left.wait_timeout(state, GRACE).unwrap_or_else(PoisonError::into_inner).0;
+            state = doze(&self.left, state, GRACE);
         }
         state.queue.calm();
         state.open += 1;
@@ -224,7 +225,7 @@ impl Server {
             // Whoever leaves makes room for this one.
             let mut state = self.state();
             state.evict();
-            drop(self.left.wait_timeout(state, Backoff::LAST));
+            drop(doze(&self.left, state, Backoff::LAST));
         }
     }
 
@@ -245,7 +246,7 @@ impl Server {
             };
             let left = patience.saturating_sub(since.elapsed());
             if left > Duration::ZERO {
-                state = self.impatient.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+                state = doze(&self.impatient, state, left);
                 continue;
             }
             if state.queue.since() == Some(since) {
@@ -352,10 +353,15 @@ impl Server {
             state = match sync.map(|due| due.saturating_duration_since(Instant::now())) {
                 None => self.gathered.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(Duration::ZERO) => return true,
-                Some(left) => self.gathered.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+                Some(left) => doze(&self.gathered, state, left),
             };
         }
     }
+}
+
+/// Unlocks and waits for `event`, for so long at most.
+fn doze<'state>(event: &Condvar, state: MutexGuard<'state, State>, long: Duration) -> MutexGuard<'state, State> {
+    event.wait_timeout(state, long).unwrap_or_else(PoisonError::into_inner).0
 }
 
 impl State {
