@@ -15,6 +15,7 @@ pub struct Batch<W> {
     /// The lines in the order of what they ask, so that one for each is found without looking at all of them.
     sorted: Vec<usize>,
     waiters: Vec<Waiter<W>>,
+    /// So many lines at the front have a reply.
     replied: usize,
     number: i64,
     sent: bool,
@@ -22,7 +23,8 @@ pub struct Batch<W> {
 
 struct Line {
     ask: Ask,
-    total: Result<i64, Fault>,
+    /// What the store replied, if it did.
+    total: Option<Result<i64, Fault>>,
 }
 
 struct Waiter<W> {
@@ -99,7 +101,7 @@ impl<W> Batch<W> {
             other => other,
         };
         self.sorted.insert(at, self.lines.len());
-        self.lines.push(Line { ask, total: Err(Fault::Lost) });
+        self.lines.push(Line { ask, total: None });
         Some(self.lines.len() - 1)
     }
 
@@ -132,8 +134,8 @@ impl<W> Batch<W> {
     }
 
     /// What to ask of the store, in order: one ask for each line that has no reply yet, and no two for the same.
-    pub fn asks(&self) -> impl ExactSizeIterator<Item = Ask> + '_ {
-        self.lines[self.replied..].iter().map(|line| line.ask)
+    pub fn asks(&self) -> impl Iterator<Item = Ask> + '_ {
+        self.lines.iter().filter(|line| line.total.is_none()).map(|line| line.ask)
     }
 
     /// The first line that has no reply yet.
@@ -145,28 +147,37 @@ impl<W> Batch<W> {
     /// Takes the store's reply to [`Batch::expected`]: the total after it, or why there is none.
     pub fn reply(&mut self, total: Result<i64, Fault>) {
         if let Some(line) = self.lines.get_mut(self.replied) {
-            line.total = total;
-            self.replied += 1;
+            line.total = Some(total);
+            self.skip_replied();
         }
+    }
+
+    /// Forgets the replies that were this one, so that their lines are asked again.
+    pub fn forget(&mut self, reply: Result<i64, Fault>) {
+        self.lines.iter_mut().filter(|line| line.total == Some(reply)).for_each(|line| line.total = None);
+        self.replied = 0;
+        self.skip_replied();
+    }
+
+    fn skip_replied(&mut self) {
+        let rest = &self.lines[self.replied..];
+        self.replied += rest.iter().position(|line| line.total.is_none()).unwrap_or(rest.len());
     }
 
     /// What the store has replied so far, ask by ask.
     pub fn replies(&self) -> impl Iterator<Item = (Ask, Result<i64, Fault>)> + '_ {
-        self.lines.iter().take(self.replied).map(|line| (line.ask, line.total))
+        self.lines.iter().filter_map(|line| Some((line.ask, line.total?)))
     }
 
     /// Tells every waiter its number and leaves the batch empty, its memory ready for the next. Lines without a reply
     /// end in `fault`; but a read is never in doubt, it may always be tried again.
     pub fn tell(&mut self, fault: Fault, mut tell: impl FnMut(W, Result<i64, Fault>)) {
-        for line in self.lines.iter_mut().skip(self.replied) {
-            let reads = !line.ask.counts();
-            line.total = Err(if reads && fault == Fault::Lost { Fault::Down } else { fault });
-        }
         for Waiter { line, place, who, .. } in self.waiters.drain(..) {
             let Line { ask, total } = &self.lines[line];
             let sum = if let Ask::Count { by, .. } = ask { *by } else { 0 };
+            let without = if !ask.counts() && fault == Fault::Lost { Fault::Down } else { fault };
             // Wrapping, because what comes from the store need not make sense.
-            tell(who, total.map(|total| total.wrapping_sub(sum - place)));
+            tell(who, total.unwrap_or(Err(without)).map(|total| total.wrapping_sub(sum - place)));
         }
         self.clear();
     }
@@ -220,7 +231,7 @@ mod tests {
         let numbers = [101, 7, 104, 105, 105, 0, 105];
         let expected: Vec<_> = (0..).zip(numbers.map(Ok)).collect();
         assert_eq!(told(&mut batch, Fault::Lost), expected);
-        assert!(batch.is_empty() && batch.asks().len() == 0);
+        assert!(batch.is_empty() && batch.asks().next().is_none());
     }
 
     #[test]
@@ -243,7 +254,7 @@ mod tests {
         }
         assert!(batch.push(count("a", 1), 3));
         batch.absorb(&mut unsent);
-        assert!(unsent.is_empty() && unsent.asks().len() == 0);
+        assert!(unsent.is_empty() && unsent.asks().next().is_none());
         assert_eq!(batch.asks().collect::<Vec<_>>(), [count("a", 4), Ask::Ping]);
         batch.reply(Ok(4));
         batch.reply(Ok(0));
@@ -259,7 +270,7 @@ mod tests {
             assert!(batch.push(count(&format!("k{}", who * 7 % names), 1), who));
         }
         assert!(!batch.push(count("k", 1), 0) && !batch.push(Ask::Ping, 0));
-        assert_eq!(batch.asks().len(), MAX_LINES);
+        assert_eq!(batch.asks().count(), MAX_LINES);
         for total in 0..i64::from(names) {
             batch.reply(Ok(10 * total));
         }
@@ -281,5 +292,25 @@ mod tests {
         batch.reply(Ok(1));
         assert_eq!(batch.asks().collect::<Vec<_>>(), [count("b", 2), Ask::Ping]);
         assert_eq!(batch.number(), 7);
+    }
+
+    #[test]
+    fn a_reply_that_is_forgotten_is_asked_for_again() {
+        let refusal = Err(Fault::Refused(Cause::Permission));
+        let mut batch = Batch::default();
+        for (who, name) in (0..).zip(["a", "b", "c", "d"]) {
+            assert!(batch.push(count(name, 1), who));
+        }
+        for reply in [Ok(5), refusal, Ok(6), refusal] {
+            batch.reply(reply);
+        }
+        assert_eq!(batch.expected(), None);
+        batch.forget(refusal);
+        assert_eq!(batch.asks().collect::<Vec<_>>(), [count("b", 1), count("d", 1)]);
+        batch.reply(Ok(7));
+        assert_eq!(batch.expected(), Some(count("d", 1)));
+        batch.reply(refusal);
+        assert_eq!(batch.expected(), None);
+        assert_eq!(told(&mut batch, Fault::Lost), [(0, Ok(5)), (1, Ok(7)), (2, Ok(6)), (3, refusal)]);
     }
 }

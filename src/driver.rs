@@ -262,15 +262,19 @@ impl Health {
         self.workers[worker].fault()
     }
 
-    /// Notes that Redis has greeted a worker, which is as much as a ping shows, and whether it keeps receipts.
-    fn greeted(&mut self, worker: usize, receipts: bool) {
-        if !receipts && !std::mem::replace(&mut self.told, true) {
+    /// Notes that Redis has greeted a worker, which is as much as a ping shows.
+    fn greeted(&mut self, worker: usize) {
+        self.hear(worker, Ask::Ping, Status::Up);
+    }
+
+    /// Notes that Redis keeps no receipts for us, and says so once.
+    fn without_receipts(&mut self) {
+        if !std::mem::replace(&mut self.told, true) {
             caution(
-                "the store refuses scripts (EVAL), so a visit is in doubt, and gets 504, if a connection breaks",
+                "the store's user may not keep receipts: a visit whose reply is lost is in doubt and gets 504",
                 None,
             );
         }
-        self.hear(worker, Ask::Ping, Status::Up);
     }
 
     /// Notes what the store has made of a batch.

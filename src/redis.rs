@@ -11,7 +11,7 @@
 //! there, counts nothing, and tells again what it told before. A number below the one written down comes from a
 //! connection long given up, whose bytes Redis reads late: it counts nothing either.
 //!
-//! Where Redis refuses scripts, `INCRBY` goes alone and is never sent twice.
+//! Where Redis refuses scripts, or us the keys of receipts, `INCRBY` goes alone and is never sent twice.
 //!
 //! Left out on purpose: RESP3, pipelining of several batches.
 
@@ -127,6 +127,11 @@ impl<W> Session<W> {
     pub fn submit(&mut self, batch: &mut Batch<W>, wire: &mut Wire) {
         debug_assert!(self.is_free(), "one batch at a time");
         std::mem::swap(&mut self.owed, batch);
+        self.write(wire);
+    }
+
+    /// Writes what has no reply yet.
+    fn write(&mut self, wire: &mut Wire) {
         let before = wire.unsent().len();
         for ask in self.owed.asks() {
             let out = wire.output();
@@ -158,7 +163,9 @@ impl<W> Session<W> {
                 let ask = self.owed.expected().ok_or(Broken::Garbage)?;
                 let total = self.read(ask, reply).ok_or(Broken::Garbage)?;
                 self.replica |= total == Err(Fault::Refused(Cause::ReadOnly));
-                self.owed.reply(total);
+                // It may have been refused before its receipt was looked at.
+                let doubtful = self.owed.is_sent() && ask.counts();
+                self.owed.reply(total.map_err(|refused| if doubtful { Fault::Lost } else { refused }));
             }
             wire.consume(used);
         }
@@ -169,6 +176,13 @@ impl<W> Session<W> {
         }
         if done && self.replica {
             return Err(Broken::Replica);
+        }
+        // Refused whole, so nothing was counted; who may not keep receipts may still count.
+        if done && self.receipts && self.owed.replies().any(|(ask, total)| ask.counts() && total == NOT_PERMITTED) {
+            self.receipts = false;
+            self.owed.forget(NOT_PERMITTED);
+            self.write(wire);
+            return Ok(None);
         }
         Ok((done && !self.owed.is_empty()).then_some(&mut self.owed))
     }
@@ -270,6 +284,8 @@ redis.call('SET',KEYS[2],ARGV[2]..' '..b,'PX',ARGV[3])
 n=redis.pcall('INCRBY',KEYS[1],ARGV[1])
 if type(n)=='table'then redis.call('SET',KEYS[2],r,'PX',ARGV[3])return n end
 return b";
+
+const NOT_PERMITTED: Result<i64, Fault> = Err(Fault::Refused(Cause::Permission));
 
 /// How long a receipt is kept, in milliseconds: far longer than anybody waits for a number, or than a connection that was
 /// given up can still bring bytes.
@@ -555,6 +571,47 @@ mod tests {
             let _ = session.settle(&mut wire);
             let owed = session.into_owed(&wire);
             assert_eq!((owed.fate, owed.batch.is_empty()), (fate, false), "{}", says.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn who_may_not_keep_receipts_counts_without() {
+        let key = visits();
+        let other = Key::new(b"visits:b").expect("a good name");
+        let mut wire = Wire::default();
+        let mut session = greeted_session(&mut wire, true);
+        let asks = [Ask::Count { key, by: 1 }, Ask::Count { key: other, by: 2 }, Ask::Ping];
+        session.submit(&mut batch(&asks), &mut wire);
+        let sent = wire.unsent().len();
+        wire.sent(sent);
+        wire.take_in(b"-NOPERM No permissions to access a key\r\n$1\r\n4\r\n+PONG\r\n");
+        assert!(session.settle(&mut wire).is_ok_and(|answered| answered.is_none()));
+        assert_eq!(wire.unsent(), b"*2\r\n$4\r\nINCR\r\n$6\r\nvisits\r\n");
+        assert!(!session.is_free() && !session.keeps_receipts());
+        wire.take_in(b":5\r\n");
+        let mut told = Vec::new();
+        let done = session.settle(&mut wire).expect("a sound session").expect("all is answered");
+        done.tell(Fault::Lost, |who, total| told.push((who, total)));
+        assert_eq!(told, [(0, Ok(5)), (1, Ok(6)), (2, Ok(0))]);
+    }
+
+    #[test]
+    fn what_is_refused_the_second_time_may_have_been_counted_the_first() {
+        for refusal in ["NOPERM No permissions to access a key", "BUSY Redis is busy", "READONLY a replica"] {
+            let mut wire = Wire::default();
+            let mut session = greeted_session(&mut wire, true);
+            session.submit(&mut batch(&[Ask::Count { key: visits(), by: 1 }]), &mut wire);
+            wire.sent(1);
+            let mut owed = session.into_owed(&wire);
+            let mut wire = Wire::default();
+            let mut session = greeted_session(&mut wire, true);
+            session.submit(&mut owed.batch, &mut wire);
+            wire.take_in(format!("-{refusal}\r\n").as_bytes());
+            let _ = session.settle(&mut wire);
+            let (mut owed, mut told) = (session.into_owed(&wire), Vec::new());
+            assert_eq!(owed.fate, Fate::Over);
+            owed.batch.tell(Fault::Down, |who, total| told.push((who, total)));
+            assert_eq!(told, [(0, Err(Fault::Lost))], "{refusal}");
         }
     }
 

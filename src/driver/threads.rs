@@ -409,12 +409,12 @@ impl State {
                 queue.tell(batch, Fault::Lost, |chair| woken.push(chair.thread.clone()));
             }
         }
-        if link.session.is_free() && !link.proven {
-            link.proven = true;
-            health.greeted(0, link.session.keeps_receipts());
-            if !link.session.keeps_receipts()
-                && let Some((mut batch, _)) = queue.take_doubtful()
-            {
+        if link.session.is_free() && !std::mem::replace(&mut link.proven, true) {
+            health.greeted(0);
+        }
+        if link.proven && !link.session.keeps_receipts() {
+            health.without_receipts();
+            if let Some((mut batch, _)) = queue.take_doubtful() {
                 queue.tell(&mut batch, Fault::Lost, |chair| woken.push(chair.thread.clone()));
             }
         }
@@ -508,9 +508,8 @@ impl Link {
         {
             self.since = since;
             self.session.submit(&mut self.batch, &mut self.wire);
-            self.send()?;
         }
-        Ok(())
+        self.send()
     }
 
     fn send(&mut self) -> Result<(), Status> {

@@ -491,13 +491,12 @@ impl<'a> Link<'a> {
 
     /// Sends off what has gathered, or waits for it.
     fn submit(&mut self, cx: &mut Context<'_>) {
-        if !self.proven {
-            self.proven = true;
-            let receipts = self.session.keeps_receipts();
-            lock(&self.worker.server.health).greeted(self.worker.index, receipts);
-            if !receipts {
-                self.worker.give_up_doubtful();
-            }
+        if !std::mem::replace(&mut self.proven, true) {
+            lock(&self.worker.server.health).greeted(self.worker.index);
+        }
+        if !self.session.keeps_receipts() {
+            lock(&self.worker.server.health).without_receipts();
+            self.worker.give_up_doubtful();
         }
         match self.worker.take(&mut self.batch) {
             Some(since) => {

@@ -44,7 +44,11 @@ fn the_key_is_a_setting() {
     let notch = Settings::redis(redis.port).with("COUNTER_KEY", "shop:visits").start();
     assert_eq!(notch.visit(), 1);
     assert_eq!(redis.say("GET shop:visits"), "1");
-    assert_eq!(redis.say("DBSIZE"), "1");
+    let receipt = redis.say("KEYS {shop:visits}:receipt:*");
+    assert_eq!(redis.say("DBSIZE"), "2");
+    assert_eq!(redis.say(&format!("GET {receipt}")), "1 0", "the number of the batch, and what was there before");
+    let left: i64 = redis.say(&format!("PTTL {receipt}")).parse().expect("a time");
+    assert!((1..=300_000).contains(&left), "{left}");
     assert_eq!(notch.ask("GET", "/total", &[JSON]).json().member("count"), Some(&Json::of(1)));
 }
 
@@ -93,6 +97,26 @@ fn logs_in_every_way_there_is() {
         assert_eq!(notch.get("/readyz").status, 200);
     }
     assert_eq!(redis.say("GET visits"), number.to_string());
+}
+
+#[test]
+fn who_may_not_keep_receipts_counts_all_the_same() {
+    let redis = Redis::start(&[]);
+    let says = "the store's user may not keep receipts";
+    for (number, (rights, receipts)) in (1..).zip([
+        ("~visits +get +incr +incrby +ping", false),
+        ("~visits +get +incr +incrby +ping +eval +set", false),
+        ("~visits ~{visits}* +get +incr +incrby +ping +eval", false),
+        ("~visits ~{visits}* +get +incrby +ping +eval +set", true),
+        ("~* +@all", true),
+    ]) {
+        redis.told(&format!("ACL SETUSER u reset on nopass {rights}"));
+        let notch = Settings::redis(redis.port).with("REDIS_USERNAME", "u").with("REDIS_PASSWORD", "any").start();
+        assert_eq!(notch.visit(), 2 * number - 1, "{rights}");
+        assert_eq!(notch.visit(), 2 * number, "{rights}");
+        let lines = notch.log().iter().filter(|line| line.contains(says)).count();
+        assert_eq!(lines, usize::from(!receipts), "{rights}");
+    }
 }
 
 #[test]

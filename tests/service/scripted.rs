@@ -103,6 +103,64 @@ fn a_reply_that_breaks_off_leaves_a_doubt_and_the_next_visit_is_right() {
 }
 
 #[test]
+fn with_a_receipt_a_reply_that_breaks_off_is_asked_for_again() {
+    let reply = "$2\r\n41\r\n";
+    for length in 0..reply.len() {
+        let said = reply[..length].replace('\r', "\\r").replace('\n', "\\n");
+        let script = Script::play_with_receipts(&format!(
+            "> ONCE visits 1 #1\n< {said}\nclose\n> ONCE visits 1 #1\nclose\n> ONCE visits 1 #1\n< $2\\r\\n41\\r\\n\n\
+             > ONCE visits 1 #2\n< $2\\r\\n42\\r\\n"
+        ));
+        let notch = notch(&script);
+        assert_eq!(notch.visit(), 42, "after {said}");
+        assert_eq!(notch.visit(), 43, "after {said}");
+        assert_apart(&script, "ONCE visits 1 #1");
+        script.done();
+    }
+}
+
+#[test]
+fn with_a_receipt_what_is_no_reply_is_asked_for_again() {
+    for said in [":42\\r\\n", "+OK\\r\\n", "$-1\\r\\n", "*1\\r\\n:7\\r\\n", "HTTP/1.1 200 OK\\r\\n", "\\0"] {
+        let script = Script::play_with_receipts(&format!(
+            "> ONCE visits 1 #1\n< {said}\n> ONCE visits 1 #1\n< $2\\r\\n41\\r\\n"
+        ));
+        assert_eq!(notch(&script).visit(), 42, "after {said}");
+        assert_apart(&script, "ONCE visits 1 #1");
+        script.done();
+    }
+}
+
+#[test]
+fn what_gathers_meanwhile_goes_behind_what_is_sent_again() {
+    let script = Script::play_with_receipts(
+        "> ONCE visits 1 #1\nhold\nclose\n> ONCE visits 1 #1\n< $1\\r\\n0\\r\\n\n> ONCE visits 2 #2\n< $1\\r\\n1\\r\\n",
+    );
+    let notch = notch(&script);
+    let mut clients: Vec<_> = (0..3).map(|_| notch.client()).collect();
+    for client in &mut clients {
+        // Once the first is answered, the second is on its way to the store.
+        client.send("GET /livez HTTP/1.1\r\nHost: h\r\n\r\nGET /count HTTP/1.1\r\nHost: h\r\n\r\n".into());
+        assert_eq!(client.answer().status, 200);
+        script.reach(1);
+    }
+    script.release();
+    let mut numbers: Vec<_> = clients.iter_mut().map(|client| client.answer().number()).collect();
+    assert_eq!(numbers.remove(0), 1);
+    numbers.sort_unstable();
+    assert_eq!(numbers, [2, 3]);
+    script.done();
+}
+
+#[test]
+fn a_doubt_that_lasts_is_told_in_time() {
+    let script = Script::play_with_receipts("> ONCE visits 1 #1\nclose\n> ONCE visits 1 #1\nhold");
+    let notch = settings(&script).with("STORE_TIMEOUT", "500ms").start();
+    notch.get("/count").assert_in_doubt();
+    script.reach(3);
+}
+
+#[test]
 fn a_read_that_breaks_off_is_no_doubt() {
     for said in ["", "$", "$2\\r\\n4"] {
         let script = Script::play(&format!("> GET visits\n< {said}\nclose\n> GET visits\n< $2\\r\\n42\\r\\n"));
@@ -346,7 +404,7 @@ fn a_redis_that_takes_connections_and_says_nothing_is_given_up() {
     // Nothing but the greeting was sent, so nothing was counted.
     notch.get("/count").assert_not_counted();
     assert_eq!(notch.get("/readyz").status, 503);
-    let harmless = |words: &str| matches!(words, "AUTH hunter2" | "PING");
+    let harmless = |words: &str| matches!(words, "AUTH hunter2" | "EVAL return 1 0" | "PING");
     assert!(script.heard().iter().all(|(_, words)| harmless(words)), "{:?}", script.heard());
 }
 
