@@ -140,7 +140,7 @@ fn what_gathers_meanwhile_goes_behind_what_is_sent_again() {
     let mut clients: Vec<_> = (0..3).map(|_| notch.client()).collect();
     for client in &mut clients {
         // Once the first is answered, the second is on its way to the store.
-        client.send("GET /livez HTTP/1.1\r\nHost: h\r\n\r\nGET /count HTTP/1.1\r\nHost: h\r\n\r\n".into());
+        client.send("GET /livez HTTP/1.1\r\nHost: h\r\n\r\nGET /count HTTP/1.1\r\nHost: h\r\n\r\n");
         assert_eq!(client.answer().status, 200);
         script.reach(1);
     }
