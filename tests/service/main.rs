@@ -5,6 +5,7 @@
 //! `redis-server` wherever one can be brought to say it, and a scripted one for the rest. Tests wait for conditions,
 //! never for a while; the bound on each wait is there to end a hopeless one and measures nothing.
 
+#[path = "../rig/mod.rs"]
 mod rig;
 
 mod framing;

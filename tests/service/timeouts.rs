@@ -2,7 +2,6 @@
 //!
 //! The limits are set short and the waits are long, so that what is tested is that an end comes, not when.
 
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -87,7 +86,7 @@ fn who_asks_without_end_and_never_listens_is_cut_off() {
     let why = refused.expect("notch swallows sixty megabytes of requests whose answers nobody takes");
     assert!(why.kind() != std::io::ErrorKind::WouldBlock, "neither read nor cut off: {why}");
     assert_eq!(notch.visit(), 1, "and everybody else is served");
-    let memory = resident_kilobytes(&notch);
+    let memory = notch.resident_kilobytes();
     assert!(memory < 40_000, "{memory} kB after one client that did not listen");
 }
 
@@ -141,16 +140,7 @@ fn who_is_sent_away_for_want_of_a_place_was_not_counted() {
 }
 
 fn sockets(notch: &Notch) -> usize {
-    let files = fs::read_dir(format!("/proc/{}/fd", notch.id())).expect("Linux's own account");
-    // A file may be closed while we look.
-    let links = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
-    links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
-}
-
-fn resident_kilobytes(notch: &Notch) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", notch.id())).expect("Linux's own account");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
-    line.trim().trim_end_matches(" kB").parse().expect("kilobytes")
+    notch.files().iter().filter(|file| file.to_string_lossy().starts_with("socket:")).count()
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What the tests stand on: notch as a process, a real Redis, a scripted one, and a client that sees every byte.
 
+#![allow(dead_code, unused_imports, reason = "each suite that stands on it takes what it needs")]
+
 mod client;
 mod escape;
 mod folder;
@@ -16,7 +18,7 @@ pub(crate) use escape::unescape;
 pub(crate) use folder::Folder;
 pub(crate) use json::Json;
 pub(crate) use notch::{Notch, Settings, signal};
-pub(crate) use redis::Redis;
+pub(crate) use redis::{Redis, free_port};
 pub(crate) use script::Script;
 
 /// How long a test waits for what ought to come at once. Only a test that fails anyway waits this long.

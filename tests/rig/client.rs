@@ -16,11 +16,16 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("notch takes connections");
-        stream.set_nodelay(true).expect("a socket that can send small segments");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a bound on reads");
-        stream.set_write_timeout(Some(PATIENCE)).expect("a bound on writes");
-        Self { stream, inbox: Vec::new() }
+        Self::try_connect(address).expect("notch takes connections")
+    }
+
+    /// As [`Self::connect`], for a server that may be gone.
+    pub(crate) fn try_connect(address: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self { stream, inbox: Vec::new() })
     }
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {

@@ -77,6 +77,12 @@ impl Redis {
         self.restart();
     }
 
+    /// Starts again on the same port with nothing: a disk that was lost.
+    pub(crate) fn restart_empty(&mut self) {
+        self.folder = Folder::new("redis");
+        self.restart();
+    }
+
     /// Says one command and gives the reply, as text: `-` in front of an error, `(nil)` for nothing.
     pub(crate) fn say(&self, command: &str) -> String {
         self.try_say(command).unwrap_or_else(|why| panic!("{command}: {why}"))

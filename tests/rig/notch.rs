@@ -193,6 +193,19 @@ impl Notch {
         self.log.lines()
     }
 
+    /// What it has open: the paths of files, `socket:[1234]`, and so on.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.id())).expect("Linux's own account");
+        // A file may be closed while we look.
+        files.filter_map(|file| fs::read_link(file.ok()?.path()).ok()).collect()
+    }
+
+    pub(crate) fn resident_kilobytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).expect("Linux's own account");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
+        line.trim().trim_end_matches(" kB").parse().expect("kilobytes")
+    }
+
     /// `name` as the `kill` command takes it: `TERM`, `INT`.
     pub(crate) fn signal(&self, name: &str) {
         signal(self.id(), name);
