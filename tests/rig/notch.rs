@@ -206,6 +206,13 @@ impl Notch {
         line.trim().trim_end_matches(" kB").parse().expect("kilobytes")
     }
 
+    /// Sets a soft limit of the running process, as `prlimit` names it: `fsize`, `nofile`.
+    pub(crate) fn limit(&self, name: &str, value: &str) {
+        let limit = format!("--{name}={value}:");
+        let set = Command::new("prlimit").args(["--pid", &self.id().to_string(), &limit]).status();
+        assert!(set.is_ok_and(|status| status.success()), "prlimit is missing (Debian: apt-get install util-linux)");
+    }
+
     /// `name` as the `kill` command takes it: `TERM`, `INT`.
     pub(crate) fn signal(&self, name: &str) {
         signal(self.id(), name);

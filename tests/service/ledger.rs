@@ -319,7 +319,7 @@ fn a_full_disk_refuses_visits_and_spoils_nothing() {
         assert_eq!(notch.visit(), counted + 2);
         counted += 2;
         let size = settings.read_ledger().len();
-        limit_files(&notch, &room.map_or(1, |room| size + room).to_string());
+        notch.limit("fsize", &room.map_or(1, |room| size + room).to_string());
         notch.get("/count").assert_not_counted();
         for _ in 0..3 {
             // Written anew the file may be so much smaller that there is room again.
@@ -334,18 +334,12 @@ fn a_full_disk_refuses_visits_and_spoils_nothing() {
         }
         assert_eq!(notch.total(), counted);
         assert_eq!(notch.get("/").status, 200);
-        limit_files(&notch, "unlimited");
+        notch.limit("fsize", "unlimited");
         assert_eq!(notch.visit_when_it_counts(), counted + 1, "with room, it counts on");
         counted += 1;
         notch.kill();
         assert_eq!(settings.start().total(), counted);
     }
-}
-
-fn limit_files(notch: &Notch, bytes: &str) {
-    let limit = format!("--fsize={bytes}:");
-    let set = Command::new("prlimit").args(["--pid", &notch.id().to_string(), &limit]).status();
-    assert!(set.is_ok_and(|status| status.success()), "prlimit is missing (Debian: apt-get install util-linux)");
 }
 
 #[test]

@@ -1,0 +1,75 @@
+//! What clients were told, held against what the store has counted.
+
+use crate::rig::Answer;
+
+/// Whether the store may have counted visits that nobody was told the number of, although nobody left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    /// Each visit answered with 504 may have been counted.
+    Possible,
+    /// No visit may be answered with 504 at all: what is counted is what was answered.
+    None,
+}
+
+/// What a connection to Redis leaves behind that is lost while a batch is on its way.
+pub(crate) const LOST_CONNECTION: Doubt = Doubt::Possible;
+
+/// What became of visits.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    numbers: Vec<i64>,
+    /// Surely not counted.
+    pub(crate) refused: usize,
+    pub(crate) doubts: usize,
+    /// Sent by clients who then left, or whose connection ended before the answer.
+    pub(crate) cut: usize,
+}
+
+impl Tally {
+    pub(crate) fn note(&mut self, answer: &Answer) {
+        match answer.status {
+            200 => self.numbers.push(answer.number()),
+            503 => {
+                answer.assert_not_counted();
+                self.refused += 1;
+            }
+            _ => {
+                answer.assert_in_doubt();
+                self.doubts += 1;
+            }
+        }
+    }
+
+    /// Notes a visit that was asked for in another way.
+    pub(crate) fn note_number(&mut self, number: i64) {
+        self.numbers.push(number);
+    }
+
+    pub(crate) fn absorb(&mut self, mut other: Self) {
+        self.numbers.append(&mut other.numbers);
+        self.refused += other.refused;
+        self.doubts += other.doubts;
+        self.cut += other.cut;
+    }
+
+    pub(crate) fn answered(&self) -> usize {
+        self.numbers.len()
+    }
+
+    /// Checks all visits that a store has had since it was empty against the `total` that it has now.
+    pub(crate) fn audit(&self, total: i64, doubt: Doubt) {
+        let Self { refused, doubts, cut, .. } = *self;
+        let mut numbers = self.numbers.clone();
+        numbers.sort_unstable();
+        let twice = numbers.windows(2).find(|pair| pair[0] == pair[1]);
+        assert_eq!(twice, None, "a number was answered twice");
+        let (first, last) = (numbers.first().copied().unwrap_or(1), numbers.last().copied().unwrap_or(0));
+        assert!(first >= 1 && last <= total, "{first} to {last} were answered, the store has {total}");
+        assert!(doubt == Doubt::Possible || doubts == 0, "{doubts} visits are in doubt for nothing");
+        let (least, most) = (numbers.len(), numbers.len() + doubts + cut);
+        assert!(
+            (least..=most).contains(&(total as usize)),
+            "the store has {total}; {least} answered, {doubts} in doubt, {cut} cut off, {refused} refused"
+        );
+    }
+}

@@ -1,0 +1,69 @@
+//! Hostile clients, and a normal one beside them who must not notice.
+
+use std::thread;
+use std::time::Duration;
+
+use super::audit::Doubt;
+use super::crowd::Neighbour;
+use super::nuisance;
+use crate::rig::{Settings, until};
+
+#[test]
+fn whatever_clients_do_the_next_one_is_served_and_all_is_free_again() {
+    for nuisance in nuisance::all(CONNECTIONS) {
+        let settings = ["HEADER_TIMEOUT", "IDLE_TIMEOUT", "SEND_TIMEOUT"].iter();
+        let settings = settings.fold(Settings::ledger(), |settings, name| settings.with(name, "1s"));
+        let settings = settings.with("FSYNC", "never").with("MAX_CONNECTIONS", &CONNECTIONS.to_string());
+        let notch = settings.start();
+        assert_eq!(notch.visit(), 1);
+        thread::sleep(SETTLED);
+        let (files, memory) = (notch.files().len(), notch.resident_kilobytes());
+
+        let neighbour = Neighbour::of(&notch);
+        let (address, name) = (notch.address, nuisance.name);
+        let crowded = nuisance.connections > CONNECTIONS;
+        let nuisance = thread::spawn(move || nuisance.misbehave(address, SPELL));
+        let (mut most_files, mut most_memory) = (0, 0);
+        while !nuisance.is_finished() {
+            most_files = most_files.max(notch.files().len());
+            most_memory = most_memory.max(notch.resident_kilobytes());
+            thread::sleep(Duration::from_millis(10));
+        }
+        let visits = nuisance.join().expect("a nuisance does not panic");
+        let (mut tally, waits) = neighbour.leave();
+        let (median, worst) = (waits[waits.len() / 2], waits[waits.len() - 1]);
+        let (bar, worst_bar) = if crowded { CROWDED } else { BESIDE };
+        assert!(median < bar && worst < worst_bar, "{name}: a visit beside it took {median:?}, at worst {worst:?}");
+        assert!(most_files <= files + CONNECTIONS + SLACK, "{name}: {files} files open before, {most_files} at most");
+        let bound = memory + (CONNECTIONS as u64) * EACH + 4096;
+        assert!(most_memory <= bound, "{name}: {memory} kB before, {most_memory} kB at most");
+
+        until("its connections are gone", || (notch.files().len() <= files).then_some(()));
+        tally.note_number(1);
+        tally.note_number(notch.visit());
+        tally.cut += visits;
+        tally.audit(notch.total(), Doubt::None);
+    }
+}
+
+/// What `MAX_CONNECTIONS` is set to.
+const CONNECTIONS: usize = 64;
+
+/// How long each goes on.
+const SPELL: Duration = Duration::from_millis(1500);
+
+/// Within this, a connection that has been closed is seen to be. If it is not, the bounds are wider by one.
+const SETTLED: Duration = Duration::from_millis(50);
+
+/// What a normal visit may take in the median, and at worst: a machine that does other things besides has its part.
+const BESIDE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// The same where there is no room: one waits in a queue of newcomers, each of whom has 100 ms to begin a request.
+const CROWDED: (Duration, Duration) = (Duration::from_millis(800), Duration::from_secs(2));
+
+/// Connections that may stand in the door, one for each event loop.
+const SLACK: usize = 8;
+
+/// Kilobytes of one connection at its worst: unread and unsent bytes of 16 kB each, the latter by one run of answers
+/// more, and a thread's stack.
+const EACH: u64 = 16 + 16 + 32 + 64;

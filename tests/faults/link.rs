@@ -1,0 +1,125 @@
+//! The way to Redis, cut at every byte, delayed, doubled, and garbled: what was answered stands, and notch finds back by
+//! itself.
+
+use std::time::Duration;
+
+use super::audit::{Doubt, LOST_CONNECTION, Tally};
+use super::crowd::Visitor;
+use super::relay::{Relay, Trick};
+use crate::rig::{NEVER, Notch, Redis, Settings};
+
+/// notch with one event loop, hence with one connection to Redis, by way of a relay.
+fn behind_a_relay(timeout: &str) -> (Redis, Relay, Notch) {
+    let redis = Redis::start(&[]);
+    let relay = Relay::to(redis.port);
+    let notch = Settings::redis(relay.port).with("WORKERS", "1").with("STORE_TIMEOUT", timeout).start();
+    (redis, relay, notch)
+}
+
+/// A visit that has to be counted by notch's own recovery, and the audit.
+fn recover(notch: &Notch, redis: &Redis, tally: &mut Tally, doubt: Doubt) {
+    tally.note_number(notch.visit_when_it_counts());
+    let total = redis.say("GET visits").parse().expect("a count");
+    tally.audit(total, doubt);
+}
+
+#[test]
+fn cut_at_every_byte_of_a_visit() {
+    let (redis, relay, notch) = behind_a_relay(NEVER);
+    let mut visitor = Visitor::of(&notch);
+    recover(&notch, &redis, &mut visitor.tally, Doubt::None);
+    for (cut, least) in [(Trick::CutRequest as fn(usize) -> Trick, 20), (Trick::CutReply, 4)] {
+        // Several at once are another command, and longer.
+        for visits in [1, 12] {
+            let mut passed = 0;
+            loop {
+                relay.arm(cut(passed));
+                visitor.visit(visits);
+                let played = relay.disarm();
+                recover(&notch, &redis, &mut visitor.tally, LOST_CONNECTION);
+                if !played {
+                    break;
+                }
+                passed += 1;
+            }
+            assert!(passed > least, "cut at {passed} places only");
+        }
+    }
+    assert_eq!((visitor.tally.refused, visitor.tally.cut), (0, 0));
+}
+
+#[test]
+fn cut_at_every_byte_of_the_greeting() {
+    let (redis, relay, notch) = behind_a_relay(NEVER);
+    let mut tally = Tally::default();
+    recover(&notch, &redis, &mut tally, Doubt::None);
+    // All of the greeting may pass, but not all of its reply: then a visit would follow, and be what is cut.
+    let reply = "+PON\r\n".len();
+    for (cut, most) in
+        [(Trick::CutRequest as fn(usize) -> Trick, "*1\r\n$4\r\nPING\r\n".len()), (Trick::CutReply, reply)]
+    {
+        for passed in 0..=most {
+            relay.arm(cut(passed));
+            relay.cut_and_wait();
+            recover(&notch, &redis, &mut tally, Doubt::None);
+            assert!(relay.disarm(), "nothing was cut");
+        }
+    }
+}
+
+#[test]
+fn late_replies_in_pieces_are_replies() {
+    let (redis, relay, notch) = behind_a_relay(NEVER);
+    let mut visitor = Visitor::of(&notch);
+    recover(&notch, &redis, &mut visitor.tally, Doubt::None);
+    for trick in [Trick::DelayReply(Duration::from_millis(300)), Trick::DribbleReply] {
+        relay.arm(trick);
+        visitor.visit(3);
+        assert!(relay.disarm(), "the reply went another way");
+        recover(&notch, &redis, &mut visitor.tally, Doubt::None);
+    }
+}
+
+#[test]
+fn replies_that_come_too_late_reach_nobody() {
+    let (redis, relay, notch) = behind_a_relay("200ms");
+    let mut visitor = Visitor::of(&notch);
+    recover(&notch, &redis, &mut visitor.tally, Doubt::None);
+    for round in 1..=3 {
+        relay.arm(Trick::DelayReply(Duration::from_millis(500)));
+        visitor.visit(2);
+        assert!(relay.disarm(), "the reply went another way");
+        assert_eq!(visitor.tally.doubts, 2 * round, "nobody waits longer than STORE_TIMEOUT");
+        recover(&notch, &redis, &mut visitor.tally, Doubt::Possible);
+    }
+}
+
+#[test]
+fn what_redis_never_said_is_no_number() {
+    let (redis, relay, notch) = behind_a_relay(NEVER);
+    let mut visitor = Visitor::of(&notch);
+    recover(&notch, &redis, &mut visitor.tally, Doubt::None);
+    let before = notch.resident_kilobytes();
+    for trick in [
+        Trick::DoubleReply,
+        Trick::Instead(b"+OK\r\n"),
+        Trick::Instead(b"$1\r\n7\r\n"),
+        Trick::Instead(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+        Trick::Instead(b"\x15\x03\x01\x00\x02\x02\x46"),
+        Trick::Instead(b"\r\n"),
+        Trick::Instead(b"*1000000\r\n"),
+        Trick::Instead(b":99999999999999999999999999\r\n"),
+        Trick::Endless(b'x'),
+        Trick::Endless(b':'),
+        Trick::Endless(b'$'),
+        Trick::Endless(b'9'),
+        Trick::Endless(0),
+    ] {
+        relay.arm(trick.clone());
+        visitor.visit(2);
+        assert!(relay.disarm(), "the reply went another way");
+        recover(&notch, &redis, &mut visitor.tally, LOST_CONNECTION);
+        let memory = notch.resident_kilobytes();
+        assert!(memory < before + 2000, "{before} kB before {trick:?}, then {memory} kB");
+    }
+}

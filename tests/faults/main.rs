@@ -1,0 +1,26 @@
+//! notch while everything around it goes wrong: Redis dies and hangs, the way to it is cut, the disk refuses, clients
+//! are hostile, and notch itself is killed.
+//!
+//! Each test ends with the same audit of what clients were told against what the store has counted: see [`audit`].
+//! Faults are made on real processes and sockets, nothing is mocked, so the suite must pass on every driver. What is
+//! chosen at random is chosen by [`dice`], which tells its seed when a test fails. `FAULTS_SECONDS` says how long the
+//! soak lasts, `FAULTS_SEED` which choices to make again.
+//!
+//! Left out on purpose: a clock that jumps, since all that notch takes from it is the `Date` of its answers.
+
+#[path = "../rig/mod.rs"]
+mod rig;
+
+mod audit;
+mod crowd;
+mod dice;
+mod nuisance;
+mod relay;
+
+mod disk;
+mod guests;
+mod link;
+mod port;
+mod process;
+mod redis;
+mod soak;

@@ -1,0 +1,125 @@
+//! Clients who ask for trouble: each opens connections, says something, goes on saying something, and never reads.
+
+use std::io::{ErrorKind, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// One way to behave badly.
+pub(crate) struct Nuisance {
+    pub(crate) name: &'static str,
+    pub(crate) connections: usize,
+    /// Said first, on each connection.
+    pub(crate) first: &'static str,
+    /// Said again and again after that.
+    pub(crate) then: &'static str,
+    /// How long to wait between one time and the next; zero is as fast as it is taken.
+    pub(crate) pace: Duration,
+    /// Leaves as soon as an answer has come, without reading it: the kernel then resets the connection.
+    pub(crate) resets: bool,
+}
+
+impl Nuisance {
+    /// Behaves badly for so long, and says how many visits may have been counted by it.
+    pub(crate) fn misbehave(&self, address: SocketAddr, long: Duration) -> usize {
+        let mut sent = 0;
+        let mut guests: Vec<Option<Guest>> = (0..self.connections).map(|_| None).collect();
+        let end = Instant::now() + long;
+        while Instant::now() < end {
+            for place in guests.iter_mut().take_while(|_| Instant::now() < end) {
+                if place.is_none() {
+                    *place = Guest::come(address, self.first);
+                    sent += place.iter().map(|_| self.first.matches(VISIT).count()).sum::<usize>();
+                }
+                let Some(guest) = place else { continue };
+                let (stays, times) = guest.go_on(self);
+                sent += times * self.then.matches(VISIT).count();
+                if !stays {
+                    *place = None;
+                }
+            }
+            thread::sleep(TICK);
+        }
+        sent
+    }
+}
+
+/// One connection of a nuisance.
+struct Guest {
+    stream: TcpStream,
+    /// When something is to be said again.
+    next: Instant,
+    /// What is left of what is being said.
+    rest: &'static [u8],
+}
+
+impl Guest {
+    /// `None` when nobody opens; a full queue of connections is not waited for.
+    fn come(address: SocketAddr, first: &'static str) -> Option<Self> {
+        let stream = TcpStream::connect_timeout(&address, Duration::from_millis(50)).ok()?;
+        stream.set_nonblocking(true).expect("a socket that does not wait");
+        stream.set_nodelay(true).expect("a socket that can send small segments");
+        Some(Self { stream, next: Instant::now(), rest: first.as_bytes() })
+    }
+
+    /// Says what is due, and whether it stays, and how often it began to say `then`.
+    fn go_on(&mut self, nuisance: &Nuisance) -> (bool, usize) {
+        let heard = self.stream.peek(&mut [0]);
+        let silent = matches!(&heard, Err(error) if error.kind() == ErrorKind::WouldBlock);
+        // Who has nothing more to say takes any answer for the end.
+        if !silent && (nuisance.resets || nuisance.then.is_empty() || !matches!(heard, Ok(1..))) {
+            return (false, 0);
+        }
+        let mut times = 0;
+        loop {
+            while !self.rest.is_empty() {
+                match self.stream.write(self.rest) {
+                    Ok(length) => self.rest = &self.rest[length..],
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return (true, times),
+                    Err(_) => return (false, times),
+                }
+            }
+            if nuisance.then.is_empty() || Instant::now() < self.next || times >= MOST {
+                return (true, times);
+            }
+            (self.rest, self.next) = (nuisance.then.as_bytes(), Instant::now() + nuisance.pace);
+            times += 1;
+        }
+    }
+}
+
+/// All that is tried here, for a server that is set to `connections`.
+pub(crate) fn all(connections: usize) -> Vec<Nuisance> {
+    let slow = Duration::from_millis(100);
+    let of = |name, connections, first, then, pace| Nuisance { name, connections, first, then, pace, resets: false };
+    let none = Duration::ZERO;
+    vec![
+        of("slow heads", 24, "GET /count HTTP/1.1\r\nHost: h\r\nX: ", "x", slow),
+        of("half a head, and nothing more", 24, "GET /count HTTP/1.1\r\nHo", "", none),
+        of("not a word", 24, "", "", none),
+        of("pipelines that nobody reads", 8, "", PIPELINE, none),
+        of("pipelines of visits that nobody reads", 8, "", VISITS, none),
+        of("more connections than there is room for", 3 * connections, "", "", none),
+        of("headers without end", 8, "GET /count HTTP/1.1\r\nHost: h\r\n", "X-Y: zebra\r\n", none),
+        of("a target without end", 8, "GET /count?", "zebra", none),
+        of("a body never sent", 24, "POST /count HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nzebra", "", none),
+        of("small chunks without end", 8, CHUNKED, "1\r\nz\r\n", none),
+        of("chunk extensions without end", 8, CHUNKED, "1;zebra=zebra", none),
+        Nuisance { resets: true, ..of("resets", 16, VISITS, "", none) },
+    ]
+}
+
+const CHUNKED: &str = "POST /count HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+const PIPELINE: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\nGET /livez HTTP/1.1\r\nHost: h\r\n\r\n";
+
+const VISITS: &str = "GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /count HTTP/1.1\r\nHost: h\r\n\r\n";
+
+/// What may count a visit wherever it is said.
+const VISIT: &str = " /count";
+
+/// Between two rounds through the connections.
+const TICK: Duration = Duration::from_millis(2);
+
+/// Times that one connection says its piece before it is another one's turn.
+const MOST: usize = 1000;

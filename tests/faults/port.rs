@@ -1,0 +1,82 @@
+//! A port that takes connections and is no Redis behind it, and no files left for connections.
+
+use super::audit::{Doubt, LOST_CONNECTION};
+use super::crowd::{Crowd, Visitor};
+use super::relay::{Mood, Relay};
+use crate::rig::{Redis, Settings, until};
+
+#[test]
+fn a_port_that_is_silent_or_slams_the_door() {
+    for mood in [Mood::Silent, Mood::Slam] {
+        let redis = Redis::start(&[]);
+        let relay = Relay::to(redis.port);
+        let notch = Settings::redis(relay.port).with("STORE_TIMEOUT", "300ms").start();
+        // From the start on, and in the middle of the load.
+        relay.set(mood);
+        let mut first = Visitor::of(&notch);
+        (0..3).for_each(|_| first.visit(1));
+        assert_eq!((first.tally.refused, first.tally.doubts), (3, 0), "nothing was sent, so nothing is in doubt");
+        relay.set(Mood::Pass);
+        first.tally.note_number(notch.visit_when_it_counts());
+        let crowd = Crowd::at(&notch, 4);
+        crowd.until_answered(100);
+        let files = notch.files().len();
+        for _ in 0..2 {
+            relay.set(mood);
+            for _ in 0..3 {
+                let away = notch.get("/count");
+                first.tally.note(&away);
+                assert_ne!(away.status, 200, "{mood:?}: nobody counts there");
+                assert_eq!(notch.get("/livez").status, 200);
+            }
+            relay.set(Mood::Pass);
+            crowd.until_answered(100);
+        }
+        until("no more files are open than before", || (notch.files().len() <= files).then_some(()));
+        let mut tally = crowd.leave();
+        tally.absorb(first.tally);
+        tally.audit(redis.say("GET visits").parse().expect("a count"), LOST_CONNECTION);
+    }
+}
+
+#[test]
+fn without_files_to_spare_the_store_is_reachable() {
+    let mut redis = Redis::durable();
+    let notch = Settings::redis(redis.port).with("WORKERS", "1").by_way_of(&["prlimit", "--nofile=40"]).start();
+    let mut visitor = Visitor::of(&notch);
+    visitor.visit(1);
+    for _ in 0..3 {
+        let crowd: Vec<_> = (0..80).map(|_| notch.client()).collect();
+        visitor.tally.note_number(notch.visit());
+        redis.kill();
+        redis.restart();
+        visitor.tally.note_number(notch.visit_when_it_counts());
+        drop(crowd);
+        visitor.visit(1);
+    }
+    assert_eq!(visitor.tally.refused, 0);
+    visitor.tally.audit(redis.say("GET visits").parse().expect("a count"), Doubt::None);
+}
+
+#[test]
+fn files_taken_away_while_it_runs_come_back_and_so_do_clients() {
+    let redis = Redis::durable();
+    let notch = Settings::redis(redis.port).with("WORKERS", "1").start();
+    let mut visitor = Visitor::of(&notch);
+    for _ in 0..3 {
+        visitor.visit(1);
+        notch.limit("nofile", &notch.files().len().to_string());
+        let mut crowd: Vec<_> = (0..10).map(|_| notch.client()).collect();
+        // Whoever has a connection is served on, or loses it to somebody who has none.
+        visitor.visit(1);
+        notch.limit("nofile", "1000");
+        for client in &mut crowd {
+            // Who came in may have been sent away for the next; nobody is left without an answer or an end.
+            let asked = client.try_send("GET /livez HTTP/1.1\r\nHost: h\r\n\r\n");
+            let answer = asked.ok().and_then(|()| client.next_answer("GET"));
+            assert!(answer.is_none_or(|answer| answer.status == 200));
+        }
+        (0..10).for_each(|_| visitor.tally.note_number(notch.visit()));
+    }
+    visitor.tally.audit(notch.total(), Doubt::None);
+}

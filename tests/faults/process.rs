@@ -1,0 +1,35 @@
+//! notch itself killed under load, again and again, on either store.
+
+use super::audit::{Doubt, Tally};
+use super::crowd::Crowd;
+use crate::rig::{Notch, Redis, Settings};
+
+/// Lives that each end in a `kill -9` under load; what all of them were told, and what to start the next one with.
+fn short_lives(mut settings: Settings) -> (Tally, Notch) {
+    let mut tally = Tally::default();
+    for _ in 0..5 {
+        let notch = settings.start();
+        let crowd = Crowd::at(&notch, 6);
+        crowd.until_answered(150);
+        settings = notch.kill();
+        let told = crowd.leave();
+        assert!(told.cut > 0, "nobody was at it when notch was killed");
+        tally.absorb(told);
+    }
+    (tally, settings.start())
+}
+
+#[test]
+fn killed_again_and_again_over_redis() {
+    let redis = Redis::durable();
+    let (tally, notch) = short_lives(Settings::redis(redis.port));
+    tally.audit(notch.total(), Doubt::None);
+}
+
+#[test]
+fn killed_again_and_again_over_the_ledger() {
+    for fsync in ["always", "everysec", "never"] {
+        let (tally, notch) = short_lives(Settings::ledger().with("FSYNC", fsync));
+        tally.audit(notch.total(), Doubt::None);
+    }
+}

@@ -1,0 +1,88 @@
+//! A Redis that dies, stands still, or comes back with nothing, under load.
+
+use std::thread;
+use std::time::Duration;
+
+use super::audit::{Doubt, LOST_CONNECTION};
+use super::crowd::Crowd;
+use crate::rig::{NEVER, Notch, Redis, Settings};
+
+#[test]
+fn killed_again_and_again() {
+    let mut redis = Redis::durable();
+    let notch = Settings::redis(redis.port).start();
+    let crowd = Crowd::at(&notch, 6);
+    // Back before anybody is refused, and back too late for that.
+    for away in [0, 50, 300, 2500, 0] {
+        crowd.until_answered(200);
+        redis.kill();
+        thread::sleep(Duration::from_millis(away));
+        redis.restart();
+    }
+    crowd.until_answered(200);
+    crowd.leave().audit(total(&redis), LOST_CONNECTION);
+}
+
+#[test]
+fn standing_still_for_less_and_for_more_than_anybody_waits() {
+    let stopped = |redis: &Redis| redis.while_stopped(|| thread::sleep(STALL));
+    let asleep = |redis: &Redis| assert_eq!(redis.say(&format!("DEBUG SLEEP {}", STALL.as_secs_f32())), "OK");
+    for (name, stall) in [("SIGSTOP", &stopped as &dyn Fn(&Redis)), ("DEBUG SLEEP", &asleep)] {
+        for (timeout, doubt) in [(NEVER, Doubt::None), ("200ms", Doubt::Possible)] {
+            let redis =
+                Redis::start(&["--appendonly", "yes", "--appendfsync", "always", "--enable-debug-command", "yes"]);
+            let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", timeout).start();
+            let crowd = Crowd::at(&notch, 4);
+            for _ in 0..2 {
+                crowd.until_answered(100);
+                stall(&redis);
+            }
+            crowd.until_answered(100);
+            let tally = crowd.leave();
+            tally.audit(total(&redis), doubt);
+            let gave_up = tally.doubts + tally.refused > 0;
+            assert_eq!(gave_up, doubt == Doubt::Possible, "{name}, STORE_TIMEOUT={timeout}: {tally:?}");
+        }
+    }
+}
+
+#[test]
+fn back_with_an_empty_disk_numbers_begin_again() {
+    let mut redis = Redis::durable();
+    let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "500ms").start();
+    for _ in 0..3 {
+        let crowd = Crowd::at(&notch, 4);
+        crowd.until_answered(200);
+        redis.kill();
+        let mut tally = crowd.leave();
+        redis.restart();
+        tally.note_number(notch.visit_when_it_counts());
+        tally.audit(total(&redis), LOST_CONNECTION);
+
+        redis.kill();
+        redis.restart_empty();
+        // What Redis has lost nobody else knows: notch has no memory of its own that could contradict it.
+        assert_eq!(notch.visit_when_it_counts(), 1);
+        assert_eq!(total(&redis), 1);
+        redis.told("DEL visits");
+    }
+    assert_calm(&notch);
+}
+
+/// Nothing in the log but what an operator has to know: that the store was away, and that it is back.
+fn assert_calm(notch: &Notch) {
+    let odd = |line: &&String| {
+        !["notch counts on", "the store does not count", "the store counts again"]
+            .iter()
+            .any(|known| line.contains(known))
+    };
+    let log = notch.log();
+    assert_eq!(log.iter().find(odd), None, "{log:#?}");
+}
+
+fn total(redis: &Redis) -> i64 {
+    redis.say("GET visits").parse().expect("a count")
+}
+
+/// Longer than the shorter `STORE_TIMEOUT`.
+const STALL: Duration = Duration::from_millis(600);

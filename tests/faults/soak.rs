@@ -1,0 +1,140 @@
+//! Everything at once, for a while.
+
+use std::env;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::audit::Doubt;
+use super::crowd::{Crowd, Over};
+use super::dice::Dice;
+use super::nuisance;
+use super::relay::{Mood, Relay, Trick};
+use crate::rig::{Notch, Redis, Settings, until};
+
+#[test]
+fn everything_at_once() {
+    let mut dice = Dice::new();
+    let mut redis = Redis::start(&["--appendonly", "yes", "--appendfsync", "always", "--enable-debug-command", "yes"]);
+    let relay = Relay::to(redis.port);
+    let short = ["HEADER_TIMEOUT", "IDLE_TIMEOUT", "SEND_TIMEOUT", "STORE_TIMEOUT"].iter();
+    let settings = short.fold(Settings::redis(relay.port), |settings, name| settings.with(name, "1s"));
+    let notch = settings.with("MAX_CONNECTIONS", &CONNECTIONS.to_string()).start();
+    let first = notch.visit();
+    let files = notch.files().len();
+    let crowd = Crowd::at(&notch, 4);
+    let hostile = Hostile::to(&notch, &mut dice);
+
+    let length = Duration::from_secs(seconds());
+    let start = Instant::now();
+    let mut early = Most::default();
+    let mut late = Most::default();
+    while start.elapsed() < length {
+        disturb(&mut redis, &relay, &mut dice);
+        thread::sleep(Duration::from_millis(dice.below(200) as u64));
+        let most = if start.elapsed() < length / 3 { &mut early } else { &mut late };
+        most.look(&notch);
+    }
+    relay.disarm();
+    crowd.until_answered(50);
+    let visits = hostile.leave();
+    let mut tally = crowd.leave();
+    tally.note_number(first);
+    tally.cut += visits;
+    until("all connections are gone", || (notch.files().len() <= files).then_some(()));
+    tally.note_number(notch.visit_when_it_counts());
+    tally.audit(redis.say("GET visits").parse().expect("a count"), Doubt::Possible);
+    assert!(late.files <= files + CONNECTIONS + SLACK, "{files} files open before, then {late:?}");
+    assert!(late.memory <= early.memory + early.memory / 4 + 2048, "it grows: {early:?}, then {late:?}");
+}
+
+/// One thing that goes wrong, and ends.
+fn disturb(redis: &mut Redis, relay: &Relay, dice: &mut Dice) {
+    let pause = Duration::from_millis(*dice.pick(&[0, 20, 200, 1300]));
+    let place = dice.below(40);
+    match dice.below(8) {
+        0 => {
+            redis.kill();
+            thread::sleep(pause);
+            redis.restart();
+        }
+        1 => redis.while_stopped(|| thread::sleep(pause)),
+        2 => redis.leave_saying(&format!("DEBUG SLEEP {}", pause.as_secs_f32())),
+        3 => relay.cut(),
+        4 => relay.arm(Trick::CutRequest(place)),
+        5 => relay.arm(Trick::CutReply(place / 4)),
+        6 => relay.arm(
+            dice.pick(&[
+                Trick::DelayReply(pause),
+                Trick::DribbleReply,
+                Trick::DoubleReply,
+                Trick::Instead(b"-ZEBRA\r\n"),
+                Trick::Instead(b"zebra"),
+                Trick::Endless(b'z'),
+            ])
+            .clone(),
+        ),
+        _ => {
+            relay.set(*dice.pick(&[Mood::Silent, Mood::Slam]));
+            thread::sleep(pause);
+            relay.set(Mood::Pass);
+        }
+    }
+}
+
+/// Hostile clients who change their ways now and then.
+struct Hostile {
+    over: Over,
+    threads: Vec<JoinHandle<usize>>,
+}
+
+impl Hostile {
+    fn to(notch: &Notch, dice: &mut Dice) -> Self {
+        let over = Over::default();
+        let hostile = |_| {
+            let (over, address, mut dice) = (over.flag(), notch.address, dice.split());
+            thread::spawn(move || {
+                let all = nuisance::all(CONNECTIONS);
+                let mut visits = 0;
+                while !over.load(Ordering::Relaxed) {
+                    let long = Duration::from_millis(500 + dice.below(2000) as u64);
+                    visits += dice.pick(&all).misbehave(address, long);
+                }
+                visits
+            })
+        };
+        let threads = (0..2).map(hostile).collect();
+        Self { over, threads }
+    }
+
+    /// How many visits may have been counted by them.
+    fn leave(self) -> usize {
+        drop(self.over);
+        self.threads.into_iter().map(|thread| thread.join().expect("hostile clients do not panic")).sum()
+    }
+}
+
+/// The most that was seen.
+#[derive(Debug, Default)]
+struct Most {
+    files: usize,
+    memory: u64,
+}
+
+impl Most {
+    fn look(&mut self, notch: &Notch) {
+        self.files = self.files.max(notch.files().len());
+        self.memory = self.memory.max(notch.resident_kilobytes());
+    }
+}
+
+/// How long the soak lasts: `FAULTS_SECONDS`.
+fn seconds() -> u64 {
+    env::var("FAULTS_SECONDS").map_or(20, |seconds| seconds.parse().expect("FAULTS_SECONDS: digits"))
+}
+
+/// What `MAX_CONNECTIONS` is set to.
+const CONNECTIONS: usize = 64;
+
+/// Connections that may stand in the door, and those to Redis.
+const SLACK: usize = 16;
