@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::audit::Doubt;
-use super::crowd::Neighbour;
+use super::crowd::{Neighbour, SETTLED};
 use super::nuisance;
 use crate::rig::{Settings, until};
 
@@ -51,9 +51,6 @@ const CONNECTIONS: usize = 64;
 
 /// How long each goes on.
 const SPELL: Duration = Duration::from_millis(1500);
-
-/// Within this, a connection that has been closed is seen to be. If it is not, the bounds are wider by one.
-const SETTLED: Duration = Duration::from_millis(50);
 
 /// What a normal visit may take in the median, and at worst: a machine that does other things besides has its part.
 const BESIDE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));

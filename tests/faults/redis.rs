@@ -9,18 +9,24 @@ use crate::rig::{NEVER, Notch, Redis, Settings};
 
 #[test]
 fn killed_again_and_again() {
-    let mut redis = Redis::durable();
-    let notch = Settings::redis(redis.port).start();
-    let crowd = Crowd::at(&notch, 6);
-    // Back before anybody is refused, and back too late for that.
-    for away in [0, 50, 300, 2500, 0] {
+    for (timeout, pauses, doubt) in
+        [(NEVER, &[0, 20, 300, 0][..], LOST_CONNECTION), ("300ms", &[500, 700], Doubt::Possible)]
+    {
+        let mut redis = Redis::durable();
+        let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", timeout).start();
+        let crowd = Crowd::at(&notch, 6);
+        for pause in pauses {
+            crowd.until_answered(200);
+            redis.kill();
+            thread::sleep(Duration::from_millis(*pause));
+            redis.restart();
+        }
         crowd.until_answered(200);
-        redis.kill();
-        thread::sleep(Duration::from_millis(away));
-        redis.restart();
+        let tally = crowd.leave();
+        tally.audit(total(&redis), doubt);
+        assert_eq!(tally.refused > 0, timeout != NEVER, "{tally:?}");
+        assert_calm(&notch);
     }
-    crowd.until_answered(200);
-    crowd.leave().audit(total(&redis), LOST_CONNECTION);
 }
 
 #[test]
@@ -57,7 +63,7 @@ fn back_with_an_empty_disk_numbers_begin_again() {
         let mut tally = crowd.leave();
         redis.restart();
         tally.note_number(notch.visit_when_it_counts());
-        tally.audit(total(&redis), LOST_CONNECTION);
+        tally.audit(total(&redis), Doubt::Possible);
 
         redis.kill();
         redis.restart_empty();

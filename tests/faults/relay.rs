@@ -74,6 +74,11 @@ impl Relay {
         lock(&self.shared).trick.take().is_none()
     }
 
+    /// How many connections stand.
+    pub(crate) fn standing(&self) -> usize {
+        lock(&self.shared).standing.len()
+    }
+
     /// From now on; what stands already is cut.
     pub(crate) fn set(&self, mood: Mood) {
         lock(&self.shared).mood = mood;

@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::audit::Doubt;
-use super::crowd::{Crowd, Over};
+use super::crowd::{Crowd, Over, SETTLED};
 use super::dice::Dice;
 use super::nuisance;
 use super::relay::{Mood, Relay, Trick};
@@ -21,7 +21,8 @@ fn everything_at_once() {
     let settings = short.fold(Settings::redis(relay.port), |settings, name| settings.with(name, "1s"));
     let notch = settings.with("MAX_CONNECTIONS", &CONNECTIONS.to_string()).start();
     let first = notch.visit();
-    let files = notch.files().len();
+    thread::sleep(SETTLED);
+    let files = notch.files().len() - relay.standing();
     let crowd = Crowd::at(&notch, 4);
     let hostile = Hostile::to(&notch, &mut dice);
 
@@ -41,7 +42,7 @@ fn everything_at_once() {
     let mut tally = crowd.leave();
     tally.note_number(first);
     tally.cut += visits;
-    until("all connections are gone", || (notch.files().len() <= files).then_some(()));
+    until("all clients are gone", || (notch.files().len() <= files + relay.standing()).then_some(()));
     tally.note_number(notch.visit_when_it_counts());
     tally.audit(redis.say("GET visits").parse().expect("a count"), Doubt::Possible);
     assert!(late.files <= files + CONNECTIONS + SLACK, "{files} files open before, then {late:?}");

@@ -22,6 +22,10 @@ impl Client {
     /// As [`Self::connect`], for a server that may be gone.
     pub(crate) fn try_connect(address: SocketAddr) -> std::io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        // To a port that nobody listens on, the kernel may connect a socket with itself.
+        if stream.local_addr()? == address {
+            return Err(ErrorKind::ConnectionRefused.into());
+        }
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
