@@ -13,8 +13,8 @@ fn whatever_clients_do_the_next_one_is_served_and_all_is_free_again() {
     for nuisance in nuisance::all(CONNECTIONS) {
         let settings = ["HEADER_TIMEOUT", "IDLE_TIMEOUT", "SEND_TIMEOUT"].iter();
         let settings = settings.fold(Settings::ledger(), |settings, name| settings.with(name, "1s"));
-        let settings = settings.with("FSYNC", "never").with("MAX_CONNECTIONS", &CONNECTIONS.to_string());
-        let notch = settings.start();
+        let settings = settings.with("FSYNC", "never").with("COUNTERS", nuisance::COUNTER);
+        let notch = settings.with("MAX_CONNECTIONS", &CONNECTIONS.to_string()).start();
         assert_eq!(notch.visit(), 1);
         thread::sleep(SETTLED);
         let (files, memory) = (notch.files().len(), notch.resident_kilobytes());
@@ -41,8 +41,9 @@ fn whatever_clients_do_the_next_one_is_served_and_all_is_free_again() {
         until("its connections are gone", || (notch.files().len() <= files).then_some(()));
         tally.note_number(1);
         tally.note_number(notch.visit());
-        tally.cut += visits;
         tally.audit(notch.total(), Doubt::None);
+        let theirs = notch.get(&format!("/total/{}", nuisance::COUNTER)).number();
+        assert!(theirs <= visits as i64, "{name}: {theirs} counted of {visits} that were asked for");
     }
 }
 

@@ -32,14 +32,8 @@ fn cut_at_every_byte_of_a_visit() {
         // Several at once are another command, and longer.
         for visits in [1, 12] {
             let mut passed = 0;
-            loop {
-                relay.arm(cut(passed));
-                visitor.visit(visits);
-                let played = relay.disarm();
+            while cut_a_visit(&relay, cut(passed), &mut visitor, visits) {
                 recover(&notch, &redis, &mut visitor.tally, LOST_CONNECTION);
-                if !played {
-                    break;
-                }
                 passed += 1;
             }
             assert!(passed > least, "cut at {passed} places only");
@@ -48,19 +42,33 @@ fn cut_at_every_byte_of_a_visit() {
     assert_eq!((visitor.tally.refused, visitor.tally.cut), (0, 0));
 }
 
+/// Visits, and says whether there was something to cut.
+fn cut_a_visit(relay: &Relay, cut: Trick, visitor: &mut Visitor, visits: usize) -> bool {
+    let taken = relay.taken();
+    relay.arm(cut);
+    visitor.visit(visits);
+    let played = relay.disarm();
+    if played {
+        // A reply may have passed whole before the cut was felt.
+        relay.until_taken_after(taken);
+    }
+    played
+}
+
 #[test]
 fn cut_at_every_byte_of_the_greeting() {
     let (redis, relay, notch) = behind_a_relay(NEVER);
     let mut tally = Tally::default();
     recover(&notch, &redis, &mut tally, Doubt::None);
-    // All of the greeting may pass, but not all of its reply: then a visit would follow, and be what is cut.
-    let reply = "+PON\r\n".len();
-    for (cut, most) in
-        [(Trick::CutRequest as fn(usize) -> Trick, "*1\r\n$4\r\nPING\r\n".len()), (Trick::CutReply, reply)]
+    // Cut behind its last byte it would be whole: then a visit could follow, and be what is cut.
+    for (cut, length) in
+        [(Trick::CutRequest as fn(usize) -> Trick, "*1\r\n$4\r\nPING\r\n".len()), (Trick::CutReply, "+PONG\r\n".len())]
     {
-        for passed in 0..=most {
+        for passed in 0..length {
+            let taken = relay.taken();
             relay.arm(cut(passed));
-            relay.cut_and_wait();
+            relay.cut();
+            relay.until_taken_after(taken);
             recover(&notch, &redis, &mut tally, Doubt::None);
             assert!(relay.disarm(), "nothing was cut");
         }

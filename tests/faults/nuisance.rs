@@ -94,29 +94,38 @@ pub(crate) fn all(connections: usize) -> Vec<Nuisance> {
     let of = |name, connections, first, then, pace| Nuisance { name, connections, first, then, pace, resets: false };
     let none = Duration::ZERO;
     vec![
-        of("slow heads", 24, "GET /count HTTP/1.1\r\nHost: h\r\nX: ", "x", slow),
-        of("half a head, and nothing more", 24, "GET /count HTTP/1.1\r\nHo", "", none),
+        of("slow heads", 24, "GET /count/zebra HTTP/1.1\r\nHost: h\r\nX: ", "x", slow),
+        of("half a head, and nothing more", 24, "GET /count/zebra HTTP/1.1\r\nHo", "", none),
         of("not a word", 24, "", "", none),
         of("pipelines that nobody reads", 8, "", PIPELINE, none),
         of("pipelines of visits that nobody reads", 8, "", VISITS, none),
         of("more connections than there is room for", 3 * connections, "", "", none),
-        of("headers without end", 8, "GET /count HTTP/1.1\r\nHost: h\r\n", "X-Y: zebra\r\n", none),
-        of("a target without end", 8, "GET /count?", "zebra", none),
-        of("a body never sent", 24, "POST /count HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nzebra", "", none),
+        of("headers without end", 8, "GET /count/zebra HTTP/1.1\r\nHost: h\r\n", "X-Y: zebra\r\n", none),
+        of("a target without end", 8, "GET /count/zebra?", "zebra", none),
+        of(
+            "a body never sent",
+            24,
+            "POST /count/zebra HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nzebra",
+            "",
+            none,
+        ),
         of("small chunks without end", 8, CHUNKED, "1\r\nz\r\n", none),
         of("chunk extensions without end", 8, CHUNKED, "1;zebra=zebra", none),
         Nuisance { resets: true, ..of("resets", 16, VISITS, "", none) },
     ]
 }
 
-const CHUNKED: &str = "POST /count HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+const CHUNKED: &str = "POST /count/zebra HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 const PIPELINE: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\nGET /livez HTTP/1.1\r\nHost: h\r\n\r\n";
 
-const VISITS: &str = "GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /count HTTP/1.1\r\nHost: h\r\n\r\n";
+const VISITS: &str = "GET /count/zebra HTTP/1.1\r\nHost: h\r\n\r\nGET /count/zebra HTTP/1.1\r\nHost: h\r\n\r\n";
 
-/// What may count a visit wherever it is said.
-const VISIT: &str = " /count";
+/// What may count a visit wherever it is said: one to a counter of their own, so that those of others stay exact.
+const VISIT: &str = " /count/zebra";
+
+/// The name of that counter.
+pub(crate) const COUNTER: &str = "zebra";
 
 /// Between two rounds through the connections.
 const TICK: Duration = Duration::from_millis(2);

@@ -90,11 +90,14 @@ impl Relay {
         lock(&self.shared).standing.drain().for_each(|(_, sides)| hang_up(&sides));
     }
 
-    /// Cuts all connections that stand, and waits until another one is made.
-    pub(crate) fn cut_and_wait(&self) {
-        let taken = lock(&self.shared).taken;
-        self.cut();
-        until("notch connects anew", || (lock(&self.shared).taken > taken).then_some(()));
+    /// How many connections were taken so far.
+    pub(crate) fn taken(&self) -> usize {
+        lock(&self.shared).taken
+    }
+
+    /// Waits until notch, having seen that its connection is lost, has made another.
+    pub(crate) fn until_taken_after(&self, taken: usize) {
+        until("notch connects anew", || (self.taken() > taken).then_some(()));
     }
 }
 
