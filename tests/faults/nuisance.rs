@@ -1,6 +1,6 @@
-//! Clients who ask for trouble: each opens connections, says something, goes on saying something, and never reads.
+//! Clients who ask for trouble: each opens connections, says something, goes on saying something, and hardly listens.
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,8 +15,18 @@ pub(crate) struct Nuisance {
     pub(crate) then: &'static str,
     /// How long to wait between one time and the next; zero is as fast as it is taken.
     pub(crate) pace: Duration,
-    /// Leaves as soon as an answer has come, without reading it: the kernel then resets the connection.
-    pub(crate) resets: bool,
+    pub(crate) ears: Ears,
+}
+
+/// What is done about an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ears {
+    /// It is left unread.
+    Deaf,
+    /// One byte is read at a time.
+    Slow,
+    /// It is left unread, and the connection with it: the kernel then resets it.
+    Flees,
 }
 
 impl Nuisance {
@@ -64,10 +74,17 @@ impl Guest {
 
     /// Says what is due, and whether it stays, and how often it began to say `then`.
     fn go_on(&mut self, nuisance: &Nuisance) -> (bool, usize) {
-        let heard = self.stream.peek(&mut [0]);
-        let silent = matches!(&heard, Err(error) if error.kind() == ErrorKind::WouldBlock);
-        // Who has nothing more to say takes any answer for the end.
-        if !silent && (nuisance.resets || nuisance.then.is_empty() || !matches!(heard, Ok(1..))) {
+        let mut byte = [0];
+        let heard = match nuisance.ears {
+            Ears::Slow => self.stream.read(&mut byte),
+            Ears::Deaf | Ears::Flees => self.stream.peek(&mut byte),
+        };
+        let leaves = match heard {
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+            // Who has nothing more to say takes any answer for the end.
+            Ok(length) => length == 0 || nuisance.ears == Ears::Flees || nuisance.then.is_empty(),
+        };
+        if leaves {
             return (false, 0);
         }
         let mut times = 0;
@@ -91,13 +108,14 @@ impl Guest {
 /// All that is tried here, for a server that is set to `connections`.
 pub(crate) fn all(connections: usize) -> Vec<Nuisance> {
     let slow = Duration::from_millis(100);
-    let of = |name, connections, first, then, pace| Nuisance { name, connections, first, then, pace, resets: false };
+    let of = |name, connections, first, then, pace| Nuisance { name, connections, first, then, pace, ears: Ears::Deaf };
     let none = Duration::ZERO;
     vec![
         of("slow heads", 24, "GET /count/zebra HTTP/1.1\r\nHost: h\r\nX: ", "x", slow),
         of("half a head, and nothing more", 24, "GET /count/zebra HTTP/1.1\r\nHo", "", none),
         of("not a word", 24, "", "", none),
         of("pipelines that nobody reads", 8, "", PIPELINE, none),
+        Nuisance { ears: Ears::Slow, ..of("pipelines read byte by byte", 8, "", PIPELINE, none) },
         of("pipelines of visits that nobody reads", 8, "", VISITS, none),
         of("more connections than there is room for", 3 * connections, "", "", none),
         of("headers without end", 8, "GET /count/zebra HTTP/1.1\r\nHost: h\r\n", "X-Y: zebra\r\n", none),
@@ -111,7 +129,7 @@ pub(crate) fn all(connections: usize) -> Vec<Nuisance> {
         ),
         of("small chunks without end", 8, CHUNKED, "1\r\nz\r\n", none),
         of("chunk extensions without end", 8, CHUNKED, "1;zebra=zebra", none),
-        Nuisance { resets: true, ..of("resets", 16, VISITS, "", none) },
+        Nuisance { ears: Ears::Flees, ..of("resets", 16, VISITS, "", none) },
     ]
 }
 
