@@ -93,6 +93,32 @@ fn calls_that_fail_now_and_then() {
 }
 
 #[test]
+fn grown_too_large_and_no_smaller_file_to_be_had() {
+    let renames = "?rename,?renameat,?renameat2";
+    for (fault, killed) in [("openat:error=EROFS", false), (&format!("{renames}:signal=SIGKILL"), true)] {
+        // The longest key there is, and no sync: the file is to grow fast.
+        let settings = Settings::ledger().with("COUNTER_KEY", &"k".repeat(62)).with("FSYNC", "never");
+        let mut tally = Tally::default();
+        tally.note_number(settings.start().visit());
+        let notch = injected(&settings, fault).start();
+        let mut client = notch.client();
+        for _ in 0..LAPS {
+            // Something else in between, so that each visit is a batch of its own.
+            let visit = "GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /favicon.ico HTTP/1.1\r\nHost: h\r\n\r\n";
+            let _ = client.try_send(visit.repeat(BREATH));
+            let answers: Vec<_> = (0..2 * BREATH).map_while(|_| client.next_answer("GET")).collect();
+            answers.iter().step_by(2).for_each(|answer| tally.note(answer));
+            tally.cut += BREATH - answers.len().div_ceil(2);
+        }
+        assert_eq!(tally.cut > 0, killed, "{fault}");
+        let size = settings.read_ledger().len();
+        assert!(size >= 1 << 20, "{fault}: {size} bytes, which is not too large");
+        notch.kill();
+        tally.audit(settings.start().total(), Doubt::None);
+    }
+}
+
+#[test]
 fn a_start_that_the_disk_refuses_says_so_and_changes_nothing() {
     for (call, error, words) in [
         ("openat", "EROFS", "Read-only file system"),
@@ -163,3 +189,7 @@ fn removed_again_and_again_under_load() {
     notch.kill();
     tally.audit(settings.start().total(), Doubt::None);
 }
+
+/// Visits in one breath, and breaths, for a ledger of more than a megabyte.
+const BREATH: usize = 250;
+const LAPS: usize = 38;
