@@ -77,12 +77,6 @@ impl Redis {
         self.restart();
     }
 
-    /// Starts again on the same port with nothing: a disk that was lost.
-    pub(crate) fn restart_empty(&mut self) {
-        self.folder = Folder::new("redis");
-        self.restart();
-    }
-
     /// Says one command and gives the reply, as text: `-` in front of an error, `(nil)` for nothing.
     pub(crate) fn say(&self, command: &str) -> String {
         self.try_say(command).unwrap_or_else(|why| panic!("{command}: {why}"))
@@ -123,6 +117,12 @@ impl Redis {
 
     pub(crate) fn remove_folder(&self) {
         std::fs::remove_dir_all(self.folder.path()).expect("the folder is ours to remove");
+    }
+
+    /// Starts again on the same port with nothing: a disk that was lost.
+    pub(crate) fn restart_empty(&mut self) {
+        self.folder = Folder::new("redis");
+        self.restart();
     }
 
     fn try_say(&self, command: &str) -> Result<String, std::io::Error> {
