@@ -10,14 +10,18 @@ use super::audit::{Doubt, Tally};
 use super::crowd::{Crowd, Visitor};
 use crate::rig::Settings;
 
-/// Has strace do this to calls on the ledger, the file that is to replace it, or their folder. Opening the ledger is
-/// such a call if it is named as it is here, by its whole path.
+/// Has strace do this to calls on the ledger, the file that is to replace it, or their folder, by whichever name.
+/// Opening the ledger itself is such a call only if its setting is the whole path.
 fn injected(settings: &Settings, fault: &str) -> Settings {
     let ledger = settings.ledger_file().display().to_string();
-    let (beside, folder) = (format!("{ledger}.new"), settings.folder().display().to_string());
-    let inject = format!("--inject={fault}");
+    let beside = format!("{ledger}.new");
     // As a grandchild (-D), so that the process we start is notch, which ends as it ends.
-    let words = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-P", &ledger, "-P", &beside, "-P", &folder, &inject];
+    let mut words = vec!["strace", "-D", "-f", "-qq", "-o", "/dev/null"];
+    for path in [&ledger, &beside, "./notch.ledger.new", "."] {
+        words.extend(["-P", path]);
+    }
+    let inject = format!("--inject={fault}");
+    words.push(&inject);
     settings.clone().by_way_of(&words)
 }
 
