@@ -8,27 +8,32 @@ use std::io::Write;
 
 use super::audit::{Doubt, Tally};
 use super::crowd::{Crowd, Visitor};
-use crate::rig::Settings;
+use crate::rig::{NEVER, Settings};
 
 /// Has strace do this to calls on the ledger, the file that is to replace it, or their folder, by whichever name.
 /// Opening the ledger itself is such a call only if its setting is the whole path.
 fn injected(settings: &Settings, fault: &str) -> Settings {
-    let ledger = settings.ledger_file().display().to_string();
-    let beside = format!("{ledger}.new");
+    let path = settings.ledger_file().display().to_string();
+    let (beside, folder) = (format!("{path}.new"), settings.folder().display().to_string());
     // As a grandchild (-D), so that the process we start is notch, which ends as it ends.
     let mut words = vec!["strace", "-D", "-f", "-qq", "-o", "/dev/null"];
-    for path in [&ledger, &beside, "./notch.ledger.new", "."] {
-        words.extend(["-P", path]);
+    for name in [&path, &beside, "./notch.ledger.new", &folder] {
+        words.extend(["-P", name]);
     }
     let inject = format!("--inject={fault}");
     words.push(&inject);
     settings.clone().by_way_of(&words)
 }
 
+/// A disk may be slow because others use it: then visits wait, and none is in doubt for that.
+fn ledger() -> Settings {
+    Settings::ledger().with("STORE_TIMEOUT", NEVER)
+}
+
 fn named_whole() -> Settings {
-    let settings = Settings::ledger();
-    let ledger = settings.ledger_file().display().to_string();
-    settings.with("LEDGER", &ledger)
+    let settings = ledger();
+    let path = settings.ledger_file().display().to_string();
+    settings.with("LEDGER", &path)
 }
 
 /// Makes the file longer than notch believes, by what is no damage, so that the next batch writes it anew.
@@ -39,7 +44,7 @@ fn provoke_rewrite(settings: &Settings) {
 
 #[test]
 fn killed_at_every_step_of_a_rewrite() {
-    let settings = Settings::ledger();
+    let settings = ledger();
     let mut tally = Tally::default();
     tally.note_number(settings.start().visit());
     // Each thread's calls are counted by themselves, and the one that starts makes none of these.
@@ -75,7 +80,7 @@ fn calls_that_fail_now_and_then() {
     let calls = [("write", "ENOSPC"), ("write", "EIO"), ("fdatasync", "EIO"), ("fsync", "ENOSPC"), ("flock", "ENOLCK")];
     let opens = [("openat", "EROFS"), ("openat", "EMFILE"), ("?rename,?renameat,?renameat2", "EROFS")];
     for (call, error) in calls.into_iter().chain(opens) {
-        let settings = Settings::ledger();
+        let settings = ledger();
         let mut tally = Tally::default();
         tally.note_number(settings.start().visit());
         let notch = injected(&settings, &format!("{call}:error={error}:when=2+3")).start();
@@ -101,7 +106,7 @@ fn grown_too_large_and_no_smaller_file_to_be_had() {
     let renames = "?rename,?renameat,?renameat2";
     for (fault, killed) in [("openat:error=EROFS", false), (&format!("{renames}:signal=SIGKILL"), true)] {
         // The longest key there is, and no sync: the file is to grow fast.
-        let settings = Settings::ledger().with("COUNTER_KEY", &"k".repeat(62)).with("FSYNC", "never");
+        let settings = ledger().with("COUNTER_KEY", &"k".repeat(62)).with("FSYNC", "never");
         let mut tally = Tally::default();
         tally.note_number(settings.start().visit());
         let notch = injected(&settings, fault).start();
@@ -161,7 +166,7 @@ fn a_first_start_that_the_disk_refuses_can_be_tried_again() {
 #[test]
 fn full_and_free_again_under_load() {
     // A limit on the size of files is as good as a full disk, and as root as good as anybody.
-    let settings = Settings::ledger();
+    let settings = ledger();
     let notch = settings.clone().by_way_of(&["sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).start();
     let crowd = Crowd::at(&notch, 4);
     for room in [0, 1, 20, 50, 64, 100, 1000] {
@@ -179,7 +184,7 @@ fn full_and_free_again_under_load() {
 
 #[test]
 fn removed_again_and_again_under_load() {
-    let settings = Settings::ledger();
+    let settings = ledger();
     let notch = settings.start();
     let crowd = Crowd::at(&notch, 4);
     for _ in 0..20 {

@@ -6,14 +6,14 @@ use std::time::Duration;
 use super::audit::Doubt;
 use super::crowd::{Neighbour, SETTLED};
 use super::nuisance;
-use crate::rig::{Settings, until};
+use crate::rig::{NEVER, Settings, until};
 
 #[test]
 fn whatever_clients_do_the_next_one_is_served_and_all_is_free_again() {
     for nuisance in nuisance::all(CONNECTIONS) {
         let settings = ["HEADER_TIMEOUT", "IDLE_TIMEOUT", "SEND_TIMEOUT"].iter();
         let settings = settings.fold(Settings::ledger(), |settings, name| settings.with(name, "1s"));
-        let settings = settings.with("FSYNC", "never").with("COUNTERS", nuisance::COUNTER);
+        let settings = settings.with("FSYNC", "never").with("STORE_TIMEOUT", NEVER).with("COUNTERS", nuisance::COUNTER);
         let notch = settings.with("MAX_CONNECTIONS", &CONNECTIONS.to_string()).start();
         assert_eq!(notch.visit(), 1);
         thread::sleep(SETTLED);
@@ -31,7 +31,7 @@ fn whatever_clients_do_the_next_one_is_served_and_all_is_free_again() {
         }
         let visits = nuisance.join().expect("a nuisance does not panic");
         let (mut tally, waits) = neighbour.leave();
-        let (median, worst) = (waits[waits.len() / 2], waits[waits.len() - 1]);
+        let (median, worst) = (waits[waits.len() / 2], waits[waits.len() - 1 - waits.len() / 100]);
         let (bar, worst_bar) = if crowded { CROWDED } else { BESIDE };
         assert!(median < bar && worst < worst_bar, "{name}: a visit beside it took {median:?}, at worst {worst:?}");
         assert!(most_files <= files + CONNECTIONS + SLACK, "{name}: {files} files open before, {most_files} at most");
@@ -55,7 +55,8 @@ const CONNECTIONS: usize = 64;
 /// How long each goes on.
 const SPELL: Duration = Duration::from_millis(1500);
 
-/// What a normal visit may take in the median, and at worst: a machine that does other things besides has its part.
+/// What a normal visit may take in the median, and at worst but for one in a hundred: those are for a machine that does
+/// other things besides, and for its disk.
 const BESIDE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// The same where there is no room: one waits in a queue of newcomers, each of whom has 100 ms to begin a request.

@@ -5,7 +5,7 @@ use std::thread;
 use super::audit::Doubt;
 use super::crowd::{Crowd, SETTLED, Visitor};
 use super::relay::{Mood, Relay};
-use crate::rig::{Redis, Settings, until};
+use crate::rig::{NEVER, Redis, Settings, until};
 
 #[test]
 fn a_port_that_is_silent_or_slams_the_door() {
@@ -45,7 +45,8 @@ fn a_port_that_is_silent_or_slams_the_door() {
 #[test]
 fn without_files_to_spare_the_store_is_reachable() {
     let mut redis = Redis::durable();
-    let notch = Settings::redis(redis.port).with("WORKERS", "1").by_way_of(&["prlimit", "--nofile=40"]).start();
+    let settings = Settings::redis(redis.port).with("WORKERS", "1").with("STORE_TIMEOUT", NEVER);
+    let notch = settings.by_way_of(&["prlimit", "--nofile=40"]).start();
     let mut visitor = Visitor::of(&notch);
     visitor.visit(1);
     for _ in 0..3 {
@@ -64,7 +65,7 @@ fn without_files_to_spare_the_store_is_reachable() {
 #[test]
 fn files_taken_away_while_it_runs_come_back_and_so_do_clients() {
     let redis = Redis::durable();
-    let notch = Settings::redis(redis.port).with("WORKERS", "1").start();
+    let notch = Settings::redis(redis.port).with("WORKERS", "1").with("STORE_TIMEOUT", NEVER).start();
     let mut visitor = Visitor::of(&notch);
     for _ in 0..3 {
         visitor.visit(1);
