@@ -30,6 +30,7 @@ fn ledger() -> Settings {
     Settings::ledger().with("STORE_TIMEOUT", NEVER)
 }
 
+/// The same by its whole path, so that opening it can fail.
 fn named_whole() -> Settings {
     let settings = ledger();
     let path = settings.ledger_file().display().to_string();
