@@ -1,0 +1,6 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    notch_fuzz::properties::resp::holds(data);
+    notch_fuzz::second::agrees(data);
+});

@@ -1,0 +1,66 @@
+//! Settings of any kind.
+//!
+//! - They are a `Config`, or an error of one line that begins with a setting of ours and shows nothing of a password.
+//! - What is in a `Config` is within the bounds that the rest of the program relies on.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::time::Duration;
+
+use notch::config::{Config, Env, Store, help};
+use notch::counter::{Counters, Names};
+
+/// Stands for a password in the settings to be tried.
+const SECRET: &str = "hunter2";
+
+/// `data` is lines of `NAME=VALUE`; the first of a name holds.
+pub fn holds(data: &[u8]) {
+    let settings: Vec<(&[u8], &[u8])> = data.split(|&byte| byte == b'\n').filter_map(setting).collect();
+    let find = |name: &str| {
+        let (_, value) = settings.iter().find(|(other, _)| *other == name.as_bytes())?;
+        // What lies in a file is another matter, and reading just any of them would not end well.
+        let nowhere = if name.ends_with("_FILE") && !value.is_empty() { &b"/dev/null/"[..] } else { b"" };
+        Some(OsString::from_vec([nowhere, value].concat()))
+    };
+    match Env::new(&find).config() {
+        Ok(config) => check(&config),
+        Err(invalid) => check_words(&invalid.to_string()),
+    }
+}
+
+fn setting(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = line.iter().position(|&byte| byte == b'=')?;
+    Some((&line[..at], &line[at + 1..]))
+}
+
+fn check(config: &Config) {
+    let Counters { main, names } = &config.site.counters;
+    assert!((1..=Counters::MAX_MAIN).contains(&main.as_bytes().len()));
+    if let Names::These(names) = names {
+        for name in names {
+            assert!(Names::is_well_formed(name) && config.site.counters.named(name).is_some(), "{name:?}");
+        }
+    }
+    if let Store::Redis(login) = &config.store {
+        assert!(!login.host.is_empty() && login.port > 0);
+        assert!(login.username.is_none() || login.password.is_some());
+        assert!(login.username.as_deref() != Some("") && login.password.as_deref() != Some(""));
+    }
+    assert!(config.workers.is_none_or(|workers| (1..=64).contains(&workers)));
+    let limits = &config.limits;
+    assert!((1..=1_000_000).contains(&limits.connections));
+    let day = Duration::from_secs(24 * 60 * 60);
+    for wait in [limits.store, limits.header, limits.idle, limits.send] {
+        assert!(!wait.is_zero() && wait <= day);
+    }
+    assert!(limits.drain_delay <= day && limits.drain <= day);
+}
+
+fn check_words(words: &str) {
+    assert!(!words.chars().any(char::is_control), "more than a line: {words:?}");
+    let (name, _) = words.split_once(": ").expect("a name");
+    assert!(help().contains(&format!("\n  {name} ")), "no setting: {name}");
+    assert!(words.contains(&format!(", for example {name}=")));
+    let secret = ["REDIS_URL", "REDIS_PASSWORD"].contains(&name);
+    assert!(!(secret && words.contains(SECRET)), "it shows the password");
+}

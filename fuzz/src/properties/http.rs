@@ -1,0 +1,213 @@
+//! A client that sends anything at all to an [`Exchange`].
+//!
+//! - The same bytes in other pieces get the same answers, and ask the same of the store.
+//! - Every answer is one that httparse reads, with the fields and the length that it should have.
+//! - Of `n` visits, each is told a number of its own, the last that of the store.
+//! - What is unread and unsent stays bounded, and whoever wants bytes has room for them.
+
+use bytes::BufMut;
+use notch::counter::{Ask, Cause, Counters, Fault, Key, Names};
+use notch::exchange::{Exchange, Now, Site, Want};
+use notch::render::Welcome;
+use notch::wire::{MAX_UNREAD, Wire};
+
+use super::arrival::{Arrival, Pieces};
+
+/// Most bytes unsent: 16 KiB, and 64 answers of a run.
+const MAX_UNSENT: usize = 16 * 1024 + 64 * MAX_ANSWER;
+
+/// Longest answer in bytes.
+const MAX_ANSWER: usize = 512;
+
+/// `data` is what the client sends. Counters named `down`, `lost` and `full` have the store fail in these ways.
+pub fn holds(data: &[u8]) {
+    // Nobody looks at a line before its end has come; so one comes, and all there is has been looked at.
+    let stream = [data, b"\n"].concat();
+    for leaving in [false, true] {
+        let [whole, others @ ..] = Pieces::of(&stream).map(|pieces| Visit::play(&stream, pieces, leaving));
+        for other in others {
+            assert_eq!(whole, other, "other pieces, another story");
+        }
+        let bare = whole.answers.iter().filter(|answer| answer.is_bare).count();
+        let asked = stream.windows(5).filter(|window| window == b"HEAD ").count();
+        assert!(bare <= asked, "an answer without the body that it announces");
+    }
+}
+
+/// What came of it all.
+#[derive(Debug, PartialEq, Eq)]
+struct Told {
+    answers: Vec<Answer>,
+    /// A run of visits is as many asks.
+    asks: Vec<Ask>,
+    closed: bool,
+}
+
+/// A client, an exchange and a store that counts in memory.
+struct Visit {
+    site: Site,
+    now: Now,
+    wire: Wire,
+    exchange: Exchange,
+    totals: Vec<(Key, i64)>,
+    asks: Vec<Ask>,
+    out: Vec<u8>,
+}
+
+impl Visit {
+    fn play(stream: &[u8], pieces: Pieces, leaving: bool) -> Told {
+        let main = Key::new(b"visits").expect("a good name");
+        let names = Names::These(["blog", "down", "lost", "full"].map(str::to_owned).to_vec());
+        let site =
+            Site { counters: Counters { main, names }, served_by: "here".to_owned(), welcome: Welcome::new("Hi") };
+        let mut now = Now::default();
+        now.leaving = leaving;
+        now.set(784_111_777);
+        let (wire, exchange) = (Wire::default(), Exchange::default());
+        let visit = Self { site, now, wire, exchange, totals: Vec::new(), asks: Vec::new(), out: Vec::new() };
+        visit.run(Arrival::new(stream, pieces), pieces == Pieces::Single)
+    }
+
+    /// Does what a driver does. A lazy one lets the answers pile up for as long as it may.
+    fn run(mut self, mut arrival: Arrival<'_>, lazy: bool) -> Told {
+        let closed = loop {
+            let want = self.exchange.next(&self.site, &self.now, &mut self.wire);
+            assert!(self.wire.unsent().len() <= MAX_UNSENT && self.wire.unread().len() <= MAX_UNREAD);
+            if !lazy || !matches!(want, Want::Total(_)) {
+                assert!(want != Want::Room || !self.wire.unsent().is_empty(), "wants room, and has it");
+                self.send();
+            }
+            match want {
+                Want::Room => {}
+                Want::Total(ask) => self.ask(ask),
+                Want::Request | Want::Bytes(_) if arrival.is_over() => break false,
+                Want::Request | Want::Bytes(_) => {
+                    let room = self.wire.room().remaining_mut();
+                    assert!(room > 0, "wants bytes, and has no room for them");
+                    self.wire.room().put_slice(arrival.next(room));
+                }
+                Want::Close => break true,
+            }
+        };
+        let answers = answers(&self.out);
+        let (ends, last) = (answers.iter().filter(|answer| answer.closes).count(), answers.last());
+        assert_eq!((ends, last.is_some_and(|last| last.closes)), (usize::from(closed), closed), "an answer says so");
+        Told { answers, asks: self.asks, closed }
+    }
+
+    fn send(&mut self) {
+        self.out.extend_from_slice(self.wire.unsent());
+        let sent = self.wire.unsent().len();
+        self.wire.sent(sent);
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        let total = self.store(ask);
+        let before = self.wire.unsent().len();
+        self.exchange.answer(total, &self.site, &self.now, &mut self.wire);
+        let answers = answers(&self.wire.unsent()[before..]);
+        match ask {
+            Ask::Count { key, by } => {
+                assert_eq!(answers.len() as i64, by, "as many answers as visits");
+                for (place, answer) in (1..).zip(answers) {
+                    answer.tells_a_visit(&key, total.map(|total| total - by + place));
+                    self.asks.push(Ask::Count { key, by: 1 });
+                }
+            }
+            _ => {
+                assert_eq!(answers.len(), 1);
+                self.asks.push(ask);
+            }
+        }
+    }
+
+    fn store(&mut self, ask: Ask) -> Result<i64, Fault> {
+        let Some(key) = ask.key() else { return Ok(0) };
+        match key.as_bytes() {
+            b"visits:down" => return Err(Fault::Down),
+            b"visits:lost" => return Err(Fault::Lost),
+            b"visits:full" => return Err(Fault::Refused(Cause::Overflow)),
+            _ => {}
+        }
+        let at = self.totals.iter().position(|(other, _)| *other == key).unwrap_or(self.totals.len());
+        if at == self.totals.len() {
+            self.totals.push((key, 0));
+        }
+        if let Ask::Count { by, .. } = ask {
+            assert!(by > 0, "a count of nothing");
+            self.totals[at].1 += by;
+        }
+        Ok(self.totals[at].1)
+    }
+}
+
+/// An answer as a client reads it.
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    code: u16,
+    body: Vec<u8>,
+    retry: bool,
+    closes: bool,
+    /// Its body stayed away although its length is announced.
+    is_bare: bool,
+}
+
+impl Answer {
+    fn tells_a_visit(&self, key: &Key, number: Result<i64, Fault>) {
+        let body = String::from_utf8_lossy(&self.body);
+        assert!(!self.is_bare);
+        match number {
+            Ok(number) => {
+                let object = format!("{{\"counter\":\"{key:?}\",\"count\":{number}}}\n");
+                assert!(self.code == 200 && (body == format!("{number}\n") || body == object), "{number}: {self:?}");
+            }
+            // Only what is surely not counted may be tried again.
+            Err(Fault::Lost) => assert!(self.code == 504 && !self.retry, "{self:?}"),
+            Err(_) => assert!(self.code == 503 && self.retry, "{self:?}"),
+        }
+    }
+}
+
+/// Splits what was sent into its answers. Those that only let a client go on are left out: whether they are needed is
+/// a matter of pieces.
+fn answers(mut out: &[u8]) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    while !out.is_empty() {
+        let (answer, used) = answer(out);
+        out = &out[used..];
+        answers.extend(answer);
+    }
+    answers
+}
+
+fn answer(out: &[u8]) -> (Option<Answer>, usize) {
+    let mut fields = [httparse::EMPTY_HEADER; 16];
+    let mut response = httparse::Response::new(&mut fields);
+    let Ok(httparse::Status::Complete(head)) = response.parse(out) else { panic!("{}", out.escape_ascii()) };
+    let code = response.code.expect("a code");
+    assert_eq!(response.version, Some(1));
+    if code == 100 {
+        assert!(response.headers.is_empty());
+        return (None, head);
+    }
+    let field = |name: &str| {
+        let mut values = response.headers.iter().filter(|field| field.name == name).map(|field| field.value);
+        let value = values.next();
+        assert_eq!(values.next(), None, "{name} twice");
+        value
+    };
+    let number = |name| field(name).map(|digits| String::from_utf8_lossy(digits).parse::<usize>().expect("a number"));
+    assert_eq!(field("Date"), Some(&b"Sun, 06 Nov 1994 08:49:37 GMT"[..]));
+    assert_eq!(field("X-Served-By"), Some(&b"here"[..]));
+    assert_eq!(number("Content-Length").is_none(), code == 204);
+    assert_eq!(field("Allow").is_some(), code == 405);
+    assert!([200, 204, 400, 404, 405, 413, 414, 417, 431, 501, 503, 504, 505].contains(&code), "{code}");
+    let length = number("Content-Length").unwrap_or(0);
+    // No body of ours begins like an answer.
+    let is_bare = length > 0 && (out.len() == head || out[head..].starts_with(b"HTTP/1.1 "));
+    let end = head + if is_bare { 0 } else { length };
+    assert!(end <= MAX_ANSWER.min(out.len()), "an answer longer than it may be, or than it came");
+    let closes = field("Connection") == Some(b"close");
+    let retry = number("Retry-After").is_some();
+    (Some(Answer { code, body: out[head..end].to_vec(), retry, closes, is_bare }), end)
+}
