@@ -38,7 +38,8 @@ fn check(config: &Config) {
     assert!((1..=Counters::MAX_MAIN).contains(&main.as_bytes().len()));
     if let Names::These(names) = names {
         for name in names {
-            assert!(Names::is_well_formed(name) && config.site.counters.named(name).is_some(), "{name:?}");
+            let name = name.as_bytes();
+            assert!(Names::is_well_formed(name) && config.site.counters.named(name).is_some());
         }
     }
     if let Store::Redis(login) = &config.store {
