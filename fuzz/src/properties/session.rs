@@ -3,7 +3,7 @@
 //! - Every ask is told exactly once: its number, or why there is none; what was not settled is handed back.
 //! - A number comes from a reply to its own batch, in the order of lines, and from nothing else.
 //! - Nothing is in doubt of which no byte was sent, and nothing is sent again without a receipt.
-//! - A session that goes on has room for more bytes.
+//! - A session that goes on has room for more bytes, and ends when nothing else comes than what makes no reply.
 
 use bytes::BufMut;
 use notch::batch::Batch;
@@ -64,6 +64,7 @@ fn converse(login: &Login, batches: &[Vec<Ask>], says: &[u8], mut arrival: Arriv
     let mut replies = replies(says).skip(greetings);
     let mut left = batches.iter().filter(|asks| !asks.is_empty());
     let mut owed: Option<&Vec<Ask>> = None;
+    let mut broken = false;
     while !arrival.is_over() {
         if session.is_free() && owed.is_none() {
             let Some(asks) = left.next() else { break };
@@ -84,7 +85,10 @@ fn converse(login: &Login, batches: &[Vec<Ask>], says: &[u8], mut arrival: Arriv
         // Settled by the greeting, before the first batch.
         let receipts = session.keeps_receipts();
         match session.settle(&mut wire) {
-            Err(_) => break,
+            Err(_) => {
+                broken = true;
+                break;
+            }
             Ok(None) => {}
             Ok(Some(batch)) => {
                 let asks = owed.take().expect("a batch that somebody submitted");
@@ -94,6 +98,11 @@ fn converse(login: &Login, batches: &[Vec<Ask>], says: &[u8], mut arrival: Arriv
             }
         }
         assert!(wire.unread().len() < MAX_UNREAD);
+    }
+    if !broken {
+        let room = wire.room().remaining_mut();
+        wire.room().put_slice(&vec![b'x'; room]);
+        assert!(session.settle(&mut wire).is_err(), "it waits for what will never be whole");
     }
     let receipts = session.keeps_receipts();
     let mut rest = session.into_owed(&wire);
