@@ -6,7 +6,7 @@
 //! sent again.
 //!
 //! `INCRBY` alone may not, because a reply that was lost may have been one of success. So it goes with a **receipt**: in
-//! the same atomic step, [`SCRIPT`] writes down the number of the batch and what the counter stood at before, under a
+//! the same atomic step, a script writes down the number of the batch and what the counter stood at before, under a
 //! key of its own for each sender and counter. Sent again, by whatever session of the same sender, it finds its number
 //! there, counts nothing, and tells again what it told before. A number below the one written down comes from a
 //! connection long given up, whose bytes Redis reads late: it counts nothing either.

@@ -12,7 +12,7 @@ pub(crate) enum Doubt {
 }
 
 /// What a connection to Redis leaves behind that is lost while a batch is on its way.
-pub(crate) const LOST_CONNECTION: Doubt = Doubt::Possible;
+pub(crate) const LOST_CONNECTION: Doubt = Doubt::None;
 
 /// What became of visits.
 #[derive(Debug, Default)]
