@@ -36,11 +36,17 @@ struct Waiter<W> {
 
 impl<W> Default for Batch<W> {
     fn default() -> Self {
-        Self { lines: Vec::new(), sorted: Vec::new(), waiters: Vec::new(), replied: 0, number: 0, sent: false }
+        Self::new()
     }
 }
 
 impl<W> Batch<W> {
+    /// An empty batch.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { lines: Vec::new(), sorted: Vec::new(), waiters: Vec::new(), replied: 0, number: 0, sent: false }
+    }
+
     /// Adds an ask, for which `who` will be told one number. `false`, and nothing is added, if that would be one line
     /// too many.
     #[must_use]

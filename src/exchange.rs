@@ -32,11 +32,17 @@ pub struct Now {
 
 impl Default for Now {
     fn default() -> Self {
-        Self { second: None, date: [b' '; 29], leaving: false, closing: false }
+        Self::new()
     }
 }
 
 impl Now {
+    /// No time yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { second: None, date: [b' '; 29], leaving: false, closing: false }
+    }
+
     /// Sets the time in seconds since 1970. The date is rendered once a second.
     pub fn set(&mut self, second: u64) {
         if self.second == Some(second) {

@@ -39,8 +39,15 @@ impl<W> Default for Seat<W> {
 
 impl<W> Default for Queue<W> {
     fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<W> Queue<W> {
+    /// Nobody waits and nobody sits.
+    pub(super) const fn new() -> Self {
         Self {
-            gathering: Batch::default(),
+            gathering: Batch::new(),
             since: None,
             doubtful: None,
             taken: 0,
@@ -49,9 +56,7 @@ impl<W> Default for Queue<W> {
             crowded: false,
         }
     }
-}
 
-impl<W> Queue<W> {
     /// Gives a client its seat.
     pub(super) fn enter(&mut self) -> usize {
         self.free.pop().unwrap_or_else(|| {

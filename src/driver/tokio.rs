@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::future::{Future, pending, poll_fn};
 use std::io;
+use std::mem::ManuallyDrop;
 use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::{Pin, pin};
@@ -50,31 +51,36 @@ pub fn run(config: Config, signals: &StdUnixStream) -> Result<(), Failure> {
         listen(config.listen).map_err(|error| Failure::Listen(config.listen, error))?
     };
     let store = match &config.store {
-        Store::Redis(login) => Carrier::Redis(Arc::new(login.clone())),
+        Store::Redis(login) => Carrier::Redis(keep(login.clone())),
         Store::Ledger(path, fsync) => Carrier::Ledger(Desk::open(super::open_ledger(path, *fsync)?, count)?),
     };
     let limits = config.limits.within(machine::open_files(), count);
     super::announce(listener.local_addr().unwrap_or(config.listen), &config.store, count, &limits);
 
-    let server = Arc::new(Server {
+    let server = keep(Server {
         site: config.site,
         limits,
         health: Mutex::new(Health::new(count)),
         open: AtomicUsize::new(0),
         left: Mutex::new(None),
     });
-    let workers: Vec<_> = runtimes.iter().enumerate().map(|(index, own)| Worker::start(index, &server, own)).collect();
-    for worker in &workers {
-        match &store {
-            Carrier::Redis(login) => worker.spawn(Box::pin(redis(worker.clone(), login.clone()))),
-            Carrier::Ledger(desk) => worker.spawn(Box::pin(ledger(worker.clone(), desk.clone()))),
+    let mut workers = Vec::new();
+    for (index, own) in runtimes.iter().enumerate() {
+        workers.push(Worker { index, server, handle: own.handle().clone(), open: AtomicUsize::new(0) });
+    }
+    let workers: &'static [Worker] = workers.leak();
+    for worker in workers {
+        worker.spawn(Box::pin(impatience(worker)));
+        match store {
+            Carrier::Redis(login) => worker.spawn(Box::pin(redis(worker, login))),
+            Carrier::Ledger(desk) => worker.spawn(Box::pin(ledger(worker, desk))),
         };
     }
     for own in runtimes.drain(1..) {
         spawn("worker", STACK, Box::new(move || own.block_on(pending())))?;
     }
     let first = runtimes.remove(0);
-    first.block_on(life(&server, &workers, listener, signals))?;
+    first.block_on(life(server, workers, listener, signals))?;
     first.shutdown_background();
     if let Carrier::Ledger(desk) = store {
         desk.close();
@@ -83,9 +89,15 @@ pub fn run(config: Config, signals: &StdUnixStream) -> Result<(), Failure> {
 }
 
 /// How a worker reaches the store.
+#[derive(Clone, Copy)]
 enum Carrier {
-    Redis(Arc<Login>),
-    Ledger(Arc<Desk>),
+    Redis(&'static Login),
+    Ledger(&'static Desk),
+}
+
+/// Keeps a value as long as the process lives, as the event loops do that look at it: nobody need count who holds it.
+fn keep<T>(value: T) -> &'static T {
+    Box::leak(Box::new(value))
 }
 
 fn runtime() -> io::Result<Runtime> {
@@ -101,14 +113,14 @@ fn listen(address: SocketAddr) -> io::Result<StdListener> {
 
 /// From the first connection to the last.
 async fn life(
-    server: &Arc<Server>,
-    workers: &[Arc<Worker>],
+    server: &'static Server,
+    workers: &'static [Worker],
     listener: StdListener,
     signals: &StdUnixStream,
 ) -> io::Result<()> {
     signals.set_nonblocking(true)?;
     let signals = UnixStream::from_std(signals.try_clone()?)?;
-    let accepting = accept(server.clone(), workers.to_vec(), TcpListener::from_std(listener)?);
+    let accepting = accept(server, workers, TcpListener::from_std(listener)?);
     let accepting = workers[0].spawn(Box::pin(accepting));
     received(&signals).await;
     super::inform("asked to stop: not ready any more");
@@ -184,7 +196,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Accepts connections and hands each to the worker that has the fewest. When there are as many as there may be, one that
 /// rests has to go.
-async fn accept(server: Arc<Server>, workers: Vec<Arc<Worker>>, listener: TcpListener) {
+async fn accept(server: &'static Server, workers: &'static [Worker], listener: TcpListener) {
     let mut backoff = Backoff::default();
     loop {
         // Taken out of this worker's event loop, because it may go to another's.
@@ -193,10 +205,10 @@ async fn accept(server: Arc<Server>, workers: Vec<Arc<Worker>>, listener: TcpLis
             Ok(socket) => {
                 backoff = Backoff::default();
                 if server.open.load(Ordering::SeqCst) >= server.limits.connections {
-                    make_room(&server, &workers).await;
+                    make_room(server, workers).await;
                 }
                 if let Some(worker) = workers.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed)) {
-                    worker.handle.spawn(serve(Place::take(worker.clone()), socket));
+                    worker.handle.spawn(serve(Place::take(worker), socket));
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -207,7 +219,7 @@ async fn accept(server: Arc<Server>, workers: Vec<Arc<Worker>>, listener: TcpLis
                         Some(&error),
                     );
                 }
-                evict(&workers, 0);
+                evict(workers, 0);
                 sleep(backoff.pause()).await;
             }
         }
@@ -215,7 +227,7 @@ async fn accept(server: Arc<Server>, workers: Vec<Arc<Worker>>, listener: TcpLis
 }
 
 /// Waits for a place. One worker after the other is asked for its connection that has rested longest.
-async fn make_room(server: &Server, workers: &[Arc<Worker>]) {
+async fn make_room(server: &Server, workers: &[Worker]) {
     let mut asked = 0;
     evict(workers, asked);
     while timeout(GRACE, server.vacancy(server.limits.connections)).await.is_err() {
@@ -228,7 +240,7 @@ async fn make_room(server: &Server, workers: &[Arc<Worker>]) {
 }
 
 /// Has a connection go that rests, on the worker that has most of them or, if others were asked before, on the next.
-fn evict(workers: &[Arc<Worker>], asked: usize) {
+fn evict(workers: &[Worker], asked: usize) {
     let crowd = |&index: &usize| workers[index].open.load(Ordering::Relaxed);
     if let Some(first) = (0..workers.len()).max_by_key(crowd) {
         workers[(first + asked) % workers.len()].order(State::evict);
@@ -238,23 +250,23 @@ fn evict(workers: &[Arc<Worker>], asked: usize) {
 /// One event loop, as the others see it.
 struct Worker {
     index: usize,
-    server: Arc<Server>,
+    server: &'static Server,
     handle: Handle,
     /// Connections that it serves.
     open: AtomicUsize,
 }
 
 thread_local! {
-    static STATE: RefCell<State> = RefCell::default();
+    /// Constant at first and never dropped, so that a look at it needs no check whether it is there.
+    static STATE: ManuallyDrop<RefCell<State>> = const { ManuallyDrop::new(RefCell::new(State::new())) };
 }
 
 /// Looks at what the tasks of this worker share.
 fn state<T>(look: impl FnOnce(&mut State) -> T) -> T {
-    STATE.with_borrow_mut(look)
+    STATE.with(|state| look(&mut state.borrow_mut()))
 }
 
 /// What the tasks of one worker share. They run on one thread, and do not wait while they look.
-#[derive(Default)]
 struct State {
     now: Now,
     queue: Queue<Waker>,
@@ -266,13 +278,6 @@ struct State {
 }
 
 impl Worker {
-    fn start(index: usize, server: &Arc<Server>, own: &Runtime) -> Arc<Self> {
-        let worker =
-            Arc::new(Self { index, server: server.clone(), handle: own.handle().clone(), open: AtomicUsize::new(0) });
-        worker.spawn(Box::pin(impatience(worker.clone())));
-        worker
-    }
-
     /// Starts a task that is one of few. It comes boxed, so that tokio's code around it is there once for all of them.
     fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) -> JoinHandle<()> {
         self.handle.spawn(task)
@@ -346,6 +351,10 @@ impl Worker {
 }
 
 impl State {
+    const fn new() -> Self {
+        Self { now: Now::new(), queue: Queue::new(), carrier: None, patience: None, spares: Vec::new() }
+    }
+
     /// Has every connection closed as soon as nothing is under way on it.
     fn close(&mut self) {
         self.now.closing = true;
@@ -372,7 +381,7 @@ impl State {
 }
 
 /// Sees to it that nobody waits longer than `STORE_TIMEOUT` to be sent to the store.
-async fn impatience(worker: Arc<Worker>) {
+async fn impatience(worker: &'static Worker) {
     loop {
         let since = poll_fn(|cx| {
             state(|state| {
@@ -392,15 +401,15 @@ async fn impatience(worker: Arc<Worker>) {
 }
 
 /// The count in Redis: one connection after the other, one batch after the other.
-async fn redis(worker: Arc<Worker>, login: Arc<Login>) {
+async fn redis(worker: &'static Worker, login: &'static Login) {
     let patience = worker.server.limits.store;
     let sender = machine::random();
     let mut backoff = Backoff::default();
     let mut away = Instant::now();
     loop {
-        let status = match connect(&login, patience).await {
+        let status = match connect(login, patience).await {
             Ok(socket) => {
-                let mut link = Link::open(&worker, socket, &login, sender);
+                let mut link = Link::open(worker, socket, login, sender);
                 let status = poll_fn(|cx| link.poll(cx)).await;
                 if link.proven {
                     (backoff, away) = (Backoff::default(), Instant::now());
@@ -419,11 +428,11 @@ async fn redis(worker: Arc<Worker>, login: Arc<Login>) {
 }
 
 /// Connects on a thread of its own, because looking a name up and connecting may block.
-async fn connect(login: &Arc<Login>, patience: Duration) -> Result<TcpStream, Status> {
+async fn connect(login: &'static Login, patience: Duration) -> Result<TcpStream, Status> {
     let outcome = Arc::new(Mutex::new((None, None::<Waker>)));
-    let (own, login) = (outcome.clone(), login.clone());
+    let own = outcome.clone();
     let work = move || {
-        let connected = super::connect(&login, patience);
+        let connected = super::connect(login, patience);
         let mut outcome = lock(&own);
         outcome.0 = Some(connected);
         if let Some(waker) = outcome.1.take() {
@@ -441,8 +450,8 @@ async fn connect(login: &Arc<Login>, patience: Duration) -> Result<TcpStream, St
 }
 
 /// One connection to Redis, from the greeting to the first thing that goes wrong.
-struct Link<'a> {
-    worker: &'a Worker,
+struct Link {
+    worker: &'static Worker,
     socket: TcpStream,
     wire: Wire,
     session: Session<usize>,
@@ -455,8 +464,8 @@ struct Link<'a> {
     proven: bool,
 }
 
-impl<'a> Link<'a> {
-    fn open(worker: &'a Worker, socket: TcpStream, login: &Login, sender: u64) -> Self {
+impl Link {
+    fn open(worker: &'static Worker, socket: TcpStream, login: &Login, sender: u64) -> Self {
         let mut wire = Wire::default();
         let session = Session::open(login, sender, &mut wire);
         let since = Instant::now();
@@ -539,7 +548,7 @@ impl<'a> Link<'a> {
 }
 
 /// The count in the ledger: one batch of this worker after the other.
-async fn ledger(worker: Arc<Worker>, desk: Arc<Desk>) {
+async fn ledger(worker: &'static Worker, desk: &'static Desk) {
     worker.note(Status::Up);
     let mut batch = Batch::default();
     let mut alarm = Alarm::new(Instant::now());
@@ -583,15 +592,15 @@ struct Tray {
 }
 
 impl Desk {
-    fn open(ledger: Ledger, workers: usize) -> io::Result<Arc<Self>> {
+    fn open(ledger: Ledger, workers: usize) -> io::Result<&'static Self> {
         let each = (0..workers).map(|_| Tray::default()).collect();
-        let desk = Arc::new(Self {
+        let desk = keep(Self {
             trays: Mutex::new(Trays { each, closed: false }),
             bell: Condvar::new(),
             thread: Mutex::default(),
         });
-        let (own, clerk) = (desk.clone(), Clerk { ledger, asks: Vec::new(), results: Vec::new(), owners: Vec::new() });
-        let thread = spawn("ledger", STACK, Box::new(move || clerk.work(&own)))?;
+        let clerk = Clerk { ledger, asks: Vec::new(), results: Vec::new(), owners: Vec::new() };
+        let thread = spawn("ledger", STACK, Box::new(move || clerk.work(desk)))?;
         *lock(&desk.thread) = Some(thread);
         Ok(desk)
     }
@@ -682,11 +691,11 @@ impl Clerk {
 
 /// One of the `MAX_CONNECTIONS` places, until it is dropped.
 struct Place {
-    worker: Arc<Worker>,
+    worker: &'static Worker,
 }
 
 impl Place {
-    fn take(worker: Arc<Worker>) -> Self {
+    fn take(worker: &'static Worker) -> Self {
         worker.open.fetch_add(1, Ordering::Relaxed);
         worker.server.open.fetch_add(1, Ordering::SeqCst);
         Self { worker }
@@ -715,7 +724,7 @@ impl Client {
     }
 
     fn server(&self) -> &Server {
-        &self.place.worker.server
+        self.place.worker.server
     }
 
     /// A turn of the exchange.
