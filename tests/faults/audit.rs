@@ -11,7 +11,8 @@ pub(crate) enum Doubt {
     None,
 }
 
-/// What a connection to Redis leaves behind that is lost while a batch is on its way.
+/// What a connection to Redis leaves behind that is lost while a batch is on its way: the batch is sent again under its
+/// receipt.
 pub(crate) const LOST_CONNECTION: Doubt = Doubt::None;
 
 /// What became of visits.

@@ -184,6 +184,25 @@ fn full_and_free_again_under_load() {
 }
 
 #[test]
+fn a_small_disk_fills_and_is_cleared() {
+    let mount = "mkdir -p disk && mount -t tmpfs -o size=64k tmpfs disk && exec \"$0\" \"$@\"";
+    let enter = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount];
+    let settings = ledger().with("LEDGER", "disk/notch.ledger").with("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    let notch = settings.clone().by_way_of(&enter).start();
+    let disk = format!("/proc/{}/root{}/disk", notch.id(), settings.folder().display());
+    let crowd = Crowd::at(&notch, 4);
+    for _ in 0..3 {
+        crowd.until_answered(50);
+        let mut filler = fs::File::create(format!("{disk}/filler")).expect("the disk, from outside");
+        while filler.write_all(&[0; 512]).is_ok() {}
+        crowd.until_refused(10);
+        fs::remove_file(format!("{disk}/filler")).expect("the filler is ours to remove");
+    }
+    crowd.until_answered(50);
+    crowd.leave().audit(notch.total(), Doubt::None);
+}
+
+#[test]
 fn removed_again_and_again_under_load() {
     let settings = ledger();
     let notch = settings.start();

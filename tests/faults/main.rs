@@ -5,8 +5,6 @@
 //! Faults are made on real processes and sockets, nothing is mocked, so the suite must pass on every driver. What is
 //! chosen at random is chosen by [`dice`], which tells its seed when a test fails. `FAULTS_SECONDS` says how long the
 //! soak lasts, `FAULTS_SEED` which choices to make again.
-//!
-//! Left out on purpose: a clock that jumps, since all that notch takes from it is the `Date` of its answers.
 
 #[path = "../rig/mod.rs"]
 mod rig;
@@ -17,6 +15,7 @@ mod dice;
 mod nuisance;
 mod relay;
 
+mod clock;
 mod disk;
 mod guests;
 mod link;

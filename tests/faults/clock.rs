@@ -1,0 +1,57 @@
+//! A clock that jumps, forward, back, and to where no calendar goes.
+//!
+//! libfaketime tells notch another time of day whenever the test says so. The clock that only ever goes on, by which
+//! notch waits, stays as it is: a kernel has no way to let that one jump.
+
+use std::fs;
+
+use super::audit::{Doubt, Tally};
+use crate::rig::{Redis, Settings, until};
+
+/// Where Debian puts the library, for each architecture.
+const LIBRARY: &str = "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketimeMT.so.1";
+
+/// Jumps as libfaketime takes them, and the year that they lead to, if it is always the same.
+const JUMPS: [(&str, Option<&str>); 6] = [
+    ("@2040-02-29 23:59:59", Some(" 2040 ")),
+    ("@2001-01-01 00:00:00", Some(" 2001 ")),
+    ("+400d", None),
+    ("-400d", None),
+    ("-30000d", Some(" 1970 ")),
+    ("+0d", None),
+];
+
+#[test]
+fn the_time_of_day_jumps() {
+    let redis = Redis::start(&[]);
+    for settings in [Settings::redis(redis.port), Settings::ledger().with("FSYNC", "everysec")] {
+        let jump = settings.folder().join("faketime");
+        let set = |to: &str| fs::write(&jump, to).expect("room for a file");
+        set("+0d");
+        let enter = format!("test -e {LIBRARY} && LD_PRELOAD={LIBRARY} exec \"$0\" \"$@\"");
+        let settings = settings
+            .with("FAKETIME_TIMESTAMP_FILE", &jump.display().to_string())
+            .with("FAKETIME_NO_CACHE", "1")
+            .with("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+            .with("DONT_FAKE_MONOTONIC", "1")
+            .by_way_of(&["sh", "-c", &enter]);
+        let notch = settings.start();
+        let mut tally = Tally::default();
+        let mut client = notch.client();
+        for (to, year) in JUMPS {
+            set(to);
+            // The date is looked up as requests arrive, and at most once a second.
+            until("the answers are of the new time", || {
+                let answer = client.get("/count");
+                tally.note(&answer);
+                let date = answer.field("date").expect("every answer has its date").to_owned();
+                year.is_none_or(|year| date.contains(year)).then_some(())
+            });
+            for _ in 0..20 {
+                tally.note(&client.get("/count"));
+            }
+        }
+        tally.audit(notch.total(), Doubt::None);
+        assert_eq!(tally.refused, 0, "no visit is turned away for the time of day");
+    }
+}
