@@ -15,6 +15,8 @@
 //!
 //! Left out on purpose: RESP3, pipelining of several batches.
 
+use std::time::Duration;
+
 use crate::batch::Batch;
 use crate::counter::{Ask, Cause, Decimal, Fault, Key};
 use crate::resp::{self, Malformed, Reply};
@@ -35,12 +37,20 @@ pub struct Login {
     pub db: u32,
 }
 
+/// Who counts, as receipts know it: the same for all sessions of one worker, and another for everyone else.
+#[derive(Clone, Copy)]
+pub struct Sender {
+    /// A number that nobody else has.
+    pub id: u64,
+    /// How long a batch may be sent again after it was sent first.
+    pub patience: Duration,
+}
+
 /// A session, from the connect to the first thing that goes wrong.
 pub struct Session<W> {
     /// Replies to the greeting that have not come yet, the last two of them to a script and a `PING`.
     greetings: usize,
-    /// Who sends, as the keys of receipts name them.
-    sender: u64,
+    sender: Sender,
     /// Whether Redis runs scripts for us; known when the greeting is over.
     receipts: bool,
     owed: Batch<W>,
@@ -87,10 +97,9 @@ pub enum Fate {
 
 impl<W> Session<W> {
     /// Begins: writes `AUTH` and `SELECT` as far as `login` needs them, an `EVAL` that shows whether Redis runs scripts for
-    /// us, and a `PING` that shows whether Redis, when it has just started, is there to count. `sender` is a number of
-    /// its own for everyone who counts, and the same for all sessions of one.
+    /// us, and a `PING` that shows whether Redis, when it has just started, is there to count.
     #[must_use]
-    pub fn open(login: &Login, sender: u64, wire: &mut Wire) -> Self {
+    pub fn open(login: &Login, sender: Sender, wire: &mut Wire) -> Self {
         let mut greetings = 0;
         let mut greet = |words: &[&[u8]]| {
             resp::command(wire.output(), words);
@@ -136,7 +145,7 @@ impl<W> Session<W> {
         for ask in self.owed.asks() {
             let out = wire.output();
             match ask {
-                Ask::Count { key, by } if self.receipts => count_once(out, &key, by, self.sender, self.owed.number()),
+                Ask::Count { key, by } if self.receipts => count_once(out, &key, by, &self.sender, self.owed.number()),
                 Ask::Count { key, by: 1 } => resp::command(out, &[b"INCR", key.as_bytes()]),
                 Ask::Count { key, by } => resp::command(out, &[b"INCRBY", key.as_bytes(), &Decimal::new(by)]),
                 Ask::Total { key } => resp::command(out, &[b"GET", key.as_bytes()]),
@@ -203,7 +212,7 @@ impl<W> Session<W> {
     /// Ends the session and hands back what it owes.
     #[must_use]
     pub fn into_owed(mut self, wire: &Wire) -> Owed<W> {
-        if wire.unsent().len() < self.encoded {
+        if wire.unsent().len() < self.encoded || self.owed.replies().next().is_some() {
             self.owed.mark_sent();
         }
         let fate = match (self.owed.is_sent(), self.owed.expected()) {
@@ -226,10 +235,11 @@ fn after(before: &[u8], by: i64) -> Result<i64, Fault> {
 }
 
 /// Writes an increment that is done once, however often it is sent.
-fn count_once(out: &mut Vec<u8>, key: &Key, by: i64, sender: u64, number: i64) {
-    let [by, number, sender] = [by, number, (sender >> 1) as i64].map(Decimal::new);
-    let receipt = [b"{", hash_tag(key.as_bytes()), b"}:receipt:", &sender].concat();
-    resp::command(out, &[b"EVAL", SCRIPT, b"2", key.as_bytes(), &receipt, &by, &number, RECEIPT_TTL]);
+fn count_once(out: &mut Vec<u8>, key: &Key, by: i64, sender: &Sender, number: i64) {
+    let kept = (sender.patience + LATENESS).as_millis() as i64;
+    let [by, number, kept, id] = [by, number, kept, (sender.id >> 1) as i64].map(Decimal::new);
+    let receipt = [b"{", hash_tag(key.as_bytes()), b"}:receipt:", &id].concat();
+    resp::command(out, &[b"EVAL", SCRIPT, b"2", key.as_bytes(), &receipt, &by, &number, &kept]);
 }
 
 /// The part of a key that decides on its slot in a cluster: what the first pair of braces holds, if that is something,
@@ -287,9 +297,9 @@ return b";
 
 const NOT_PERMITTED: Result<i64, Fault> = Err(Fault::Refused(Cause::Permission));
 
-/// How long a receipt is kept, in milliseconds: far longer than anybody waits for a number, or than a connection that was
-/// given up can still bring bytes.
-const RECEIPT_TTL: &[u8] = b"300000";
+/// How long a connection that was given up may still bring bytes to Redis; so much longer than a batch may be sent again,
+/// its receipt is kept.
+const LATENESS: Duration = Duration::from_secs(300);
 
 /// How error replies begin: by a word of their own, or by a sentence where Redis has only `ERR` for them.
 const ERRORS: [(&str, Cause); 24] = [
@@ -329,6 +339,8 @@ mod tests {
         Login { host: "redis".into(), port: 6379, username: None, password: None, db: 0 }
     }
 
+    const SENDER: Sender = Sender { id: 84, patience: Duration::from_secs(2) };
+
     fn visits() -> Key {
         Key::new(b"visits").expect("a good name")
     }
@@ -344,7 +356,7 @@ mod tests {
 
     /// A session with a Redis that runs scripts, or refuses to.
     fn greeted_session<W>(wire: &mut Wire, receipts: bool) -> Session<W> {
-        let mut session = Session::open(&login(), 84, wire);
+        let mut session = Session::open(&login(), SENDER, wire);
         let sent = wire.unsent().len();
         wire.sent(sent);
         wire.room().put_slice(if receipts { b":1\r\n+PONG\r\n" } else { b"-NOPERM no eval\r\n+PONG\r\n" });
@@ -383,7 +395,7 @@ mod tests {
             let login =
                 Login { username: username.map(str::to_owned), password: password.map(str::to_owned), db, ..login() };
             let mut wire = Wire::default();
-            let session = Session::<()>::open(&login, 0, &mut wire);
+            let session = Session::<()>::open(&login, SENDER, &mut wire);
             let eval = b"*3\r\n$4\r\nEVAL\r\n$8\r\nreturn 1\r\n$1\r\n0\r\n*1\r\n$4\r\nPING\r\n";
             assert_eq!(wire.unsent(), [greeting, eval].concat());
             assert!(!session.is_free());
@@ -414,7 +426,7 @@ mod tests {
             (b"+OK\r\n:1\r\n+PONG\r\n:1\r\n", Err(Broken::Garbage)),
         ] {
             let mut wire = Wire::default();
-            let mut session = Session::<()>::open(&Login { db: 3, ..login() }, 0, &mut wire);
+            let mut session = Session::<()>::open(&Login { db: 3, ..login() }, SENDER, &mut wire);
             wire.room().put_slice(says);
             let settled = session.settle(&mut wire).map(|_| ());
             assert_eq!(settled.map(|()| session.keeps_receipts()), end, "{}", says.escape_ascii());
@@ -429,7 +441,7 @@ mod tests {
         let script = str::from_utf8(SCRIPT).expect("text");
         let once = format!(
             "*8\r\n$4\r\nEVAL\r\n${}\r\n{script}\r\n$1\r\n2\r\n$6\r\nvisits\r\n$19\r\n{{visits}}:receipt:42\r\n\
-             $1\r\n3\r\n$1\r\n7\r\n$6\r\n300000\r\n",
+             $1\r\n3\r\n$1\r\n7\r\n$6\r\n302000\r\n",
             script.len()
         );
         for (receipts, count) in [(false, "*3\r\n$6\r\nINCRBY\r\n$6\r\nvisits\r\n$1\r\n3\r\n"), (true, &once)] {
@@ -593,6 +605,23 @@ mod tests {
         let done = session.settle(&mut wire).expect("a sound session").expect("all is answered");
         done.tell(Fault::Lost, |who, total| told.push((who, total)));
         assert_eq!(told, [(0, Ok(5)), (1, Ok(6)), (2, Ok(0))]);
+    }
+
+    #[test]
+    fn what_was_counted_with_a_receipt_is_not_sent_again_without() {
+        let [one, other] = [&b"a"[..], b"b"].map(|name| Key::new(name).expect("a good name"));
+        let mut wire = Wire::default();
+        let mut session = greeted_session(&mut wire, true);
+        session.submit(&mut batch(&[Ask::Count { key: one, by: 1 }, Ask::Count { key: other, by: 1 }]), &mut wire);
+        let sent = wire.unsent().len();
+        wire.sent(sent);
+        wire.take_in(b"$1\r\n4\r\n-NOPERM No permissions to access a key\r\n");
+        assert!(session.settle(&mut wire).is_ok_and(|answered| answered.is_none()));
+        // It breaks before a byte of the second try has left.
+        let (mut owed, mut told) = (session.into_owed(&wire), Vec::new());
+        assert_eq!(owed.fate, Fate::Over);
+        owed.batch.tell(Fault::Lost, |who, total| told.push((who, total)));
+        assert_eq!(told, [(0, Ok(5)), (1, Err(Fault::Lost))]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::counter::{Ask, Fault};
 use crate::exchange::{Exchange, Now, Site, Want};
 use crate::ledger::Ledger;
 use crate::machine;
-use crate::redis::{Fate, Login, Session};
+use crate::redis::{Fate, Login, Sender, Session};
 use crate::wire::Wire;
 
 /// Serves until a byte arrives on `signals`, then drains and returns.
@@ -267,7 +267,7 @@ impl Server {
     /// The count in Redis: one connection after the other.
     fn redis(&self, login: &Login) {
         let patience = self.limits.store;
-        let sender = machine::random();
+        let sender = Sender { id: machine::random(), patience };
         let mut backoff = Backoff::default();
         let mut away = Instant::now();
         loop {
@@ -294,7 +294,7 @@ impl Server {
     }
 
     /// Reads replies until something goes wrong; says what, and whether Redis had greeted us.
-    fn converse(&self, login: &Login, sender: u64, socket: TcpStream) -> (Status, bool) {
+    fn converse(&self, login: &Login, sender: Sender, socket: TcpStream) -> (Status, bool) {
         let socket = Arc::new(socket);
         let mut chunk = [0; CHUNK];
         let mut state = self.state();
@@ -483,7 +483,7 @@ struct Link {
 }
 
 impl Link {
-    fn open(login: &Login, sender: u64, socket: Arc<TcpStream>) -> Self {
+    fn open(login: &Login, sender: Sender, socket: Arc<TcpStream>) -> Self {
         let mut wire = Wire::default();
         let session = Session::open(login, sender, &mut wire);
         let (batch, since) = (Batch::default(), Instant::now());

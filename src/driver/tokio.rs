@@ -32,7 +32,7 @@ use crate::counter::{Ask, Fault};
 use crate::exchange::{Exchange, Now, Site, Want};
 use crate::ledger::Ledger;
 use crate::machine;
-use crate::redis::{Fate, Login, Session};
+use crate::redis::{Fate, Login, Sender, Session};
 use crate::wire::Wire;
 
 /// Serves until a byte arrives on `signals`, then drains and returns.
@@ -403,7 +403,7 @@ async fn impatience(worker: &'static Worker) {
 /// The count in Redis: one connection after the other, one batch after the other.
 async fn redis(worker: &'static Worker, login: &'static Login) {
     let patience = worker.server.limits.store;
-    let sender = machine::random();
+    let sender = Sender { id: machine::random(), patience };
     let mut backoff = Backoff::default();
     let mut away = Instant::now();
     loop {
@@ -465,7 +465,7 @@ struct Link {
 }
 
 impl Link {
-    fn open(worker: &'static Worker, socket: TcpStream, login: &Login, sender: u64) -> Self {
+    fn open(worker: &'static Worker, socket: TcpStream, login: &Login, sender: Sender) -> Self {
         let mut wire = Wire::default();
         let session = Session::open(login, sender, &mut wire);
         let since = Instant::now();

@@ -5,10 +5,12 @@
 //! - Nothing is in doubt of which no byte was sent, and nothing is sent again without a receipt.
 //! - A session that goes on has room for more bytes, and ends when nothing else comes than what makes no reply.
 
+use std::time::Duration;
+
 use bytes::BufMut;
 use notch::batch::Batch;
 use notch::counter::{Ask, Fault, Key};
-use notch::redis::{Fate, Login, Session};
+use notch::redis::{Fate, Login, Sender, Session};
 use notch::resp::{self, Reply, decode};
 use notch::wire::{MAX_UNREAD, Wire};
 
@@ -55,7 +57,7 @@ fn ask(letter: &u8) -> Option<Ask> {
 /// Plays it through, with a socket that takes `sends` bytes of each batch.
 fn converse(login: &Login, batches: &[Vec<Ask>], says: &[u8], mut arrival: Arrival<'_>, sends: usize) {
     let mut wire = Wire::default();
-    let mut session = Session::open(login, 84, &mut wire);
+    let mut session = Session::open(login, Sender { id: 84, patience: Duration::from_secs(2) }, &mut wire);
     let greetings = 2 + usize::from(login.password.is_some()) + usize::from(login.db != 0);
     send(&mut wire, usize::MAX);
     // Who may not keep receipts is asked again without them, so that what replies belong to is not told by their order.
