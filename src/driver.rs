@@ -74,12 +74,11 @@ fn spawn(name: &str, stack: usize, work: Box<dyn FnOnce() + Send>) -> io::Result
 /// name is looked up each time, since a container's address changes.
 fn connect(login: &Login, patience: Duration) -> Result<TcpStream, Status> {
     let addresses = lookup::look_up(&login.host, Instant::now() + patience)?;
-    let deadline = Instant::now() + patience;
+    // Each has its share, so that one that nobody is behind any more does not hide the next.
+    let share = (patience / addresses.len().max(1) as u32).max(Duration::from_millis(1));
     let mut status = CLOSED;
     for address in addresses {
-        // Zero is not allowed.
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        match TcpStream::connect_timeout(&SocketAddr::new(address, login.port), left) {
+        match TcpStream::connect_timeout(&SocketAddr::new(address, login.port), share) {
             Ok(socket) => return socket.set_nodelay(true).map(|()| socket).map_err(|_| CLOSED),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => status = Status::Away("it cannot be reached"),
             Err(_) => status = Status::Away("nobody accepts connections there: is Redis running?"),
