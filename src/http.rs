@@ -170,13 +170,14 @@ pub fn overflow(bytes: &[u8]) -> &'static Reject {
     }
 }
 
-/// Telling a known method that is not allowed here from an unknown one (RFC 9110, section 9.1).
+/// Telling a known method that is not allowed here from an unknown one (RFC 9110, section 9.1). `CONNECT` is among the
+/// unknown, since what follows it may be meant for a tunnel and must not be read as a request (RFC 9931).
 fn method(name: &str) -> Result<Method, &'static Reject> {
     match name {
         "GET" => Ok(Method::Get),
         "HEAD" => Ok(Method::Head),
         "POST" => Ok(Method::Post),
-        "CONNECT" | "DELETE" | "OPTIONS" | "PATCH" | "PUT" | "TRACE" => Ok(Method::Other),
+        "DELETE" | "OPTIONS" | "PATCH" | "PUT" | "TRACE" => Ok(Method::Other),
         _ => Err(UNKNOWN_METHOD),
     }
 }
