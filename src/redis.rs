@@ -308,7 +308,7 @@ const ERRORS: [(&str, Cause); 24] = [
     ("ERR AUTH", Cause::Password),
     ("NOPERM", Cause::Permission),
     ("ERR The user executing the script", Cause::Permission),
-    ("ERR ACL failure in script", Cause::Permission),
+    ("ERR ACL failure in script:", Cause::Permission),
     ("DENIED", Cause::Protected),
     ("ERR max number of clients reached", Cause::Crowded),
     ("ERR DB index", Cause::Database),
@@ -510,6 +510,14 @@ mod tests {
             }),
             (count, b"-NOAUTH Authentication required.\r\n", refused(Cause::Password)),
             (count, b"-NOPERM this user has no permissions\r\n", refused(Cause::Permission)),
+            (count, b"-ERR The user executing the script can't run this command or subcommand script: 9dc3\r\n", {
+                refused(Cause::Permission)
+            }),
+            (
+                count,
+                b"-ERR ACL failure in script: User u has no permissions to run the 'set' command script: 9dc3\r\n",
+                { refused(Cause::Permission) },
+            ),
             (count, b"-WRONGTYPE Operation against a key\r\n", refused(Cause::WrongType)),
             (count, b"-LOADING Redis is loading\r\n", refused(Cause::Loading)),
             (count, b"-MISCONF Redis is configured to save\r\n", refused(Cause::CannotPersist)),
