@@ -139,7 +139,7 @@ impl Redis {
 
     /// False when the server ended instead of answering.
     fn launch(&mut self) -> bool {
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into()));
         command.args(["--port", &self.port.to_string(), "--bind", self.address, "--save", "", "--dir"]);
         command.arg(self.folder.path()).args(["--logfile", "redis.log"]).args(&self.options);
         let mut child = match command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn() {
