@@ -1,0 +1,168 @@
+"""Medians, ratios within a round, the tables, and which bars are met."""
+
+import dataclasses
+import statistics
+
+YARDSTICK = "limit/combine"
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One row of a table: who, with how many connections, and how many requests in each write."""
+
+    contender: object
+    connections: int
+    depth: int = 1
+
+
+class Results:
+    """Runs by scenario and case; a case has at most one in a round."""
+
+    def __init__(self):
+        self.runs = {}
+
+    def add(self, scenario, case, round_number, result):
+        self.runs.setdefault(scenario, {}).setdefault(case, {})[round_number] = result
+
+    def cases(self, scenario):
+        return list(self.runs.get(scenario, {}))
+
+    def every(self):
+        return [run for cases in self.runs.values() for rounds in cases.values() for run in rounds.values()]
+
+    def find(self, scenario, name, connections, **marks):
+        """The case of a contender, or None if it was not measured."""
+        for case in self.cases(scenario):
+            wanted = {"name": name, **marks}
+            if case.connections == connections and \
+                    all(getattr(case.contender, mark) == value for mark, value in wanted.items()):
+                return case
+        return None
+
+    def median(self, scenario, case, figure):
+        return statistics.median(getattr(run, figure) for run in self.runs[scenario][case].values())
+
+    def ratio(self, scenario, case, base, figure="rate"):
+        """Taken within each round, since a busy moment of the machine hits a round rather than a row."""
+        ours, theirs = self.runs[scenario].get(case), self.runs[scenario].get(base)
+        if not ours or not theirs:
+            return None
+        pairs = [(getattr(ours[at], figure), getattr(theirs[at], figure)) for at in ours if at in theirs]
+        pairs = [(one, other) for one, other in pairs if other]
+        return statistics.median(one / other for one, other in pairs) if pairs else None
+
+
+def yardstick_of(results, scenario, case):
+    """The yardstick under the same conditions as `case`."""
+    contender = case.contender
+    for other in results.cases(scenario):
+        same = other.connections == case.connections and other.depth == case.depth
+        there = other.contender.name == YARDSTICK and other.contender.distance == contender.distance
+        if same and there and other.contender.store in (contender.store, "redis/everysec"):
+            return other
+    return None
+
+
+def number(value, form):
+    return "" if value is None else format(value, form)
+
+
+def table(results, scenario):
+    lines = ["| connections | | requests/s | of the yardstick | CPU s per 100,000: server | Redis | of the yardstick "
+             "| p99 ms | answered | counted |", "|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|"]
+    cases = results.cases(scenario)
+    for case in sorted(cases, key=lambda case: (case.depth, case.connections)):
+        base = yardstick_of(results, scenario, case)
+        runs = results.runs[scenario][case].values()
+        rate, p99, server, store = (results.median(scenario, case, name) for name in ("rate", "p99", "server", "store"))
+        has_server, has_store = case.contender.kind != "tool", case.contender.store.startswith("redis")
+        cells = [
+            str(case.connections), case.contender.label, f"{rate:,.0f}",
+            number(results.ratio(scenario, case, base), ".2f"),
+            f"{server:.2f}" if has_server else "", f"{store:.2f}" if has_store else "",
+            number(results.ratio(scenario, case, base, "cost"), ".2f"),
+            # wrk times a write, not the requests in it.
+            f"{p99:.2f}" if case.depth == 1 else "",
+            f"{sum(run.answered for run in runs):,}", f"{sum(run.counted for run in runs):,}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def against_best(results, notch, peers, connections):
+    """The rate against the best of `peers`, and which that is."""
+    ours = results.find("main", notch, connections, store="redis/everysec")
+    theirs = [case for case in results.cases("main")
+              if case.contender.name in peers and case.connections == connections]
+    if not ours or not theirs:
+        return None, ""
+    best = max(theirs, key=lambda case: results.median("main", case, "rate"))
+    return results.ratio("main", ours, best), best.contender.label
+
+
+def bars(results, peers):
+    """What is asked of notch: words, sign, bound, figure. A figure of None was not measured."""
+    found = []
+
+    def bar(words, sign, bound, figure):
+        found.append((words, sign, bound, figure))
+
+    def compare(scenario, ours, theirs, figure="rate"):
+        return results.ratio(scenario, ours, theirs, figure) if ours and theirs else None
+
+    for count in (8, 64, 512):
+        ours = results.find("main", "notch/tokio", count, store="redis/everysec")
+        base = results.find("main", YARDSTICK, count)
+        bar(f"rate of the yardstick, {count} connections", ">=", 0.95, compare("main", ours, base))
+        bar(f"CPU per visit of the yardstick, {count} connections", "<=", 1.15, compare("main", ours, base, "cost"))
+    for count, bound in ((8, 1.0), (64, 1.3), (512, 1.5)):
+        ratio, best = against_best(results, "notch/tokio", peers, count)
+        bar(f"rate of the best peer, {count} connections" + (f" ({best})" if best else ""), ">=", bound, ratio)
+    for count in (8, 64, 512):
+        ours = results.find("main", "notch/tokio", count, store="redis/everysec")
+        theirs = [results.median("main", case, "p99") for case in results.cases("main")
+                  if case.contender.name in peers and case.connections == count]
+        figure = results.median("main", ours, "p99") / min(theirs) if ours and theirs else None
+        bar(f"p99 of the best peer's, {count} connections", "<", 1.0, figure)
+    bar("pipelined by 16, rate of the yardstick, 64 connections", ">=", 0.7, compare(
+        "pipelined", results.find("pipelined", "notch/tokio", 64, store="redis/everysec"),
+        results.find("pipelined", YARDSTICK, 64)))
+    for distance in (1000, 200):
+        bar(f"Redis {distance / 1000:g} ms away, rate of the yardstick, 64 connections", ">=", 0.95, compare(
+            "far", results.find("far", "notch/tokio", 64, distance=distance),
+            results.find("far", YARDSTICK, 64, distance=distance)))
+    bar("`appendfsync always`, rate of `everysec`, 512 connections", ">=", 0.8, compare(
+        "fsync", results.find("fsync", "notch/tokio", 512, store="redis/always"),
+        results.find("fsync", "notch/tokio", 512, store="redis/everysec")))
+    for count, name, words in (
+            (64, "tool/redis-benchmark-1", "one INCR for each visit on its own"),
+            (512, "tool/redis-benchmark-1", "one INCR for each visit on its own"),
+            (64, "limit/each", "one INCR for each visit down one connection")):
+        bar(f"Redis's CPU per visit of that for {words}, {count} connections", "<=", 0.1, compare(
+            "main", results.find("main", "notch/tokio", count, store="redis/everysec"),
+            results.find("main", name, count), "store"))
+    with_crowd = [case for case in results.cases("crowd") if case.contender.name == "notch/tokio"
+                  and case.contender.crowd]
+    bar("10,000 connections at rest, rate of 64 alone", ">=", 0.9, compare(
+        "crowd", with_crowd[0] if with_crowd else None, results.find("crowd", "notch/tokio", 64, crowd=0)))
+    bar("CPU per visit of two workers on two cores, of one on one, 64 connections", "<=", 1.15, compare(
+        "workers", results.find("workers", "notch/tokio", 64, workers=2),
+        results.find("workers", "notch/tokio", 64, workers=1), "cost"))
+    for name in ("peer/flask", "peer/node", "peer/go", "peer/nginx-lua"):
+        ours = results.find("main", "notch/threads", 64, store="redis/everysec")
+        theirs = results.find("main", name, 64)
+        label = theirs.contender.label if theirs else name
+        bar(f"threads, rate of {label}, 64 connections", ">", 1.0, compare("main", ours, theirs))
+    return found
+
+
+def is_met(sign, bound, figure):
+    return {">=": figure >= bound, "<=": figure <= bound, ">": figure > bound, "<": figure < bound}[sign]
+
+
+def verdicts(found):
+    lines = ["| bar | wanted | measured | met |", "|---|--:|--:|---|"]
+    for words, sign, bound, figure in found:
+        if figure is not None:
+            met = "yes" if is_met(sign, bound, figure) else "**no**"
+            lines.append(f"| {words} | {sign} {bound:g} | {figure:.3f} | {met} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
