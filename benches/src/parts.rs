@@ -1,0 +1,104 @@
+//! What each part of a visit costs, without sockets: `cargo bench --manifest-path benches/Cargo.toml`.
+//!
+//! What is measured stands for the way of a visit: its head is read, it joins a batch, the batch becomes a command, the
+//! reply is read and dealt out, or the ledger takes it. Batches of 1, 64 and 512 are those of as many clients.
+
+use std::path::PathBuf;
+use std::{env, fs, process};
+
+use divan::{Bencher, black_box};
+use notch::batch::Batch;
+use notch::counter::{Ask, Fault, Key};
+use notch::http;
+use notch::ledger::{Fsync, Ledger};
+use notch::resp;
+
+fn main() {
+    divan::main();
+}
+
+const BATCHES: [u32; 3] = [1, 64, 512];
+
+fn key() -> Key {
+    Key::new(b"visits").expect("a good name")
+}
+
+#[divan::bench]
+fn resp_encode_incrby(bencher: Bencher<'_, '_>) {
+    let mut out = Vec::with_capacity(4096);
+    bencher.bench_local(|| {
+        out.clear();
+        resp::command(&mut out, black_box(&[b"INCRBY", b"visits", b"64"]));
+    });
+}
+
+#[divan::bench(args = [":1048576\r\n", "$7\r\n1048576\r\n", "+PONG\r\n"])]
+fn resp_decode(reply: &str) -> bool {
+    matches!(resp::decode(black_box(reply.as_bytes())), Ok(Some((_, used))) if used == reply.len())
+}
+
+/// As curl, wrk and a browser ask.
+const HEADS: [(&str, &str); 3] = [
+    ("wrk", "GET /count HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n"),
+    ("curl", "GET /count HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: curl/8.14.1\r\nAccept: */*\r\n\r\n"),
+    (
+        "browser",
+        "GET /count HTTP/1.1\r\nHost: localhost:8080\r\nConnection: keep-alive\r\nCache-Control: max-age=0\r\n\
+         Upgrade-Insecure-Requests: 1\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like \
+         Gecko) Chrome/140.0.0.0 Safari/537.36\r\nAccept: text/html,application/xhtml+xml,application/xml;q=0.9,\
+         image/avif,image/webp,image/apng,*/*;q=0.8\r\nSec-Fetch-Site: none\r\nSec-Fetch-Mode: navigate\r\n\
+         Sec-Fetch-User: ?1\r\nSec-Fetch-Dest: document\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n\
+         Accept-Language: en-GB,en;q=0.9\r\n\r\n",
+    ),
+];
+
+#[divan::bench(args = ["wrk", "curl", "browser"])]
+fn http_head(bencher: Bencher<'_, '_>, client: &str) {
+    let (_, head) = HEADS.into_iter().find(|(name, _)| *name == client).expect("one of the heads");
+    bencher.bench_local(|| matches!(http::head(black_box(head.as_bytes())), Ok(Some((_, used))) if used == head.len()));
+}
+
+#[divan::bench(args = BATCHES)]
+fn batch_settle(bencher: Bencher<'_, '_>, visits: u32) {
+    let mut batch = Batch::default();
+    let key = key();
+    bencher.counter(visits).bench_local(|| {
+        for who in 0..visits {
+            assert!(batch.push(black_box(Ask::Count { key, by: 1 }), who));
+        }
+        batch.reply(Ok(1_048_576));
+        batch.tell(Fault::Lost, |who, number| {
+            black_box((who, number).0);
+        });
+    });
+}
+
+/// A folder of its own, gone with the benchmark.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = env::temp_dir().join(format!("notch-benches-{name}-{}", process::id()));
+        fs::create_dir_all(&path).expect("a folder");
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[divan::bench(args = ["never", "always"])]
+fn ledger_append(bencher: Bencher<'_, '_>, fsync: &str) {
+    let folder = Folder::new(fsync);
+    let when = if fsync == "always" { Fsync::Always } else { Fsync::Never };
+    let (mut ledger, _) = Ledger::open(&folder.0.join("ledger"), when).expect("a new ledger");
+    let asks = [Ask::Count { key: key(), by: 64 }];
+    let mut results = Vec::new();
+    bencher.bench_local(|| {
+        results.clear();
+        ledger.commit(black_box(&asks), &mut results);
+    });
+}
