@@ -32,9 +32,14 @@ fn resp_encode_incrby(bencher: Bencher<'_, '_>) {
     });
 }
 
-#[divan::bench(args = [":1048576\r\n", "$7\r\n1048576\r\n", "+PONG\r\n"])]
-fn resp_decode(reply: &str) -> bool {
-    matches!(resp::decode(black_box(reply.as_bytes())), Ok(Some((_, used))) if used == reply.len())
+#[divan::bench(args = ["integer", "bulk", "line"])]
+fn resp_decode(bencher: Bencher<'_, '_>, kind: &str) {
+    let reply: &[u8] = match kind {
+        "integer" => b":1048576\r\n",
+        "bulk" => b"$7\r\n1048576\r\n",
+        _ => b"+PONG\r\n",
+    };
+    bencher.bench_local(|| matches!(resp::decode(black_box(reply)), Ok(Some((_, used))) if used == reply.len()));
 }
 
 /// As curl, wrk and a browser ask.
