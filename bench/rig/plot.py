@@ -2,7 +2,7 @@
 
 from html import escape
 
-WIDTH, LABELS, ROW, PANEL = 860, 300, 22, 46
+WIDTH, LABELS, ROW, PANEL = 900, 340, 22, 46
 COLOURS = {"notch": "#d9480f", "limit": "#868e96", "nginx": "#ced4da", "tool": "#ced4da", "peer": "#4c8bb8"}
 STYLE = """text { font: 13px system-ui, sans-serif; fill: #212529 }
 .title { font-weight: 600; font-size: 15px }
@@ -22,7 +22,7 @@ def panel(rows, top, title):
         yield f'<text x="{LABELS - 8}" y="{y + 13}" text-anchor="end"{weight}>{escape(label)}</text>'
         yield f'<rect x="{LABELS}" y="{y}" width="{width:.1f}" height="{ROW - 5}" fill="{COLOURS[kind]}"/>'
         yield f'<text x="{LABELS + width + 6:.1f}" y="{y + 13}">{rate:,.0f}' \
-              f'<tspan class="small">  p99 {p99:.2f} ms</tspan></text>'
+              f'<tspan class="small" dx="8">p99 {p99:.2f} ms</tspan></text>'
 
 
 def plot(results, path, note):

@@ -3,6 +3,8 @@
 import dataclasses
 import statistics
 
+from rig.contenders import Contender
+
 YARDSTICK = "limit/combine"
 
 
@@ -52,15 +54,20 @@ class Results:
         return statistics.median(one / other for one, other in pairs) if pairs else None
 
 
-def yardstick_of(results, scenario, case):
-    """The yardstick under the same conditions as `case`."""
-    contender = case.contender
-    for other in results.cases(scenario):
-        same = other.connections == case.connections and other.depth == case.depth
-        there = other.contender.name == YARDSTICK and other.contender.distance == contender.distance
-        if same and there and other.contender.store in (contender.store, "redis/everysec"):
-            return other
-    return None
+# What a row is held against, if not the yardstick: the same contender, but for this, and how the column is called.
+BASES = {
+    "paths": ("of `/livez`", {"path": "/livez"}),
+    "workers": ("of one worker", {"workers": 1}),
+    "crowd": ("of none at rest", {"crowd": 0}),
+}
+
+
+def base_of(results, scenario, case):
+    if scenario in BASES:
+        wanted = dataclasses.replace(case.contender, **BASES[scenario][1])
+    else:
+        wanted = Contender(YARDSTICK, distance=case.contender.distance)
+    return dataclasses.replace(case, contender=wanted)
 
 
 def number(value, form):
@@ -68,11 +75,12 @@ def number(value, form):
 
 
 def table(results, scenario):
-    lines = ["| connections | | requests/s | of the yardstick | CPU s per 100,000: server | Redis | of the yardstick "
+    against = BASES.get(scenario, ("of the yardstick",))[0]
+    lines = [f"| connections | | requests/s | {against} | CPU s per 100,000: server | Redis | {against} "
              "| p99 ms | answered | counted |", "|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|"]
     cases = results.cases(scenario)
     for case in sorted(cases, key=lambda case: (case.depth, case.connections)):
-        base = yardstick_of(results, scenario, case)
+        base = base_of(results, scenario, case)
         runs = results.runs[scenario][case].values()
         rate, p99, server, store = (results.median(scenario, case, name) for name in ("rate", "p99", "server", "store"))
         has_server, has_store = case.contender.kind != "tool", case.contender.store.startswith("redis")
