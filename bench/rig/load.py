@@ -26,7 +26,8 @@ end
 
 @dataclasses.dataclass
 class Run:
-    """What one run of load showed: processor seconds are for 100,000 answers, `foreign` is a share of the core."""
+    """What one run of load showed: processor seconds are for 100,000 good answers, `trouble` are error answers
+    and broken sockets, `foreign` is a share of the core."""
 
     rate: float
     p99: float
@@ -101,8 +102,8 @@ def put(running, connections, depth, seconds):
     running.check_alive()
     for name, process in processes.items():
         used[name] += process.seconds()
-    if not answered:
-        raise Failed(f"{contender.label} answered nothing")
+    if answered == refused:
+        raise Failed(f"{contender.label} answered nothing but errors")
     counted = settled(running) - before
 
     # wrk cuts its connections off at the end, and each may have had what it wrote last under way: counted, not
@@ -118,6 +119,7 @@ def put(running, connections, depth, seconds):
             f"should be {least} to {most}")
     if refused + broken:
         say(f"{contender.label}: {refused} error answers, {broken} broken sockets")
-    return Run(rate=answered / lasted, p99=p99, server=used.get("server", 0) / answered * 1e5,
-               store=used.get("store", 0) / answered * 1e5, foreign=max(0, core - sum(used.values())) / lasted,
-               answered=answered, counted=counted, trouble=refused + broken, wrong=wrong)
+    good = answered - refused
+    return Run(rate=good / lasted, p99=p99, server=used.get("server", 0) / good * 1e5,
+               store=used.get("store", 0) / good * 1e5, foreign=max(0, core - sum(used.values())) / lasted,
+               answered=good, counted=counted, trouble=refused + broken, wrong=wrong)

@@ -93,6 +93,11 @@ def table(results, scenario):
             f"{p99:.2f}" if case.depth == 1 else "",
             f"{sum(run.answered for run in runs):,}", f"{sum(run.counted for run in runs):,}"]
         lines.append("| " + " | ".join(cells) + " |")
+    for case in cases:
+        trouble = sum(run.trouble for run in results.runs[scenario][case].values())
+        if trouble:
+            lines.append(f"\n{case.contender.label}, {case.connections} connections: {trouble:,} error answers and "
+                         "broken sockets, which are not in its rate.")
     return "\n".join(lines)
 
 
