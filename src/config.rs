@@ -14,7 +14,7 @@ use tracing::level_filters::LevelFilter;
 use crate::counter::{Counters, Key, Names};
 use crate::exchange::Site;
 use crate::ledger::Fsync;
-use crate::log::Format;
+use crate::log::{Format, quote};
 use crate::machine;
 use crate::redis::Login;
 use crate::render::Welcome;
@@ -402,7 +402,9 @@ impl<'a> Env<'a> {
     }
 
     fn unlike(&mut self, name: &'static str, text: &str, problem: fmt::Arguments<'_>) {
-        self.refuse(name, format_args!("{text:?} is {problem}"));
+        let mut shown = String::new();
+        quote(&mut shown, text);
+        self.refuse(name, format_args!("{shown} is {problem}"));
     }
 
     fn refuse(&mut self, name: &'static str, problem: fmt::Arguments<'_>) {

@@ -2,7 +2,7 @@
 //!
 //! Left out on purpose: spans, filters by module, colours, files.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug, Write as _};
 use std::io::Write as _;
 
 use tracing::field::{Field, Visit};
@@ -36,8 +36,8 @@ impl Log {
         let _ = tracing::subscriber::set_global_default(Self { level, format, clock });
     }
 
-    fn line(&self, event: &Event<'_>) -> Vec<u8> {
-        let mut line = Line { format: self.format, bytes: Vec::new() };
+    fn line(&self, event: &Event<'_>) -> String {
+        let mut line = Line { format: self.format, text: String::new() };
         let (time, level) = (timestamp((self.clock)()), event.metadata().level().as_str());
         match self.format {
             Format::Text => line.extend(&[&time, " ", level]),
@@ -49,7 +49,7 @@ impl Log {
             Format::Text => line.extend(&["\n"]),
             Format::Json => line.extend(&["}\n"]),
         }
-        line.bytes
+        line.text
     }
 }
 
@@ -64,7 +64,7 @@ impl Subscriber for Log {
 
     fn event(&self, event: &Event<'_>) {
         // Nobody is left to be told that the log cannot be written.
-        let _ = std::io::stderr().write_all(&self.line(event));
+        let _ = std::io::stderr().write_all(self.line(event).as_bytes());
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -83,13 +83,13 @@ impl Subscriber for Log {
 /// An event on its way to a line.
 struct Line {
     format: Format,
-    bytes: Vec<u8>,
+    text: String,
 }
 
 impl Line {
     fn extend(&mut self, parts: &[&str]) {
         for part in parts {
-            self.bytes.extend_from_slice(part.as_bytes());
+            self.text.push_str(part);
         }
     }
 
@@ -99,24 +99,11 @@ impl Line {
             Format::Json => self.extend(&[",\"", field.name(), "\":"]),
         }
     }
-
-    /// Adds a JSON string, which is as good in text.
-    fn quote(&mut self, text: &str) {
-        self.extend(&["\""]);
-        for byte in text.bytes() {
-            match byte {
-                b'"' | b'\\' => self.bytes.extend_from_slice(&[b'\\', byte]),
-                ..b' ' => self.extend(&[&format!("\\u{byte:04x}")]),
-                _ => self.bytes.push(byte),
-            }
-        }
-        self.extend(&["\""]);
-    }
 }
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.record_str(field, &format!("{value:?}"));
+        self.record_str(field, &Shown(value).to_string());
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
@@ -124,7 +111,7 @@ impl Visit for Line {
             self.extend(&[" ", value]);
         } else {
             self.name(field);
-            self.quote(value);
+            quote(&mut self.text, value);
         }
     }
 
@@ -160,8 +147,34 @@ impl Visit for Line {
     }
 }
 
+/// A value as it shows itself. In the binary that is shipped, `{:?}` shows nothing: see `scripts/build`.
+struct Shown<'a>(&'a dyn Debug);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Stands for a value of a type that no event of ours has.
 const UNPRINTED: &str = "?";
+
+/// Appends a JSON string, which is as good in text for people: quotes, backslashes and control characters are escaped.
+pub fn quote(out: &mut String, text: &str) {
+    out.push('"');
+    for character in text.chars() {
+        if matches!(character, '"' | '\\') {
+            out.push('\\');
+        }
+        if character < ' ' {
+            // Writing to a string does not fail.
+            let _ = write!(out, "\\u{:04x}", u32::from(character));
+        } else {
+            out.push(character);
+        }
+    }
+    out.push('"');
+}
 
 /// A second since 1970 as in RFC 3339.
 fn timestamp(second: u64) -> String {
@@ -189,8 +202,8 @@ mod tests {
 
     #[test]
     fn strings_are_quoted() {
-        let mut line = Line { format: Format::Json, bytes: Vec::new() };
-        line.quote("a\"b\\c\n\u{e9}");
-        assert_eq!(line.bytes, "\"a\\\"b\\\\c\\u000a\u{e9}\"".as_bytes());
+        let mut quoted = String::new();
+        quote(&mut quoted, "a\"b\\c\n\u{e9}");
+        assert_eq!(quoted, "\"a\\\"b\\\\c\\u000a\u{e9}\"");
     }
 }
