@@ -2,10 +2,13 @@
 
 use std::env;
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{self, Write};
+#[cfg(feature = "tokio")]
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
+#[cfg(not(feature = "tokio"))]
+use nix::sys::signal::{SigSet, Signal};
 use notch::config::{Env, help};
 #[cfg(not(feature = "tokio"))]
 use notch::driver::threads as driver;
@@ -14,7 +17,9 @@ use notch::driver::tokio as driver;
 use notch::driver::unix_time;
 use notch::log::Log;
 use notch::probe;
+#[cfg(feature = "tokio")]
 use signal_hook::consts::{SIGINT, SIGTERM};
+#[cfg(feature = "tokio")]
 use signal_hook::low_level::pipe;
 use tracing::error;
 
@@ -56,11 +61,23 @@ fn serve() -> ExitCode {
 }
 
 /// Where a byte arrives for each SIGTERM and SIGINT. As process 1 of a container we get neither unless we ask for it.
-fn signals() -> std::io::Result<UnixStream> {
+#[cfg(feature = "tokio")]
+fn signals() -> io::Result<UnixStream> {
     let (receiver, sender) = UnixStream::pair()?;
     pipe::register(SIGTERM, sender.try_clone()?)?;
     pipe::register(SIGINT, sender)?;
     Ok(receiver)
+}
+
+/// SIGTERM and SIGINT, which are kept for whoever waits for them. As process 1 of a container we get neither otherwise.
+#[cfg(not(feature = "tokio"))]
+fn signals() -> io::Result<SigSet> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    // Every thread to come takes over that they do not interrupt it.
+    signals.thread_block()?;
+    Ok(signals)
 }
 
 fn healthcheck() -> ExitCode {
@@ -74,7 +91,7 @@ fn healthcheck() -> ExitCode {
 }
 
 fn say(text: &str) -> ExitCode {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::from(FAILED),
     }
@@ -82,7 +99,7 @@ fn say(text: &str) -> ExitCode {
 
 /// Also where the log is silent or cannot be had yet.
 fn complain(words: &dyn Display, code: u8) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "notch: {words}");
+    let _ = writeln!(io::stderr(), "notch: {words}");
     ExitCode::from(code)
 }
 

@@ -9,11 +9,12 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::SigSet;
 
 use super::queue::{GRACE, Queue};
 use super::{Backoff, CLOSED, Failure, Health, LINGER, Status, spawn};
@@ -26,11 +27,11 @@ use crate::machine;
 use crate::redis::{Fate, Login, Sender, Session};
 use crate::wire::Wire;
 
-/// Serves until a byte arrives on `signals`, then drains and returns.
+/// Serves until one of `signals` arrives, which the thread that calls must have blocked, then drains and returns.
 ///
 /// # Errors
 /// Serving could not begin.
-pub fn run(config: Config, signals: &UnixStream) -> Result<(), Failure> {
+pub fn run(config: Config, signals: &SigSet) -> Result<(), Failure> {
     let listener = TcpListener::bind(config.listen).map_err(|error| Failure::Listen(config.listen, error))?;
     let store = match &config.store {
         Store::Redis(login) => Carrier::Redis(login.clone()),
@@ -73,13 +74,13 @@ enum Carrier {
 }
 
 /// From the first connection to the last.
-fn life(server: &'static Server, listener: TcpListener, address: SocketAddr, signals: &UnixStream) -> io::Result<()> {
+fn life(server: &'static Server, listener: TcpListener, address: SocketAddr, signals: &SigSet) -> io::Result<()> {
     spawn("accept", STACK, Box::new(move || server.accept(&listener)))?;
     received(signals);
     super::inform("asked to stop: not ready any more");
     server.leaving.store(true, Ordering::Relaxed);
     // A second signal means at once.
-    let again = signals.try_clone()?;
+    let again = *signals;
     let hurry = move || {
         received(&again);
         server.state().hurried = true;
@@ -100,8 +101,8 @@ fn life(server: &'static Server, listener: TcpListener, address: SocketAddr, sig
 }
 
 /// Waits for a signal.
-fn received(mut signals: &UnixStream) {
-    while signals.read_exact(&mut [0]).is_err_and(|error| error.kind() != ErrorKind::UnexpectedEof) {}
+fn received(signals: &SigSet) {
+    while signals.wait().is_err() {}
 }
 
 /// What all threads share.
