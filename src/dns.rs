@@ -9,28 +9,27 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::SplitAsciiWhitespace;
 
 /// What `/etc/resolv.conf` says (resolv.conf(5)); of its options, `ndots` alone is heeded.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Conf {
+pub struct Conf<'a> {
     /// The name servers in the order in which to ask them, 1 to [`MAX_SERVERS`].
     pub servers: Vec<IpAddr>,
     /// Domains in which a short name is looked for.
-    search: Vec<String>,
+    search: SplitAsciiWhitespace<'a>,
     /// A name with fewer dots is a short one.
     ndots: usize,
 }
 
-impl Conf {
+impl<'a> Conf<'a> {
     /// Reads the file's text. Where it names no server, the one on this machine is meant.
     #[must_use]
-    pub fn parse(text: &str) -> Self {
-        let mut conf = Self { servers: Vec::new(), search: Vec::new(), ndots: 1 };
+    pub fn parse(text: &'a str) -> Self {
+        let mut conf = Self { servers: Vec::new(), search: "".split_ascii_whitespace(), ndots: 1 };
         for mut words in lines(text) {
             match words.next() {
                 Some("nameserver") if conf.servers.len() < MAX_SERVERS => {
                     conf.servers.extend(words.next().and_then(address));
                 }
                 // Of several, the last holds.
-                Some("search" | "domain") => conf.search = words.map(str::to_owned).collect(),
+                Some("search" | "domain") => conf.search = words,
                 Some("options") => {
                     let ndots = words.find_map(|word| word.strip_prefix("ndots:"));
                     conf.ndots = ndots.and_then(|digits| digits.parse().ok()).unwrap_or(conf.ndots);
@@ -47,13 +46,21 @@ impl Conf {
     /// The full names that `host` may stand for, in the order in which to try them. One that ends with a dot is full.
     #[must_use]
     pub fn candidates(&self, host: &str) -> Vec<String> {
+        let mut names = Vec::new();
         if let Some(full) = host.strip_suffix('.') {
-            return vec![full.to_owned()];
+            names.push(full.to_owned());
+            return names;
         }
-        let mut names: Vec<_> = self.search.iter().map(|domain| [host, ".", domain].concat()).collect();
-        let dots = host.bytes().filter(|&byte| byte == b'.').count();
-        let at = if dots < self.ndots { names.len() } else { 0 };
-        names.insert(at, host.to_owned());
+        let is_short = host.bytes().filter(|&byte| byte == b'.').count() < self.ndots;
+        if !is_short {
+            names.push(host.to_owned());
+        }
+        for domain in self.search.clone() {
+            names.push([host, ".", domain].concat());
+        }
+        if is_short {
+            names.push(host.to_owned());
+        }
         names
     }
 }
@@ -92,10 +99,10 @@ pub fn query(id: u16, host: &str, kind: u8) -> Option<Vec<u8>> {
     query.extend(id.to_be_bytes());
     // Recursion desired; one question, and no records.
     query.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
-    for label in host.split('.') {
+    for label in host.as_bytes().split(|&byte| byte == b'.') {
         let length = u8::try_from(label.len()).ok().filter(|length| (1..=MAX_LABEL).contains(length))?;
         query.push(length);
-        query.extend(label.as_bytes());
+        query.extend(label);
     }
     query.extend([0, 0, kind, 0, INTERNET]);
     Some(query)
@@ -167,7 +174,10 @@ fn after_name(mut bytes: &[u8]) -> Option<&[u8]> {
 
 /// The words of each line, without comments.
 fn lines(text: &str) -> impl Iterator<Item = SplitAsciiWhitespace<'_>> {
-    text.split('\n').map(|line| line.split(['#', ';']).next().unwrap_or_default().split_ascii_whitespace())
+    text.as_bytes().split(|&byte| byte == b'\n').map(|line| {
+        let words = line.split(|byte| b"#;".contains(byte)).next().unwrap_or_default();
+        str::from_utf8(words).unwrap_or_default().split_ascii_whitespace()
+    })
 }
 
 fn address(word: &str) -> Option<IpAddr> {

@@ -65,6 +65,18 @@ pub fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// So long from now on. Reading the clock takes 50 bytes each time that it is written out, so it is here.
+#[inline(never)]
+fn after(long: Duration) -> Instant {
+    Instant::now() + long
+}
+
+/// How long it is until then; nothing if that is past.
+#[inline(never)]
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
 /// Starts a thread with a stack of so many bytes. Its work comes boxed, so that the code around it is there once.
 fn spawn(name: &str, stack: usize, work: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(work)
@@ -73,7 +85,7 @@ fn spawn(name: &str, stack: usize, work: Box<dyn FnOnce() + Send>) -> io::Result
 /// Connects to the first address of Redis that accepts, on the thread that waits for it, within twice `patience`. The
 /// name is looked up each time, since a container's address changes.
 fn connect(login: &Login, patience: Duration) -> Result<TcpStream, Status> {
-    let addresses = lookup::look_up(&login.host, Instant::now() + patience)?;
+    let addresses = lookup::look_up(&login.host, after(patience))?;
     // Each has its share, so that one that nobody is behind any more does not hide the next.
     let share = (patience / addresses.len().max(1) as u32).max(Duration::from_millis(1));
     let mut status = CLOSED;
@@ -101,7 +113,7 @@ fn open_ledger(path: &Path, fsync: Fsync) -> Result<Ledger, Failure> {
 
 /// Syncs a ledger that is due, if it is set to be synced now and then, and says when to do it next.
 fn sync(ledger: &mut Ledger, due: Option<Instant>) -> Option<Instant> {
-    let due = due.or_else(|| ledger.wants_sync().then(|| Instant::now() + EVERY))?;
+    let due = due.or_else(|| ledger.wants_sync().then(|| after(EVERY)))?;
     if Instant::now() < due {
         return Some(due);
     }
@@ -113,7 +125,7 @@ fn sync(ledger: &mut Ledger, due: Option<Instant>) -> Option<Instant> {
         }
         Err(_) => {}
     }
-    Some(Instant::now() + EVERY)
+    Some(after(EVERY))
 }
 
 /// Where somebody who listens on `address` can be reached from this machine: on every address means loopback too.

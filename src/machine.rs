@@ -79,7 +79,8 @@ fn quota(max: &str) -> usize {
 
 /// What follows `start` in the first line that begins with it.
 fn line<'a>(text: &'a str, start: &str) -> Option<&'a str> {
-    text.split('\n').find_map(|line| line.strip_prefix(start))
+    let mut lines = text.as_bytes().split(|&byte| byte == b'\n');
+    str::from_utf8(lines.find_map(|line| line.strip_prefix(start.as_bytes()))?).ok()
 }
 
 fn number(word: &str) -> Option<usize> {

@@ -24,7 +24,8 @@ use signal_hook::low_level::pipe;
 use tracing::error;
 
 fn main() -> ExitCode {
-    let mut args = env::args_os().skip(1);
+    let mut args = env::args_os();
+    let _program = args.next();
     match (args.next(), args.next()) {
         (None, _) => serve(),
         (Some(arg), None) => obey(arg.as_encoded_bytes()),

@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use super::Status;
+use super::{Status, after, left};
 use crate::dns::{self, A, AAAA, Conf, Verdict};
 use crate::machine;
 
@@ -34,7 +34,8 @@ impl Sources<'_> {
         if !found.is_empty() {
             return Ok(found);
         }
-        let conf = Conf::parse(&machine::read(self.conf));
+        let conf = machine::read(self.conf);
+        let conf = Conf::parse(&conf);
         for name in conf.candidates(host) {
             self.ask(&conf.servers, &name, deadline, &mut found)?;
             if !found.is_empty() {
@@ -52,7 +53,7 @@ impl Sources<'_> {
         };
         let mut unable = 0;
         for &server in servers.iter().cycle() {
-            let until = deadline.min(Instant::now() + RESEND);
+            let until = deadline.min(after(RESEND));
             let verdict = exchange(SocketAddr::new(server, self.port), [&a, &aaaa], until, found);
             match verdict {
                 Ok(Verdict::Exists | Verdict::NoName) => return Ok(()),
@@ -82,7 +83,7 @@ fn exchange(server: SocketAddr, queries: [&[u8]; 2], until: Instant, found: &mut
     let mut verdicts = [Verdict::Foreign; 2];
     let mut datagram = [0; dns::MAX_REPLY];
     while verdicts.contains(&Verdict::Foreign) {
-        let left = until.saturating_duration_since(Instant::now());
+        let left = left(until);
         if left.is_zero() {
             return Ok(Verdict::Foreign);
         }

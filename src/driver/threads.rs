@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::SigSet;
 
 use super::queue::{GRACE, Queue};
-use super::{Backoff, CLOSED, Failure, Health, LINGER, Status, spawn};
+use super::{Backoff, CLOSED, Failure, Health, LINGER, Status, after, left, spawn};
 use crate::batch::Batch;
 use crate::config::{Config, Limits, Store};
 use crate::counter::{Ask, Fault};
@@ -32,9 +32,11 @@ use crate::wire::Wire;
 /// # Errors
 /// Serving could not begin.
 pub fn run(config: Config, signals: &SigSet) -> Result<(), Failure> {
+    // It is never dropped: some of the threads that look at it serve until the process ends.
+    let config: &Config = Box::leak(Box::new(config));
     let listener = TcpListener::bind(config.listen).map_err(|error| Failure::Listen(config.listen, error))?;
     let store = match &config.store {
-        Store::Redis(login) => Carrier::Redis(login.clone()),
+        Store::Redis(login) => Carrier::Redis(login),
         Store::Ledger(path, fsync) => Carrier::Ledger(super::open_ledger(path, *fsync)?),
     };
     let address = listener.local_addr().unwrap_or(config.listen);
@@ -42,9 +44,8 @@ pub fn run(config: Config, signals: &SigSet) -> Result<(), Failure> {
     let limits = Limits { connections: limits.connections.min(MAX_THREADS), ..limits };
     super::announce(address, &config.store, 1, &limits);
 
-    // It is never dropped: some of the threads that look at it serve until the process ends.
     let server: &_ = Box::leak(Box::new(Server {
-        site: config.site,
+        site: &config.site,
         limits,
         leaving: AtomicBool::new(false),
         closing: AtomicBool::new(false),
@@ -55,7 +56,7 @@ pub fn run(config: Config, signals: &SigSet) -> Result<(), Failure> {
     }));
     spawn("impatience", STACK, Box::new(move || server.impatience()))?;
     let clerk = match store {
-        Carrier::Redis(login) => spawn("redis", STACK, Box::new(move || server.redis(&login))).map(|_| None)?,
+        Carrier::Redis(login) => spawn("redis", STACK, Box::new(move || server.redis(login))).map(|_| None)?,
         Carrier::Ledger(ledger) => Some(spawn("ledger", STACK, Box::new(move || server.ledger(ledger)))?),
     };
     life(server, listener, address, signals)?;
@@ -69,7 +70,7 @@ pub fn run(config: Config, signals: &SigSet) -> Result<(), Failure> {
 
 /// How the store is reached.
 enum Carrier {
-    Redis(Login),
+    Redis(&'static Login),
     Ledger(Ledger),
 }
 
@@ -107,7 +108,7 @@ fn received(signals: &SigSet) {
 
 /// What all threads share.
 struct Server {
-    site: Site,
+    site: &'static Site,
     limits: Limits,
     /// Not ready any more.
     leaving: AtomicBool,
@@ -125,7 +126,7 @@ struct Server {
 struct State {
     queue: Queue<Chair>,
     /// The connection with Redis, if that is where we count and it is up.
-    link: Option<Link>,
+    link: Option<Box<Link>>,
     /// The batch that the ledger writes, if that is where we count.
     written: Written,
     health: Health,
@@ -239,7 +240,7 @@ impl Server {
         let patience = self.limits.store;
         let mut state = self.state();
         loop {
-            let waiting = [state.queue.since(), state.written.since, state.link.as_ref().and_then(Link::since)];
+            let waiting = [state.queue.since(), state.written.since, state.link.as_ref().and_then(|link| link.since())];
             let Some(since) = waiting.into_iter().flatten().min() else {
                 state.dozing = true;
                 state = self.impatient.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -299,7 +300,7 @@ impl Server {
         let socket = Arc::new(socket);
         let mut chunk = [0; CHUNK];
         let mut state = self.state();
-        let link = state.link.insert(Link::open(login, sender, socket.clone()));
+        let link = state.link.insert(Box::new(Link::open(login, sender, socket.clone())));
         let mut result = link.send();
         state.rouse(self);
         while result.is_ok() {
@@ -351,7 +352,7 @@ impl Server {
                 asks.extend(written.batch.asks());
                 return true;
             }
-            state = match sync.map(|due| due.saturating_duration_since(Instant::now())) {
+            state = match sync.map(left) {
                 None => self.gathered.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(Duration::ZERO) => return true,
                 Some(left) => doze(&self.gathered, state, left),
@@ -423,7 +424,7 @@ impl State {
     }
 
     /// What may be sent, or sent again, waits for the next connection.
-    fn close(&mut self, link: Link) {
+    fn close(&mut self, link: Box<Link>) {
         let mut owed = link.session.into_owed(&link.wire);
         match owed.fate {
             Fate::Unsent => self.queue.put_back(&mut owed.batch, link.since),
@@ -606,11 +607,11 @@ impl Talk {
         let limits = self.client.server.limits;
         let mut exchange = Exchange::default();
         // The request that has begun, and when its last byte has to be here; for the first, it also has to begin by then.
-        let (mut begun, mut deadline) = (0, Instant::now() + limits.header);
+        let (mut begun, mut deadline) = (0, after(limits.header));
         let (mut idle, mut served) = (limits.header, false);
         loop {
             self.tick();
-            match exchange.next(&self.client.server.site, &self.now, &mut self.wire) {
+            match exchange.next(self.client.server.site, &self.now, &mut self.wire) {
                 Want::Request => {
                     self.send()?;
                     self.rest(served);
@@ -621,11 +622,11 @@ impl Talk {
                 }
                 Want::Bytes(request) => {
                     if request != begun {
-                        (begun, deadline) = (request, Instant::now() + limits.header);
+                        (begun, deadline) = (request, after(limits.header));
                     }
                     self.send()?;
-                    if self.receive(deadline.saturating_duration_since(Instant::now()))? != Wake::Ready {
-                        exchange.time_out(&self.client.server.site, &self.now, &mut self.wire);
+                    if self.receive(left(deadline))? != Wake::Ready {
+                        exchange.time_out(self.client.server.site, &self.now, &mut self.wire);
                     }
                 }
                 Want::Room => self.send()?,
@@ -633,7 +634,7 @@ impl Talk {
                     self.send()?;
                     let total = self.client.ask(ask, &mut self.wire);
                     self.tick();
-                    exchange.answer(total, &self.client.server.site, &self.now, &mut self.wire);
+                    exchange.answer(total, self.client.server.site, &self.now, &mut self.wire);
                 }
                 Want::Close => {
                     self.send()?;
@@ -654,8 +655,8 @@ impl Talk {
     /// Sends all that is unsent.
     fn send(&mut self) -> io::Result<()> {
         let limit = self.client.server.limits.send;
-        let deadline = Instant::now() + limit;
-        let mut left = limit;
+        let deadline = after(limit);
+        let mut patience = limit;
         while !self.wire.unsent().is_empty() {
             match (&*self.socket).write(self.wire.unsent()) {
                 Ok(length) => self.wire.sent(length),
@@ -663,14 +664,14 @@ impl Talk {
                 Err(error) => return Err(error),
             }
             if !self.wire.unsent().is_empty() {
-                left = deadline.saturating_duration_since(Instant::now());
-                if left == Duration::ZERO {
+                patience = left(deadline);
+                if patience == Duration::ZERO {
                     return Err(ErrorKind::TimedOut.into());
                 }
-                self.socket.set_write_timeout(Some(left))?;
+                self.socket.set_write_timeout(Some(patience))?;
             }
         }
-        if left < limit {
+        if patience < limit {
             self.socket.set_write_timeout(Some(limit))?;
         }
         Ok(())
@@ -720,11 +721,11 @@ impl Talk {
     /// Closes so that the last answer arrives: says that nothing more will come, and reads away what is still coming.
     fn linger(&mut self) -> io::Result<()> {
         self.socket.shutdown(Shutdown::Write)?;
-        let deadline = Instant::now() + LINGER;
+        let deadline = after(LINGER);
         loop {
             let unread = self.wire.unread().len();
             self.wire.consume(unread);
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = left(deadline);
             if left == Duration::ZERO || self.receive(left)? != Wake::Ready {
                 return Ok(());
             }
