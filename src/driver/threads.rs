@@ -35,15 +35,9 @@ pub fn run(config: Config, signals: &SigSet) -> Result<(), Failure> {
     // It is never dropped: some of the threads that look at it serve until the process ends.
     let config: &Config = Box::leak(Box::new(config));
     let listener = TcpListener::bind(config.listen).map_err(|error| Failure::Listen(config.listen, error))?;
-    let store = match &config.store {
-        Store::Redis(login) => Carrier::Redis(login),
-        Store::Ledger(path, fsync) => Carrier::Ledger(super::open_ledger(path, *fsync)?),
-    };
     let address = listener.local_addr().unwrap_or(config.listen);
     let limits = config.limits.within(machine::open_files(), 1);
     let limits = Limits { connections: limits.connections.min(MAX_THREADS), ..limits };
-    super::announce(address, &config.store, 1, &limits);
-
     let server: &_ = Box::leak(Box::new(Server {
         site: &config.site,
         limits,
@@ -54,11 +48,20 @@ pub fn run(config: Config, signals: &SigSet) -> Result<(), Failure> {
         impatient: Condvar::new(),
         left: Condvar::new(),
     }));
-    spawn("impatience", STACK, Box::new(move || server.impatience()))?;
-    let clerk = match store {
-        Carrier::Redis(login) => spawn("redis", STACK, Box::new(move || server.redis(login))).map(|_| None)?,
-        Carrier::Ledger(ledger) => Some(spawn("ledger", STACK, Box::new(move || server.ledger(ledger)))?),
+    let announce = || super::announce(address, &config.store, 1, &limits);
+    let clerk = match &config.store {
+        Store::Redis(login) => {
+            announce();
+            detach("redis", Box::new(move || server.redis(login)))?;
+            None
+        }
+        Store::Ledger(path, fsync) => {
+            let ledger = super::open_ledger(path, *fsync)?;
+            announce();
+            Some(spawn("ledger", STACK, Box::new(move || server.ledger(ledger)))?)
+        }
     };
+    detach("impatience", Box::new(move || server.impatience()))?;
     life(server, listener, address, signals)?;
     if let Some(clerk) = clerk {
         server.state().stopped = true;
@@ -68,15 +71,14 @@ pub fn run(config: Config, signals: &SigSet) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How the store is reached.
-enum Carrier {
-    Redis(&'static Login),
-    Ledger(Ledger),
+/// Starts a thread that nobody waits for.
+fn detach(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+    spawn(name, STACK, work).map(drop)
 }
 
 /// From the first connection to the last.
 fn life(server: &'static Server, listener: TcpListener, address: SocketAddr, signals: &SigSet) -> io::Result<()> {
-    spawn("accept", STACK, Box::new(move || server.accept(&listener)))?;
+    detach("accept", Box::new(move || server.accept(&listener)))?;
     received(signals);
     super::inform("asked to stop: not ready any more");
     server.leaving.store(true, Ordering::Relaxed);
@@ -87,7 +89,7 @@ fn life(server: &'static Server, listener: TcpListener, address: SocketAddr, sig
         server.state().hurried = true;
         server.left.notify_all();
     };
-    spawn("signal", STACK, Box::new(hurry))?;
+    detach("signal", Box::new(hurry))?;
     if server.wait(server.limits.drain_delay, |state| state.hurried) {
         return Ok(());
     }
@@ -217,7 +219,7 @@ impl Server {
         let mut told = false;
         loop {
             let socket = socket.clone();
-            let Err(error) = spawn("client", STACK, Box::new(move || serve(Client::new(self), socket))) else { return };
+            let Err(error) = detach("client", Box::new(move || serve(Client::new(self), socket))) else { return };
             if !std::mem::replace(&mut told, true) {
                 super::caution(
                     "cannot serve more connections: raise the limit of threads, or lower MAX_CONNECTIONS",
