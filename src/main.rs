@@ -4,11 +4,8 @@ use std::env;
 use std::fmt::Display;
 use std::io::{self, PipeWriter, Write};
 use std::os::fd::AsFd;
-#[cfg(feature = "tokio")]
-use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
-#[cfg(not(feature = "tokio"))]
 use nix::sys::signal::{SigSet, Signal};
 use notch::config::{Env, help};
 #[cfg(not(feature = "tokio"))]
@@ -18,10 +15,6 @@ use notch::driver::tokio as driver;
 use notch::driver::unix_time;
 use notch::log::Log;
 use notch::probe;
-#[cfg(feature = "tokio")]
-use signal_hook::consts::{SIGINT, SIGTERM};
-#[cfg(feature = "tokio")]
-use signal_hook::low_level::pipe;
 use tracing::error;
 
 fn main() -> ExitCode {
@@ -53,7 +46,7 @@ fn serve() -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return complain(&format_args!("cannot wait for signals: {error}"), FAILED),
     };
-    match driver::run(*config, &signals) {
+    match driver::run(*config, signals) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             error!("{failure}");
@@ -62,17 +55,7 @@ fn serve() -> ExitCode {
     }
 }
 
-/// Where a byte arrives for each SIGTERM and SIGINT. As process 1 of a container we get neither unless we ask for it.
-#[cfg(feature = "tokio")]
-fn signals() -> io::Result<UnixStream> {
-    let (receiver, sender) = UnixStream::pair()?;
-    pipe::register(SIGTERM, sender.try_clone()?)?;
-    pipe::register(SIGINT, sender)?;
-    Ok(receiver)
-}
-
 /// SIGTERM and SIGINT, which are kept for whoever waits for them. As process 1 of a container we get neither otherwise.
-#[cfg(not(feature = "tokio"))]
 fn signals() -> io::Result<SigSet> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);

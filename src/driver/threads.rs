@@ -31,7 +31,7 @@ use crate::wire::Wire;
 ///
 /// # Errors
 /// Serving could not begin.
-pub fn run(config: Config, signals: &SigSet) -> Result<(), Failure> {
+pub fn run(config: Config, signals: SigSet) -> Result<(), Failure> {
     // It is never dropped: some of the threads that look at it serve until the process ends.
     let config: &Config = Box::leak(Box::new(config));
     let listener = TcpListener::bind(config.listen).map_err(|error| Failure::Listen(config.listen, error))?;
@@ -77,15 +77,14 @@ fn detach(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
 }
 
 /// From the first connection to the last.
-fn life(server: &'static Server, listener: TcpListener, address: SocketAddr, signals: &SigSet) -> io::Result<()> {
+fn life(server: &'static Server, listener: TcpListener, address: SocketAddr, signals: SigSet) -> io::Result<()> {
     detach("accept", Box::new(move || server.accept(&listener)))?;
     received(signals);
     super::inform("asked to stop: not ready any more");
     server.leaving.store(true, Ordering::Relaxed);
     // A second signal means at once.
-    let again = *signals;
     let hurry = move || {
-        received(&again);
+        received(signals);
         server.state().hurried = true;
         server.left.notify_all();
     };
@@ -104,7 +103,7 @@ fn life(server: &'static Server, listener: TcpListener, address: SocketAddr, sig
 }
 
 /// Waits for a signal.
-fn received(signals: &SigSet) {
+fn received(signals: SigSet) {
     while signals.wait().is_err() {}
 }
 

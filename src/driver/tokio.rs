@@ -10,7 +10,6 @@ use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::mem::ManuallyDrop;
 use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,8 +17,9 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant as StdInstant};
 
+use nix::sys::signal::SigSet;
 use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
@@ -35,11 +35,11 @@ use crate::machine;
 use crate::redis::{Fate, Login, Sender, Session};
 use crate::wire::Wire;
 
-/// Serves until a byte arrives on `signals`, then drains and returns.
+/// Serves until one of `signals` arrives, which the thread that calls must have blocked, then drains and returns.
 ///
 /// # Errors
 /// Serving could not begin.
-pub fn run(config: Config, signals: &StdUnixStream) -> Result<(), Failure> {
+pub fn run(config: Config, signals: SigSet) -> Result<(), Failure> {
     let count = config.workers.unwrap_or_else(machine::processors);
     let mut runtimes = Vec::new();
     for _ in 0..count {
@@ -80,7 +80,7 @@ pub fn run(config: Config, signals: &StdUnixStream) -> Result<(), Failure> {
         spawn("worker", STACK, Box::new(move || own.block_on(pending())))?;
     }
     let first = runtimes.remove(0);
-    first.block_on(life(server, workers, listener, signals))?;
+    first.block_on(life(server, workers, listener, Signals::take(signals)?))?;
     first.shutdown_background();
     if let Carrier::Ledger(desk) = store {
         desk.close();
@@ -116,26 +116,24 @@ async fn life(
     server: &'static Server,
     workers: &'static [Worker],
     listener: StdListener,
-    signals: &StdUnixStream,
+    signals: &Signals,
 ) -> io::Result<()> {
-    signals.set_nonblocking(true)?;
-    let signals = UnixStream::from_std(signals.try_clone()?)?;
     let accepting = accept(server, workers, TcpListener::from_std(listener)?);
     let accepting = workers[0].spawn(Box::pin(accepting));
-    received(&signals).await;
+    signals.received().await;
     super::inform("asked to stop: not ready any more");
     for worker in workers {
         worker.order(|state| state.now.leaving = true);
     }
     // A second signal means at once, here and below.
-    if first(received(&signals), sleep(server.limits.drain_delay)).await {
+    if first(signals.received(), sleep(server.limits.drain_delay)).await {
         return Ok(());
     }
     accepting.abort();
     for worker in workers {
         worker.order(State::close);
     }
-    let done = first(received(&signals), server.vacancy(1));
+    let done = first(signals.received(), server.vacancy(1));
     if timeout(server.limits.drain, done).await.is_err() {
         super::caution("stopping with connections still open: DRAIN_TIMEOUT has passed", None);
     }
@@ -143,17 +141,42 @@ async fn life(
     Ok(())
 }
 
-/// Waits for a signal.
-async fn received(signals: &UnixStream) {
-    poll_fn(|cx| {
-        while signals.poll_read_ready(cx).is_ready() {
-            if signals.try_read(&mut [0]).is_ok() {
+/// The signals that have arrived and nobody has looked at, and whom to wake for the next.
+#[derive(Default)]
+struct Signals(Mutex<(usize, Option<Waker>)>);
+
+impl Signals {
+    /// Takes signals on a thread of its own, since that is how to wait for them without a handler.
+    fn take(signals: SigSet) -> io::Result<&'static Self> {
+        let own = keep(Self::default());
+        let work = move || {
+            loop {
+                if signals.wait().is_ok() {
+                    let mut arrived = lock(&own.0);
+                    arrived.0 += 1;
+                    if let Some(waker) = arrived.1.take() {
+                        waker.wake();
+                    }
+                }
+            }
+        };
+        spawn("signals", STACK, Box::new(work))?;
+        Ok(own)
+    }
+
+    /// Waits for a signal.
+    async fn received(&self) {
+        poll_fn(|cx| {
+            let mut arrived = lock(&self.0);
+            if arrived.0 > 0 {
+                arrived.0 -= 1;
                 return Poll::Ready(());
             }
-        }
-        Poll::Pending
-    })
-    .await;
+            arrived.1 = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
 }
 
 /// Waits for one of the two, and says whether it was the first.
