@@ -18,8 +18,8 @@ pub(super) struct Queue<W> {
     taken: i64,
     seats: Vec<Seat<W>>,
     free: Vec<usize>,
-    /// A seat is needed, and nobody rests who could give up theirs.
-    crowded: bool,
+    /// Since when a seat is needed that nobody can give up.
+    crowded: Option<Instant>,
 }
 
 struct Seat<W> {
@@ -53,7 +53,7 @@ impl<W> Queue<W> {
             taken: 0,
             seats: Vec::new(),
             free: Vec::new(),
-            crowded: false,
+            crowded: None,
         }
     }
 
@@ -91,30 +91,34 @@ impl<W> Queue<W> {
         self.seats.iter().filter(|seat| seat.resting.is_some()).filter_map(|seat| seat.waker.as_ref())
     }
 
-    /// Has whoever has rested longest give up the seat, and says how to wake them. If nobody rests, the next one to will.
+    /// Has somebody who rests give up the seat, and says how to wake them: whoever never asked anything before all others,
+    /// then whoever has rested longest. For so long as their next request may be on its way, nobody has to.
     pub(super) fn evict(&mut self, now: Instant) -> Option<&W> {
-        let ripe = |(since, served): (Instant, bool)| served || since + GRACE <= now;
-        let resting = self.seats.iter_mut().filter(|seat| seat.resting.is_some_and(ripe));
-        let Some(seat) = resting.min_by_key(|seat| seat.resting) else {
-            self.crowded = true;
+        let ripe = |seat: &&mut Seat<W>| seat.resting.is_some_and(|(since, _)| since + GRACE <= now);
+        let longest = |seat: &&mut Seat<W>| seat.resting.map(|(since, served)| (served, since));
+        let Some(seat) = self.seats.iter_mut().filter(ripe).min_by_key(longest) else {
+            self.crowded.get_or_insert(now);
             return None;
         };
-        (seat.resting, seat.evicted) = (None, true);
+        (seat.resting, seat.evicted, self.crowded) = (None, true, None);
         seat.waker.as_ref()
     }
 
-    /// Whether the client on a seat, which rests, has to give it up.
+    /// Whether the client on a seat, which rests, has to give it up. If nobody could for a while, whoever comes to rest
+    /// does: else newcomers would wait for as long as all others are busy.
     pub(super) fn yields(&mut self, seat: usize) -> bool {
         let seat = &mut self.seats[seat];
-        if seat.resting.is_some_and(|(_, served)| served) {
-            seat.evicted |= std::mem::take(&mut self.crowded);
+        if let (Some((since, true)), Some(crowded)) = (seat.resting, self.crowded)
+            && since >= crowded + 2 * GRACE
+        {
+            (seat.evicted, self.crowded) = (true, None);
         }
         seat.evicted
     }
 
     /// Notes that a seat is not needed any more.
     pub(super) fn calm(&mut self) {
-        self.crowded = false;
+        self.crowded = None;
     }
 
     /// Adds an ask to the batch that gathers, and says whether it is the first. If there is no room, the client has its
@@ -185,7 +189,7 @@ impl<W> Queue<W> {
     }
 }
 
-/// How long the first request of a connection may be on its way before the seat can go to somebody else.
+/// How long the next request of a connection may be on its way before the seat can go to somebody else.
 pub(super) const GRACE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
@@ -193,28 +197,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_has_rested_longest_gives_up_the_seat() {
+    fn whoever_never_asked_gives_up_the_seat_and_then_whoever_has_rested_longest() {
         let mut queue = Queue::default();
         let start = Instant::now();
+        let later = start + GRACE;
         let seats: Vec<_> = (0..3).map(|_| queue.enter()).collect();
         for &seat in &seats {
             *queue.waker(seat) = Some(seat);
         }
-        assert_eq!(queue.evict(start), None);
-        queue.rest(seats[1], start, false);
-        assert!(!queue.yields(seats[1]), "its first request may be on the way");
         queue.rest(seats[0], start, true);
-        assert!(queue.yields(seats[0]), "the next one to rest");
-        queue.leave(seats[0]);
-        assert_eq!(queue.evict(start), None);
-        queue.calm();
-        queue.rise(seats[1]);
-        queue.rest(seats[1], start + GRACE, true);
-        queue.rest(seats[2], start, false);
-        assert_eq!(queue.evict(start + GRACE), Some(&seats[2]), "it has had its time");
-        assert!(queue.yields(seats[2]) && !queue.yields(seats[1]));
+        queue.rest(seats[1], start + GRACE / 2, true);
+        queue.rest(seats[2], later, false);
+        assert_eq!(queue.evict(start), None, "the next request may be on its way");
+        assert_eq!(queue.evict(later + GRACE), Some(&seats[2]), "it never asked");
+        assert_eq!(queue.evict(later + GRACE), Some(&seats[0]), "it has rested longest");
+        assert!(queue.yields(seats[2]) && queue.yields(seats[0]) && !queue.yields(seats[1]));
         assert_eq!(queue.resting().collect::<Vec<_>>(), [&seats[1]]);
+        queue.leave(seats[0]);
         let again = queue.enter();
         assert!(!queue.yields(again), "a seat is as new for the next");
+    }
+
+    #[test]
+    fn where_nobody_rests_for_long_whoever_comes_to_rest_gives_up_the_seat() {
+        let mut queue = Queue::<usize>::default();
+        let start = Instant::now();
+        let seats: Vec<_> = (0..2).map(|_| queue.enter()).collect();
+        assert_eq!(queue.evict(start), None);
+        assert_eq!(queue.evict(start + GRACE), None);
+        queue.rest(seats[0], start + GRACE, true);
+        assert!(!queue.yields(seats[0]), "somebody else may be ripe soon");
+        queue.rest(seats[1], start + 2 * GRACE, false);
+        assert!(!queue.yields(seats[1]), "its first request may be on its way");
+        queue.rest(seats[0], start + 2 * GRACE, true);
+        assert!(queue.yields(seats[0]), "newcomers have waited long enough");
+        queue.rest(seats[1], start + 2 * GRACE, true);
+        assert!(!queue.yields(seats[1]), "one seat was needed");
+        assert_eq!(queue.evict(start), None);
+        queue.calm();
+        queue.rest(seats[1], start + 4 * GRACE, true);
+        assert!(!queue.yields(seats[1]), "none is needed any more");
     }
 }
