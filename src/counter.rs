@@ -259,6 +259,12 @@ impl Counters {
         }
         Key::new(&key[..length])
     }
+
+    /// The name in a key of this server, the inverse of [`Counters::named`]; empty for the main counter.
+    #[must_use]
+    pub fn name<'a>(&self, key: &'a Key) -> &'a [u8] {
+        key.as_bytes().get(self.main.as_bytes().len() + 1..).unwrap_or_default()
+    }
 }
 
 /// A number in decimal, on the stack: `-9223372036854775808` is the longest.

@@ -4,9 +4,9 @@
 //! Requests are answered in order. Visits that a client has pipelined go to the store as one ask, since they need only
 //! be told apart when their numbers are there.
 
-use crate::counter::{Ask, Counters, Decimal, Fault};
+use crate::counter::{Ask, Counters, Decimal, Fault, Key, Names};
 use crate::http::{self, Answer, Body, Connection, Framing, Reject, Status};
-use crate::render::{self, Form, Welcome};
+use crate::render::{self, Form, Page, Welcome};
 use crate::routes::{self, Act, Plan};
 use crate::wire::Wire;
 
@@ -181,11 +181,13 @@ impl Exchange {
         Ok(None)
     }
 
-    /// Takes the requests behind a visit that are just like it, and says how many visits it then is.
+    /// Takes the requests behind a visit that are just like it, and says how many visits it then is. Pages are too large
+    /// to be written many at once.
     fn run(&mut self, site: &Site, wire: &mut Wire) -> i64 {
         let mut visits = 1;
         while let Act::Count(_) = self.turn.plan.act
             && self.turn.connection != Connection::Close
+            && self.turn.plan.form != Form::Html
             && visits < MAX_RUN
             && let Ok(Some((next, framing, used))) = self.read(site, wire)
             && next == self.turn
@@ -235,13 +237,45 @@ impl Turn {
         }
     }
 
+    /// Writes the page of a counter.
+    fn page(&self, key: &Key, total: Result<i64, Fault>, site: &Site, now: &Now, wire: &mut Wire) {
+        let Plan { act, form, bare } = self.plan;
+        let (status, [what, why]) = match (act, total) {
+            (Act::Welcome(_), Err(fault)) => (Status::Ok, ["no count right now: ", render::why(fault)]),
+            (_, Err(_)) => said(act, total, now.leaving),
+            (Act::Count(_), Ok(_)) => (Status::Ok, ["", ""]),
+            (_, Ok(1)) => (Status::Ok, ["visit so far", ""]),
+            (_, Ok(_)) => (Status::Ok, ["visits so far", ""]),
+        };
+        let number = total.map(Decimal::new);
+        let names: &[_] = match (act, &site.counters.names) {
+            (Act::Welcome(_), Names::These(names)) => names,
+            _ => &[],
+        };
+        let page = Page {
+            welcome: &site.welcome,
+            before: if let (Act::Count(_), Ok(_)) = (act, total) { "You are visitor" } else { "" },
+            number: number.as_deref().unwrap_or_default(),
+            after: [what, why],
+            name: site.counters.name(key),
+            names,
+            replica: &site.served_by,
+        };
+        let policy = Some(render::POLICY);
+        let answer = Answer { status, bare, policy, connection: self.connection, ..plain(form) };
+        http::answer(wire.output(), &answer, &now.date, &site.served_by, &[&page.html()]);
+    }
+
     /// Writes the answer; `total` is the store's, where it was asked.
     fn answer(&self, total: Result<i64, Fault>, site: &Site, now: &Now, wire: &mut Wire) {
         let Plan { act, form, bare } = self.plan;
+        if let (Form::Html, Act::Welcome(key) | Act::Count(key) | Act::Total(key)) = (form, &act) {
+            return self.page(key, total, site, now, wire);
+        }
         let mut answer = Answer { bare, connection: self.connection, ..plain(form) };
         let number = total.map(Decimal::new);
         let body = match (&act, &number) {
-            (Act::Welcome(key), number) => site.welcome.page(form, key, number),
+            (Act::Welcome(key), number) => site.welcome.lines(form, key, number),
             (Act::Count(key) | Act::Total(key), Ok(number)) => render::count(form, key, number),
             (Act::Icon, _) => {
                 answer = Answer { status: Status::NoContent, media: None, cache: A_DAY, ..answer };
@@ -294,6 +328,7 @@ fn plain(form: Form) -> Answer {
         status: Status::Ok,
         media: Some(form.media()),
         cache: "no-store",
+        policy: None,
         allow: None,
         bare: false,
         connection: Connection::Open,
@@ -316,7 +351,7 @@ const MAX_RUN: i64 = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::counter::{Cause, Key, Names};
+    use crate::counter::Cause;
     use bytes::BufMut;
 
     fn site() -> Site {

@@ -444,6 +444,8 @@ pub struct Answer {
     pub media: Option<&'static str>,
     /// `Cache-Control`.
     pub cache: &'static str,
+    /// `Content-Security-Policy` of what a browser shows; with it come `nosniff` and `no-referrer`.
+    pub policy: Option<&'static str>,
     /// `Allow`, for the methods that a path knows (RFC 9110, section 15.5.6).
     pub allow: Option<&'static str>,
     /// Whether the body stays away although the fields describe it: the answer to `HEAD`.
@@ -479,6 +481,11 @@ pub fn answer(out: &mut Vec<u8>, answer: &Answer, date: &[u8], served_by: &str, 
     }
     field(out, "Cache-Control", answer.cache.as_bytes());
     field(out, "X-Served-By", served_by.as_bytes());
+    if let Some(policy) = answer.policy {
+        field(out, "Content-Security-Policy", policy.as_bytes());
+        field(out, "X-Content-Type-Options", b"nosniff");
+        field(out, "Referrer-Policy", b"no-referrer");
+    }
     if let Some(allow) = answer.allow {
         field(out, "Allow", allow.as_bytes());
     }

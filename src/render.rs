@@ -15,6 +15,8 @@ pub enum Form {
     Text,
     /// An object on one line.
     Json,
+    /// A page, for people.
+    Html,
 }
 
 impl Form {
@@ -40,6 +42,7 @@ impl Form {
         match () {
             () if is("application/json") => Some((Self::Json, 3)),
             () if is("text/plain") => Some((Self::Text, 3)),
+            () if is("text/html") => Some((Self::Html, 3)),
             () if is("application/*") => Some((Self::Json, 2)),
             () if is("text/*") => Some((Self::Text, 2)),
             () if is("*/*") => Some((Self::Text, 1)),
@@ -53,6 +56,7 @@ impl Form {
         match self {
             Self::Text => "text/plain; charset=utf-8",
             Self::Json => "application/json",
+            Self::Html => "text/html; charset=utf-8",
         }
     }
 }
@@ -101,7 +105,7 @@ impl<'a> Deref for Body<'a> {
 #[must_use]
 pub fn count<'a>(form: Form, key: &'a Key, number: &'a Decimal) -> Body<'a> {
     match form {
-        Form::Text => Body::new(&[number, b"\n"]),
+        Form::Text | Form::Html => Body::new(&[number, b"\n"]),
         Form::Json => Body::new(&[br#"{"counter":""#, key.as_bytes(), br#"","count":"#, number, b"}\n"]),
     }
 }
@@ -111,7 +115,7 @@ pub fn count<'a>(form: Form, key: &'a Key, number: &'a Decimal) -> Body<'a> {
 pub fn line<'a>(form: Form, name: &'static str, words: [&'a str; 2]) -> Body<'a> {
     let words = words.map(str::as_bytes);
     match form {
-        Form::Text => Body::new(&[words[0], words[1], b"\n"]),
+        Form::Text | Form::Html => Body::new(&[words[0], words[1], b"\n"]),
         Form::Json => Body::new(&[br#"{""#, name.as_bytes(), br#"":""#, words[0], words[1], b"\"}\n"]),
     }
 }
@@ -138,12 +142,14 @@ impl Welcome {
         welcome
     }
 
-    /// The start page: the sentence, and the total or why there is none.
+    /// The start page for scripts: the sentence, and the total or why there is none.
     #[must_use]
-    pub fn page<'a>(&'a self, form: Form, key: &'a Key, total: &'a Result<Decimal, Fault>) -> Body<'a> {
+    pub fn lines<'a>(&'a self, form: Form, key: &'a Key, total: &'a Result<Decimal, Fault>) -> Body<'a> {
         match (form, total) {
-            (Form::Text, Ok(total)) => Body::new(&[self.text.as_bytes(), b"\nvisits so far: ", total, b"\n"]),
-            (Form::Text, Err(fault)) => {
+            (Form::Text | Form::Html, Ok(total)) => {
+                Body::new(&[self.text.as_bytes(), b"\nvisits so far: ", total, b"\n"])
+            }
+            (Form::Text | Form::Html, Err(fault)) => {
                 Body::new(&[self.text.as_bytes(), b"\nno count right now: ", why(*fault).as_bytes(), b"\n"])
             }
             (Form::Json, total) => {
@@ -158,6 +164,92 @@ impl Welcome {
         }
     }
 }
+
+/// What a page says: a number with words around it, or words alone where there is none.
+pub struct Page<'a> {
+    /// The sentence on top.
+    pub welcome: &'a Welcome,
+    /// What leads to the number.
+    pub before: &'a str,
+    /// The number.
+    pub number: &'a [u8],
+    /// What follows it.
+    pub after: [&'a str; 2],
+    /// The counter's own name, if it has one; it needs no escaping.
+    pub name: &'a [u8],
+    /// Other counters to look at; their names need no escaping.
+    pub names: &'a [String],
+    /// Who answers.
+    pub replica: &'a str,
+}
+
+impl Page<'_> {
+    /// Fills in the template.
+    #[must_use]
+    pub fn html(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(PAGE.len() + 512);
+        // Every other part is the name of a mark.
+        for (at, part) in PAGE.split(|&byte| byte == b'~').enumerate() {
+            if at % 2 == 0 {
+                out.extend_from_slice(part);
+            } else {
+                self.fill(&mut out, part);
+            }
+        }
+        out
+    }
+
+    fn fill(&self, out: &mut Vec<u8>, mark: &[u8]) {
+        match mark {
+            b"welcome" => escape(out, &self.welcome.text),
+            b"before" => escape(out, self.before),
+            b"number" => group(out, self.number),
+            b"after" => self.after.iter().for_each(|words| escape(out, words)),
+            b"name" if !self.name.is_empty() => [b"/", self.name].iter().for_each(|part| out.extend_from_slice(part)),
+            b"names" if !self.names.is_empty() => {
+                out.extend_from_slice(b"<nav aria-label=Counters>");
+                for name in self.names {
+                    for part in ["<a href=/total/", name, ">", name, "</a> "] {
+                        out.extend_from_slice(part.as_bytes());
+                    }
+                }
+                out.extend_from_slice(b"</nav>\n");
+            }
+            b"replica" => escape(out, self.replica),
+            _ => {}
+        }
+    }
+}
+
+/// Appends text so that it may stand between tags and in attributes with quotes.
+fn escape(out: &mut Vec<u8>, text: &str) {
+    for &byte in text.as_bytes() {
+        match byte {
+            b'&' => out.extend_from_slice(b"&amp;"),
+            b'<' => out.extend_from_slice(b"&lt;"),
+            b'>' => out.extend_from_slice(b"&gt;"),
+            b'"' => out.extend_from_slice(b"&quot;"),
+            _ => out.push(byte),
+        }
+    }
+}
+
+/// Appends a whole number in groups of three digits.
+fn group(out: &mut Vec<u8>, number: &[u8]) {
+    for (at, &byte) in number.iter().enumerate() {
+        if out.last().is_some_and(u8::is_ascii_digit) && (number.len() - at).is_multiple_of(3) {
+            out.push(b',');
+        }
+        out.push(byte);
+    }
+}
+
+/// The page, with the names of what varies between tildes.
+const PAGE: &[u8] = include_bytes!("page.html");
+
+/// `Content-Security-Policy` of the page: its own style and script by their hashes, its own origin to ask for numbers.
+pub const POLICY: &str = "default-src 'none'; style-src 'sha256-3U2eOTrOrZzyDtdx+FUWj9/Ye6i57ekos9jYYKf5a/s='; script-src 'sha256-iXt8T0uD++TOPMwDxZZ5PF9S69BGOb62WqjsLwTd0go='; connect-src 'self'; \
+                          form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// What is wrong with the store, as a clause in lower case.
 #[must_use]
@@ -190,7 +282,10 @@ mod tests {
             ("application/json;q=0", Form::Text),
             ("application/*", Form::Json),
             ("image/png", Form::Text),
-            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", Form::Text),
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", Form::Html),
+            ("text/html;q=0.5, text/plain", Form::Text),
+            ("text/plain, text/html", Form::Text),
+            ("text/html;q=0", Form::Text),
             (";;,,q=,application/json;q=1.0000;x", Form::Json),
         ] {
             assert_eq!(Form::choose(&[accept.as_bytes()]), form, "{accept}");
@@ -202,7 +297,7 @@ mod tests {
         let welcome = Welcome::new("say \"hi\"\\\nthere");
         let key = Key::new(b"visits").expect("a good name");
         let page = |form, total: Result<i64, Fault>| {
-            let body = welcome.page(form, &key, &total.map(Decimal::new)).concat();
+            let body = welcome.lines(form, &key, &total.map(Decimal::new)).concat();
             String::from_utf8(body).expect("UTF-8")
         };
         assert_eq!(page(Form::Text, Ok(3)), "say \"hi\"\\ there\nvisits so far: 3\n");
@@ -210,5 +305,114 @@ mod tests {
         let object = r#"{"welcome":"say \"hi\"\\ there","counter":"visits","count":"#;
         assert_eq!(page(Form::Json, Ok(3)), format!("{object}3}}\n"));
         assert_eq!(page(Form::Json, Err(Fault::Down)), format!("{object}null,\"error\":\"the store is away\"}}\n"));
+    }
+
+    fn page(welcome: &str, number: i64, names: &[String], replica: &str) -> String {
+        let (welcome, number) = (&Welcome::new(welcome), Decimal::new(number));
+        let page =
+            Page { welcome, before: "", number: &number, after: ["<", "&"], name: b"shop", names, replica }.html();
+        String::from_utf8(page).expect("UTF-8")
+    }
+
+    #[test]
+    fn nothing_on_a_page_is_taken_for_markup() {
+        let page = page("<script>\"&'\u{2603}~name~", 1, &[], "<a\">");
+        let safe = "&lt;script&gt;&quot;&amp;'\u{2603}~name~";
+        assert!(
+            page.contains(&format!("<title>{safe}</title>")) && page.contains(&format!("<h1>{safe}</h1>")),
+            "{page}"
+        );
+        assert!(page.contains("<span>&lt;a&quot;&gt;</span>") && page.contains("<span>&lt;&amp;</span>"), "{page}");
+        assert!(page.contains("action=\"/count/shop\"") && !page.contains("<nav"), "{page}");
+    }
+
+    #[test]
+    fn a_page_lists_the_counters_there_are() {
+        let page = page("Hi", 1, &["blog".into(), "a.b".into()], "here");
+        assert!(page.contains("<a href=/total/blog>blog</a> <a href=/total/a.b>a.b</a> </nav>"), "{page}");
+    }
+
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        for (number, text) in [
+            (0, "0"),
+            (12, "12"),
+            (999, "999"),
+            (1000, "1,000"),
+            (12_345, "12,345"),
+            (123_456, "123,456"),
+            (1_234_567, "1,234,567"),
+            (i64::MAX, "9,223,372,036,854,775,807"),
+            (-1, "-1"),
+            (-123, "-123"),
+            (-1234, "-1,234"),
+            (-123_456, "-123,456"),
+            (i64::MIN, "-9,223,372,036,854,775,808"),
+        ] {
+            assert!(page("", number, &[], "").contains(&format!("<b>{text}</b>")), "{number}");
+        }
+    }
+
+    #[test]
+    fn the_policy_allows_this_style_and_this_script() {
+        let page = str::from_utf8(PAGE).expect("UTF-8");
+        for tag in ["style", "script"] {
+            let (_, rest) = page.split_once(&format!("<{tag}>")).expect("one of each");
+            let (text, _) = rest.split_once(&format!("</{tag}>")).expect("an end");
+            assert!(!text.contains('~'), "what varies has no hash");
+            let allowed = format!("{tag}-src 'sha256-{}'", base64(&sha256(text.as_bytes())));
+            assert!(POLICY.contains(&allowed), "{allowed}");
+        }
+    }
+
+    /// FIPS 180-4, section 6.2.
+    fn sha256(text: &[u8]) -> Vec<u8> {
+        let primes = || (2_u32..).filter(|n| (2..*n).take_while(|d| d * d <= *n).all(|d| n % d != 0));
+        // The first 32 bits of the fraction of a root, which is what is left of it when 32 bits are kept.
+        let root = |prime: u32, power: u32| {
+            let fits = |root: u128| root.pow(power) <= u128::from(prime) << (32 * power);
+            (0..36).rev().fold(0_u128, |root, bit| if fits(root | 1 << bit) { root | 1 << bit } else { root }) as u32
+        };
+        let mut state: Vec<u32> = primes().take(8).map(|prime| root(prime, 2)).collect();
+        let constants: Vec<u32> = primes().take(64).map(|prime| root(prime, 3)).collect();
+        let mut bytes = text.to_vec();
+        bytes.push(0x80);
+        bytes.resize((bytes.len() + 8).next_multiple_of(64) - 8, 0);
+        bytes.extend((text.len() as u64 * 8).to_be_bytes());
+        for block in bytes.chunks(64) {
+            let mut words: Vec<u32> =
+                block.chunks(4).map(|word| u32::from_be_bytes(word.try_into().expect("four bytes"))).collect();
+            for at in 16..64 {
+                let (a, b) = (words[at - 15], words[at - 2]);
+                let a = a.rotate_right(7) ^ a.rotate_right(18) ^ a >> 3;
+                let b = b.rotate_right(17) ^ b.rotate_right(19) ^ b >> 10;
+                words.push(words[at - 16].wrapping_add(a).wrapping_add(words[at - 7]).wrapping_add(b));
+            }
+            let mut s = state.clone();
+            for (word, constant) in words.iter().zip(&constants) {
+                let mix = s[4].rotate_right(6) ^ s[4].rotate_right(11) ^ s[4].rotate_right(25);
+                let pick = s[4] & s[5] ^ !s[4] & s[6];
+                let one = [s[7], mix, pick, *constant, *word].into_iter().fold(0, u32::wrapping_add);
+                let mix = s[0].rotate_right(2) ^ s[0].rotate_right(13) ^ s[0].rotate_right(22);
+                let two = mix.wrapping_add(s[0] & s[1] ^ s[0] & s[2] ^ s[1] & s[2]);
+                s.rotate_right(1);
+                s[4] = s[4].wrapping_add(one);
+                s[0] = one.wrapping_add(two);
+            }
+            state.iter_mut().zip(s).for_each(|(sum, one)| *sum = sum.wrapping_add(one));
+        }
+        state.into_iter().flat_map(u32::to_be_bytes).collect()
+    }
+
+    /// RFC 4648, section 4, of 32 bytes.
+    fn base64(bytes: &[u8]) -> String {
+        const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let digit = |at: usize| {
+            let bits =
+                u32::from_be_bytes([0, bytes[at], *bytes.get(at + 1).unwrap_or(&0), *bytes.get(at + 2).unwrap_or(&0)]);
+            [18, 12, 6, 0].map(|shift| char::from(LETTERS[(bits >> shift & 63) as usize]))
+        };
+        let text: String = (0..bytes.len()).step_by(3).flat_map(digit).collect();
+        text[..43].to_owned() + "="
     }
 }

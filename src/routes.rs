@@ -56,7 +56,13 @@ pub fn plan(head: &Head<'_>, counters: &Counters) -> Plan {
         (_, Act::Count(key)) if head.prefetch => Act::Total(key),
         (_, act) => act,
     };
-    Plan { act, form: Form::choose(&head.accept), bare: head.method == Method::Head }
+    let form = match (Form::choose(&head.accept), act) {
+        (Form::Html, Act::Welcome(_) | Act::Count(_) | Act::Total(_)) => Form::Html,
+        // Only numbers have a page.
+        (Form::Html, _) => Form::Text,
+        (form, _) => form,
+    };
+    Plan { act, form, bare: head.method == Method::Head }
 }
 
 fn act(path: &[u8], counters: &Counters) -> Act {

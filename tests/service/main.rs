@@ -13,6 +13,7 @@ mod healthcheck;
 mod ledger;
 mod logs;
 mod names;
+mod pages;
 mod redis;
 mod routes;
 mod scripted;

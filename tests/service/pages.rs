@@ -1,0 +1,118 @@
+//! What people see: the page of a counter in a browser.
+
+use crate::rig::{Answer, Notch, Redis, Settings, until};
+
+/// What browsers send when somebody goes to an address.
+const BROWSER: (&str, &str) = ("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8");
+
+fn notch() -> Settings {
+    Settings::ledger().with("FSYNC", "never").with("COUNTERS", "blog,shop")
+}
+
+fn page(notch: &Notch, method: &str, path: &str) -> Answer {
+    let answer = notch.ask(method, path, &[BROWSER]);
+    assert_eq!(answer.field("Content-Type"), Some("text/html; charset=utf-8"), "{path}: {answer:?}");
+    assert_eq!(answer.field("X-Content-Type-Options"), Some("nosniff"), "{path}");
+    assert_eq!(answer.field("Referrer-Policy"), Some("no-referrer"), "{path}");
+    assert_eq!(answer.field("Cache-Control"), Some("no-store"), "{path}");
+    let policy = answer.field("Content-Security-Policy").unwrap_or_default();
+    for part in ["default-src 'none'", "form-action 'self'", "base-uri 'none'", "frame-ancestors 'none'"] {
+        assert!(policy.split("; ").any(|other| other == part), "{part}: {policy}");
+    }
+    answer
+}
+
+/// What the page says, tags aside.
+fn said(answer: &Answer) -> String {
+    let text = answer.text();
+    let (_, rest) = text.split_once("<p role=status>").expect("a place for the number");
+    let (words, _) = rest.split_once("</p>").expect("its end");
+    let plain: String = words.split('<').map(|part| part.split_once('>').map_or(part, |(_, text)| text)).collect();
+    plain.trim().to_owned()
+}
+
+#[test]
+fn a_page_says_what_was_counted() {
+    let notch = notch().start();
+    for (method, path, words) in [
+        ("GET", "/", "0 visits so far"),
+        ("GET", "/count", "You are visitor 1"),
+        ("GET", "/", "1 visit so far"),
+        ("POST", "/count", "You are visitor 2"),
+        ("GET", "/total", "2 visits so far"),
+        ("GET", "/count/blog", "You are visitor 1"),
+        ("GET", "/total/blog", "1 visit so far"),
+        ("GET", "/total/shop", "0 visits so far"),
+    ] {
+        assert_eq!(said(&page(&notch, method, path)), words, "{method} {path}");
+    }
+    assert_eq!(notch.total(), 2);
+}
+
+#[test]
+fn a_page_counts_further_visits_of_its_own_counter() {
+    let notch = notch().start();
+    for (path, action) in [("/", "/count"), ("/count", "/count"), ("/total/blog", "/count/blog")] {
+        let form = format!("<form method=post action=\"{action}\">");
+        assert!(page(&notch, "GET", path).text().contains(&form), "{path}");
+    }
+    let start = page(&notch, "GET", "/");
+    for name in ["blog", "shop"] {
+        assert!(start.text().contains(&format!("<a href=/total/{name}>{name}</a>")), "{start:?}");
+    }
+}
+
+#[test]
+fn a_page_takes_nothing_that_it_is_told_for_markup() {
+    let notch = notch().with("WELCOME", "<script>alert(1)</script> & \"more\"").start();
+    let start = page(&notch, "GET", "/");
+    assert!(
+        start.text().contains("<h1>&lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;more&quot;</h1>"),
+        "{start:?}"
+    );
+}
+
+#[test]
+fn large_numbers_are_grouped() {
+    let redis = Redis::start(&[]);
+    redis.told("SET visits 9223372036854775806");
+    let notch = Settings::redis(redis.port).start();
+    assert_eq!(said(&page(&notch, "GET", "/count")), "You are visitor 9,223,372,036,854,775,807");
+    assert_eq!(said(&page(&notch, "GET", "/count")), "not counted, try again: the counter is full");
+}
+
+#[test]
+fn a_page_without_a_store_says_so_and_invents_nothing() {
+    let mut redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "300ms").start();
+    notch.visit_when_it_counts();
+    redis.kill();
+    until("notch knows that Redis is gone", || (notch.get("/total").status == 503).then_some(()));
+    let start = page(&notch, "GET", "/");
+    assert_eq!((start.status, said(&start).as_str()), (200, "no count right now: the store is away"));
+    let count = page(&notch, "GET", "/count");
+    assert_eq!((count.status, said(&count).as_str()), (503, "not counted, try again: the store is away"));
+    assert_eq!(count.field("Retry-After"), Some("1"));
+    redis.restart();
+    until("the page has a number again", || (page(&notch, "GET", "/count").status == 200).then_some(()));
+}
+
+#[test]
+fn head_and_prefetch_of_a_page_count_nothing() {
+    let notch = notch().start();
+    let head = page(&notch, "HEAD", "/count");
+    assert_eq!((head.status, head.body.len()), (200, 0));
+    let ahead = notch.ask("GET", "/count", &[BROWSER, ("Sec-Purpose", "prefetch;prerender")]);
+    assert_eq!(said(&ahead), "0 visits so far");
+    assert_eq!(notch.total(), 0);
+}
+
+#[test]
+fn what_has_no_page_is_a_line_of_text() {
+    let notch = notch().start();
+    for (method, path) in [("GET", "/livez"), ("GET", "/readyz"), ("GET", "/nowhere"), ("PUT", "/count")] {
+        let answer = notch.ask(method, path, &[BROWSER]);
+        assert_eq!(answer.field("Content-Type"), Some("text/plain; charset=utf-8"), "{path}");
+        answer.assert_one_line();
+    }
+}
