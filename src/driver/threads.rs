@@ -4,8 +4,8 @@
 //! way, sends the batch off itself; then it is parked. The store's thread reads the replies, wakes those who wait, and
 //! sends what has gathered meanwhile. So a lone visit costs two changes of thread, and a batch as many as it has visits.
 //!
-//! Threads are bounded by `MAX_THREADS` as well as `MAX_CONNECTIONS`. At the bound, the connection that has rested
-//! longest is closed for the new one; if none rests, the new one waits for the first that does.
+//! Threads are bounded by `MAX_THREADS` as well as `MAX_CONNECTIONS`. At the bound, a connection on which nothing was
+//! asked yet is closed for the new one, or else the one that has rested longest; if none rests, the new one waits.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

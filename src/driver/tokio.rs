@@ -249,7 +249,7 @@ async fn accept(server: &'static Server, workers: &'static [Worker], listener: T
     }
 }
 
-/// Waits for a place. One worker after the other is asked for its connection that has rested longest.
+/// Waits for a place. One worker after the other is asked for a connection that can go.
 async fn make_room(server: &Server, workers: &[Worker]) {
     let mut asked = 0;
     evict(workers, asked);
