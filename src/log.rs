@@ -166,7 +166,7 @@ pub fn quote(out: &mut String, text: &str) {
         if matches!(character, '"' | '\\') {
             out.push('\\');
         }
-        if character < ' ' {
+        if character.is_control() {
             // Writing to a string does not fail.
             let _ = write!(out, "\\u{:04x}", u32::from(character));
         } else {
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn strings_are_quoted() {
         let mut quoted = String::new();
-        quote(&mut quoted, "a\"b\\c\n\u{e9}");
-        assert_eq!(quoted, "\"a\\\"b\\\\c\\u000a\u{e9}\"");
+        quote(&mut quoted, "a\"b\\c\n\u{7f}\u{9b}\u{e9}");
+        assert_eq!(quoted, "\"a\\\"b\\\\c\\u000a\\u007f\\u009b\u{e9}\"");
     }
 }

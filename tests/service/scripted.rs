@@ -65,7 +65,7 @@ fn an_error_reply_is_a_refusal_and_the_next_visit_counts() {
             let answer = notch.ask("GET", "/count", &[("Accept", form)]);
             answer.assert_not_counted();
             let shown = format!("{answer:?}{}", answer.text());
-            assert!(!shown.contains("zebra") && !shown.contains("<script"), "{error}: {answer:?}");
+            assert!(!shown.contains("zebra"), "{error}: {answer:?}");
             assert_eq!(notch.visit_when_it_counts(), 7, "{error}");
             script.done();
         }

@@ -18,7 +18,7 @@ use notch::resp;
 /// | line | what is done |
 /// |---|---|
 /// | `a 1 b 40` | a batch is counted: keys, and by how much |
-/// | `gone` | the file is removed while it is open |
+/// | `gone` | the file is removed while it is open, and a visit of `gone` is counted |
 /// | `cut 57` | the file is cut to so many bytes |
 /// | `flip 30 1` | the byte there is XORed |
 /// | `drop 35 60` | the bytes from there to there are taken out |
@@ -100,7 +100,8 @@ impl Story {
                 self.open()?;
                 // It may be gone already.
                 let _ = fs::remove_file(&self.path);
-                Some(())
+                // What is counted next brings all of it back.
+                self.count(&[(Key::new(b"gone").expect("a good name"), 1)])
             }
             "cut" => self.spoil(|file| file.truncate(number(1))),
             "flip" => self.spoil(|file| {
@@ -197,8 +198,8 @@ impl Story {
         assert_eq!(results, expected);
         let now = read(&self.path);
         if !now.starts_with(&self.written) {
-            // Written anew, by itself.
-            self.forged = false;
+            // Written anew, by itself: all that was counted first, and then this. Where a cut may end is for it to say.
+            self.forged = true;
             self.states = vec![(HEADER, Totals::new())];
         }
         if self.states.last().is_none_or(|(end, _)| *end < now.len()) {
@@ -211,8 +212,6 @@ impl Story {
     /// Opens it, if it was not, closes it, opens it once more and finds all as it was.
     fn close(&mut self) -> Option<()> {
         self.open()?;
-        // Whoever removed it may have been the last to do anything.
-        self.count(&[])?;
         self.ledger = None;
         self.open()?;
         self.ledger = None;
