@@ -4,6 +4,7 @@
 //! Requests are answered in order. Visits that a client has pipelined go to the store as one ask, since they need only
 //! be told apart when their numbers are there.
 
+use crate::badge::{self, Look};
 use crate::counter::{Ask, Counters, Decimal, Fault, Key, Names};
 use crate::http::{self, Answer, Body, Connection, Framing, Reject, Status};
 use crate::render::{self, Form, Page, Welcome};
@@ -74,6 +75,8 @@ pub struct Exchange {
     state: State,
     /// The request whose answer is due, in any state but the first and the last.
     turn: Turn,
+    /// How the badge looks that is to be drawn; in a box, since few connections draw any.
+    look: Option<Box<Look>>,
     /// So much of what is unread holds no whole head.
     searched: usize,
     /// Turns finished: requests, or runs of visits.
@@ -123,7 +126,7 @@ impl Exchange {
         let State::Asked(visits) = self.state else { return };
         for place in 1..visits {
             // The store gave the number of the last.
-            self.turn.answer(total.map(|total| total.wrapping_sub(visits - place)), site, now, wire);
+            self.turn.answer(total.map(|total| total.wrapping_sub(visits - place)), None, site, now, wire);
         }
         self.finish(total, site, now, wire);
     }
@@ -154,6 +157,9 @@ impl Exchange {
         {
             self.searched = 0;
             let plan = routes::plan(&head, &site.counters);
+            if plan.form == Form::Badge {
+                self.look = Some(Box::new(Look::new(head.query)));
+            }
             return Ok(Some((Turn { plan, connection: connection(&head.framing) }, head.framing, used)));
         }
         self.searched = unread.len();
@@ -181,13 +187,13 @@ impl Exchange {
         Ok(None)
     }
 
-    /// Takes the requests behind a visit that are just like it, and says how many visits it then is. Pages are too large
-    /// to be written many at once.
+    /// Takes the requests behind a visit that are just like it, and says how many visits it then is. Pages and
+    /// badges are too large to be written many at once.
     fn run(&mut self, site: &Site, wire: &mut Wire) -> i64 {
         let mut visits = 1;
         while let Act::Count(_) = self.turn.plan.act
             && self.turn.connection != Connection::Close
-            && self.turn.plan.form != Form::Html
+            && matches!(self.turn.plan.form, Form::Text | Form::Json)
             && visits < MAX_RUN
             && let Ok(Some((next, framing, used))) = self.read(site, wire)
             && next == self.turn
@@ -206,7 +212,7 @@ impl Exchange {
         if now.closing {
             self.turn.connection = Connection::Close;
         }
-        self.turn.answer(total, site, now, wire);
+        self.turn.answer(total, self.look.take().as_deref(), site, now, wire);
         self.served += 1;
         self.state = if self.turn.connection == Connection::Close { State::Closed } else { State::Head };
     }
@@ -266,16 +272,34 @@ impl Turn {
         http::answer(wire.output(), &answer, &now.date, &site.served_by, &[&page.html()]);
     }
 
-    /// Writes the answer; `total` is the store's, where it was asked.
-    fn answer(&self, total: Result<i64, Fault>, site: &Site, now: &Now, wire: &mut Wire) {
+    /// Writes a badge. Browsers draw it whatever the status, which is that of the text.
+    fn badge(&self, total: Result<i64, Fault>, look: &Look, site: &Site, now: &Now, wire: &mut Wire) {
+        let Plan { act, form, bare } = self.plan;
+        let status = if total.is_ok() { Status::Ok } else { said(act, total, now.leaving).0 };
+        let policy = Some("default-src 'none'");
+        let answer =
+            Answer { status, bare, policy, cache: NOT_EVEN_BY_PROXIES, connection: self.connection, ..plain(form) };
+        let drawing = look.svg(total.map(Decimal::new).as_deref().ok());
+        http::answer(wire.output(), &answer, &now.date, &site.served_by, &[&drawing]);
+    }
+
+    /// Writes the answer; `total` is the store's, where it was asked, and `look` that of a badge.
+    fn answer(&self, total: Result<i64, Fault>, look: Option<&Look>, site: &Site, now: &Now, wire: &mut Wire) {
         let Plan { act, form, bare } = self.plan;
         if let (Form::Html, Act::Welcome(key) | Act::Count(key) | Act::Total(key)) = (form, &act) {
             return self.page(key, total, site, now, wire);
+        }
+        if let Some(look) = look {
+            return self.badge(total, look, site, now, wire);
         }
         let mut answer = Answer { bare, connection: self.connection, ..plain(form) };
         let number = total.map(Decimal::new);
         let body = match (&act, &number) {
             (Act::Welcome(key), number) => site.welcome.lines(form, key, number),
+            (Act::Total(_), Err(_)) if form == Form::Shield => {
+                answer.status = said(act, total, now.leaving).0;
+                render::shield(badge::UNAVAILABLE.as_bytes(), b"lightgrey")
+            }
             (Act::Count(key) | Act::Total(key), Ok(number)) => render::count(form, key, number),
             (Act::Icon, _) => {
                 answer = Answer { status: Status::NoContent, media: None, cache: A_DAY, ..answer };
@@ -339,6 +363,9 @@ const DOUBT: &str = "this visit may have been counted, do not repeat it: ";
 
 /// For what never changes while a server runs.
 const A_DAY: &str = "public, max-age=86400";
+
+/// For badges, since the proxy in front of images on GitHub heeds no less.
+const NOT_EVEN_BY_PROXIES: &str = "no-cache, no-store, max-age=0";
 
 const ROBOTS: &[u8] = b"User-agent: *\nDisallow: /count\nDisallow: /badge\n";
 

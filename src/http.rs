@@ -96,6 +96,8 @@ pub struct Head<'a> {
     pub method: Method,
     /// The target's path, as it was sent, without the query.
     pub path: &'a [u8],
+    /// What follows the path behind a question mark, up to a fragment.
+    pub query: &'a [u8],
     /// The `Accept` fields, empty where there is none.
     pub accept: [&'a [u8]; MAX_ACCEPT],
     /// Marked as fetched ahead of a visit that may never come (`Sec-Purpose`, `Purpose`, `X-Moz`).
@@ -144,13 +146,8 @@ pub fn head(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, &'static Reject> 
         read.take(field.name, field.value)?;
     }
     let old = request.version == Some(0);
-    let head = Head {
-        method,
-        path: path(method, target.as_bytes())?,
-        accept: read.accept,
-        prefetch: read.prefetch,
-        framing: read.framing(old)?,
-    };
+    let (path, query) = path(method, target.as_bytes())?;
+    let head = Head { method, path, query, accept: read.accept, prefetch: read.prefetch, framing: read.framing(old)? };
     Ok(Some((head, used)))
 }
 
@@ -182,12 +179,12 @@ fn method(name: &str) -> Result<Method, &'static Reject> {
     }
 }
 
-/// The path of a target in any of its four forms (RFC 9112, section 3.2).
-fn path(method: Method, target: &[u8]) -> Result<&[u8], &'static Reject> {
+/// Path and query of a target in any of its four forms (RFC 9112, section 3.2).
+fn path(method: Method, target: &[u8]) -> Result<(&[u8], &[u8]), &'static Reject> {
     let rest = if target.starts_with(b"/") {
         target
     } else if method == Method::Other {
-        return Ok(target);
+        return Ok((target, b""));
     } else {
         let (scheme, authority) = target.split_at_checked(7).ok_or(NO_PATH)?;
         if !scheme.eq_ignore_ascii_case(b"http://") {
@@ -199,8 +196,9 @@ fn path(method: Method, target: &[u8]) -> Result<&[u8], &'static Reject> {
         }
         rest
     };
-    let (path, _) = split_before(rest, b"?#");
-    Ok(if path.is_empty() { b"/" } else { path })
+    let (path, rest) = split_before(rest, b"?#");
+    let (query, _) = split_before(rest.strip_prefix(b"?").unwrap_or_default(), b"#");
+    Ok((if path.is_empty() { b"/" } else { path }, query))
 }
 
 /// Splits before the first of these bytes, or at the end.

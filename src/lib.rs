@@ -21,6 +21,7 @@ pub mod redis;
 pub mod ledger;
 pub mod http;
 pub mod render;
+pub mod badge;
 pub mod routes;
 pub mod exchange;
 pub mod dns;

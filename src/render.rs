@@ -17,6 +17,10 @@ pub enum Form {
     Json,
     /// A page, for people.
     Html,
+    /// A drawing of the number; asked for by its own path, never by `Accept`.
+    Badge,
+    /// What shields.io reads to draw a badge (its endpoint form); by its own path, too.
+    Shield,
 }
 
 impl Form {
@@ -55,8 +59,9 @@ impl Form {
     pub fn media(self) -> &'static str {
         match self {
             Self::Text => "text/plain; charset=utf-8",
-            Self::Json => "application/json",
+            Self::Json | Self::Shield => "application/json",
             Self::Html => "text/html; charset=utf-8",
+            Self::Badge => "image/svg+xml",
         }
     }
 }
@@ -105,9 +110,17 @@ impl<'a> Deref for Body<'a> {
 #[must_use]
 pub fn count<'a>(form: Form, key: &'a Key, number: &'a Decimal) -> Body<'a> {
     match form {
-        Form::Text | Form::Html => Body::new(&[number, b"\n"]),
         Form::Json => Body::new(&[br#"{"counter":""#, key.as_bytes(), br#"","count":"#, number, b"}\n"]),
+        Form::Shield => shield(number, b"blue"),
+        _ => Body::new(&[number, b"\n"]),
     }
+}
+
+/// What shields.io draws as a badge.
+#[must_use]
+pub fn shield<'a>(message: &'a [u8], color: &'a [u8]) -> Body<'a> {
+    let start = br#"{"schemaVersion":1,"label":"visits","message":""#;
+    Body::new(&[start, message, br#"","color":""#, color, b"\"}\n"])
 }
 
 /// One line that says something: a state, or what to do.
@@ -115,8 +128,8 @@ pub fn count<'a>(form: Form, key: &'a Key, number: &'a Decimal) -> Body<'a> {
 pub fn line<'a>(form: Form, name: &'static str, words: [&'a str; 2]) -> Body<'a> {
     let words = words.map(str::as_bytes);
     match form {
-        Form::Text | Form::Html => Body::new(&[words[0], words[1], b"\n"]),
         Form::Json => Body::new(&[br#"{""#, name.as_bytes(), br#"":""#, words[0], words[1], b"\"}\n"]),
+        _ => Body::new(&[words[0], words[1], b"\n"]),
     }
 }
 
@@ -146,12 +159,6 @@ impl Welcome {
     #[must_use]
     pub fn lines<'a>(&'a self, form: Form, key: &'a Key, total: &'a Result<Decimal, Fault>) -> Body<'a> {
         match (form, total) {
-            (Form::Text | Form::Html, Ok(total)) => {
-                Body::new(&[self.text.as_bytes(), b"\nvisits so far: ", total, b"\n"])
-            }
-            (Form::Text | Form::Html, Err(fault)) => {
-                Body::new(&[self.text.as_bytes(), b"\nno count right now: ", why(*fault).as_bytes(), b"\n"])
-            }
             (Form::Json, total) => {
                 let (number, before, why, end) = match total {
                     Ok(total) => (&**total, &b""[..], "", &b"}\n"[..]),
@@ -160,6 +167,10 @@ impl Welcome {
                 let (start, welcome, counter) = (br#"{"welcome":""#, self.json.as_bytes(), br#"","counter":""#);
                 let (key, why) = (key.as_bytes(), why.as_bytes());
                 Body::new(&[start, welcome, counter, key, br#"","count":"#, number, before, why, end])
+            }
+            (_, Ok(total)) => Body::new(&[self.text.as_bytes(), b"\nvisits so far: ", total, b"\n"]),
+            (_, Err(fault)) => {
+                Body::new(&[self.text.as_bytes(), b"\nno count right now: ", why(*fault).as_bytes(), b"\n"])
             }
         }
     }
@@ -187,16 +198,7 @@ impl Page<'_> {
     /// Fills in the template.
     #[must_use]
     pub fn html(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(PAGE.len() + 512);
-        // Every other part is the name of a mark.
-        for (at, part) in PAGE.split(|&byte| byte == b'~').enumerate() {
-            if at % 2 == 0 {
-                out.extend_from_slice(part);
-            } else {
-                self.fill(&mut out, part);
-            }
-        }
-        out
+        template(PAGE, |out, mark| self.fill(out, mark))
     }
 
     fn fill(&self, out: &mut Vec<u8>, mark: &[u8]) {
@@ -221,8 +223,22 @@ impl Page<'_> {
     }
 }
 
+/// Fills in a template, whose marks stand between tildes.
+pub fn template(text: &[u8], mut fill: impl FnMut(&mut Vec<u8>, &[u8])) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + 512);
+    // Every other part is the name of a mark.
+    for (at, part) in text.split(|&byte| byte == b'~').enumerate() {
+        if at % 2 == 0 {
+            out.extend_from_slice(part);
+        } else {
+            fill(&mut out, part);
+        }
+    }
+    out
+}
+
 /// Appends text so that it may stand between tags and in attributes with quotes.
-fn escape(out: &mut Vec<u8>, text: &str) {
+pub fn escape(out: &mut Vec<u8>, text: &str) {
     for &byte in text.as_bytes() {
         match byte {
             b'&' => out.extend_from_slice(b"&amp;"),

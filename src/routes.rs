@@ -42,7 +42,10 @@ pub enum Act {
 /// Finds what `head` is for.
 #[must_use]
 pub fn plan(head: &Head<'_>, counters: &Counters) -> Plan {
-    let act = act(head.path, counters);
+    let (act, drawn) = match act(head.path, counters) {
+        Act::Unknown => badge(head.path, counters).map_or((Act::Unknown, None), |(act, form)| (act, Some(form))),
+        act => (act, None),
+    };
     let allowed = match act {
         Act::Count(_) => COUNTING,
         _ => READING,
@@ -56,7 +59,8 @@ pub fn plan(head: &Head<'_>, counters: &Counters) -> Plan {
         (_, Act::Count(key)) if head.prefetch => Act::Total(key),
         (_, act) => act,
     };
-    let form = match (Form::choose(&head.accept), act) {
+    let form = match (drawn.unwrap_or_else(|| Form::choose(&head.accept)), act) {
+        (Form::Badge | Form::Shield, Act::Unknown | Act::Allow(_)) => Form::Text,
         (Form::Html, Act::Welcome(_) | Act::Count(_) | Act::Total(_)) => Form::Html,
         // Only numbers have a page.
         (Form::Html, _) => Form::Text,
@@ -78,6 +82,17 @@ fn named(path: &[u8], counters: &Counters) -> Option<Act> {
         None => (Act::Total, path.strip_prefix(b"/total/")?),
     };
     counters.named(name).map(act)
+}
+
+/// A badge is drawn for whoever visits what it stands on, so it counts; what shields.io reads when it sees fit does not.
+fn badge(path: &[u8], counters: &Counters) -> Option<(Act, Form)> {
+    let path = path.strip_prefix(b"/badge")?;
+    let ((act, form), path): ((ActOn, _), _) = match path.strip_suffix(b".svg") {
+        Some(path) => ((Act::Count, Form::Badge), path),
+        None => ((Act::Total, Form::Shield), path.strip_suffix(b".json")?),
+    };
+    let key = if path.is_empty() { counters.main } else { counters.named(path.strip_prefix(b"/")?)? };
+    Some((act(key), form))
 }
 
 /// Makes an act of the counter that it may be about.

@@ -8,6 +8,7 @@
 #[path = "../rig/mod.rs"]
 mod rig;
 
+mod badges;
 mod framing;
 mod healthcheck;
 mod ledger;

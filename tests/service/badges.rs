@@ -1,0 +1,71 @@
+//! The badges that stand on other people's pages.
+
+use crate::rig::{Answer, Json, Notch, Redis, Settings, until};
+
+fn badge(notch: &Notch, method: &str, path: &str) -> Answer {
+    let answer = notch.ask(method, path, &[("Accept", "image/*,*/*;q=0.8")]);
+    assert_eq!(answer.field("Content-Type"), Some("image/svg+xml"), "{path}: {answer:?}");
+    assert_eq!(answer.field("X-Content-Type-Options"), Some("nosniff"), "{path}");
+    assert_eq!(answer.field("Cache-Control"), Some("no-cache, no-store, max-age=0"), "{path}");
+    assert_eq!(answer.field("ETag"), None, "{path}");
+    answer
+}
+
+fn title(answer: &Answer) -> &str {
+    let (_, rest) = answer.text().split_once("<title>").expect("a title");
+    rest.split_once("</title>").expect("its end").0
+}
+
+#[test]
+fn a_badge_counts_and_draws_its_number() {
+    let notch = Settings::ledger().with("FSYNC", "never").with("COUNTERS", "blog").start();
+    for (path, words) in [
+        ("/badge.svg", "visits: 1"),
+        ("/badge/blog.svg", "visits: 1"),
+        ("/badge/blog.svg?color=red&label=people%20&amp;", "people : 2"),
+        ("/badge.svg?label=<b>&color=no", "&lt;b&gt;: 2"),
+    ] {
+        assert_eq!(title(&badge(&notch, "GET", path)), words, "{path}");
+    }
+    assert_eq!(badge(&notch, "HEAD", "/badge.svg").body.len(), 0);
+    assert_eq!(notch.total(), 2);
+    for path in ["/badge", "/badge/", "/badge/.svg", "/badge/shop.svg", "/badge.png", "/badgeblog.svg"] {
+        assert_eq!(notch.get(path).status, 404, "{path}");
+    }
+    assert_eq!(notch.ask("PUT", "/badge.svg", &[]).status, 405);
+}
+
+#[test]
+fn pipelined_badges_keep_their_looks() {
+    let notch = Settings::ledger().with("FSYNC", "never").start();
+    let mut client = notch.client();
+    client.send_request("GET", "/badge.svg?label=a", &[]);
+    client.send_request("GET", "/badge.svg?label=b", &[]);
+    assert_eq!(title(&client.answer()), "a: 1");
+    assert_eq!(title(&client.answer()), "b: 2");
+}
+
+#[test]
+fn what_shields_reads_counts_nothing() {
+    let notch = Settings::ledger().with("FSYNC", "never").start();
+    notch.visit();
+    let json = notch.get("/badge.json").json();
+    assert_eq!(json.member("schemaVersion"), Some(&Json::of(1)));
+    for (name, words) in [("label", "visits"), ("message", "1"), ("color", "blue")] {
+        assert_eq!(json.member(name).and_then(Json::text), Some(words), "{name}");
+    }
+    assert_eq!(notch.total(), 1);
+}
+
+#[test]
+fn a_badge_without_a_store_has_no_number() {
+    let mut redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "300ms").start();
+    notch.visit_when_it_counts();
+    redis.kill();
+    until("notch knows that Redis is gone", || (notch.get("/total").status == 503).then_some(()));
+    let drawn = badge(&notch, "GET", "/badge.svg");
+    assert_eq!((drawn.status, title(&drawn)), (503, "visits: unavailable"));
+    let read = notch.get("/badge.json");
+    assert_eq!((read.status, read.json().member("message").and_then(Json::text)), (503, Some("unavailable")));
+}
