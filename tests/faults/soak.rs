@@ -70,7 +70,8 @@ fn disturb(redis: &mut Redis, relay: &Relay, dice: &mut Dice) {
                 Trick::DelayReply(pause),
                 Trick::DribbleReply,
                 Trick::DoubleReply,
-                Trick::Instead(b"-ZEBRA\r\n"),
+                // Not an error: that would be a lie about an increment that was done, and no Redis tells it.
+                Trick::Instead(b":7\r\n"),
                 Trick::Instead(b"zebra"),
                 Trick::Endless(b'z'),
             ])
