@@ -21,10 +21,14 @@ pub struct Site {
     pub welcome: Welcome,
 }
 
-/// What changes while a server runs, and the answers along with it.
+/// What changes while a server runs, and the answers along with it. Each worker has its own, and keeps in it what it need
+/// not work out again: a client repeats its request to the byte, and of the answers of one second all but the number is
+/// alike.
 pub struct Now {
     second: Option<u64>,
     date: [u8; 29],
+    heard: Heard,
+    said: Said,
     /// The server is about to go: it says so at `/readyz`.
     pub leaving: bool,
     /// Connections close after the answer under way.
@@ -41,7 +45,9 @@ impl Now {
     /// No time yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self { second: None, date: [b' '; 29], leaving: false, closing: false }
+        let heard = Heard { bytes: Vec::new(), head: None };
+        let said = Said { bytes: Vec::new(), of: None };
+        Self { second: None, date: [b' '; 29], heard, said, leaving: false, closing: false }
     }
 
     /// Sets the time in seconds since 1970. The date is rendered once a second.
@@ -51,7 +57,50 @@ impl Now {
         }
         self.second = Some(second);
         self.date = http::date(second);
+        self.said.of = None;
     }
+
+    /// Writes the answer to a visit that was counted, as text or JSON.
+    fn tell(&mut self, out: &mut Vec<u8>, form: Form, connection: Connection, served_by: &str, body: &[&[u8]]) {
+        let length = body.iter().map(|piece| piece.len()).sum();
+        let (said, of) = (&mut self.said, Some((form, connection, length)));
+        if said.of != of {
+            said.of = of;
+            said.bytes.clear();
+            http::announce(&mut said.bytes, &Answer { connection, ..plain(form) }, &self.date, served_by, length);
+        }
+        out.reserve(said.bytes.len() + length);
+        out.extend_from_slice(&said.bytes);
+        body.iter().for_each(|piece| out.extend_from_slice(piece));
+    }
+}
+
+/// The head that was read last, and what it asks for. The same bytes ask for the same.
+struct Heard {
+    bytes: Vec<u8>,
+    head: Option<(Turn, Framing)>,
+}
+
+impl Heard {
+    /// Reads the same head again, if it is that.
+    fn again(&self, unread: &[u8]) -> Option<(Turn, Framing, usize)> {
+        let (turn, framing) = self.head.filter(|_| unread.starts_with(&self.bytes))?;
+        Some((turn, framing, self.bytes.len()))
+    }
+
+    fn keep(&mut self, head: &[u8], turn: Turn, framing: Framing) {
+        if head.len() <= MAX_KEPT {
+            self.bytes.clear();
+            self.bytes.extend_from_slice(head);
+            self.head = Some((turn, framing));
+        }
+    }
+}
+
+/// The head of an answer to a counted visit: its form, and how long its body is. It holds for a second.
+struct Said {
+    bytes: Vec<u8>,
+    of: Option<(Form, Connection, usize)>,
 }
 
 /// What an exchange needs before it can go on. Before it waits for any of this, a driver sends what is unsent.
@@ -102,13 +151,13 @@ struct Turn {
 
 impl Exchange {
     /// Goes on as far as it can with the bytes that are there.
-    pub fn next(&mut self, site: &Site, now: &Now, wire: &mut Wire) -> Want {
+    pub fn next(&mut self, site: &Site, now: &mut Now, wire: &mut Wire) -> Want {
         loop {
             if wire.unsent().len() > MAX_UNSENT {
                 return Want::Room;
             }
             let step = match self.state {
-                State::Head => self.head(site, wire),
+                State::Head => self.head(site, now, wire),
                 State::Body(body) => self.body(body, site, now, wire),
                 State::Asked(visits) => Ok(Some(Want::Total(self.turn.ask(visits)))),
                 State::Closed => Ok(Some(Want::Close)),
@@ -122,7 +171,7 @@ impl Exchange {
     }
 
     /// Takes the store's answer to [`Want::Total`].
-    pub fn answer(&mut self, total: Result<i64, Fault>, site: &Site, now: &Now, wire: &mut Wire) {
+    pub fn answer(&mut self, total: Result<i64, Fault>, site: &Site, now: &mut Now, wire: &mut Wire) {
         let State::Asked(visits) = self.state else { return };
         for place in 1..visits {
             // The store gave the number of the last.
@@ -132,12 +181,12 @@ impl Exchange {
     }
 
     /// Refuses a request that has begun and does not come to its end in time.
-    pub fn time_out(&mut self, site: &Site, now: &Now, wire: &mut Wire) {
+    pub fn time_out(&mut self, site: &Site, now: &mut Now, wire: &mut Wire) {
         self.refuse(http::TIMED_OUT, site, now, wire);
     }
 
-    fn head(&mut self, site: &Site, wire: &mut Wire) -> Result<Option<Want>, &'static Reject> {
-        let Some((turn, framing, used)) = self.read(site, wire)? else {
+    fn head(&mut self, site: &Site, now: &mut Now, wire: &mut Wire) -> Result<Option<Want>, &'static Reject> {
+        let Some((turn, framing, used)) = self.read(site, now, wire)? else {
             return Ok(Some(if wire.unread().is_empty() { Want::Request } else { Want::Bytes(self.served + 1) }));
         };
         wire.consume(used);
@@ -150,17 +199,29 @@ impl Exchange {
     }
 
     /// Reads the next head, if it is there. Half a head is not read again before another line of it has come.
-    fn read(&mut self, site: &Site, wire: &Wire) -> Result<Option<(Turn, Framing, usize)>, &'static Reject> {
+    fn read(
+        &mut self,
+        site: &Site,
+        now: &mut Now,
+        wire: &Wire,
+    ) -> Result<Option<(Turn, Framing, usize)>, &'static Reject> {
         let unread = wire.unread();
+        if let Some(read) = now.heard.again(unread) {
+            self.searched = 0;
+            return Ok(Some(read));
+        }
         if unread.get(self.searched..).is_some_and(|new| new.contains(&b'\n'))
             && let Some((head, used)) = http::head(unread)?
         {
             self.searched = 0;
             let plan = routes::plan(&head, &site.counters);
+            let turn = Turn { plan, connection: connection(&head.framing) };
             if plan.form == Form::Badge {
                 self.look = Some(Box::new(Look::new(head.query)));
+            } else {
+                now.heard.keep(&unread[..used], turn, head.framing);
             }
-            return Ok(Some((Turn { plan, connection: connection(&head.framing) }, head.framing, used)));
+            return Ok(Some((turn, head.framing, used)));
         }
         self.searched = unread.len();
         if wire.is_full() { Err(http::overflow(unread)) } else { Ok(None) }
@@ -170,7 +231,7 @@ impl Exchange {
         &mut self,
         mut body: Body,
         site: &Site,
-        now: &Now,
+        now: &mut Now,
         wire: &mut Wire,
     ) -> Result<Option<Want>, &'static Reject> {
         let used = body.skip(wire.unread())?;
@@ -180,7 +241,7 @@ impl Exchange {
             return Ok(Some(Want::Bytes(self.served + 1)));
         }
         if self.turn.asks(now) {
-            self.state = State::Asked(self.run(site, wire));
+            self.state = State::Asked(self.run(site, now, wire));
         } else {
             self.finish(Ok(0), site, now, wire);
         }
@@ -189,13 +250,13 @@ impl Exchange {
 
     /// Takes the requests behind a visit that are just like it, and says how many visits it then is. Pages and
     /// badges are too large to be written many at once.
-    fn run(&mut self, site: &Site, wire: &mut Wire) -> i64 {
+    fn run(&mut self, site: &Site, now: &mut Now, wire: &mut Wire) -> i64 {
         let mut visits = 1;
         while let Act::Count(_) = self.turn.plan.act
             && self.turn.connection != Connection::Close
             && matches!(self.turn.plan.form, Form::Text | Form::Json)
             && visits < MAX_RUN
-            && let Ok(Some((next, framing, used))) = self.read(site, wire)
+            && let Ok(Some((next, framing, used))) = self.read(site, now, wire)
             && next == self.turn
             && framing.body.is_over()
         {
@@ -208,7 +269,7 @@ impl Exchange {
     }
 
     /// Writes the last answer that is due, and decides whether another request may follow.
-    fn finish(&mut self, total: Result<i64, Fault>, site: &Site, now: &Now, wire: &mut Wire) {
+    fn finish(&mut self, total: Result<i64, Fault>, site: &Site, now: &mut Now, wire: &mut Wire) {
         if now.closing {
             self.turn.connection = Connection::Close;
         }
@@ -284,7 +345,7 @@ impl Turn {
     }
 
     /// Writes the answer; `total` is the store's, where it was asked, and `look` that of a badge.
-    fn answer(&self, total: Result<i64, Fault>, look: Option<&Look>, site: &Site, now: &Now, wire: &mut Wire) {
+    fn answer(&self, total: Result<i64, Fault>, look: Option<&Look>, site: &Site, now: &mut Now, wire: &mut Wire) {
         let Plan { act, form, bare } = self.plan;
         if let (Form::Html, Act::Welcome(key) | Act::Count(key) | Act::Total(key)) = (form, &act) {
             return self.page(key, total, site, now, wire);
@@ -292,15 +353,19 @@ impl Turn {
         if let Some(look) = look {
             return self.badge(total, look, site, now, wire);
         }
-        let mut answer = Answer { bare, connection: self.connection, ..plain(form) };
         let number = total.map(Decimal::new);
+        if let (Act::Count(key), Ok(number)) = (&act, &number) {
+            let body = render::count(form, key, number);
+            return now.tell(wire.output(), form, self.connection, &site.served_by, &body);
+        }
+        let mut answer = Answer { bare, connection: self.connection, ..plain(form) };
         let body = match (&act, &number) {
             (Act::Welcome(key), number) => site.welcome.lines(form, key, number),
             (Act::Total(_), Err(_)) if form == Form::Shield => {
                 answer.status = said(act, total, now.leaving).0;
                 render::shield(badge::UNAVAILABLE.as_bytes(), b"lightgrey")
             }
-            (Act::Count(key) | Act::Total(key), Ok(number)) => render::count(form, key, number),
+            (Act::Total(key), Ok(number)) => render::count(form, key, number),
             (Act::Icon, _) => {
                 answer = Answer { status: Status::NoContent, media: None, cache: A_DAY, ..answer };
                 render::Body::new(&[])
@@ -372,6 +437,9 @@ const ROBOTS: &[u8] = b"User-agent: *\nDisallow: /count\nDisallow: /badge\n";
 /// With so many bytes unsent, a client that does not read gets no further answers written.
 const MAX_UNSENT: usize = 16 * 1024;
 
+/// Longest head, in bytes, that is kept to be known again: those of browsers are shorter.
+const MAX_KEPT: usize = 1024;
+
 /// Most pipelined visits in one ask; their answers are written in one go.
 const MAX_RUN: i64 = 64;
 
@@ -423,7 +491,7 @@ mod tests {
 
         fn go_on(&mut self) {
             loop {
-                self.last = self.exchange.next(&self.site, &self.now, &mut self.wire);
+                self.last = self.exchange.next(&self.site, &mut self.now, &mut self.wire);
                 self.out.extend_from_slice(self.wire.unsent());
                 let sent = self.wire.unsent().len();
                 self.wire.sent(sent);
@@ -434,7 +502,7 @@ mod tests {
                         if let (Ask::Count { by, .. }, Ok(total)) = (ask, &mut self.store) {
                             *total += by;
                         }
-                        self.exchange.answer(self.store, &self.site, &self.now, &mut self.wire);
+                        self.exchange.answer(self.store, &self.site, &mut self.now, &mut self.wire);
                     }
                     Want::Request | Want::Bytes(_) | Want::Close => return,
                 }
@@ -703,10 +771,49 @@ mod tests {
     }
 
     #[test]
+    fn what_a_worker_keeps_changes_no_answer() {
+        let heads = [
+            "GET /count HTTP/1.1\r\nHost: a\r\n",
+            "GET /count HTTP/1.0\r\nHost: a\r\n",
+            "GET /count HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n",
+            "GET /count HTTP/1.1\r\nHost: a\r\nConnection: close\r\n",
+            "GET /count HTTP/1.1\r\nHost: a\r\nAccept: application/json\r\n",
+            "GET /count/blog HTTP/1.1\r\nHost: a\r\n",
+            "POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n",
+            "HEAD /count HTTP/1.1\r\nHost: a\r\n",
+            "GET /total HTTP/1.1\r\nHost: a\r\n",
+            "GET /badge.svg?label=x HTTP/1.1\r\nHost: a\r\n",
+            "GET /badge.svg?label=y HTTP/1.1\r\nHost: a\r\n",
+            "GET /badge.json HTTP/1.1\r\nHost: a\r\n",
+        ];
+        let play = |now: Now, head: &str| {
+            let mut stage = Stage { now, ..Stage::new(Ok(6)) };
+            // Five visits take the number from one digit to two.
+            for _ in 0..5 {
+                stage.arrive(format!("{head}\r\nGET").as_bytes(), 200);
+                stage.arrive(b" /livez HTTP/1.1\r\nHost: a\r\n\r\n", 200);
+            }
+            (String::from_utf8(stage.out).expect("UTF-8"), stage.asks, stage.now)
+        };
+        let fresh = || Stage::new(Ok(0)).now;
+        for head in heads {
+            let (told, asks, _) = play(fresh(), head);
+            for before in heads {
+                let (again, asked, _) = play(play(fresh(), before).2, head);
+                assert_eq!((again, asked), (told.clone(), asks.clone()), "{head} after {before}");
+            }
+            let mut later = play(fresh(), head).2;
+            later.set(784_111_778);
+            let told = told.replace("08:49:37", "08:49:38");
+            assert_eq!(play(later, head).0, told, "{head} a second later");
+        }
+    }
+
+    #[test]
     fn a_request_that_takes_too_long_is_refused() {
         let mut stage = Stage::new(Ok(0));
         stage.arrive(b"GET /count HT", 100);
-        stage.exchange.time_out(&stage.site, &stage.now, &mut stage.wire);
+        stage.exchange.time_out(&stage.site, &mut stage.now, &mut stage.wire);
         stage.go_on();
         assert_eq!(stage.told(), "408 the request did not arrive in time x");
     }
@@ -727,16 +834,16 @@ mod tests {
     fn a_client_that_does_not_read_gets_no_more_written() {
         let mut wire = Wire::default();
         let mut exchange = Exchange::default();
-        let (site, now) = (site(), Now::default());
+        let (site, mut now) = (site(), Now::default());
         while !wire.is_full() {
             let room = wire.room().remaining_mut();
             let request = b"GET /livez HTTP/1.1\r\nHost:\r\n\r\n";
             wire.room().put_slice(&request[..room.min(request.len())]);
         }
-        assert_eq!(exchange.next(&site, &now, &mut wire), Want::Room);
+        assert_eq!(exchange.next(&site, &mut now, &mut wire), Want::Room);
         assert!(wire.unsent().len() < 2 * MAX_UNSENT);
         let sent = wire.unsent().len();
         wire.sent(sent);
-        assert_eq!(exchange.next(&site, &now, &mut wire), Want::Room);
+        assert_eq!(exchange.next(&site, &mut now, &mut wire), Want::Room);
     }
 }

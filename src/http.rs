@@ -464,11 +464,21 @@ pub enum Connection {
     Close,
 }
 
-/// Appends an answer; one that is unavailable may be asked for again in a second. `date` is the second in which it is made, `served_by` names us, and `body` comes in pieces, so
-/// that its length is known before it is written.
+/// Appends an answer, whose body comes in pieces. What the head needs of it is what [`announce`] says.
 pub fn answer(out: &mut Vec<u8>, answer: &Answer, date: &[u8], served_by: &str, body: &[&[u8]]) {
-    let length: usize = body.iter().map(|piece| piece.len()).sum();
+    let length = body.iter().map(|piece| piece.len()).sum();
     out.reserve(USUAL_HEAD + length);
+    announce(out, answer, date, served_by, length);
+    if !answer.bare {
+        for piece in body {
+            out.extend_from_slice(piece);
+        }
+    }
+}
+
+/// Appends the head of an answer whose body is so many bytes long; one that is unavailable may be asked for again in a
+/// second. `date` is the second in which it is made, and `served_by` names us.
+pub fn announce(out: &mut Vec<u8>, answer: &Answer, date: &[u8], served_by: &str, length: usize) {
     for piece in ["HTTP/1.1 ", answer.status.line(), "\r\nDate: "] {
         out.extend_from_slice(piece.as_bytes());
     }
@@ -496,11 +506,6 @@ pub fn answer(out: &mut Vec<u8>, answer: &Answer, date: &[u8], served_by: &str, 
         Connection::Close => field(out, "Connection", b"close"),
     }
     out.extend_from_slice(b"\r\n\r\n");
-    if !answer.bare {
-        for piece in body {
-            out.extend_from_slice(piece);
-        }
-    }
 }
 
 fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {

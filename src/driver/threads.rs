@@ -612,7 +612,7 @@ impl Talk {
         let (mut idle, mut served) = (limits.header, false);
         loop {
             self.tick();
-            match exchange.next(self.client.server.site, &self.now, &mut self.wire) {
+            match exchange.next(self.client.server.site, &mut self.now, &mut self.wire) {
                 Want::Request => {
                     self.send()?;
                     self.rest(served);
@@ -627,7 +627,7 @@ impl Talk {
                     }
                     self.send()?;
                     if self.receive(left(deadline))? != Wake::Ready {
-                        exchange.time_out(self.client.server.site, &self.now, &mut self.wire);
+                        exchange.time_out(self.client.server.site, &mut self.now, &mut self.wire);
                     }
                 }
                 Want::Room => self.send()?,
@@ -635,7 +635,7 @@ impl Talk {
                     self.send()?;
                     let total = self.client.ask(ask, &mut self.wire);
                     self.tick();
-                    exchange.answer(total, self.client.server.site, &self.now, &mut self.wire);
+                    exchange.answer(total, self.client.server.site, &mut self.now, &mut self.wire);
                 }
                 Want::Close => {
                     self.send()?;

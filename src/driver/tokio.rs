@@ -751,8 +751,8 @@ impl Client {
     }
 
     /// A turn of the exchange.
-    fn turn<T>(&self, turn: impl FnOnce(&Site, &Now) -> T) -> T {
-        state(|state| turn(&self.server().site, &state.now))
+    fn turn<T>(&self, turn: impl FnOnce(&Site, &mut Now) -> T) -> T {
+        state(|state| turn(&self.server().site, &mut state.now))
     }
 
     /// Asks the store. Until it answers, the client's memory is lent out.

@@ -71,7 +71,7 @@ impl Visit {
     /// Does what a driver does. A lazy one lets the answers pile up for as long as it may.
     fn run(mut self, mut arrival: Arrival<'_>, lazy: bool) -> Told {
         let closed = loop {
-            let want = self.exchange.next(&self.site, &self.now, &mut self.wire);
+            let want = self.exchange.next(&self.site, &mut self.now, &mut self.wire);
             assert!(self.wire.unsent().len() <= MAX_UNSENT && self.wire.unread().len() <= MAX_UNREAD);
             if !lazy || !matches!(want, Want::Total(_)) {
                 assert!(want != Want::Room || !self.wire.unsent().is_empty(), "wants room, and has it");
@@ -104,7 +104,7 @@ impl Visit {
     fn ask(&mut self, ask: Ask) {
         let total = self.store(ask);
         let before = self.wire.unsent().len();
-        self.exchange.answer(total, &self.site, &self.now, &mut self.wire);
+        self.exchange.answer(total, &self.site, &mut self.now, &mut self.wire);
         let answers = answers(&self.wire.unsent()[before..]);
         match ask {
             Ask::Count { key, by } => {
