@@ -788,7 +788,6 @@ mod tests {
         ];
         let play = |now: Now, head: &str| {
             let mut stage = Stage { now, ..Stage::new(Ok(6)) };
-            // Five visits take the number from one digit to two.
             for _ in 0..5 {
                 stage.arrive(format!("{head}\r\nGET").as_bytes(), 200);
                 stage.arrive(b" /livez HTTP/1.1\r\nHost: a\r\n\r\n", 200);
@@ -807,6 +806,15 @@ mod tests {
             let told = told.replace("08:49:37", "08:49:38");
             assert_eq!(play(later, head).0, told, "{head} a second later");
         }
+    }
+
+    #[test]
+    fn numbers_may_grow_longer() {
+        let mut stage = Stage::new(Ok(8));
+        for _ in 0..3 {
+            stage.arrive(b"GET /count HTTP/1.1\r\nHost: a\r\n\r\n", 200);
+        }
+        assert_eq!(stage.told(), "200 9 200 10 200 11 .");
     }
 
     #[test]
