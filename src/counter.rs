@@ -122,6 +122,8 @@ pub enum Cause {
     Password,
     /// `NOPERM`: the user may not do this.
     Permission,
+    /// `NOSCRIPT`: it has lost a script that was left with it.
+    NoScript,
     /// `DENIED`: protected mode, which answers nobody from outside as long as there is no password.
     Protected,
     /// `ERR max number of clients reached`.
@@ -167,6 +169,7 @@ impl Cause {
         match self {
             Self::Password => "the store wants another password: check REDIS_PASSWORD",
             Self::Permission => "the store's user may not count: check its ACL",
+            Self::NoScript => "the store loses the scripts that it is given",
             Self::Protected => "the store is in protected mode: give it a password",
             Self::Crowded => "the store has as many clients as it may have: raise its maxclients",
             Self::Database => "the store has no such database: check REDIS_DB",

@@ -11,7 +11,9 @@
 //! there, counts nothing, and tells again what it told before. A number below the one written down comes from a
 //! connection long given up, whose bytes Redis reads late: it counts nothing either.
 //!
-//! Where Redis refuses scripts, or us the keys of receipts, `INCRBY` goes alone and is never sent twice.
+//! The script is left with Redis by the greeting and called by its digest. Where Redis has it no more, or does not take
+//! it from us, it goes along each time; where Redis refuses scripts, or us the keys of receipts, `INCRBY` goes alone and
+//! is never sent twice.
 //!
 //! Left out on purpose: RESP3, pipelining of several batches.
 
@@ -48,15 +50,24 @@ pub struct Sender {
 
 /// A session, from the connect to the first thing that goes wrong.
 pub struct Session<W> {
-    /// Replies to the greeting that have not come yet, the last two of them to a script and a `PING`.
+    /// Replies to the greeting that have not come yet, the last two of them to `SCRIPT LOAD` and a `PING`.
     greetings: usize,
     sender: Sender,
-    /// Whether Redis runs scripts for us; known when the greeting is over.
-    receipts: bool,
+    means: Means,
     owed: Batch<W>,
     encoded: usize,
     /// It is a replica that we talk to.
     replica: bool,
+}
+
+/// By what visits are counted, the best first.
+enum Means {
+    /// The script that Redis keeps, under its digest (`EVALSHA`).
+    Digest([u8; 40]),
+    /// The script, which goes along (`EVAL`).
+    Script,
+    /// `INCRBY`, without a receipt.
+    Bare,
 }
 
 /// Why a session is over. The socket has to go with it.
@@ -96,8 +107,8 @@ pub enum Fate {
 }
 
 impl<W> Session<W> {
-    /// Begins: writes `AUTH` and `SELECT` as far as `login` needs them, an `EVAL` that shows whether Redis runs scripts for
-    /// us, and a `PING` that shows whether Redis, when it has just started, is there to count.
+    /// Begins: writes `AUTH` and `SELECT` as far as `login` needs them, a `SCRIPT LOAD`, and a `PING` that shows whether
+    /// Redis, when it has just started, is there to count.
     #[must_use]
     pub fn open(login: &Login, sender: Sender, wire: &mut Wire) -> Self {
         let mut greetings = 0;
@@ -113,16 +124,17 @@ impl<W> Session<W> {
         if login.db != 0 {
             greet(&[b"SELECT", &Decimal::new(i64::from(login.db))]);
         }
-        greet(&[b"EVAL", b"return 1", b"0"]);
+        greet(&[b"SCRIPT", b"LOAD", SCRIPT]);
         greet(&[b"PING"]);
         let owed = Batch::default();
-        Self { greetings, sender, receipts: false, owed, encoded: 0, replica: false }
+        Self { greetings, sender, means: Means::Bare, owed, encoded: 0, replica: false }
     }
 
-    /// Whether visits go with a receipt, so that a batch may be sent again that was in doubt before.
+    /// Whether visits go with a receipt, so that a batch may be sent again that was in doubt before. Known when the
+    /// greeting is over, and `false` from then on where a batch shows that they may not.
     #[must_use]
     pub fn keeps_receipts(&self) -> bool {
-        self.receipts
+        !matches!(self.means, Means::Bare)
     }
 
     /// Whether Redis has answered everything so far, so that a batch may be submitted.
@@ -144,15 +156,27 @@ impl<W> Session<W> {
         let before = wire.unsent().len();
         for ask in self.owed.asks() {
             let out = wire.output();
-            match ask {
-                Ask::Count { key, by } if self.receipts => count_once(out, &key, by, &self.sender, self.owed.number()),
-                Ask::Count { key, by: 1 } => resp::command(out, &[b"INCR", key.as_bytes()]),
-                Ask::Count { key, by } => resp::command(out, &[b"INCRBY", key.as_bytes(), &Decimal::new(by)]),
-                Ask::Total { key } => resp::command(out, &[b"GET", key.as_bytes()]),
-                Ask::Ping => resp::command(out, &[b"PING"]),
+            match (ask, &self.means) {
+                (Ask::Count { key, by }, Means::Digest(digest)) => self.count_once(out, [b"EVALSHA", digest], &key, by),
+                (Ask::Count { key, by }, Means::Script) => self.count_once(out, [b"EVAL", SCRIPT], &key, by),
+                (Ask::Count { key, by: 1 }, Means::Bare) => resp::command(out, &[b"INCR", key.as_bytes()]),
+                (Ask::Count { key, by }, Means::Bare) => {
+                    resp::command(out, &[b"INCRBY", key.as_bytes(), &Decimal::new(by)]);
+                }
+                (Ask::Total { key }, _) => resp::command(out, &[b"GET", key.as_bytes()]),
+                (Ask::Ping, _) => resp::command(out, &[b"PING"]),
             }
         }
         self.encoded = wire.unsent().len() - before;
+    }
+
+    /// Writes an increment that is done once, however often it is sent.
+    fn count_once(&self, out: &mut Vec<u8>, [command, script]: [&[u8]; 2], key: &Key, by: i64) {
+        let Sender { id, patience } = self.sender;
+        let kept = (patience + LATENESS).as_millis() as i64;
+        let [by, number, kept, id] = [by, FIRST + self.owed.number(), kept, (id >> 1) as i64].map(Decimal::new);
+        let receipt = [b"{", hash_tag(key.as_bytes()), b"}:receipt:", &id].concat();
+        resp::command(out, &[command, script, b"2", key.as_bytes(), &receipt, &by, &number, &kept]);
     }
 
     /// Takes what has arrived. A batch of which all is answered is returned, to be told its numbers at once.
@@ -165,7 +189,7 @@ impl<W> Session<W> {
                 self.greetings -= 1;
                 match self.greetings {
                     0 => greeted(reply, b"PONG")?,
-                    1 => self.receipts = runs_scripts(reply)?,
+                    1 => self.means = means(reply)?,
                     _ => greeted(reply, b"OK")?,
                 }
             } else {
@@ -173,7 +197,7 @@ impl<W> Session<W> {
                 let total = self.read(ask, reply).ok_or(Broken::Garbage)?;
                 self.replica |= total == Err(Fault::Refused(Cause::ReadOnly));
                 // It may have been refused before its receipt was looked at.
-                let doubtful = self.owed.is_sent() && ask.counts();
+                let doubtful = self.owed.is_sent() && ask.counts() && !self.tries_on(total);
                 self.owed.reply(total.map_err(|refused| if doubtful { Fault::Lost } else { refused }));
             }
             wire.consume(used);
@@ -187,21 +211,28 @@ impl<W> Session<W> {
             return Err(Broken::Replica);
         }
         // Refused whole, so nothing was counted; who may not keep receipts may still count.
-        if done && self.receipts && self.owed.replies().any(|(ask, total)| ask.counts() && total == NOT_PERMITTED) {
-            self.receipts = false;
-            self.owed.forget(NOT_PERMITTED);
+        let refused = |(ask, total): &(Ask, _)| ask.counts() && STEPS.contains(total);
+        let refusal = self.owed.replies().find(refused);
+        if let (true, true, Some((_, refusal))) = (done, self.keeps_receipts(), refusal) {
+            self.means = if self.tries_on(refusal) { Means::Script } else { Means::Bare };
+            self.owed.forget(refusal);
             self.write(wire);
             return Ok(None);
         }
         Ok((done && !self.owed.is_empty()).then_some(&mut self.owed))
     }
 
+    /// Whether a visit that is refused like this is sent again with the script, so that nothing is decided yet.
+    fn tries_on(&self, total: Result<i64, Fault>) -> bool {
+        matches!(self.means, Means::Digest(_)) && STEPS.contains(&total)
+    }
+
     /// What `reply` says to `ask`; `None` if it cannot be a reply to it.
     fn read(&self, ask: Ask, reply: Reply<'_>) -> Option<Result<i64, Fault>> {
         match (ask, reply) {
             (_, Reply::Error(line)) => Some(Err(Fault::Refused(cause(line)))),
-            (Ask::Count { by, .. }, Reply::Bulk(before)) if self.receipts => Some(after(before, by)),
-            (Ask::Count { .. }, Reply::Integer(total)) if !self.receipts => Some(Ok(total)),
+            (Ask::Count { by, .. }, Reply::Bulk(before)) if self.keeps_receipts() => Some(after(before, by)),
+            (Ask::Count { .. }, Reply::Integer(total)) if !self.keeps_receipts() => Some(Ok(total)),
             (Ask::Total { .. }, Reply::Bulk(digits)) => Some(number(digits)),
             (Ask::Total { .. }, Reply::Null) => Some(Ok(0)),
             (Ask::Ping, Reply::Simple(b"PONG")) => Some(Ok(0)),
@@ -217,7 +248,7 @@ impl<W> Session<W> {
         }
         let fate = match (self.owed.is_sent(), self.owed.expected()) {
             (false, _) => Fate::Unsent,
-            (true, Some(_)) if self.receipts => Fate::Repeatable,
+            (true, Some(_)) if self.keeps_receipts() => Fate::Repeatable,
             (true, _) => Fate::Over,
         };
         Owed { fate, batch: self.owed }
@@ -232,14 +263,6 @@ fn number(digits: &[u8]) -> Result<i64, Fault> {
 /// The number of the last of `by` visits, counted on top of what there was before.
 fn after(before: &[u8], by: i64) -> Result<i64, Fault> {
     number(before)?.checked_add(by).ok_or(Fault::Refused(Cause::Overflow))
-}
-
-/// Writes an increment that is done once, however often it is sent.
-fn count_once(out: &mut Vec<u8>, key: &Key, by: i64, sender: &Sender, number: i64) {
-    let kept = (sender.patience + LATENESS).as_millis() as i64;
-    let [by, number, kept, id] = [by, number, kept, (sender.id >> 1) as i64].map(Decimal::new);
-    let receipt = [b"{", hash_tag(key.as_bytes()), b"}:receipt:", &id].concat();
-    resp::command(out, &[b"EVAL", SCRIPT, b"2", key.as_bytes(), &receipt, &by, &number, &kept]);
 }
 
 /// The part of a key that decides on its slot in a cluster: what the first pair of braces holds, if that is something,
@@ -262,12 +285,13 @@ fn greeted(reply: Reply<'_>, well: &[u8]) -> Result<(), Broken> {
     }
 }
 
-/// Whether a script was run. One that was refused for good is no reason not to count.
-fn runs_scripts(reply: Reply<'_>) -> Result<bool, Broken> {
+/// What can be counted by, as `SCRIPT LOAD` shows. Who may not leave a script with Redis may be allowed to bring one.
+fn means(reply: Reply<'_>) -> Result<Means, Broken> {
     match reply {
-        Reply::Integer(1) => Ok(true),
+        Reply::Bulk(digest) => digest.try_into().map(Means::Digest).map_err(|_| Broken::Garbage),
         Reply::Error(line) => match cause(line) {
-            Cause::Permission | Cause::Other => Ok(false),
+            Cause::Permission => Ok(Means::Script),
+            Cause::Other => Ok(Means::Bare),
             cause => Err(Broken::Greeting(cause)),
         },
         _ => Err(Broken::Garbage),
@@ -280,35 +304,40 @@ fn cause(line: &[u8]) -> Cause {
     ERRORS.iter().find(|(words, _)| begins(words)).map_or(Cause::Other, |&(_, cause)| cause)
 }
 
-/// Counts once (`EVAL`). Keys: the counter, its receipt. Arguments: how many visits, the number of the batch, how long to
-/// keep the receipt in milliseconds. Gives what the counter stood at before, as text, since Lua's numbers have 53 bits.
+/// Counts once. Keys: the counter, its receipt. Arguments: how many visits, the number of the batch in sixteen digits, how
+/// long to keep the receipt in milliseconds. Gives what the counter stood at before, as text, since Lua's numbers have 53
+/// bits.
 ///
 /// The receipt is written first, so that a store that takes no writes refuses before anything is counted; an increment
 /// that is refused takes it back.
 const SCRIPT: &[u8] = b"\
 local r=redis.call('GET',KEYS[2])or''
-local n,b=r:match('(%d+) (.+)')
-if n and n+0>=ARGV[2]+0 then return b end
-b=redis.call('GET',KEYS[1])or'0'
+if r>=ARGV[2]then return r:sub(18)end
+local b=redis.call('GET',KEYS[1])or'0'
 redis.call('SET',KEYS[2],ARGV[2]..' '..b,'PX',ARGV[3])
-n=redis.pcall('INCRBY',KEYS[1],ARGV[1])
+local n=redis.pcall('INCRBY',KEYS[1],ARGV[1])
 if type(n)=='table'then redis.call('SET',KEYS[2],r,'PX',ARGV[3])return n end
 return b";
 
-const NOT_PERMITTED: Result<i64, Fault> = Err(Fault::Refused(Cause::Permission));
+/// Refusals that leave other means to count by.
+const STEPS: [Result<i64, Fault>; 2] = [Err(Fault::Refused(Cause::NoScript)), Err(Fault::Refused(Cause::Permission))];
+
+/// Added to the number of a batch, so that all have sixteen digits and compare as text.
+const FIRST: i64 = 1_000_000_000_000_000;
 
 /// How long a connection that was given up may still bring bytes to Redis; so much longer than a batch may be sent again,
 /// its receipt is kept.
 const LATENESS: Duration = Duration::from_secs(300);
 
 /// How error replies begin: by a word of their own, or by a sentence where Redis has only `ERR` for them.
-const ERRORS: [(&str, Cause); 24] = [
+const ERRORS: [(&str, Cause); 25] = [
     ("NOAUTH", Cause::Password),
     ("WRONGPASS", Cause::Password),
     ("ERR AUTH", Cause::Password),
     ("NOPERM", Cause::Permission),
     ("ERR The user executing the script", Cause::Permission),
     ("ERR ACL failure in script:", Cause::Permission),
+    ("NOSCRIPT", Cause::NoScript),
     ("DENIED", Cause::Protected),
     ("ERR max number of clients reached", Cause::Crowded),
     ("ERR DB index", Cause::Database),
@@ -341,6 +370,8 @@ mod tests {
 
     const SENDER: Sender = Sender { id: 84, patience: Duration::from_secs(2) };
 
+    const DIGEST: &str = "$40\r\n0123456789abcdef0123456789abcdef01234567\r\n";
+
     fn visits() -> Key {
         Key::new(b"visits").expect("a good name")
     }
@@ -354,12 +385,13 @@ mod tests {
         batch
     }
 
-    /// A session with a Redis that runs scripts, or refuses to.
+    /// A session with a Redis that keeps scripts, or has none.
     fn greeted_session<W>(wire: &mut Wire, receipts: bool) -> Session<W> {
         let mut session = Session::open(&login(), SENDER, wire);
         let sent = wire.unsent().len();
         wire.sent(sent);
-        wire.room().put_slice(if receipts { b":1\r\n+PONG\r\n" } else { b"-NOPERM no eval\r\n+PONG\r\n" });
+        wire.take_in(if receipts { DIGEST.as_bytes() } else { b"-ERR unknown command\r\n" });
+        wire.take_in(b"+PONG\r\n");
         assert!(session.settle(wire).is_ok_and(|answered| answered.is_none()));
         assert!(session.is_free() && session.keeps_receipts() == receipts);
         session
@@ -396,8 +428,8 @@ mod tests {
                 Login { username: username.map(str::to_owned), password: password.map(str::to_owned), db, ..login() };
             let mut wire = Wire::default();
             let session = Session::<()>::open(&login, SENDER, &mut wire);
-            let eval = b"*3\r\n$4\r\nEVAL\r\n$8\r\nreturn 1\r\n$1\r\n0\r\n*1\r\n$4\r\nPING\r\n";
-            assert_eq!(wire.unsent(), [greeting, eval].concat());
+            let load = format!("*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n${}\r\n", SCRIPT.len());
+            assert_eq!(wire.unsent(), [greeting, load.as_bytes(), SCRIPT, b"\r\n*1\r\n$4\r\nPING\r\n"].concat());
             assert!(!session.is_free());
         }
     }
@@ -406,30 +438,30 @@ mod tests {
     fn a_greeting_ends_well_or_with_its_cause() {
         let refused = |cause| Err(Broken::Greeting(cause));
         for (says, end) in [
-            (&b"+OK\r\n:1\r\n+PONG\r\n"[..], Ok(true)),
-            (b"+OK\r\n:1\r\n-MISCONF Redis is configured to save\r\n", Ok(true)),
-            (b"+OK\r\n:1\r\n-NOPERM this user has no permissions\r\n", Ok(true)),
-            (b"+OK\r\n-NOPERM this user has no permissions\r\n+PONG\r\n", Ok(false)),
-            (b"+OK\r\n-ERR unknown command 'EVAL'\r\n+PONG\r\n", Ok(false)),
-            (b"+OK\r\n-LOADING Redis is loading the dataset in memory\r\n", refused(Cause::Loading)),
-            (b"+OK\r\n:1\r\n-ERR max number of clients reached\r\n", refused(Cause::Crowded)),
-            (b"+OK\r\n:1\r\n-DENIED Redis is running in protected mode\r\n", refused(Cause::Protected)),
-            (b"+OK\r\n:1\r\n-ERR something new\r\n", refused(Cause::Other)),
-            (b"+OK\r\n-NOAUTH Authentication required.\r\n", refused(Cause::Password)),
-            (b"-WRONGPASS invalid username-password pair or user is disabled.\r\n", refused(Cause::Password)),
-            (b"-ERR AUTH <password> called without any password configured\r\n", refused(Cause::Password)),
-            (b"-ERR DB index is out of range\r\n", refused(Cause::Database)),
-            (b"+PONG\r\n", Err(Broken::Garbage)),
-            (b"+OK\r\n+OK\r\n", Err(Broken::Garbage)),
-            (b"+OK\r\n:2\r\n", Err(Broken::Garbage)),
-            (b"+OK\r\n:1\r\n+OK\r\n", Err(Broken::Garbage)),
-            (b"+OK\r\n:1\r\n+PONG\r\n:1\r\n", Err(Broken::Garbage)),
+            ("+OK\r\nDIGEST+PONG\r\n", Ok(true)),
+            ("+OK\r\nDIGEST-MISCONF Redis is configured to save\r\n", Ok(true)),
+            ("+OK\r\nDIGEST-NOPERM this user has no permissions\r\n", Ok(true)),
+            ("+OK\r\n-NOPERM this user has no permissions\r\n+PONG\r\n", Ok(true)),
+            ("+OK\r\n-ERR unknown command 'SCRIPT'\r\n+PONG\r\n", Ok(false)),
+            ("+OK\r\n-LOADING Redis is loading the dataset in memory\r\n", refused(Cause::Loading)),
+            ("+OK\r\nDIGEST-ERR max number of clients reached\r\n", refused(Cause::Crowded)),
+            ("+OK\r\nDIGEST-DENIED Redis is running in protected mode\r\n", refused(Cause::Protected)),
+            ("+OK\r\nDIGEST-ERR something new\r\n", refused(Cause::Other)),
+            ("+OK\r\n-NOAUTH Authentication required.\r\n", refused(Cause::Password)),
+            ("-WRONGPASS invalid username-password pair or user is disabled.\r\n", refused(Cause::Password)),
+            ("-ERR AUTH <password> called without any password configured\r\n", refused(Cause::Password)),
+            ("-ERR DB index is out of range\r\n", refused(Cause::Database)),
+            ("+PONG\r\n", Err(Broken::Garbage)),
+            ("+OK\r\n+OK\r\n", Err(Broken::Garbage)),
+            ("+OK\r\n$3\r\nabc\r\n", Err(Broken::Garbage)),
+            ("+OK\r\nDIGEST+OK\r\n", Err(Broken::Garbage)),
+            ("+OK\r\nDIGEST+PONG\r\nDIGEST", Err(Broken::Garbage)),
         ] {
             let mut wire = Wire::default();
             let mut session = Session::<()>::open(&Login { db: 3, ..login() }, SENDER, &mut wire);
-            wire.room().put_slice(says);
+            wire.room().put_slice(says.replace("DIGEST", DIGEST).as_bytes());
             let settled = session.settle(&mut wire).map(|_| ());
-            assert_eq!(settled.map(|()| session.keeps_receipts()), end, "{}", says.escape_ascii());
+            assert_eq!(settled.map(|()| session.keeps_receipts()), end, "{says}");
         }
     }
 
@@ -438,11 +470,9 @@ mod tests {
         let key = visits();
         let asks = [Ask::Count { key, by: 1 }, Ask::Total { key }, Ask::Ping, Ask::Count { key, by: 2 }];
         let reads = "*2\r\n$3\r\nGET\r\n$6\r\nvisits\r\n*1\r\n$4\r\nPING\r\n";
-        let script = str::from_utf8(SCRIPT).expect("text");
         let once = format!(
-            "*8\r\n$4\r\nEVAL\r\n${}\r\n{script}\r\n$1\r\n2\r\n$6\r\nvisits\r\n$19\r\n{{visits}}:receipt:42\r\n\
-             $1\r\n3\r\n$1\r\n7\r\n$6\r\n302000\r\n",
-            script.len()
+            "*8\r\n$7\r\nEVALSHA\r\n{DIGEST}$1\r\n2\r\n$6\r\nvisits\r\n$19\r\n{{visits}}:receipt:42\r\n\
+             $1\r\n3\r\n$16\r\n1000000000000007\r\n$6\r\n302000\r\n"
         );
         for (receipts, count) in [(false, "*3\r\n$6\r\nINCRBY\r\n$6\r\nvisits\r\n$1\r\n3\r\n"), (true, &once)] {
             let mut wire = Wire::default();
@@ -594,6 +624,36 @@ mod tests {
         }
     }
 
+    /// Sends what is unsent, one command for one key, and says which.
+    fn send(wire: &mut Wire) -> [String; 2] {
+        let text = String::from_utf8(wire.unsent().to_vec()).expect("text");
+        wire.sent(text.len());
+        let words: Vec<_> = text.split("\r\n").skip(2).step_by(2).collect();
+        [words[0].to_owned(), words[if words.len() > 4 { 3 } else { 1 }].to_owned()]
+    }
+
+    #[test]
+    fn a_script_that_redis_has_lost_is_brought_along() {
+        for sent_before in [false, true] {
+            let mut wire = Wire::default();
+            let mut session = greeted_session(&mut wire, true);
+            let mut batch = batch(&[Ask::Count { key: visits(), by: 1 }]);
+            if sent_before {
+                batch.mark_sent();
+            }
+            session.submit(&mut batch, &mut wire);
+            assert_eq!(send(&mut wire), ["EVALSHA", "visits"]);
+            wire.take_in(b"-NOSCRIPT No matching script. Please use EVAL.\r\n");
+            assert!(session.settle(&mut wire).is_ok_and(|answered| answered.is_none()));
+            assert_eq!(send(&mut wire), ["EVAL", "visits"]);
+            wire.take_in(b"$1\r\n4\r\n");
+            let mut told = Vec::new();
+            let done = session.settle(&mut wire).expect("a sound session").expect("all is answered");
+            done.tell(Fault::Lost, |who, total| told.push((who, total)));
+            assert_eq!(told, [(0, Ok(5))]);
+        }
+    }
+
     #[test]
     fn who_may_not_keep_receipts_counts_without() {
         let key = visits();
@@ -606,7 +666,11 @@ mod tests {
         wire.sent(sent);
         wire.take_in(b"-NOPERM No permissions to access a key\r\n$1\r\n4\r\n+PONG\r\n");
         assert!(session.settle(&mut wire).is_ok_and(|answered| answered.is_none()));
-        assert_eq!(wire.unsent(), b"*2\r\n$4\r\nINCR\r\n$6\r\nvisits\r\n");
+        assert_eq!(send(&mut wire), ["EVAL", "visits"]);
+        assert!(!session.is_free() && session.keeps_receipts());
+        wire.take_in(b"-NOPERM No permissions to access a key\r\n");
+        assert!(session.settle(&mut wire).is_ok_and(|answered| answered.is_none()));
+        assert_eq!(send(&mut wire), ["INCR", "visits"]);
         assert!(!session.is_free() && !session.keeps_receipts());
         wire.take_in(b":5\r\n");
         let mut told = Vec::new();
@@ -625,6 +689,9 @@ mod tests {
         wire.sent(sent);
         wire.take_in(b"$1\r\n4\r\n-NOPERM No permissions to access a key\r\n");
         assert!(session.settle(&mut wire).is_ok_and(|answered| answered.is_none()));
+        assert_eq!(send(&mut wire), ["EVAL", "b"]);
+        wire.take_in(b"-NOPERM No permissions to access a key\r\n");
+        assert!(session.settle(&mut wire).is_ok_and(|answered| answered.is_none()));
         // It breaks before a byte of the second try has left.
         let (mut owed, mut told) = (session.into_owed(&wire), Vec::new());
         assert_eq!(owed.fate, Fate::Over);
@@ -634,7 +701,12 @@ mod tests {
 
     #[test]
     fn what_is_refused_the_second_time_may_have_been_counted_the_first() {
-        for refusal in ["NOPERM No permissions to access a key", "BUSY Redis is busy", "READONLY a replica"] {
+        for refusal in [
+            "NOPERM No permissions to access a key",
+            "NOSCRIPT No matching script.",
+            "BUSY Redis is busy",
+            "READONLY a replica",
+        ] {
             let mut wire = Wire::default();
             let mut session = greeted_session(&mut wire, true);
             session.submit(&mut batch(&[Ask::Count { key: visits(), by: 1 }]), &mut wire);
@@ -643,8 +715,11 @@ mod tests {
             let mut wire = Wire::default();
             let mut session = greeted_session(&mut wire, true);
             session.submit(&mut owed.batch, &mut wire);
-            wire.take_in(format!("-{refusal}\r\n").as_bytes());
-            let _ = session.settle(&mut wire);
+            while !wire.unsent().is_empty() {
+                send(&mut wire);
+                wire.take_in(format!("-{refusal}\r\n").as_bytes());
+                let _ = session.settle(&mut wire);
+            }
             let (mut owed, mut told) = (session.into_owed(&wire), Vec::new());
             assert_eq!(owed.fate, Fate::Over);
             owed.batch.tell(Fault::Down, |who, total| told.push((who, total)));

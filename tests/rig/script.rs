@@ -52,14 +52,14 @@ enum Step {
 
 impl Script {
     pub(crate) fn play(text: &str) -> Self {
-        Self::play_on(text, "-NOPERM this user has no permissions to run the 'eval' command\r\n")
+        Self::play_on(text, "-ERR unknown command 'SCRIPT'\r\n")
     }
 
     pub(crate) fn play_with_receipts(text: &str) -> Self {
-        Self::play_on(text, ":1\r\n")
+        Self::play_on(text, "$40\r\n0123456789abcdef0123456789abcdef01234567\r\n")
     }
 
-    fn play_on(text: &str, evaluated: &'static str) -> Self {
+    fn play_on(text: &str, loaded: &'static str) -> Self {
         let steps: Vec<Step> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(Step::parse).collect();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
         let port = listener.local_addr().expect("a bound listener has an address").port();
@@ -69,7 +69,7 @@ impl Script {
         let accepting = shared.clone();
         thread::spawn(move || accept(&listener, &accepting, &speak));
         let playing = shared.clone();
-        let player = thread::spawn(move || Player { commands, held, shared: playing, last: 0, evaluated }.play(steps));
+        let player = thread::spawn(move || Player { commands, held, shared: playing, last: 0, loaded }.play(steps));
         Self { port, release: Some(release), shared, player: Some(player) }
     }
 
@@ -149,8 +149,8 @@ struct Player {
     held: Receiver<()>,
     shared: Arc<Mutex<Shared>>,
     last: usize,
-    /// What is said to a script that counts nothing.
-    evaluated: &'static str,
+    /// What is said to a script that is to be kept.
+    loaded: &'static str,
 }
 
 impl Player {
@@ -202,7 +202,7 @@ impl Player {
         let reply = match words.split(' ').next() {
             Some("PING") => "+PONG\r\n",
             Some("CLIENT" | "SELECT" | "AUTH") => "+OK\r\n",
-            Some("EVAL") => self.evaluated,
+            Some("SCRIPT") => self.loaded,
             _ => return false,
         };
         self.say(connection, reply.as_bytes());
@@ -295,7 +295,11 @@ fn header(stream: &mut impl BufRead, mark: u8) -> Option<usize> {
 /// Redis knows two ways to say one more; a script need not care which is used, nor how a receipt is kept.
 fn canonical(words: &[String]) -> String {
     match words {
-        [name, _, two, key, _, by, number, _] if name == "EVAL" && two == "2" => format!("ONCE {key} {by} #{number}"),
+        [name, _, two, key, _, by, number, _] if name == "EVALSHA" && two == "2" => {
+            // Sixteen digits, so that they compare as text.
+            let number = number.strip_prefix('1').filter(|rest| rest.len() == 15).expect("a number of a batch");
+            format!("ONCE {key} {by} #{}", number.trim_start_matches('0'))
+        }
         [name, key, one] if name == "INCRBY" && one == "1" => format!("INCR {key}"),
         _ => words.join(" "),
     }

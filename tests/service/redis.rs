@@ -46,7 +46,11 @@ fn the_key_is_a_setting() {
     assert_eq!(redis.say("GET shop:visits"), "1");
     let receipt = redis.say("KEYS {shop:visits}:receipt:*");
     assert_eq!(redis.say("DBSIZE"), "2");
-    assert_eq!(redis.say(&format!("GET {receipt}")), "1 0", "the number of the batch, and what was there before");
+    assert_eq!(
+        redis.say(&format!("GET {receipt}")),
+        "1000000000000001 0",
+        "the number of the batch, and what was there before"
+    );
     let left: i64 = redis.say(&format!("PTTL {receipt}")).parse().expect("a time");
     assert!((1..=302_000).contains(&left), "{left}");
     assert_eq!(notch.ask("GET", "/total", &[JSON]).json().member("count"), Some(&Json::of(1)));
@@ -63,7 +67,9 @@ fn several_at_once_share_one_count() {
 #[test]
 fn logs_in_every_way_there_is() {
     let redis = Redis::start(&["--requirepass", "hunter2"]);
-    redis.told("ACL SETUSER al.ice on >p@ss:w/rd%20 ~visits +get +incr +incrby +eval +expire +set +ping +select");
+    redis.told(
+        "ACL SETUSER al.ice on >p@ss:w/rd%20 ~visits +get +incr +incrby +eval +evalsha +script|load +set +ping +select",
+    );
     let folder = crate::rig::Folder::new("secrets");
     let secret = |name: &str, text: &str| {
         fs::write(folder.file(name), text).expect("a secret laid for the test");
@@ -107,7 +113,10 @@ fn who_may_not_keep_receipts_counts_all_the_same() {
         ("~visits +get +incr +incrby +ping", false),
         ("~visits +get +incr +incrby +ping +eval +set", false),
         ("~visits ~{visits}* +get +incr +incrby +ping +eval", false),
+        ("~visits ~{visits}* +get +incr +incrby +ping +evalsha +script|load", false),
+        ("~visits ~{visits}* +get +incr +incrby +ping +script|load +set", false),
         ("~visits ~{visits}* +get +incrby +ping +eval +set", true),
+        ("~visits ~{visits}* +get +incrby +ping +evalsha +script|load +set", true),
         ("~* +@all", true),
     ]) {
         redis.told(&format!("ACL SETUSER u reset on nopass {rights}"));
@@ -121,6 +130,23 @@ fn who_may_not_keep_receipts_counts_all_the_same() {
         assert_eq!(notch.visit(), 3 * number, "{rights}");
         assert_eq!(said(), usize::from(!receipts), "{rights}");
     }
+}
+
+#[test]
+fn a_script_that_is_flushed_comes_again() {
+    let redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).start();
+    let mut commands = (0, 0);
+    for (number, flush, more) in [(1, false, (1, 0)), (2, false, (1, 0)), (3, true, (1, 1)), (4, false, (0, 1))] {
+        if flush {
+            redis.told("SCRIPT FLUSH");
+        }
+        assert_eq!(notch.visit(), number);
+        let now = (redis.calls("evalsha"), redis.calls("eval"));
+        assert_eq!((now.0 - commands.0, now.1 - commands.1), more, "visit {number}");
+        commands = now;
+    }
+    assert_eq!(redis.calls("incrby"), 4);
 }
 
 #[test]
@@ -178,7 +204,7 @@ const REFUSALS: &[Refusal] = &[
     },
     Refusal {
         cause: "NOPERM to count",
-        begin: &["SET visits 9", "ACL SETUSER default -incr -incrby -eval"],
+        begin: &["SET visits 9", "ACL SETUSER default -incr -incrby -eval -evalsha"],
         end: &["ACL SETUSER default +@all"],
         next: 10,
         readable: true,
