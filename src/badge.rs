@@ -1,7 +1,7 @@
 //! The badge of a counter: the flat form known from shields.io, drawn without a font.
 //!
-//! Whoever shows it draws the letters; where they begin and end is told by a table of the widths that they have in Verdana.
-//! A look that cannot be drawn is the usual one: a badge with the wrong colour is still a badge.
+//! Whoever shows it draws the letters; where they begin and end is told by a table of the widths that they have in
+//! Verdana. A look that cannot be drawn is the usual one: a badge with the wrong colour is still a badge.
 
 use crate::counter::Decimal;
 use crate::render::{escape, template};

@@ -1,4 +1,5 @@
-//! The day of the calendar that a second belongs to, for the two places that write one: an answer, and a line of the log.
+//! The day of the calendar that a second belongs to, for the two places that write one: an answer, and a line of the
+//! log.
 
 /// A day of the Gregorian calendar.
 pub struct Date {

@@ -1,5 +1,5 @@
-//! Host names to addresses: what a stub resolver asks a name server and makes of the reply (RFC 1035), and the two files
-//! that say whom to ask.
+//! Host names to addresses: what a stub resolver asks a name server and makes of the reply (RFC 1035), and the two
+//! files that say whom to ask.
 //!
 //! The C library has all this too, but as a tenth of the image, and it cannot be given a deadline. Left out on purpose
 //! is what finding a Redis does not need: TCP (a reply that was cut short is used as far as it goes, since any address
@@ -88,8 +88,8 @@ pub fn known(host: &str) -> Vec<IpAddr> {
     }
 }
 
-/// One question to a name server, for [`A`] or [`AAAA`] (RFC 1035, section 4.1). `None` if this can be no host's name: a
-/// label has 1 to 63 bytes, a name 253.
+/// One question to a name server, for [`A`] or [`AAAA`] (RFC 1035, section 4.1). `None` if this can be no host's name:
+/// a label has 1 to 63 bytes, a name 253.
 #[must_use]
 pub fn query(id: u16, host: &str, kind: u8) -> Option<Vec<u8>> {
     if host.len() > MAX_NAME {

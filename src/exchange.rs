@@ -21,9 +21,9 @@ pub struct Site {
     pub welcome: Welcome,
 }
 
-/// What changes while a server runs, and the answers along with it. Each worker has its own, and keeps in it what it need
-/// not work out again: a client repeats its request to the byte, and of the answers of one second all but the number is
-/// alike.
+/// What changes while a server runs, and the answers along with it. Each worker has its own, and keeps in it what it
+/// need not work out again: a client repeats its request to the byte, and of the answers of one second all but the
+/// number is alike.
 pub struct Now {
     second: Option<u64>,
     date: [u8; 29],

@@ -2,8 +2,8 @@
 //!
 //! httparse splits the head; this file decides what of it to accept, and errs on the strict side wherever two readers
 //! might disagree about where a request ends, because that is how requests are smuggled past a balancer. A request
-//! that cannot be framed for certain is a [`Reject`], which knows its status, and its connection is closed. In a head, a
-//! line may end in LF alone, as RFC 9112, section 2.2, allows, for the sake of requests typed by hand.
+//! that cannot be framed for certain is a [`Reject`], which knows its status, and its connection is closed. In a head,
+//! a line may end in LF alone, as RFC 9112, section 2.2, allows, for the sake of requests typed by hand.
 //!
 //! Bodies mean nothing to a counter, so they are read away, up to [`MAX_BODY`].
 //!

@@ -1,5 +1,5 @@
-//! What the machine says of itself in small files: how much of it is ours, what it is called, and bits that nobody can
-//! guess. A file that is not there says nothing.
+//! What the machine says in small files: how much of it is ours, and bits that nobody can guess; and how a small file
+//! is read.
 
 use std::ffi::OsStr;
 use std::fs::File;

@@ -1,19 +1,19 @@
 //! One conversation with Redis, over a [`Wire`]: greeting first, then one batch at a time.
 //!
 //! Replies carry no name, only their order; so a session that has lost step, or of which a byte cannot be explained, is
-//! [`Broken`] and is dropped with its socket: there is no way back, and no late reply that could reach the next visitor.
-//! What it owed comes back by [`Session::into_owed`], with the one fact that matters for exactly-once: whether it may be
-//! sent again.
+//! [`Broken`] and is dropped with its socket: there is no way back, and no late reply that could reach the next
+//! visitor. What it owed comes back by [`Session::into_owed`], with the one fact that matters for exactly-once: whether
+//! it may be sent again.
 //!
-//! `INCRBY` alone may not, because a reply that was lost may have been one of success. So it goes with a **receipt**: in
-//! the same atomic step, a script writes down the number of the batch and what the counter stood at before, under a
+//! `INCRBY` alone may not, because a reply that was lost may have been one of success. So it goes with a **receipt**:
+//! in the same atomic step, a script writes down the number of the batch and what the counter stood at before, under a
 //! key of its own for each sender and counter. Sent again, by whatever session of the same sender, it finds its number
 //! there, counts nothing, and tells again what it told before. A number below the one written down comes from a
 //! connection long given up, whose bytes Redis reads late: it counts nothing either.
 //!
 //! The script is left with Redis by the greeting and called by its digest. Where Redis has it no more, or does not take
-//! it from us, it goes along each time; where Redis refuses scripts, or us the keys of receipts, `INCRBY` goes alone and
-//! is never sent twice.
+//! it from us, it goes along each time; where Redis refuses scripts, or us the keys of receipts, `INCRBY` goes alone
+//! and is never sent twice.
 //!
 //! Left out on purpose: RESP3, pipelining of several batches.
 
@@ -102,13 +102,14 @@ pub enum Fate {
     Unsent,
     /// They may have been counted, and carry a receipt: they may be sent again as they are, before any other.
     Repeatable,
-    /// There is nothing to send again, or nobody may: they are to be told what they were replied, or that it is in doubt.
+    /// There is nothing to send again, or nobody may: they are to be told what they were replied, or that it is in
+    /// doubt.
     Over,
 }
 
 impl<W> Session<W> {
-    /// Begins: writes `AUTH` and `SELECT` as far as `login` needs them, a `SCRIPT LOAD`, and a `PING` that shows whether
-    /// Redis, when it has just started, is there to count.
+    /// Begins: writes `AUTH` and `SELECT` as far as `login` needs them, a `SCRIPT LOAD`, and a `PING` that shows
+    /// whether Redis, when it has just started, is there to count.
     #[must_use]
     pub fn open(login: &Login, sender: Sender, wire: &mut Wire) -> Self {
         let mut greetings = 0;
@@ -304,9 +305,9 @@ fn cause(line: &[u8]) -> Cause {
     ERRORS.iter().find(|(words, _)| begins(words)).map_or(Cause::Other, |&(_, cause)| cause)
 }
 
-/// Counts once. Keys: the counter, its receipt. Arguments: how many visits, the number of the batch in sixteen digits, how
-/// long to keep the receipt in milliseconds. Gives what the counter stood at before, as text, since Lua's numbers have 53
-/// bits.
+/// Counts once. Keys: the counter, its receipt. Arguments: how many visits, the number of the batch in sixteen digits,
+/// how long to keep the receipt in milliseconds. Gives what the counter stood at before, as text, since Lua's numbers
+/// have 53 bits.
 ///
 /// The receipt is written first, so that a store that takes no writes refuses before anything is counted; an increment
 /// that is refused takes it back.
@@ -325,8 +326,8 @@ const STEPS: [Result<i64, Fault>; 2] = [Err(Fault::Refused(Cause::NoScript)), Er
 /// Added to the number of a batch, so that all have sixteen digits and compare as text.
 const FIRST: i64 = 1_000_000_000_000_000;
 
-/// How long a connection that was given up may still bring bytes to Redis; so much longer than a batch may be sent again,
-/// its receipt is kept.
+/// How long a connection that was given up may still bring bytes to Redis; so much longer than a batch may be sent
+/// again, its receipt is kept.
 const LATENESS: Duration = Duration::from_secs(300);
 
 /// How error replies begin: by a word of their own, or by a sentence where Redis has only `ERR` for them.

@@ -264,8 +264,10 @@ fn group(out: &mut Vec<u8>, number: &[u8]) {
 const PAGE: &[u8] = include_bytes!("page.html");
 
 /// `Content-Security-Policy` of the page: its own style and script by their hashes, its own origin to ask for numbers.
-pub const POLICY: &str = "default-src 'none'; style-src 'sha256-3U2eOTrOrZzyDtdx+FUWj9/Ye6i57ekos9jYYKf5a/s='; script-src 'sha256-iXt8T0uD++TOPMwDxZZ5PF9S69BGOb62WqjsLwTd0go='; connect-src 'self'; \
-                          form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+pub const POLICY: &str = "default-src 'none'; \
+    style-src 'sha256-3U2eOTrOrZzyDtdx+FUWj9/Ye6i57ekos9jYYKf5a/s='; \
+    script-src 'sha256-iXt8T0uD++TOPMwDxZZ5PF9S69BGOb62WqjsLwTd0go='; \
+    connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// What is wrong with the store, as a clause in lower case.
 #[must_use]

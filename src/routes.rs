@@ -84,7 +84,8 @@ fn named(path: &[u8], counters: &Counters) -> Option<Act> {
     counters.named(name).map(act)
 }
 
-/// A badge is drawn for whoever visits what it stands on, so it counts; what shields.io reads when it sees fit does not.
+/// A badge is drawn for whoever visits what it stands on, so it counts; what shields.io reads when it sees fit does
+/// not.
 fn badge(path: &[u8], counters: &Counters) -> Option<(Act, Form)> {
     let path = path.strip_prefix(b"/badge")?;
     let ((act, form), path): ((ActOn, _), _) = match path.strip_suffix(b".svg") {

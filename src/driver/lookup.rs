@@ -1,7 +1,7 @@
 //! Looking a host's name up, on the thread that waits for it: the sockets, files and clock around `dns`.
 //!
-//! One server after the other is asked for both kinds of addresses at once, and asked again every second, since datagrams
-//! get lost. The files are read each time: they are small, and a container's may change while it runs.
+//! One server after the other is asked for both kinds of addresses at once, and asked again every second, since
+//! datagrams get lost. The files are read each time: they are small, and a container's may change while it runs.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};

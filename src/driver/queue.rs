@@ -1,7 +1,7 @@
 //! The queue before the store: the batch that gathers, and the clients who wait to be told a number.
 //!
-//! Each client has a seat for as long as it is connected; a batch carries seats. `W` is how a driver wakes the client on
-//! a seat: a task's waker, a thread's handle.
+//! Each client has a seat for as long as it is connected; a batch carries seats. `W` is how a driver wakes the client
+//! on a seat: a task's waker, a thread's handle.
 
 use std::time::{Duration, Instant};
 
@@ -91,8 +91,8 @@ impl<W> Queue<W> {
         self.seats.iter().filter(|seat| seat.resting.is_some()).filter_map(|seat| seat.waker.as_ref())
     }
 
-    /// Has somebody who rests give up the seat, and says how to wake them: whoever never asked anything before all others,
-    /// then whoever has rested longest. For so long as their next request may be on its way, nobody has to.
+    /// Has somebody who rests give up the seat, and says how to wake them: whoever never asked anything before all
+    /// others, then whoever has rested longest. For so long as their next request may be on its way, nobody has to.
     pub(super) fn evict(&mut self, now: Instant) -> Option<&W> {
         let ripe = |seat: &&mut Seat<W>| seat.resting.is_some_and(|(since, _)| since + GRACE <= now);
         let longest = |seat: &&mut Seat<W>| seat.resting.map(|(since, served)| (served, since));
@@ -140,8 +140,8 @@ impl<W> Queue<W> {
         self.doubtful.as_ref().map(|doubtful| doubtful.1).or(self.since)
     }
 
-    /// Takes the batch that is to be sent next, if there is one, in exchange for an empty one, and says since when it has
-    /// gathered.
+    /// Takes the batch that is to be sent next, if there is one, in exchange for an empty one, and says since when it
+    /// has gathered.
     pub(super) fn take(&mut self, batch: &mut Batch<usize>) -> Option<Instant> {
         if let Some((doubtful, since)) = self.take_doubtful() {
             *batch = doubtful;

@@ -2,7 +2,8 @@
 //!
 //! All threads share one `State` behind one lock. A client's thread adds its ask to the batch and, if nothing is under
 //! way, sends the batch off itself; then it is parked. The store's thread reads the replies, wakes those who wait, and
-//! sends what has gathered meanwhile. So a lone visit costs two changes of thread, and a batch as many as it has visits.
+//! sends what has gathered meanwhile. So a lone visit costs two changes of thread, and a batch as many as it has
+//! visits.
 //!
 //! Threads are bounded by `MAX_THREADS` as well as `MAX_CONNECTIONS`. At the bound, a connection on which nothing was
 //! asked yet is closed for the new one, or else the one that has rested longest; if none rests, the new one waits.
@@ -607,7 +608,8 @@ impl Talk {
     fn serve(&mut self) -> io::Result<()> {
         let limits = self.client.server.limits;
         let mut exchange = Exchange::default();
-        // The request that has begun, and when its last byte has to be here; for the first, it also has to begin by then.
+        // The request that has begun, and when its last byte has to be here; for the first, it also has to begin by
+        // then.
         let (mut begun, mut deadline) = (0, after(limits.header));
         let (mut idle, mut served) = (limits.header, false);
         loop {

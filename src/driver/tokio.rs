@@ -217,8 +217,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Accepts connections and hands each to the worker that has the fewest. When there are as many as there may be, one that
-/// rests has to go.
+/// Accepts connections and hands each to the worker that has the fewest. When there are as many as there may be, one
+/// that rests has to go.
 async fn accept(server: &'static Server, workers: &'static [Worker], listener: TcpListener) {
     let mut backoff = Backoff::default();
     loop {
@@ -828,7 +828,8 @@ impl Talk {
     async fn serve(&mut self) -> io::Result<()> {
         let limits = self.client.server().limits;
         let mut exchange = Exchange::default();
-        // The request that has begun, and when its last byte has to be here; for the first, it also has to begin by then.
+        // The request that has begun, and when its last byte has to be here; for the first, it also has to begin by
+        // then.
         let (mut begun, mut deadline) = (0, Instant::now() + limits.header);
         let mut idle = None;
         loop {
@@ -938,8 +939,8 @@ impl Talk {
     }
 }
 
-/// Takes what has come. Unlike `try_read`, this sees by a read that does not fill the room that no more is there, and so
-/// does not ask in vain the next time.
+/// Takes what has come. Unlike `try_read`, this sees by a read that does not fill the room that no more is there, and
+/// so does not ask in vain the next time.
 fn read(socket: &mut TcpStream, wire: &mut Wire, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     pin!(socket.read_buf(&mut wire.room())).poll(cx)
 }

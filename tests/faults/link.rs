@@ -1,5 +1,5 @@
-//! The way to Redis, cut at every byte, delayed, doubled, and garbled: what was answered stands, and notch finds back by
-//! itself.
+//! The way to Redis, cut at every byte, delayed, doubled, and garbled: what was answered stands, and notch finds back
+//! by itself.
 
 use std::time::Duration;
 

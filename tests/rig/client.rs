@@ -179,11 +179,13 @@ impl Answer {
         self.assert_one_line();
     }
 
-    /// One line that says it, or a whole page.
+    /// One line that says it, or a whole page whose status says it in one line.
     pub(crate) fn assert_one_line(&self) {
         let text = self.text();
         if self.field("Content-Type") == Some("text/html; charset=utf-8") {
             assert!(text.starts_with("<!doctype html>") && text.ends_with("</script>\n"), "a whole page: {self:?}");
+            let said = text.split_once("<p role=status>").and_then(|(_, rest)| rest.split_once('\n'));
+            assert!(said.is_some_and(|(said, _)| said.ends_with("</span></p>")), "one line that ends: {self:?}");
             return;
         }
         assert!(text.len() > 1 && text.find('\n') == Some(text.len() - 1), "one line that ends: {self:?}");

@@ -14,8 +14,8 @@
 //! word, and `INCRBY key 1` counts as `INCR key`. A `PING` that the script does not expect is answered by itself, as
 //! are the words of a greeting; any other command out of turn fails the test.
 //!
-//! This Redis refuses scripts, or runs them ([`Script::play_with_receipts`]); then a visit is heard as `ONCE visits 1 #1`:
-//! the counter, how many, and the number of the batch.
+//! This Redis refuses scripts, or runs them ([`Script::play_with_receipts`]); then a visit is heard as `ONCE visits 1
+//! #1`: the counter, how many, and the number of the batch.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};

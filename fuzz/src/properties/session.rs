@@ -60,8 +60,8 @@ fn converse(login: &Login, batches: &[Vec<Ask>], says: &[u8], mut arrival: Arriv
     let mut session = Session::open(login, Sender { id: 84, patience: Duration::from_secs(2) }, &mut wire);
     let greetings = 2 + usize::from(login.password.is_some()) + usize::from(login.db != 0);
     send(&mut wire, usize::MAX);
-    // Who has no such script, or may not keep receipts, is asked again in another way, so that what replies belong to is
-    // not told by their order.
+    // Who has no such script, or may not keep receipts, is asked again in another way, so that what replies belong to
+    // is not told by their order.
     let asks_again = |line: &[u8]| line.starts_with(b"NOPERM") || line.starts_with(b"NOSCRIPT");
     let again = replies(says).skip(greetings).any(|reply| matches!(reply, Reply::Error(line) if asks_again(line)));
     let mut replies = replies(says).skip(greetings);
