@@ -207,7 +207,9 @@ impl Page<'_> {
             b"before" => escape(out, self.before),
             b"number" => group(out, self.number),
             b"after" => self.after.iter().for_each(|words| escape(out, words)),
-            b"name" if !self.name.is_empty() => [b"/", self.name].iter().for_each(|part| out.extend_from_slice(part)),
+            b"name" | b"counter" if self.name.is_empty() => {}
+            b"name" => [b"/", self.name].iter().for_each(|part| out.extend_from_slice(part)),
+            b"counter" => [b"<p>", self.name, b"</p>"].iter().for_each(|part| out.extend_from_slice(part)),
             b"names" if !self.names.is_empty() => {
                 out.extend_from_slice(b"<nav aria-label=Counters>");
                 for name in self.names {
@@ -341,7 +343,8 @@ mod tests {
             "{page}"
         );
         assert!(page.contains("<span>&lt;a&quot;&gt;</span>") && page.contains("<span>&lt;&amp;</span>"), "{page}");
-        assert!(page.contains("action=\"/count/shop\"") && !page.contains("<nav"), "{page}");
+        assert!(page.contains("action=\"/count/shop\"") && page.contains("</h1><p>shop</p></header>"), "{page}");
+        assert!(!page.contains("<nav"), "{page}");
     }
 
     #[test]

@@ -52,9 +52,13 @@ fn a_page_says_what_was_counted() {
 #[test]
 fn a_page_counts_further_visits_of_its_own_counter() {
     let notch = notch().start();
-    for (path, action) in [("/", "/count"), ("/count", "/count"), ("/total/blog", "/count/blog")] {
+    for (path, action, name) in
+        [("/", "/count", ""), ("/count", "/count", ""), ("/total/blog", "/count/blog", "<p>blog</p>")]
+    {
         let form = format!("<form method=post action=\"{action}\">");
-        assert!(page(&notch, "GET", path).text().contains(&form), "{path}");
+        let page = page(&notch, "GET", path);
+        let named = format!("</h1>{name}</header>");
+        assert!(page.text().contains(&form) && page.text().contains(&named), "{path}");
     }
     let start = page(&notch, "GET", "/");
     for name in ["blog", "shop"] {
