@@ -66,7 +66,11 @@ fn an_error_reply_is_a_refusal_and_the_next_visit_counts() {
             answer.assert_not_counted();
             let shown = format!("{answer:?}{}", answer.text());
             // The page has one script of its own.
-            assert_eq!(answer.text().matches("<script").count(), usize::from(form == "text/html"), "{error}: {answer:?}");
+            assert_eq!(
+                answer.text().matches("<script").count(),
+                usize::from(form == "text/html"),
+                "{error}: {answer:?}"
+            );
             assert!(!shown.contains("zebra"), "{error}: {answer:?}");
             assert_eq!(notch.visit_when_it_counts(), 7, "{error}");
             script.done();
