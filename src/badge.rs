@@ -32,7 +32,7 @@ impl Look {
         let (first, second) = (length(&self.label), length(message));
         // In pixels, with five of them on either side of a text; lengths are in tenths.
         let (left, right) = ((first + 109) / 10, (second + 109) / 10);
-        template(TEMPLATE, |out, mark| {
+        template(TEMPLATE, &mut |out, mark| {
             let pixels = match mark {
                 b"label" => return escape(out, &self.label),
                 b"message" => return escape(out, message),

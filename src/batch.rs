@@ -133,6 +133,12 @@ impl<W> Batch<W> {
         self.sent
     }
 
+    /// How many wait in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.waiters.len()
+    }
+
     /// Whether nobody waits in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {

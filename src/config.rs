@@ -16,6 +16,7 @@ use crate::exchange::Site;
 use crate::ledger::Fsync;
 use crate::log::{Format, quote};
 use crate::machine;
+use crate::metrics::Metrics;
 use crate::redis::Login;
 use crate::render::Welcome;
 
@@ -41,6 +42,17 @@ pub enum Store {
     Redis(Login),
     /// A file of our own.
     Ledger(PathBuf, Fsync),
+}
+
+impl Store {
+    /// What it is called, whatever it holds.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Redis(_) => "redis",
+            Self::Ledger(..) => "ledger",
+        }
+    }
 }
 
 /// How long and how much, for the drivers.
@@ -219,6 +231,7 @@ impl<'a> Env<'a> {
             counters: Counters { main: self.key(), names: self.names() },
             served_by: self.hostname(),
             welcome: Welcome::new(&welcome),
+            metrics: Metrics::default(),
         }
     }
 

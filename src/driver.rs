@@ -7,14 +7,17 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
+use crate::batch::Batch;
 use crate::config::{Limits, Store};
 use crate::counter::{Ask, Cause, Fault, Key};
 use crate::ledger::{Fsync, Ledger, Unusable};
+use crate::metrics::{About, Metrics, Tally};
 use crate::redis::{Broken, Login};
 
 mod lookup;
@@ -152,6 +155,19 @@ impl fmt::Display for Place {
     }
 }
 
+/// The numbers of a server that begins now. `shared` says that more than one thread counts for each of its workers.
+fn metrics(driver: &'static str, store: &Store, limits: &Limits, workers: usize, shared: bool) -> Metrics {
+    let about = About { driver, store: store.name(), connections: limits.connections, since: unix_time() };
+    Metrics::new(about, workers, shared)
+}
+
+/// Notes that a batch was answered that was sent at that time, and says when.
+fn settled(tally: &Tally, batch: &Batch<usize>, sent: Instant) -> Instant {
+    let now = Instant::now();
+    tally.settled(batch.len(), now - sent);
+    now
+}
+
 /// The one line that says where and into what notch counts.
 fn announce(address: SocketAddr, store: &Store, workers: usize, limits: &Limits) {
     let into = match store {
@@ -237,13 +253,16 @@ struct Health {
     said: Status,
     /// The log says that no receipts are kept.
     told: bool,
+    /// What is known is also shown there.
+    metrics: &'static Metrics,
 }
 
 impl Health {
-    /// Nothing is known to any of `workers`.
+    /// Nothing is known to any worker.
     #[must_use]
-    fn new(workers: usize) -> Self {
-        Self { workers: vec![Status::Unknown; workers], keys: vec![None; workers], said: Status::Unknown, told: false }
+    fn new(metrics: &'static Metrics) -> Self {
+        let (workers, keys) = (vec![Status::Unknown; metrics.workers()], vec![None; metrics.workers()]);
+        Self { workers, keys, said: Status::Unknown, told: false, metrics }
     }
 
     /// Notes what a worker has seen and logs it if that changes the whole: the store is as well as the worker that
@@ -265,6 +284,7 @@ impl Health {
             _ => warn!(because = whole.words(), "the store does not count, visits are refused until it does"),
         }
         self.said = whole;
+        self.metrics.store_up.store(whole == Status::Up, Ordering::Relaxed);
     }
 
     /// What a visitor is told whom this worker gives up.
@@ -275,6 +295,9 @@ impl Health {
 
     /// Notes that Redis has greeted a worker, which is as much as a ping shows.
     fn greeted(&mut self, worker: usize) {
+        if self.workers[worker] != Status::Unknown {
+            self.metrics.worker(worker).reconnected();
+        }
         self.hear(worker, Ask::Ping, Status::Up);
     }
 
@@ -368,9 +391,13 @@ mod tests {
         }
     }
 
+    fn health(workers: usize) -> Health {
+        Health::new(Box::leak(Box::new(Metrics::new(About::default(), workers, false))))
+    }
+
     #[test]
     fn the_store_is_as_well_as_the_worker_that_sees_it_worst() {
-        let mut health = Health::new(2);
+        let mut health = health(2);
         let (away, refusing) = (Status::Away("gone"), Status::Refusing(Cause::ReadOnly));
         for (worker, status, said) in [
             (0, Status::Up, Status::Up),
@@ -383,6 +410,7 @@ mod tests {
         ] {
             health.note(worker, status);
             assert_eq!(health.said, said);
+            assert_eq!(health.metrics.store_up.load(Ordering::Relaxed), said == Status::Up);
         }
     }
 
@@ -392,7 +420,7 @@ mod tests {
         let key = |name: &[u8]| Key::new(name).expect("a good name");
         let (count, other) = (Ask::Count { key: key(b"a"), by: 1 }, Ask::Count { key: key(b"b"), by: 1 });
         let total = Ask::Total { key: key(b"a") };
-        let mut health = Health::new(1);
+        let mut health = health(1);
         for (ask, result, status) in [
             (count, refused(Cause::ReadOnly), Status::Refusing(Cause::ReadOnly)),
             (total, Ok(1), Status::Refusing(Cause::ReadOnly)),

@@ -7,8 +7,9 @@
 use crate::badge::{self, Look};
 use crate::counter::{Ask, Counters, Decimal, Fault, Key, Names};
 use crate::http::{self, Answer, Body, Connection, Framing, Reject, Status};
+use crate::metrics::{self, Metrics, Tally};
 use crate::render::{self, Form, Page, Welcome};
-use crate::routes::{self, Act, Plan};
+use crate::routes::{self, Act, Plan, Route};
 use crate::wire::Wire;
 
 /// What all answers of a server have in common.
@@ -19,6 +20,21 @@ pub struct Site {
     pub served_by: String,
     /// The sentence of the start page.
     pub welcome: Welcome,
+    /// What has been done so far; the driver knows who will do it.
+    pub metrics: Metrics,
+}
+
+impl Site {
+    /// Where to note what is done now.
+    fn tally(&self, now: &Now) -> &Tally {
+        self.metrics.worker(now.worker)
+    }
+
+    /// Writes an answer, and notes that it is there.
+    fn answer(&self, route: Route, answer: &Answer, body: &[&[u8]], now: &Now, wire: &mut Wire) {
+        http::answer(wire.output(), answer, &now.date, &self.served_by, body);
+        self.tally(now).answered(route, answer.status);
+    }
 }
 
 /// What changes while a server runs, and the answers along with it. Each worker has its own, and keeps in it what it
@@ -29,6 +45,8 @@ pub struct Now {
     date: [u8; 29],
     heard: Heard,
     said: Said,
+    /// Whose now it is.
+    pub worker: usize,
     /// The server is about to go: it says so at `/readyz`.
     pub leaving: bool,
     /// Connections close after the answer under way.
@@ -47,7 +65,7 @@ impl Now {
     pub const fn new() -> Self {
         let heard = Heard { bytes: Vec::new(), head: None };
         let said = Said { bytes: Vec::new(), of: None };
-        Self { second: None, date: [b' '; 29], heard, said, leaving: false, closing: false }
+        Self { second: None, date: [b' '; 29], heard, said, worker: 0, leaving: false, closing: false }
     }
 
     /// Sets the time in seconds since 1970. The date is rendered once a second.
@@ -173,6 +191,9 @@ impl Exchange {
     /// Takes the store's answer to [`Want::Total`].
     pub fn answer(&mut self, total: Result<i64, Fault>, site: &Site, now: &mut Now, wire: &mut Wire) {
         let State::Asked(visits) = self.state else { return };
+        if let Act::Count(_) = self.turn.plan.act {
+            site.tally(now).told(visits as u64, total);
+        }
         for place in 1..visits {
             // The store gave the number of the last.
             self.turn.answer(total.map(|total| total.wrapping_sub(visits - place)), None, site, now, wire);
@@ -281,7 +302,7 @@ impl Exchange {
     fn refuse(&mut self, reject: &Reject, site: &Site, now: &Now, wire: &mut Wire) {
         let answer = Answer { status: reject.status, connection: Connection::Close, ..plain(Form::Text) };
         let body = render::line(Form::Text, "error", [reject.words, ""]);
-        http::answer(wire.output(), &answer, &now.date, &site.served_by, &body);
+        site.answer(Route::Refused, &answer, &body, now, wire);
         self.state = State::Closed;
     }
 }
@@ -306,7 +327,7 @@ impl Turn {
 
     /// Writes the page of a counter.
     fn page(&self, key: &Key, total: Result<i64, Fault>, site: &Site, now: &Now, wire: &mut Wire) {
-        let Plan { act, form, bare } = self.plan;
+        let Plan { act, route, form, bare } = self.plan;
         let (status, [what, why]) = match (act, total) {
             (Act::Welcome(_), Err(fault)) => (Status::Ok, ["no count right now: ", render::why(fault)]),
             (_, Err(_)) => said(act, total, now.leaving),
@@ -330,23 +351,23 @@ impl Turn {
         };
         let policy = Some(render::POLICY);
         let answer = Answer { status, bare, policy, connection: self.connection, ..plain(form) };
-        http::answer(wire.output(), &answer, &now.date, &site.served_by, &[&page.html()]);
+        site.answer(route, &answer, &[&page.html()], now, wire);
     }
 
     /// Writes a badge. Browsers draw it whatever the status, which is that of the text.
     fn badge(&self, total: Result<i64, Fault>, look: &Look, site: &Site, now: &Now, wire: &mut Wire) {
-        let Plan { act, form, bare } = self.plan;
+        let Plan { act, route, form, bare } = self.plan;
         let status = if total.is_ok() { Status::Ok } else { said(act, total, now.leaving).0 };
         let policy = Some("default-src 'none'");
         let answer =
             Answer { status, bare, policy, cache: NOT_EVEN_BY_PROXIES, connection: self.connection, ..plain(form) };
         let drawing = look.svg(total.map(Decimal::new).as_deref().ok());
-        http::answer(wire.output(), &answer, &now.date, &site.served_by, &[&drawing]);
+        site.answer(route, &answer, &[&drawing], now, wire);
     }
 
     /// Writes the answer; `total` is the store's, where it was asked, and `look` that of a badge.
     fn answer(&self, total: Result<i64, Fault>, look: Option<&Look>, site: &Site, now: &mut Now, wire: &mut Wire) {
-        let Plan { act, form, bare } = self.plan;
+        let Plan { act, route, form, bare } = self.plan;
         if let (Form::Html, Act::Welcome(key) | Act::Count(key) | Act::Total(key)) = (form, &act) {
             return self.page(key, total, site, now, wire);
         }
@@ -355,9 +376,10 @@ impl Turn {
         }
         let number = total.map(Decimal::new);
         if let (Act::Count(key), Ok(number)) = (&act, &number) {
-            let body = render::count(form, key, number);
-            return now.tell(wire.output(), form, self.connection, &site.served_by, &body);
+            now.tell(wire.output(), form, self.connection, &site.served_by, &render::count(form, key, number));
+            return site.tally(now).answered(route, Status::Ok);
         }
+        let page;
         let mut answer = Answer { bare, connection: self.connection, ..plain(form) };
         let body = match (&act, &number) {
             (Act::Welcome(key), number) => site.welcome.lines(form, key, number),
@@ -369,6 +391,11 @@ impl Turn {
             (Act::Icon, _) => {
                 answer = Answer { status: Status::NoContent, media: None, cache: A_DAY, ..answer };
                 render::Body::new(&[])
+            }
+            (Act::Metrics, _) => {
+                answer.media = Some(metrics::MEDIA);
+                page = site.metrics.page();
+                render::Body::new(&[&page])
             }
             (Act::Robots, _) => {
                 answer = Answer { media: Some(Form::Text.media()), cache: A_DAY, ..answer };
@@ -383,7 +410,7 @@ impl Turn {
                 render::line(form, if status == Status::Ok { "status" } else { "error" }, words)
             }
         };
-        http::answer(wire.output(), &answer, &now.date, &site.served_by, &body);
+        site.answer(route, &answer, &body, now, wire);
     }
 }
 
@@ -447,12 +474,14 @@ const MAX_RUN: i64 = 64;
 mod tests {
     use super::*;
     use crate::counter::Cause;
+    use crate::metrics::About;
     use bytes::BufMut;
 
     fn site() -> Site {
         let main = Key::new(b"visits").expect("a good name");
         let names = Names::These(vec!["blog".into()]);
-        Site { counters: Counters { main, names }, served_by: "here".into(), welcome: Welcome::new("Hi") }
+        let metrics = Metrics::new(About::default(), 1, false);
+        Site { counters: Counters { main, names }, served_by: "here".into(), welcome: Welcome::new("Hi"), metrics }
     }
 
     /// A client, a server and a store that counts in memory.

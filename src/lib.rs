@@ -23,6 +23,7 @@ pub mod http;
 pub mod render;
 pub mod badge;
 pub mod routes;
+pub mod metrics;
 pub mod exchange;
 pub mod dns;
 pub mod machine;

@@ -198,7 +198,7 @@ impl Page<'_> {
     /// Fills in the template.
     #[must_use]
     pub fn html(&self) -> Vec<u8> {
-        template(PAGE, |out, mark| self.fill(out, mark))
+        template(PAGE, &mut |out, mark| self.fill(out, mark))
     }
 
     fn fill(&self, out: &mut Vec<u8>, mark: &[u8]) {
@@ -226,7 +226,7 @@ impl Page<'_> {
 }
 
 /// Fills in a template, whose marks stand between tildes.
-pub fn template(text: &[u8], mut fill: impl FnMut(&mut Vec<u8>, &[u8])) -> Vec<u8> {
+pub fn template(text: &[u8], fill: &mut dyn FnMut(&mut Vec<u8>, &[u8])) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() + 512);
     // Every other part is the name of a mark.
     for (at, part) in text.split(|&byte| byte == b'~').enumerate() {

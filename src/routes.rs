@@ -9,10 +9,56 @@ use crate::render::Form;
 pub struct Plan {
     /// What to do.
     pub act: Act,
+    /// Where the request went.
+    pub route: Route,
     /// How to say it.
     pub form: Form,
     /// The answer goes without its body: `HEAD`.
     pub bare: bool,
+}
+
+/// Where requests go, as metrics tell them apart: a few places, whatever clients ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Route {
+    /// `/`.
+    Page,
+    /// `/count`, and those with a name.
+    Count,
+    /// `/total`, and those with a name.
+    Total,
+    /// `/badge.svg` and `/badge.json`, and those with a name.
+    Badge,
+    /// `/livez`.
+    Livez,
+    /// `/readyz`.
+    Readyz,
+    /// `/metrics`.
+    Metrics,
+    /// Anywhere else.
+    #[default]
+    Other,
+    /// Nowhere, since it was refused before that, or while its body was read.
+    Refused,
+}
+
+impl Route {
+    /// What each is called, in their order.
+    pub const NAMES: [&'static str; 9] =
+        ["page", "count", "total", "badge", "livez", "readyz", "metrics", "other", "refused"];
+
+    /// The route to what a path is for, which is a badge if it is drawn.
+    fn to(act: Act, drawn: bool) -> Self {
+        match act {
+            _ if drawn => Self::Badge,
+            Act::Welcome(_) => Self::Page,
+            Act::Count(_) => Self::Count,
+            Act::Total(_) => Self::Total,
+            Act::Live => Self::Livez,
+            Act::Ready => Self::Readyz,
+            Act::Metrics => Self::Metrics,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// What can be asked of this server.
@@ -28,6 +74,8 @@ pub enum Act {
     Live,
     /// The store answers, and this server is there to stay.
     Ready,
+    /// What has been done so far, in numbers.
+    Metrics,
     /// There is no icon, and browsers need not ask again.
     Icon,
     /// What crawlers may follow.
@@ -46,6 +94,7 @@ pub fn plan(head: &Head<'_>, counters: &Counters) -> Plan {
         Act::Unknown => badge(head.path, counters).map_or((Act::Unknown, None), |(act, form)| (act, Some(form))),
         act => (act, None),
     };
+    let route = Route::to(act, drawn.is_some());
     let allowed = match act {
         Act::Count(_) => COUNTING,
         _ => READING,
@@ -66,7 +115,7 @@ pub fn plan(head: &Head<'_>, counters: &Counters) -> Plan {
         (Form::Html, _) => Form::Text,
         (form, _) => form,
     };
-    Plan { act, form, bare: head.method == Method::Head }
+    Plan { act, route, form, bare: head.method == Method::Head }
 }
 
 fn act(path: &[u8], counters: &Counters) -> Act {
@@ -100,12 +149,13 @@ fn badge(path: &[u8], counters: &Counters) -> Option<(Act, Form)> {
 type ActOn = fn(Key) -> Act;
 
 /// The paths that have no name in them.
-const PATHS: [(&str, ActOn); 7] = [
+const PATHS: [(&str, ActOn); 8] = [
     ("/count", Act::Count),
     ("/", Act::Welcome),
     ("/total", Act::Total),
     ("/livez", |_| Act::Live),
     ("/readyz", |_| Act::Ready),
+    ("/metrics", |_| Act::Metrics),
     ("/favicon.ico", |_| Act::Icon),
     ("/robots.txt", |_| Act::Robots),
 ];

@@ -25,6 +25,7 @@ use crate::counter::{Ask, Fault};
 use crate::exchange::{Exchange, Now, Site, Want};
 use crate::ledger::Ledger;
 use crate::machine;
+use crate::metrics::Metrics;
 use crate::redis::{Fate, Login, Sender, Session};
 use crate::wire::Wire;
 
@@ -32,19 +33,20 @@ use crate::wire::Wire;
 ///
 /// # Errors
 /// Serving could not begin.
-pub fn run(config: Config, signals: SigSet) -> Result<(), Failure> {
-    // It is never dropped: some of the threads that look at it serve until the process ends.
-    let config: &Config = Box::leak(Box::new(config));
+pub fn run(mut config: Config, signals: SigSet) -> Result<(), Failure> {
     let listener = TcpListener::bind(config.listen).map_err(|error| Failure::Listen(config.listen, error))?;
     let address = listener.local_addr().unwrap_or(config.listen);
     let limits = config.limits.within(machine::open_files(), 1);
     let limits = Limits { connections: limits.connections.min(MAX_THREADS), ..limits };
+    config.site.metrics = super::metrics("threads", &config.store, &limits, 1, true);
+    // It is never dropped: some of the threads that look at it serve until the process ends.
+    let config: &Config = Box::leak(Box::new(config));
     let server: &_ = Box::leak(Box::new(Server {
         site: &config.site,
         limits,
         leaving: AtomicBool::new(false),
         closing: AtomicBool::new(false),
-        state: Mutex::new(State::new()),
+        state: Mutex::new(State::new(&config.site.metrics)),
         gathered: Condvar::new(),
         impatient: Condvar::new(),
         left: Condvar::new(),
@@ -96,7 +98,7 @@ fn life(server: &'static Server, listener: TcpListener, address: SocketAddr, sig
     server.close();
     // Whoever accepts is woken by one connection more, and closes the listener.
     let _ = TcpStream::connect_timeout(&super::reachable(address), LINGER);
-    if !server.wait(server.limits.drain, |state| state.hurried || state.open == 0) {
+    if !server.wait(server.limits.drain, |state| state.hurried || state.open() == 0) {
         super::caution("stopping with connections still open: DRAIN_TIMEOUT has passed", None);
     }
     super::inform("stopped");
@@ -132,9 +134,10 @@ struct State {
     /// The batch that the ledger writes, if that is where we count.
     written: Written,
     health: Health,
+    /// The number of connections in there changes under the lock that this is behind.
+    metrics: &'static Metrics,
     /// Nobody waits, so that the first who does has to say so.
     dozing: bool,
-    open: usize,
     hurried: bool,
     stopped: bool,
     spares: Vec<Wire>,
@@ -209,12 +212,12 @@ impl Server {
     /// Gives a connection its thread, as soon as there is room for one.
     fn seat(&'static self, socket: &Arc<TcpStream>) {
         let mut state = self.state();
-        while state.open >= self.limits.connections {
+        while state.open() >= self.limits.connections {
             state.evict();
             state = doze(&self.left, state, GRACE);
         }
         state.queue.calm();
-        state.open += 1;
+        state.metrics.open.fetch_add(1, Ordering::Relaxed);
         drop(state);
         let mut told = false;
         loop {
@@ -327,11 +330,14 @@ impl Server {
     /// The count in the ledger: one batch after the other.
     fn ledger(&self, mut ledger: Ledger) {
         self.note(Status::Up);
-        let (mut asks, mut results, mut sync) = (Vec::new(), Vec::new(), None);
+        let (mut asks, mut results, mut sync, mut free) = (Vec::new(), Vec::new(), None, Instant::now());
         while self.collect(&mut asks, sync) {
             ledger.commit(&asks, &mut results);
             let mut state = self.state();
-            let State { written, .. } = &mut *state;
+            let State { written, metrics, .. } = &mut *state;
+            if let Some(since) = written.since {
+                free = super::settled(metrics.worker(0), &written.batch, since.max(free));
+            }
             results.drain(..).for_each(|result| written.batch.reply(result));
             state.tell_written();
             self.release(state);
@@ -369,19 +375,24 @@ fn doze<'state>(event: &Condvar, state: MutexGuard<'state, State>, long: Duratio
 }
 
 impl State {
-    fn new() -> Self {
+    fn new(metrics: &'static Metrics) -> Self {
         Self {
             queue: Queue::default(),
             link: None,
             written: Written::default(),
-            health: Health::new(1),
+            health: Health::new(metrics),
+            metrics,
             dozing: false,
-            open: 0,
             hurried: false,
             stopped: false,
             spares: Vec::new(),
             woken: Vec::new(),
         }
+    }
+
+    /// Connections that are open.
+    fn open(&self) -> usize {
+        self.metrics.open.load(Ordering::Relaxed)
     }
 
     /// Somebody is the first to wait: sends off what gathers if nothing is under way, and wakes whoever has to know.
@@ -405,15 +416,17 @@ impl State {
 
     /// Takes bytes from Redis: wakes those whose batch is answered, and sends off the next.
     fn receive(&mut self, mut bytes: &[u8]) -> Result<(), Status> {
-        let Self { link: Some(link), queue, health, woken, .. } = self else { return Err(CLOSED) };
+        let Self { link: Some(link), queue, health, metrics, woken, .. } = self else { return Err(CLOSED) };
         while !bytes.is_empty() {
             bytes = link.wire.take_in(bytes);
             if let Some(batch) = link.session.settle(&mut link.wire).map_err(Status::of)? {
+                link.free = super::settled(metrics.worker(0), batch, link.since.max(link.free));
                 health.learn(0, batch.replies());
                 queue.tell(batch, Fault::Lost, |chair| woken.push(chair.thread.clone()));
             }
         }
         if link.session.is_free() && !std::mem::replace(&mut link.proven, true) {
+            link.free = Instant::now();
             health.greeted(0);
         }
         if link.proven && !link.session.keeps_receipts() {
@@ -480,6 +493,8 @@ struct Link {
     batch: Batch<usize>,
     /// Since when the batch under way, or the greeting, has been waited for.
     since: Instant,
+    /// Since when the session is free, or was before that batch: it was sent at the later of the two.
+    free: Instant,
     /// Redis has greeted us.
     proven: bool,
     /// It was given up.
@@ -491,7 +506,7 @@ impl Link {
         let mut wire = Wire::default();
         let session = Session::open(login, sender, &mut wire);
         let (batch, since) = (Batch::default(), Instant::now());
-        Self { socket, wire, session, batch, since, proven: false, late: false }
+        Self { socket, wire, session, batch, since, free: since, proven: false, late: false }
     }
 
     /// Since when something is waited for.
@@ -570,7 +585,7 @@ impl Drop for Client {
     fn drop(&mut self) {
         let mut state = self.server.state();
         state.queue.leave(self.seat);
-        state.open -= 1;
+        state.metrics.open.fetch_sub(1, Ordering::Relaxed);
         drop(state);
         self.server.left.notify_all();
     }

@@ -39,7 +39,7 @@ use crate::wire::Wire;
 ///
 /// # Errors
 /// Serving could not begin.
-pub fn run(config: Config, signals: SigSet) -> Result<(), Failure> {
+pub fn run(mut config: Config, signals: SigSet) -> Result<(), Failure> {
     let count = config.workers.unwrap_or_else(machine::processors);
     let mut runtimes = Vec::new();
     for _ in 0..count {
@@ -57,13 +57,9 @@ pub fn run(config: Config, signals: SigSet) -> Result<(), Failure> {
     let limits = config.limits.within(machine::open_files(), count);
     super::announce(listener.local_addr().unwrap_or(config.listen), &config.store, count, &limits);
 
-    let server = keep(Server {
-        site: config.site,
-        limits,
-        health: Mutex::new(Health::new(count)),
-        open: AtomicUsize::new(0),
-        left: Mutex::new(None),
-    });
+    config.site.metrics = super::metrics("tokio", &config.store, &limits, count, false);
+    let site = keep(config.site);
+    let server = keep(Server { site, limits, health: Mutex::new(Health::new(&site.metrics)), left: Mutex::new(None) });
     let mut workers = Vec::new();
     for (index, own) in runtimes.iter().enumerate() {
         workers.push(Worker { index, server, handle: own.handle().clone(), open: AtomicUsize::new(0) });
@@ -192,21 +188,24 @@ async fn first<A>(one: impl Future<Output = A>, other: impl Future) -> bool {
 
 /// What all workers share.
 struct Server {
-    site: Site,
+    site: &'static Site,
     limits: Limits,
     health: Mutex<Health>,
-    /// Connections that are open.
-    open: AtomicUsize,
-    /// Whom to wake when one of them is not any more.
+    /// Whom to wake when a connection is not open any more.
     left: Mutex<Option<Waker>>,
 }
 
 impl Server {
+    /// Connections that are open.
+    fn open(&self) -> &AtomicUsize {
+        &self.site.metrics.open
+    }
+
     /// Waits until fewer than `bound` connections are open.
     async fn vacancy(&self, bound: usize) {
         poll_fn(|cx| {
             *lock(&self.left) = Some(cx.waker().clone());
-            if self.open.load(Ordering::SeqCst) < bound { Poll::Ready(()) } else { Poll::Pending }
+            if self.open().load(Ordering::SeqCst) < bound { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
@@ -227,7 +226,7 @@ async fn accept(server: &'static Server, workers: &'static [Worker], listener: T
         match accepted.and_then(|(socket, _)| socket.into_std()) {
             Ok(socket) => {
                 backoff = Backoff::default();
-                if server.open.load(Ordering::SeqCst) >= server.limits.connections {
+                if server.open().load(Ordering::SeqCst) >= server.limits.connections {
                     make_room(server, workers).await;
                 }
                 if let Some(worker) = workers.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed)) {
@@ -347,6 +346,11 @@ impl Worker {
         lock(&self.server.health).note(self.index, status);
     }
 
+    /// Notes that a batch was answered that was sent at that time, and says when.
+    fn settled(&self, batch: &Batch<usize>, sent: Instant) -> Instant {
+        super::settled(self.server.site.metrics.worker(self.index), batch, sent.into_std()).into()
+    }
+
     /// Ends a batch that the store has done with, or that is given up.
     fn tell(&self, batch: &mut Batch<usize>, fault: Fault) {
         lock(&self.server.health).learn(self.index, batch.replies());
@@ -405,6 +409,8 @@ impl State {
 
 /// Sees to it that nobody waits longer than `STORE_TIMEOUT` to be sent to the store.
 async fn impatience(worker: &'static Worker) {
+    // It is the first task on its thread.
+    state(|state| state.now.worker = worker.index);
     loop {
         let since = poll_fn(|cx| {
             state(|state| {
@@ -482,6 +488,8 @@ struct Link {
     batch: Batch<usize>,
     /// Since when the batch under way, or the greeting, has been waited for.
     since: Instant,
+    /// Since when the session is free, or was before that batch: it was sent at the later of the two.
+    free: Instant,
     alarm: Alarm,
     /// Redis has greeted us.
     proven: bool,
@@ -493,7 +501,7 @@ impl Link {
         let session = Session::open(login, sender, &mut wire);
         let since = Instant::now();
         let (batch, alarm) = (Batch::default(), Alarm::new(since));
-        Self { worker, socket, wire, session, batch, since, alarm, proven: false }
+        Self { worker, socket, wire, session, batch, since, free: since, alarm, proven: false }
     }
 
     /// Carries batches until something goes wrong, and says what.
@@ -507,6 +515,7 @@ impl Link {
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Status> {
         while self.receive(cx)? {
             if let Some(batch) = self.session.settle(&mut self.wire).map_err(Status::of)? {
+                self.free = self.worker.settled(batch, self.since.max(self.free));
                 self.worker.tell(batch, Fault::Lost);
             }
         }
@@ -524,6 +533,7 @@ impl Link {
     /// Sends off what has gathered, or waits for it.
     fn submit(&mut self, cx: &mut Context<'_>) {
         if !std::mem::replace(&mut self.proven, true) {
+            self.free = Instant::now();
             lock(&self.worker.server.health).greeted(self.worker.index);
         }
         if !self.session.keeps_receipts() {
@@ -574,9 +584,11 @@ impl Link {
 async fn ledger(worker: &'static Worker, desk: &'static Desk) {
     worker.note(Status::Up);
     let mut batch = Batch::default();
-    let mut alarm = Alarm::new(Instant::now());
+    let mut free = Instant::now();
+    let mut alarm = Alarm::new(free);
     loop {
-        let deadline = worker.gathered(&mut batch).await + worker.server.limits.store;
+        let since = worker.gathered(&mut batch).await;
+        let deadline = since + worker.server.limits.store;
         desk.submit(worker.index, batch.asks());
         poll_fn(|cx| {
             if desk.poll(worker.index, &mut batch, cx).is_ready() {
@@ -589,6 +601,7 @@ async fn ledger(worker: &'static Worker, desk: &'static Desk) {
             Poll::Pending
         })
         .await;
+        free = worker.settled(&batch, since.max(free));
         worker.tell(&mut batch, Fault::Lost);
     }
 }
@@ -720,7 +733,7 @@ struct Place {
 impl Place {
     fn take(worker: &'static Worker) -> Self {
         worker.open.fetch_add(1, Ordering::Relaxed);
-        worker.server.open.fetch_add(1, Ordering::SeqCst);
+        worker.server.open().fetch_add(1, Ordering::SeqCst);
         Self { worker }
     }
 }
@@ -728,7 +741,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.worker.open.fetch_sub(1, Ordering::Relaxed);
-        self.worker.server.open.fetch_sub(1, Ordering::SeqCst);
+        self.worker.server.open().fetch_sub(1, Ordering::SeqCst);
         if let Some(waker) = lock(&self.worker.server.left).take() {
             waker.wake();
         }
@@ -752,7 +765,7 @@ impl Client {
 
     /// A turn of the exchange.
     fn turn<T>(&self, turn: impl FnOnce(&Site, &mut Now) -> T) -> T {
-        state(|state| turn(&self.server().site, &mut state.now))
+        state(|state| turn(self.server().site, &mut state.now))
     }
 
     /// Asks the store. Until it answers, the client's memory is lent out.

@@ -13,6 +13,7 @@ mod framing;
 mod healthcheck;
 mod ledger;
 mod logs;
+mod metrics;
 mod names;
 mod pages;
 mod redis;

@@ -3,7 +3,7 @@
 use crate::rig::{Json, Notch, Redis, Settings};
 
 /// Everything that shows the state of this moment; none of it may be kept by anybody.
-const LIVE: [&str; 5] = ["/", "/count", "/total", "/livez", "/readyz"];
+const LIVE: [&str; 6] = ["/", "/count", "/total", "/livez", "/readyz", "/metrics"];
 const KEPT: [&str; 2] = ["/favicon.ico", "/robots.txt"];
 
 const JSON: (&str, &str) = ("Accept", "application/json");

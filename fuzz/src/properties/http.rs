@@ -8,6 +8,7 @@
 use bytes::BufMut;
 use notch::counter::{Ask, Cause, Counters, Fault, Key, Names};
 use notch::exchange::{Exchange, Now, Site, Want};
+use notch::metrics::{About, Metrics};
 use notch::render::Welcome;
 use notch::wire::{MAX_UNREAD, Wire};
 
@@ -58,8 +59,9 @@ impl Visit {
     fn play(stream: &[u8], pieces: Pieces, leaving: bool) -> Told {
         let main = Key::new(b"visits").expect("a good name");
         let names = Names::These(["blog", "down", "lost", "full"].map(str::to_owned).to_vec());
-        let site =
-            Site { counters: Counters { main, names }, served_by: "here".to_owned(), welcome: Welcome::new("Hi") };
+        let metrics = Metrics::new(About::default(), 1, false);
+        let (counters, served_by) = (Counters { main, names }, "here".to_owned());
+        let site = Site { counters, served_by, welcome: Welcome::new("Hi"), metrics };
         let mut now = Now::default();
         now.leaving = leaving;
         now.set(784_111_777);
