@@ -17,6 +17,7 @@ use crate::ledger::Fsync;
 use crate::log::{Format, quote};
 use crate::machine;
 use crate::metrics::Metrics;
+use crate::origin::{self, Origins};
 use crate::redis::Login;
 use crate::render::Welcome;
 
@@ -136,6 +137,12 @@ const SETTINGS: &[Setting] = &[
     setting("FSYNC", "always", "when the ledger is synced: always, everysec, never", "always"),
     setting("COUNTER_KEY", "visits", "Redis key of the counter (named ones: visits:NAME)", "visits"),
     setting("COUNTERS", "", "names allowed, comma-separated; * allows any", "blog,shop"),
+    setting(
+        "CORS_ORIGINS",
+        "",
+        "origins whose pages may count and read, comma-separated; * for any",
+        "https://example.org",
+    ),
     setting("WELCOME", "Welcome! Every visit counts.", "the sentence of the start page", "Hello"),
     setting("WORKERS", "processors", "event loops", "2"),
     setting("MAX_CONNECTIONS", "10000", "connections open at once", "10000"),
@@ -229,6 +236,7 @@ impl<'a> Env<'a> {
         }
         Site {
             counters: Counters { main: self.key(), names: self.names() },
+            origins: self.origins(),
             served_by: self.hostname(),
             welcome: Welcome::new(&welcome),
             metrics: Metrics::default(),
@@ -251,19 +259,25 @@ impl<'a> Env<'a> {
         if list.trim_ascii() == "*" {
             return Names::Any;
         }
-        let mut names = Vec::new();
-        let mut rest = Some(list.as_str()).filter(|list| !list.is_empty());
-        while let Some(list) = rest {
-            let (name, more) = split(list, b',').map_or((list, None), |(name, more)| (name, Some(more)));
-            names.push(name.trim_ascii().to_owned());
-            rest = more;
-        }
+        let names = members(&list);
         if !names.iter().all(|name| Names::is_well_formed(name.as_bytes())) {
             let most = Names::MAX;
             let problem = format_args!("no list of names of 1 to {most} letters, digits, dots, hyphens, underscores");
             self.unlike("COUNTERS", &list, problem);
         }
         Names::These(names)
+    }
+
+    fn origins(&mut self) -> Origins {
+        let list = self.text("CORS_ORIGINS");
+        let origins = members(&list);
+        let most = Origins::MAX;
+        if list.trim_ascii() != origin::ANY && (origins.len() > most || !origins.iter().all(|origin| is_origin(origin)))
+        {
+            let problem = format_args!("no list of up to {most} origins as browsers write them, scheme://host[:port]");
+            self.unlike("CORS_ORIGINS", &list, problem);
+        }
+        Origins::new(origins)
     }
 
     /// What tells this replica from its brothers. The kernel knows it even where no shell has set `HOSTNAME`.
@@ -429,6 +443,18 @@ fn default(name: &str) -> &'static str {
     SETTINGS.iter().find(|setting| setting.name == name).map_or("", |setting| setting.default)
 }
 
+/// The members of a list between commas, without the blanks around them.
+fn members(list: &str) -> Vec<String> {
+    let mut members = Vec::new();
+    let mut rest = Some(list).filter(|list| !list.is_empty());
+    while let Some(list) = rest {
+        let (member, more) = split(list, b',').map_or((list, None), |(member, more)| (member, Some(more)));
+        members.push(member.trim_ascii().to_owned());
+        rest = more;
+    }
+    members
+}
+
 /// What stands before and after the first `mark`, a byte of ASCII.
 fn split(text: &str, mark: u8) -> Option<(&str, &str)> {
     text.bytes().position(|byte| byte == mark).map(|at| (&text[..at], &text[at + 1..]))
@@ -470,16 +496,7 @@ fn url_login(url: &str, login: &mut Login) -> Result<(), &'static str> {
     let rest = url.strip_prefix("redis://").ok_or("does not begin with redis://")?;
     let (authority, db) = split(rest, b'/').unwrap_or((rest, ""));
     let (user, place) = split_last(authority, b'@').unwrap_or(("", authority));
-    let (host, port) = match place.strip_prefix('[') {
-        None => split(place, b':').map_or((place, None), |(host, port)| (host, Some(port))),
-        Some(rest) => match split(rest, b']').ok_or("the bracket of the address is not closed")? {
-            (host, "") => (host, None),
-            (host, rest) => (host, Some(rest.strip_prefix(':').ok_or("something other than a port follows the host")?)),
-        },
-    };
-    if host.is_empty() {
-        return Err("no host is named");
-    }
+    let (host, port) = host_and_port(place)?;
     login.host = host.to_owned();
     let (username, password) = split(user, b':').unwrap_or(("", user));
     login.username = decoded(username)?;
@@ -491,6 +508,32 @@ fn url_login(url: &str, login: &mut Login) -> Result<(), &'static str> {
         login.db = number(db, 0, MAX_DB).ok_or("the database is no number")? as u32;
     }
     Ok(())
+}
+
+/// Takes `host[:port]` apart; an IPv6 address stands in brackets.
+fn host_and_port(place: &str) -> Result<(&str, Option<&str>), &'static str> {
+    let (host, port) = match place.strip_prefix('[') {
+        None => split(place, b':').map_or((place, None), |(host, port)| (host, Some(port))),
+        Some(rest) => match split(rest, b']').ok_or("the bracket of the address is not closed")? {
+            (host, "") => (host, None),
+            (host, rest) => (host, Some(rest.strip_prefix(':').ok_or("something other than a port follows the host")?)),
+        },
+    };
+    if host.is_empty() { Err("no host is named") } else { Ok((host, port)) }
+}
+
+/// Whether it reads as browsers write origins: scheme, host, and the port unless it is the usual one, without capitals
+/// (HTML standard, "serialization of an origin"). Any other would never be like what they send.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, rest)) = split(text, b':') else { return false };
+    let Some(Ok((host, port))) = rest.strip_prefix("//").map(host_and_port) else { return false };
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-._:".contains(&byte);
+    let is_port = match (scheme, port) {
+        (_, None) => true,
+        ("https", Some("443")) | ("http", Some("80")) => false,
+        (_, Some(port)) => !port.starts_with('0') && number(port, 1, u16::MAX.into()).is_some(),
+    };
+    text.len() <= MAX_ORIGIN && !scheme.is_empty() && scheme.bytes().chain(host.bytes()).all(plain) && is_port
 }
 
 /// Undoes percent-encoding; `None` if nothing is there.
@@ -513,6 +556,9 @@ fn decoded(text: &str) -> Result<Option<String>, &'static str> {
     let text = String::from_utf8(bytes).map_err(|_| WRONG)?;
     Ok(Some(text).filter(|text| !text.is_empty()))
 }
+
+/// Longest origin in bytes; the name of a host has 253 at most.
+const MAX_ORIGIN: usize = 280;
 
 /// Where Redis listens if nobody says otherwise.
 const REDIS_PORT: u16 = 6379;
@@ -685,5 +731,66 @@ mod tests {
         let help = help();
         assert!(SETTINGS.iter().all(|setting| help.contains(&format!("  {} ", setting.name))));
         assert!(help.lines().count() < 40 && help.lines().all(|line| line.len() <= 100), "{help}");
+    }
+
+    #[test]
+    fn an_origin_is_as_browsers_write_it() {
+        for good in [
+            "*",
+            " * ",
+            "https://example.org",
+            "https://a.example, https://b.example",
+            "http://localhost:3000",
+            "https://a-b.example.org:8443",
+            "http://127.0.0.1:1",
+            "http://[::1]:65535",
+            "https://[2001:db8::1]",
+            "https://example.org:80",
+            "capacitor://localhost",
+            "moz-extension://8c2e",
+        ] {
+            assert!(read(&[("CORS_ORIGINS", good)]).is_ok(), "{good}");
+        }
+        let long = ["https://", &"a".repeat(MAX_ORIGIN - 7)].concat();
+        for bad in [
+            "null",
+            "example.org",
+            "https:",
+            "https://",
+            "https:example.org",
+            "//example.org",
+            "://example.org",
+            "https://example.org/",
+            "https://example.org/page",
+            "https://example.org?",
+            "https://*.example.org",
+            "https://user@example.org",
+            "https://Example.org",
+            "HTTPS://example.org",
+            "https://example.org:",
+            "https://example.org:0",
+            "https://example.org:08",
+            "https://example.org:65536",
+            "https://example.org:4294967297",
+            "https://example.org:+8",
+            "https://example.org:443",
+            "http://example.org:80",
+            "http://a:1:2",
+            "http://[::1",
+            "http://[]",
+            "http://[::1]8",
+            "http://[::G]",
+            "https://exa mple.org",
+            "https://example.org\r\nA: b",
+            "https://\u{fc}ber.example",
+            &long,
+            "*,https://example.org",
+            "https://example.org,",
+        ] {
+            assert!(read(&[("CORS_ORIGINS", bad)]).is_err(), "{bad}");
+        }
+        let list = |count| vec!["https://a.example"; count].join(",");
+        assert!(read(&[("CORS_ORIGINS", &list(Origins::MAX))]).is_ok());
+        assert!(read(&[("CORS_ORIGINS", &list(Origins::MAX + 1))]).is_err());
     }
 }

@@ -8,6 +8,7 @@ use crate::badge::{self, Look};
 use crate::counter::{Ask, Counters, Decimal, Fault, Key, Names};
 use crate::http::{self, Answer, Body, Connection, Framing, Reject, Status};
 use crate::metrics::{self, Metrics, Tally};
+use crate::origin::{Origins, Share};
 use crate::render::{self, Form, Page, Welcome};
 use crate::routes::{self, Act, Plan, Route};
 use crate::wire::Wire;
@@ -16,6 +17,8 @@ use crate::wire::Wire;
 pub struct Site {
     /// What is counted here.
     pub counters: Counters,
+    /// Whose pages may read it.
+    pub origins: Origins,
     /// `X-Served-By`.
     pub served_by: String,
     /// The sentence of the start page.
@@ -31,9 +34,10 @@ impl Site {
     }
 
     /// Writes an answer, and notes that it is there.
-    fn answer(&self, route: Route, answer: &Answer, body: &[&[u8]], now: &Now, wire: &mut Wire) {
-        http::answer(wire.output(), answer, &now.date, &self.served_by, body);
-        self.tally(now).answered(route, answer.status);
+    fn answer(&self, plan: &Plan, answer: Answer<'_>, body: &[&[u8]], now: &Now, wire: &mut Wire) {
+        let answer = Answer { origin: self.origins.said(plan.share), bare: plan.bare, ..answer };
+        http::answer(wire.output(), &answer, &now.date, &self.served_by, body);
+        self.tally(now).answered(plan.route, answer.status);
     }
 }
 
@@ -79,13 +83,15 @@ impl Now {
     }
 
     /// Writes the answer to a visit that was counted, as text or JSON.
-    fn tell(&mut self, out: &mut Vec<u8>, form: Form, connection: Connection, served_by: &str, body: &[&[u8]]) {
+    fn tell(&mut self, out: &mut Vec<u8>, turn: &Turn, site: &Site, body: &[&[u8]]) {
+        let Turn { plan: Plan { form, share, .. }, connection } = *turn;
         let length = body.iter().map(|piece| piece.len()).sum();
-        let (said, of) = (&mut self.said, Some((form, connection, length)));
+        let (said, of) = (&mut self.said, Some((form, share, connection, length)));
         if said.of != of {
             said.of = of;
             said.bytes.clear();
-            http::announce(&mut said.bytes, &Answer { connection, ..plain(form) }, &self.date, served_by, length);
+            let answer = Answer { origin: site.origins.said(share), connection, ..plain(form) };
+            http::announce(&mut said.bytes, &answer, &self.date, &site.served_by, length);
         }
         out.reserve(said.bytes.len() + length);
         out.extend_from_slice(&said.bytes);
@@ -115,10 +121,10 @@ impl Heard {
     }
 }
 
-/// The head of an answer to a counted visit: its form, and how long its body is. It holds for a second.
+/// The head of an answer to a counted visit: its form, who may read it, and how long its body is. It holds for a second.
 struct Said {
     bytes: Vec<u8>,
-    of: Option<(Form, Connection, usize)>,
+    of: Option<(Form, Share, Connection, usize)>,
 }
 
 /// What an exchange needs before it can go on. Before it waits for any of this, a driver sends what is unsent.
@@ -235,7 +241,7 @@ impl Exchange {
             && let Some((head, used)) = http::head(unread)?
         {
             self.searched = 0;
-            let plan = routes::plan(&head, &site.counters);
+            let plan = routes::plan(&head, &site.counters, &site.origins);
             let turn = Turn { plan, connection: connection(&head.framing) };
             if plan.form == Form::Badge {
                 self.look = Some(Box::new(Look::new(head.query)));
@@ -302,7 +308,7 @@ impl Exchange {
     fn refuse(&mut self, reject: &Reject, site: &Site, now: &Now, wire: &mut Wire) {
         let answer = Answer { status: reject.status, connection: Connection::Close, ..plain(Form::Text) };
         let body = render::line(Form::Text, "error", [reject.words, ""]);
-        site.answer(Route::Refused, &answer, &body, now, wire);
+        site.answer(&Plan { route: Route::Refused, ..Plan::default() }, answer, &body, now, wire);
         self.state = State::Closed;
     }
 }
@@ -327,7 +333,7 @@ impl Turn {
 
     /// Writes the page of a counter.
     fn page(&self, key: &Key, total: Result<i64, Fault>, site: &Site, now: &Now, wire: &mut Wire) {
-        let Plan { act, route, form, bare } = self.plan;
+        let Plan { act, form, .. } = self.plan;
         let (status, [what, why]) = match (act, total) {
             (Act::Welcome(_), Err(fault)) => (Status::Ok, ["no count right now: ", render::why(fault)]),
             (_, Err(_)) => said(act, total, now.leaving),
@@ -350,24 +356,23 @@ impl Turn {
             replica: &site.served_by,
         };
         let policy = Some(render::POLICY);
-        let answer = Answer { status, bare, policy, connection: self.connection, ..plain(form) };
-        site.answer(route, &answer, &[&page.html()], now, wire);
+        let answer = Answer { status, policy, connection: self.connection, ..plain(form) };
+        site.answer(&self.plan, answer, &[&page.html()], now, wire);
     }
 
     /// Writes a badge. Browsers draw it whatever the status, which is that of the text.
     fn badge(&self, total: Result<i64, Fault>, look: &Look, site: &Site, now: &Now, wire: &mut Wire) {
-        let Plan { act, route, form, bare } = self.plan;
+        let Plan { act, form, .. } = self.plan;
         let status = if total.is_ok() { Status::Ok } else { said(act, total, now.leaving).0 };
         let policy = Some("default-src 'none'");
-        let answer =
-            Answer { status, bare, policy, cache: NOT_EVEN_BY_PROXIES, connection: self.connection, ..plain(form) };
+        let answer = Answer { status, policy, cache: NOT_EVEN_BY_PROXIES, connection: self.connection, ..plain(form) };
         let drawing = look.svg(total.map(Decimal::new).as_deref().ok());
-        site.answer(route, &answer, &[&drawing], now, wire);
+        site.answer(&self.plan, answer, &[&drawing], now, wire);
     }
 
     /// Writes the answer; `total` is the store's, where it was asked, and `look` that of a badge.
     fn answer(&self, total: Result<i64, Fault>, look: Option<&Look>, site: &Site, now: &mut Now, wire: &mut Wire) {
-        let Plan { act, route, form, bare } = self.plan;
+        let Plan { act, route, form, .. } = self.plan;
         if let (Form::Html, Act::Welcome(key) | Act::Count(key) | Act::Total(key)) = (form, &act) {
             return self.page(key, total, site, now, wire);
         }
@@ -376,11 +381,11 @@ impl Turn {
         }
         let number = total.map(Decimal::new);
         if let (Act::Count(key), Ok(number)) = (&act, &number) {
-            now.tell(wire.output(), form, self.connection, &site.served_by, &render::count(form, key, number));
+            now.tell(wire.output(), self, site, &render::count(form, key, number));
             return site.tally(now).answered(route, Status::Ok);
         }
         let page;
-        let mut answer = Answer { bare, connection: self.connection, ..plain(form) };
+        let mut answer = Answer { connection: self.connection, ..plain(form) };
         let body = match (&act, &number) {
             (Act::Welcome(key), number) => site.welcome.lines(form, key, number),
             (Act::Total(_), Err(_)) if form == Form::Shield => {
@@ -397,6 +402,10 @@ impl Turn {
                 page = site.metrics.page();
                 render::Body::new(&[&page])
             }
+            (&Act::Preflight(methods), _) => {
+                answer = Answer { status: Status::NoContent, media: None, allow: Some(methods), ..answer };
+                render::Body::new(&[])
+            }
             (Act::Robots, _) => {
                 answer = Answer { media: Some(Form::Text.media()), cache: A_DAY, ..answer };
                 render::Body::new(&[ROBOTS])
@@ -410,7 +419,7 @@ impl Turn {
                 render::line(form, if status == Status::Ok { "status" } else { "error" }, words)
             }
         };
-        site.answer(route, &answer, &body, now, wire);
+        site.answer(&self.plan, answer, &body, now, wire);
     }
 }
 
@@ -439,13 +448,14 @@ fn connection(framing: &Framing) -> Connection {
 }
 
 /// An answer as most are: a good one, and of this moment only.
-fn plain(form: Form) -> Answer {
+fn plain(form: Form) -> Answer<'static> {
     Answer {
         status: Status::Ok,
         media: Some(form.media()),
         cache: "no-store",
         policy: None,
         allow: None,
+        origin: None,
         bare: false,
         connection: Connection::Open,
     }
@@ -481,7 +491,8 @@ mod tests {
         let main = Key::new(b"visits").expect("a good name");
         let names = Names::These(vec!["blog".into()]);
         let metrics = Metrics::new(About::default(), 1, false);
-        Site { counters: Counters { main, names }, served_by: "here".into(), welcome: Welcome::new("Hi"), metrics }
+        let (counters, origins) = (Counters { main, names }, Origins::default());
+        Site { counters, origins, served_by: "here".into(), welcome: Welcome::new("Hi"), metrics }
     }
 
     /// A client, a server and a store that counts in memory.
@@ -807,6 +818,8 @@ mod tests {
             "GET /count HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n",
             "GET /count HTTP/1.1\r\nHost: a\r\nConnection: close\r\n",
             "GET /count HTTP/1.1\r\nHost: a\r\nAccept: application/json\r\n",
+            "GET /count HTTP/1.1\r\nHost: a\r\nOrigin: http://b\r\n",
+            "GET /count HTTP/1.1\r\nHost: a\r\nOrigin: http://c\r\n",
             "GET /count/blog HTTP/1.1\r\nHost: a\r\n",
             "POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n",
             "HEAD /count HTTP/1.1\r\nHost: a\r\n",
@@ -817,6 +830,7 @@ mod tests {
         ];
         let play = |now: Now, head: &str| {
             let mut stage = Stage { now, ..Stage::new(Ok(6)) };
+            stage.site.origins = Origins::new(vec!["http://b".into()]);
             for _ in 0..5 {
                 stage.arrive(format!("{head}\r\nGET").as_bytes(), 200);
                 stage.arrive(b" /livez HTTP/1.1\r\nHost: a\r\n\r\n", 200);

@@ -86,6 +86,8 @@ pub enum Method {
     Head,
     /// `POST`.
     Post,
+    /// `OPTIONS`: allowed for nothing but to ask from a page of another origin what else is.
+    Options,
     /// Known, and never allowed here.
     Other,
 }
@@ -100,6 +102,10 @@ pub struct Head<'a> {
     pub query: &'a [u8],
     /// The `Accept` fields, empty where there is none.
     pub accept: [&'a [u8]; MAX_ACCEPT],
+    /// `Origin`: where the page is from that asks, if it is a page; empty if there is no such field.
+    pub origin: &'a [u8],
+    /// There is an `Access-Control-Request-Method`: with `OPTIONS`, it asks what a page of another origin may do.
+    pub preflight: bool,
     /// Marked as fetched ahead of a visit that may never come (`Sec-Purpose`, `Purpose`, `X-Moz`).
     pub prefetch: bool,
     /// How the message goes on behind the head.
@@ -147,7 +153,9 @@ pub fn head(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, &'static Reject> 
     }
     let old = request.version == Some(0);
     let (path, query) = path(method, target.as_bytes())?;
-    let head = Head { method, path, query, accept: read.accept, prefetch: read.prefetch, framing: read.framing(old)? };
+    let framing = read.framing(old)?;
+    let Fields { accept, origin, preflight, prefetch, .. } = read;
+    let head = Head { method, path, query, accept, origin, preflight, prefetch, framing };
     Ok(Some((head, used)))
 }
 
@@ -174,7 +182,8 @@ fn method(name: &str) -> Result<Method, &'static Reject> {
         "GET" => Ok(Method::Get),
         "HEAD" => Ok(Method::Head),
         "POST" => Ok(Method::Post),
-        "DELETE" | "OPTIONS" | "PATCH" | "PUT" | "TRACE" => Ok(Method::Other),
+        "OPTIONS" => Ok(Method::Options),
+        "DELETE" | "PATCH" | "PUT" | "TRACE" => Ok(Method::Other),
         _ => Err(UNKNOWN_METHOD),
     }
 }
@@ -183,7 +192,7 @@ fn method(name: &str) -> Result<Method, &'static Reject> {
 fn path(method: Method, target: &[u8]) -> Result<(&[u8], &[u8]), &'static Reject> {
     let rest = if target.starts_with(b"/") {
         target
-    } else if method == Method::Other {
+    } else if matches!(method, Method::Options | Method::Other) {
         return Ok((target, b""));
     } else {
         let (scheme, authority) = target.split_at_checked(7).ok_or(NO_PATH)?;
@@ -211,6 +220,8 @@ fn split_before<'a>(bytes: &'a [u8], ends: &[u8]) -> (&'a [u8], &'a [u8]) {
 #[derive(Default)]
 struct Fields<'a> {
     accept: [&'a [u8]; MAX_ACCEPT],
+    origin: &'a [u8],
+    preflight: bool,
     prefetch: bool,
     host: bool,
     close: bool,
@@ -230,6 +241,10 @@ impl<'a> Fields<'a> {
             if let Some(free) = self.accept.iter_mut().find(|field| field.is_empty()) {
                 *free = value;
             }
+        } else if is("origin") {
+            self.origin = value;
+        } else if is("access-control-request-method") {
+            self.preflight = true;
         } else if is("connection") {
             self.close |= has_token(value, "close");
             self.keep_alive |= has_token(value, "keep-alive");
@@ -435,7 +450,7 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
 
 /// An answer, but for its body.
 #[derive(Clone, Copy, Debug)]
-pub struct Answer {
+pub struct Answer<'a> {
     /// The status line.
     pub status: Status,
     /// `Content-Type`; absent if there is no body at all.
@@ -446,6 +461,10 @@ pub struct Answer {
     pub policy: Option<&'static str>,
     /// `Allow`, for the methods that a path knows (RFC 9110, section 15.5.6).
     pub allow: Option<&'static str>,
+    /// `Access-Control-Allow-Origin`: whose page may read it. If it is not `*`, the answer varies by who asks; an empty one
+    /// only says so. With `allow` in an answer without content, it is what a preflight asks for (Fetch standard, "CORS
+    /// protocol").
+    pub origin: Option<&'a str>,
     /// Whether the body stays away although the fields describe it: the answer to `HEAD`.
     pub bare: bool,
     /// What becomes of the connection.
@@ -465,7 +484,7 @@ pub enum Connection {
 }
 
 /// Appends an answer, whose body comes in pieces. What the head needs of it is what [`announce`] says.
-pub fn answer(out: &mut Vec<u8>, answer: &Answer, date: &[u8], served_by: &str, body: &[&[u8]]) {
+pub fn answer(out: &mut Vec<u8>, answer: &Answer<'_>, date: &[u8], served_by: &str, body: &[&[u8]]) {
     let length = body.iter().map(|piece| piece.len()).sum();
     out.reserve(USUAL_HEAD + length);
     announce(out, answer, date, served_by, length);
@@ -478,7 +497,7 @@ pub fn answer(out: &mut Vec<u8>, answer: &Answer, date: &[u8], served_by: &str, 
 
 /// Appends the head of an answer whose body is so many bytes long; one that is unavailable may be asked for again in a
 /// second. `date` is the second in which it is made, and `served_by` names us.
-pub fn announce(out: &mut Vec<u8>, answer: &Answer, date: &[u8], served_by: &str, length: usize) {
+pub fn announce(out: &mut Vec<u8>, answer: &Answer<'_>, date: &[u8], served_by: &str, length: usize) {
     for piece in ["HTTP/1.1 ", answer.status.line(), "\r\nDate: "] {
         out.extend_from_slice(piece.as_bytes());
     }
@@ -500,12 +519,33 @@ pub fn announce(out: &mut Vec<u8>, answer: &Answer, date: &[u8], served_by: &str
     if answer.status == Status::Unavailable {
         field(out, "Retry-After", b"1");
     }
+    if let Some(origin) = answer.origin {
+        share(out, answer, origin);
+    }
     match answer.connection {
         Connection::Open => {}
         Connection::KeepAlive => field(out, "Connection", b"keep-alive"),
         Connection::Close => field(out, "Connection", b"close"),
     }
     out.extend_from_slice(b"\r\n\r\n");
+}
+
+/// Says whose page may read the answer, and what of its head, or what else it may do.
+fn share(out: &mut Vec<u8>, answer: &Answer<'_>, origin: &str) {
+    if origin != "*" {
+        field(out, "Vary", b"Origin");
+    }
+    if origin.is_empty() {
+        return;
+    }
+    field(out, "Access-Control-Allow-Origin", origin.as_bytes());
+    match (answer.status, answer.allow) {
+        (Status::NoContent, Some(methods)) => {
+            field(out, "Access-Control-Allow-Methods", methods.as_bytes());
+            field(out, "Access-Control-Max-Age", b"86400");
+        }
+        _ => field(out, "Access-Control-Expose-Headers", b"X-Served-By, Retry-After"),
+    }
 }
 
 fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {

@@ -22,6 +22,7 @@ pub mod ledger;
 pub mod http;
 pub mod render;
 pub mod badge;
+pub mod origin;
 pub mod routes;
 pub mod metrics;
 pub mod exchange;

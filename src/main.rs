@@ -46,7 +46,7 @@ fn serve() -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return complain(&format_args!("cannot wait for signals: {error}"), FAILED),
     };
-    match driver::run(*config, signals) {
+    match driver::run(config, signals) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             error!("{failure}");

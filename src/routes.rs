@@ -2,6 +2,7 @@
 
 use crate::counter::{Counters, Key};
 use crate::http::{Head, Method};
+use crate::origin::{Origins, Share};
 use crate::render::Form;
 
 /// What a request is for, and in which form it wants its answer.
@@ -13,6 +14,8 @@ pub struct Plan {
     pub route: Route,
     /// How to say it.
     pub form: Form,
+    /// Whose page may read it.
+    pub share: Share,
     /// The answer goes without its body: `HEAD`.
     pub bare: bool,
 }
@@ -80,6 +83,8 @@ pub enum Act {
     Icon,
     /// What crawlers may follow.
     Robots,
+    /// Say to a page of another origin that it may use these methods.
+    Preflight(&'static str),
     /// Nothing is here.
     #[default]
     Unknown,
@@ -89,7 +94,7 @@ pub enum Act {
 
 /// Finds what `head` is for.
 #[must_use]
-pub fn plan(head: &Head<'_>, counters: &Counters) -> Plan {
+pub fn plan(head: &Head<'_>, counters: &Counters, origins: &Origins) -> Plan {
     let (act, drawn) = match act(head.path, counters) {
         Act::Unknown => badge(head.path, counters).map_or((Act::Unknown, None), |(act, form)| (act, Some(form))),
         act => (act, None),
@@ -99,9 +104,17 @@ pub fn plan(head: &Head<'_>, counters: &Counters) -> Plan {
         Act::Count(_) => COUNTING,
         _ => READING,
     };
+    // Where nothing is, a page might have meant a counter, and is to see that there is none.
+    let share = match act {
+        Act::Count(_) | Act::Total(_) | Act::Unknown => origins.share(head.origin),
+        _ => Share::Unsaid,
+    };
     let act = match (head.method, act) {
         (_, Act::Unknown) => Act::Unknown,
-        (Method::Other, _) => Act::Allow(allowed),
+        (Method::Options, _) if head.preflight && !head.origin.is_empty() && matches!(share, Share::With(_)) => {
+            Act::Preflight(allowed)
+        }
+        (Method::Options | Method::Other, _) => Act::Allow(allowed),
         (Method::Post, _) if allowed == READING => Act::Allow(READING),
         // A look at what would be answered is no visit, and neither is a page fetched ahead of one.
         (Method::Head, Act::Count(key)) => Act::Total(key),
@@ -109,13 +122,13 @@ pub fn plan(head: &Head<'_>, counters: &Counters) -> Plan {
         (_, act) => act,
     };
     let form = match (drawn.unwrap_or_else(|| Form::choose(&head.accept)), act) {
-        (Form::Badge | Form::Shield, Act::Unknown | Act::Allow(_)) => Form::Text,
+        (Form::Badge | Form::Shield, Act::Unknown | Act::Allow(_) | Act::Preflight(_)) => Form::Text,
         (Form::Html, Act::Welcome(_) | Act::Count(_) | Act::Total(_)) => Form::Html,
         // Only numbers have a page.
         (Form::Html, _) => Form::Text,
         (form, _) => form,
     };
-    Plan { act, route, form, bare: head.method == Method::Head }
+    Plan { act, route, form, share, bare: head.method == Method::Head }
 }
 
 fn act(path: &[u8], counters: &Counters) -> Act {

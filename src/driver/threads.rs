@@ -33,14 +33,14 @@ use crate::wire::Wire;
 ///
 /// # Errors
 /// Serving could not begin.
-pub fn run(mut config: Config, signals: SigSet) -> Result<(), Failure> {
+pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     let listener = TcpListener::bind(config.listen).map_err(|error| Failure::Listen(config.listen, error))?;
     let address = listener.local_addr().unwrap_or(config.listen);
     let limits = config.limits.within(machine::open_files(), 1);
     let limits = Limits { connections: limits.connections.min(MAX_THREADS), ..limits };
     config.site.metrics = super::metrics("threads", &config.store, &limits, 1, true);
     // It is never dropped: some of the threads that look at it serve until the process ends.
-    let config: &Config = Box::leak(Box::new(config));
+    let config: &_ = Box::leak(config);
     let server: &_ = Box::leak(Box::new(Server {
         site: &config.site,
         limits,

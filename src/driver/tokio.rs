@@ -39,7 +39,7 @@ use crate::wire::Wire;
 ///
 /// # Errors
 /// Serving could not begin.
-pub fn run(mut config: Config, signals: SigSet) -> Result<(), Failure> {
+pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     let count = config.workers.unwrap_or_else(machine::processors);
     let mut runtimes = Vec::new();
     for _ in 0..count {
@@ -50,16 +50,18 @@ pub fn run(mut config: Config, signals: SigSet) -> Result<(), Failure> {
         let _entered = runtimes[0].enter();
         listen(config.listen).map_err(|error| Failure::Listen(config.listen, error))?
     };
+    let limits = config.limits.within(machine::open_files(), count);
+    config.site.metrics = super::metrics("tokio", &config.store, &limits, count, false);
+    let config: &Config = Box::leak(config);
     let store = match &config.store {
-        Store::Redis(login) => Carrier::Redis(keep(login.clone())),
+        Store::Redis(login) => Carrier::Redis(login),
         Store::Ledger(path, fsync) => Carrier::Ledger(Desk::open(super::open_ledger(path, *fsync)?, count)?),
     };
-    let limits = config.limits.within(machine::open_files(), count);
     super::announce(listener.local_addr().unwrap_or(config.listen), &config.store, count, &limits);
 
-    config.site.metrics = super::metrics("tokio", &config.store, &limits, count, false);
-    let site = keep(config.site);
-    let server = keep(Server { site, limits, health: Mutex::new(Health::new(&site.metrics)), left: Mutex::new(None) });
+    let site = &config.site;
+    let health = Mutex::new(Health::new(&site.metrics));
+    let server = keep(Server { site, limits, health, left: Mutex::new(None) });
     let mut workers = Vec::new();
     for (index, own) in runtimes.iter().enumerate() {
         workers.push(Worker { index, server, handle: own.handle().clone(), open: AtomicUsize::new(0) });

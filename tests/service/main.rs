@@ -9,6 +9,7 @@
 mod rig;
 
 mod badges;
+mod cors;
 mod framing;
 mod healthcheck;
 mod ledger;

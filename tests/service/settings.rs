@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use crate::rig::{Client, Redis, Settings};
 
 /// Every setting there is, as the README lists them.
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 25] = [
     "LISTEN",
     "PORT",
     "REDIS_URL",
@@ -19,6 +19,7 @@ const NAMES: [&str; 24] = [
     "LEDGER",
     "COUNTER_KEY",
     "COUNTERS",
+    "CORS_ORIGINS",
     "FSYNC",
     "WORKERS",
     "MAX_CONNECTIONS",
@@ -113,6 +114,10 @@ fn a_bad_setting_is_one_line_that_names_it_and_shows_a_good_one() {
         ("COUNTERS", "two words"),
         ("COUNTERS", "a,,b"),
         ("COUNTERS", "a/b"),
+        ("CORS_ORIGINS", "https://example.org/"),
+        ("CORS_ORIGINS", "https://example.org,*"),
+        ("CORS_ORIGINS", "https://a.example,,https://b.example"),
+        ("CORS_ORIGINS", "https://Example.org"),
         ("FSYNC", "sometimes"),
         ("FSYNC", "yes"),
         ("WORKERS", "0"),

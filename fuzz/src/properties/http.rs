@@ -9,6 +9,7 @@ use bytes::BufMut;
 use notch::counter::{Ask, Cause, Counters, Fault, Key, Names};
 use notch::exchange::{Exchange, Now, Site, Want};
 use notch::metrics::{About, Metrics};
+use notch::origin::Origins;
 use notch::render::Welcome;
 use notch::wire::{MAX_UNREAD, Wire};
 
@@ -61,7 +62,8 @@ impl Visit {
         let names = Names::These(["blog", "down", "lost", "full"].map(str::to_owned).to_vec());
         let metrics = Metrics::new(About::default(), 1, false);
         let (counters, served_by) = (Counters { main, names }, "here".to_owned());
-        let site = Site { counters, served_by, welcome: Welcome::new("Hi"), metrics };
+        let origins = Origins::new(vec!["http://a".to_owned()]);
+        let site = Site { counters, origins, served_by, welcome: Welcome::new("Hi"), metrics };
         let mut now = Now::default();
         now.leaving = leaving;
         now.set(784_111_777);
