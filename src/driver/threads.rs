@@ -414,28 +414,12 @@ impl State {
         }
     }
 
-    /// Takes bytes from Redis: wakes those whose batch is answered, and sends off the next.
-    fn receive(&mut self, mut bytes: &[u8]) -> Result<(), Status> {
-        let Self { link: Some(link), queue, health, metrics, woken, .. } = self else { return Err(CLOSED) };
-        while !bytes.is_empty() {
-            bytes = link.wire.take_in(bytes);
-            if let Some(batch) = link.session.settle(&mut link.wire).map_err(Status::of)? {
-                link.free = super::settled(metrics.worker(0), batch, link.since.max(link.free));
-                health.learn(0, batch.replies());
-                queue.tell(batch, Fault::Lost, |chair| woken.push(chair.thread.clone()));
-            }
-        }
-        if link.session.is_free() && !std::mem::replace(&mut link.proven, true) {
-            link.free = Instant::now();
-            health.greeted(0);
-        }
-        if link.proven && !link.session.keeps_receipts() {
-            health.without_receipts();
-            if let Some((mut batch, _)) = queue.take_doubtful() {
-                queue.tell(&mut batch, Fault::Lost, |chair| woken.push(chair.thread.clone()));
-            }
-        }
-        link.submit(queue)
+    /// Takes bytes from Redis. The link looks at all that is shared meanwhile, and so is put aside.
+    fn receive(&mut self, bytes: &[u8]) -> Result<(), Status> {
+        let Some(mut link) = self.link.take() else { return Err(CLOSED) };
+        let received = link.receive(bytes, self);
+        self.link = Some(link);
+        received
     }
 
     /// What may be sent, or sent again, waits for the next connection.
@@ -461,7 +445,7 @@ impl State {
         self.written = Written { batch, since: None };
     }
 
-    /// Has the connection go that has rested longest.
+    /// Has a connection go that rests.
     fn evict(&mut self) {
         if let Some(chair) = self.queue.evict(Instant::now()) {
             let _ = chair.socket.shutdown(Shutdown::Read);
@@ -507,6 +491,26 @@ impl Link {
         let session = Session::open(login, sender, &mut wire);
         let (batch, since) = (Batch::default(), Instant::now());
         Self { socket, wire, session, batch, since, free: since, proven: false, late: false }
+    }
+
+    /// Takes bytes from Redis: has those woken whose batch is answered, and sends off the next.
+    fn receive(&mut self, mut bytes: &[u8], state: &mut State) -> Result<(), Status> {
+        while !bytes.is_empty() {
+            bytes = self.wire.take_in(bytes);
+            if let Some(batch) = self.session.settle(&mut self.wire).map_err(Status::of)? {
+                self.free = super::settled(state.metrics.worker(0), batch, self.since.max(self.free));
+                state.tell(batch, Fault::Lost);
+            }
+        }
+        if self.session.is_free() && !std::mem::replace(&mut self.proven, true) {
+            self.free = Instant::now();
+            state.health.greeted(0);
+        }
+        if self.proven && !self.session.keeps_receipts() {
+            state.health.without_receipts();
+            state.give_up_doubtful();
+        }
+        self.submit(&mut state.queue)
     }
 
     /// Since when something is waited for.

@@ -78,7 +78,7 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
         spawn("worker", STACK, Box::new(move || own.block_on(pending())))?;
     }
     let first = runtimes.remove(0);
-    first.block_on(life(server, workers, listener, Signals::take(signals)?))?;
+    first.block_on(life(server, workers, listener, watch(signals)?))?;
     first.shutdown_background();
     if let Carrier::Ledger(desk) = store {
         desk.close();
@@ -114,24 +114,24 @@ async fn life(
     server: &'static Server,
     workers: &'static [Worker],
     listener: StdListener,
-    signals: &Signals,
+    signals: &Inbox<()>,
 ) -> io::Result<()> {
     let accepting = accept(server, workers, TcpListener::from_std(listener)?);
     let accepting = workers[0].spawn(Box::pin(accepting));
-    signals.received().await;
+    signals.take().await;
     super::inform("asked to stop: not ready any more");
     for worker in workers {
         worker.order(|state| state.now.leaving = true);
     }
     // A second signal means at once, here and below.
-    if first(signals.received(), sleep(server.limits.drain_delay)).await {
+    if first(signals.take(), sleep(server.limits.drain_delay)).await {
         return Ok(());
     }
     accepting.abort();
     for worker in workers {
         worker.order(State::close);
     }
-    let done = first(signals.received(), server.vacancy(1));
+    let done = first(signals.take(), server.vacancy(1));
     if timeout(server.limits.drain, done).await.is_err() {
         super::caution("stopping with connections still open: DRAIN_TIMEOUT has passed", None);
     }
@@ -139,42 +139,44 @@ async fn life(
     Ok(())
 }
 
-/// The signals that have arrived and nobody has looked at, and whom to wake for the next.
-#[derive(Default)]
-struct Signals(Mutex<(usize, Option<Waker>)>);
+/// Where threads leave what a task waits for.
+struct Inbox<T>(Mutex<(Vec<T>, Option<Waker>)>);
 
-impl Signals {
-    /// Takes signals on a thread of its own, since that is how to wait for them without a handler.
-    fn take(signals: SigSet) -> io::Result<&'static Self> {
-        let own = keep(Self::default());
-        let work = move || {
-            loop {
-                if signals.wait().is_ok() {
-                    let mut arrived = lock(&own.0);
-                    arrived.0 += 1;
-                    if let Some(waker) = arrived.1.take() {
-                        waker.wake();
-                    }
-                }
-            }
-        };
-        spawn("signals", STACK, Box::new(work))?;
-        Ok(own)
+impl<T> Inbox<T> {
+    const fn new() -> Self {
+        Self(Mutex::new((Vec::new(), None)))
     }
 
-    /// Waits for a signal.
-    async fn received(&self) {
+    fn put(&self, item: T) {
+        let (items, waiting) = &mut *lock(&self.0);
+        items.push(item);
+        if let Some(waker) = waiting.take() {
+            waker.wake();
+        }
+    }
+
+    async fn take(&self) -> T {
         poll_fn(|cx| {
-            let mut arrived = lock(&self.0);
-            if arrived.0 > 0 {
-                arrived.0 -= 1;
-                return Poll::Ready(());
-            }
-            arrived.1 = Some(cx.waker().clone());
-            Poll::Pending
+            let (items, waiting) = &mut *lock(&self.0);
+            *waiting = Some(cx.waker().clone());
+            items.pop().map_or(Poll::Pending, Poll::Ready)
         })
-        .await;
+        .await
     }
+}
+
+/// Takes signals on a thread of its own, since that is how to wait for them without a handler.
+fn watch(signals: SigSet) -> io::Result<&'static Inbox<()>> {
+    let inbox = keep(Inbox::new());
+    let work = move || {
+        loop {
+            if signals.wait().is_ok() {
+                inbox.put(());
+            }
+        }
+    };
+    spawn("signals", STACK, Box::new(work))?;
+    Ok(inbox)
 }
 
 /// Waits for one of the two, and says whether it was the first.
@@ -460,23 +462,11 @@ async fn redis(worker: &'static Worker, login: &'static Login) {
 
 /// Connects on a thread of its own, because looking a name up and connecting may block.
 async fn connect(login: &'static Login, patience: Duration) -> Result<TcpStream, Status> {
-    let outcome = Arc::new(Mutex::new((None, None::<Waker>)));
-    let own = outcome.clone();
-    let work = move || {
-        let connected = super::connect(login, patience);
-        let mut outcome = lock(&own);
-        outcome.0 = Some(connected);
-        if let Some(waker) = outcome.1.take() {
-            waker.wake();
-        }
-    };
+    let inbox = Arc::new(Inbox::new());
+    let own = inbox.clone();
+    let work = move || own.put(super::connect(login, patience));
     spawn("connect", STACK, Box::new(work)).map_err(|_| Status::Away("the system refuses a thread to connect on"))?;
-    let socket = poll_fn(|cx| {
-        let mut outcome = lock(&outcome);
-        outcome.1 = Some(cx.waker().clone());
-        outcome.0.take().map_or(Poll::Pending, Poll::Ready)
-    })
-    .await?;
+    let socket = inbox.take().await?;
     socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket)).map_err(|_| CLOSED)
 }
 
