@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use notch::config::{Config, Env, Store, help};
 use notch::counter::{Counters, Names};
+use notch::origin::{Origins, Share};
 
 /// Stands for a password in the settings to be tried.
 const SECRET: &str = "hunter2";
@@ -41,6 +42,10 @@ fn check(config: &Config) {
             let name = name.as_bytes();
             assert!(Names::is_well_formed(name) && config.site.counters.named(name).is_some());
         }
+    }
+    let origins = (0..).map_while(|place| config.site.origins.said(Share::With(place)));
+    for (place, origin) in origins.enumerate() {
+        assert!(place < Origins::MAX && !origin.is_empty() && origin.bytes().all(|byte| byte.is_ascii_graphic()));
     }
     if let Store::Redis(login) = &config.store {
         assert!(!login.host.is_empty() && login.port > 0);
