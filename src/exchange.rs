@@ -121,7 +121,8 @@ impl Heard {
     }
 }
 
-/// The head of an answer to a counted visit: its form, who may read it, and how long its body is. It holds for a second.
+/// The head of an answer to a counted visit: its form, who may read it, and how long its body is. It holds for a
+/// second.
 struct Said {
     bytes: Vec<u8>,
     of: Option<(Form, Share, Connection, usize)>,

@@ -461,9 +461,9 @@ pub struct Answer<'a> {
     pub policy: Option<&'static str>,
     /// `Allow`, for the methods that a path knows (RFC 9110, section 15.5.6).
     pub allow: Option<&'static str>,
-    /// `Access-Control-Allow-Origin`: whose page may read it. If it is not `*`, the answer varies by who asks; an empty one
-    /// only says so. With `allow` in an answer without content, it is what a preflight asks for (Fetch standard, "CORS
-    /// protocol").
+    /// `Access-Control-Allow-Origin`: whose page may read it. If it is not `*`, the answer varies by who asks; an empty
+    /// one only says so. With `allow` in an answer without content, it is what a preflight asks for (Fetch standard,
+    /// "CORS protocol").
     pub origin: Option<&'a str>,
     /// Whether the body stays away although the fields describe it: the answer to `HEAD`.
     pub bare: bool,

@@ -41,8 +41,8 @@ impl Origins {
         }
     }
 
-    /// What stands in the answer: an origin or `*`; nothing for one that might be shared with another; `None` if there is
-    /// nothing to say.
+    /// What stands in the answer: an origin or `*`; nothing for one that might be shared with another; `None` if there
+    /// is nothing to say.
     #[must_use]
     pub fn said(&self, share: Share) -> Option<&str> {
         match share {
