@@ -54,6 +54,8 @@ pub struct Session<W> {
     greetings: usize,
     sender: Sender,
     means: Means,
+    /// How a visit to this key is written, up to its number: what can be counted on to come again.
+    front: (Option<Key>, Vec<u8>),
     owed: Batch<W>,
     encoded: usize,
     /// It is a replica that we talk to.
@@ -128,7 +130,7 @@ impl<W> Session<W> {
         greet(&[b"SCRIPT", b"LOAD", SCRIPT]);
         greet(&[b"PING"]);
         let owed = Batch::default();
-        Self { greetings, sender, means: Means::Bare, owed, encoded: 0, replica: false }
+        Self { greetings, sender, means: Means::Bare, front: (None, Vec::new()), owed, encoded: 0, replica: false }
     }
 
     /// Whether visits go with a receipt, so that a batch may be sent again that was in doubt before. Known when the
@@ -155,13 +157,24 @@ impl<W> Session<W> {
     /// Writes what has no reply yet.
     fn write(&mut self, wire: &mut Wire) {
         let before = wire.unsent().len();
+        let script: Option<[&[u8]; 2]> = match &self.means {
+            Means::Digest(digest) => Some([b"EVALSHA", digest]),
+            Means::Script => Some([b"EVAL", SCRIPT]),
+            Means::Bare => None,
+        };
         for ask in self.owed.asks() {
             let out = wire.output();
-            match (ask, &self.means) {
-                (Ask::Count { key, by }, Means::Digest(digest)) => self.count_once(out, [b"EVALSHA", digest], &key, by),
-                (Ask::Count { key, by }, Means::Script) => self.count_once(out, [b"EVAL", SCRIPT], &key, by),
-                (Ask::Count { key, by: 1 }, Means::Bare) => resp::command(out, &[b"INCR", key.as_bytes()]),
-                (Ask::Count { key, by }, Means::Bare) => {
+            match (ask, script) {
+                (Ask::Count { key, by }, Some(script)) => {
+                    if self.front.0 != Some(key) {
+                        self.front = (Some(key), once(script, &key, self.sender));
+                    }
+                    out.extend_from_slice(&self.front.1);
+                    resp::word(out, &Decimal::new(FIRST + self.owed.number()));
+                    resp::word(out, &Decimal::new(by));
+                }
+                (Ask::Count { key, by: 1 }, None) => resp::command(out, &[b"INCR", key.as_bytes()]),
+                (Ask::Count { key, by }, None) => {
                     resp::command(out, &[b"INCRBY", key.as_bytes(), &Decimal::new(by)]);
                 }
                 (Ask::Total { key }, _) => resp::command(out, &[b"GET", key.as_bytes()]),
@@ -169,15 +182,6 @@ impl<W> Session<W> {
             }
         }
         self.encoded = wire.unsent().len() - before;
-    }
-
-    /// Writes an increment that is done once, however often it is sent.
-    fn count_once(&self, out: &mut Vec<u8>, [command, script]: [&[u8]; 2], key: &Key, by: i64) {
-        let Sender { id, patience } = self.sender;
-        let kept = (patience + LATENESS).as_millis() as i64;
-        let [by, number, kept, id] = [by, FIRST + self.owed.number(), kept, (id >> 1) as i64].map(Decimal::new);
-        let receipt = [b"{", hash_tag(key.as_bytes()), b"}:receipt:", &id].concat();
-        resp::command(out, &[command, script, b"2", key.as_bytes(), &receipt, &by, &number, &kept]);
     }
 
     /// Takes what has arrived. A batch of which all is answered is returned, to be told its numbers at once.
@@ -216,6 +220,7 @@ impl<W> Session<W> {
         let refusal = self.owed.replies().find(refused);
         if let (true, true, Some((_, refusal))) = (done, self.keeps_receipts(), refusal) {
             self.means = if self.tries_on(refusal) { Means::Script } else { Means::Bare };
+            self.front.0 = None;
             self.owed.forget(refusal);
             self.write(wire);
             return Ok(None);
@@ -264,6 +269,16 @@ fn number(digits: &[u8]) -> Result<i64, Fault> {
 /// The number of the last of `by` visits, counted on top of what there was before.
 fn after(before: &[u8], by: i64) -> Result<i64, Fault> {
     number(before)?.checked_add(by).ok_or(Fault::Refused(Cause::Overflow))
+}
+
+/// The front of an increment that is done once, however often it is sent: all but the number of the batch and how many
+/// visits it is.
+fn once([command, script]: [&[u8]; 2], key: &Key, Sender { id, patience }: Sender) -> Vec<u8> {
+    let [kept, id] = [(patience + LATENESS).as_millis() as i64, (id >> 1) as i64].map(Decimal::new);
+    let receipt = [b"{", hash_tag(key.as_bytes()), b"}:receipt:", &id].concat();
+    let mut front = Vec::new();
+    resp::front(&mut front, 8, &[command, script, b"2", key.as_bytes(), &receipt, &kept]);
+    front
 }
 
 /// The part of a key that decides on its slot in a cluster: what the first pair of braces holds, if that is something,
@@ -315,9 +330,9 @@ const SCRIPT: &[u8] = b"\
 local r=redis.call('GET',KEYS[2])or''
 if r>=ARGV[2]then return r:sub(18)end
 local b=redis.call('GET',KEYS[1])or'0'
-redis.call('SET',KEYS[2],ARGV[2]..' '..b,'PX',ARGV[3])
-local n=redis.pcall('INCRBY',KEYS[1],ARGV[1])
-if type(n)=='table'then redis.call('SET',KEYS[2],r,'PX',ARGV[3])return n end
+redis.call('SET',KEYS[2],ARGV[2]..' '..b,'PX',ARGV[1])
+local n=redis.pcall('INCRBY',KEYS[1],ARGV[3])
+if type(n)=='table'then redis.call('SET',KEYS[2],r,'PX',ARGV[1])return n end
 return b";
 
 /// Refusals that leave other means to count by.
@@ -473,7 +488,7 @@ mod tests {
         let reads = "*2\r\n$3\r\nGET\r\n$6\r\nvisits\r\n*1\r\n$4\r\nPING\r\n";
         let once = format!(
             "*8\r\n$7\r\nEVALSHA\r\n{DIGEST}$1\r\n2\r\n$6\r\nvisits\r\n$19\r\n{{visits}}:receipt:42\r\n\
-             $1\r\n3\r\n$16\r\n1000000000000007\r\n$6\r\n302000\r\n"
+             $6\r\n302000\r\n$16\r\n1000000000000007\r\n$1\r\n3\r\n"
         );
         for (receipts, count) in [(false, "*3\r\n$6\r\nINCRBY\r\n$6\r\nvisits\r\n$1\r\n3\r\n"), (true, &once)] {
             let mut wire = Wire::default();

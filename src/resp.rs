@@ -162,12 +162,20 @@ pub fn integer(digits: &[u8]) -> Option<i64> {
 
 /// Appends one command: an array of bulk strings, the only form in which Redis takes them.
 pub fn command(out: &mut Vec<u8>, words: &[&[u8]]) {
-    header(out, b'*', words.len());
-    for word in words {
-        header(out, b'$', word.len());
-        out.extend_from_slice(word);
-        out.extend_from_slice(CRLF);
-    }
+    front(out, words.len(), words);
+}
+
+/// Appends the front of a command of `count` words; the rest of them follow by [`word`].
+pub fn front(out: &mut Vec<u8>, count: usize, words: &[&[u8]]) {
+    header(out, b'*', count);
+    words.iter().for_each(|each| word(out, each));
+}
+
+/// Appends one word of a command.
+pub fn word(out: &mut Vec<u8>, word: &[u8]) {
+    header(out, b'$', word.len());
+    out.extend_from_slice(word);
+    out.extend_from_slice(CRLF);
 }
 
 fn header(out: &mut Vec<u8>, kind: u8, length: usize) {

@@ -295,7 +295,7 @@ fn header(stream: &mut impl BufRead, mark: u8) -> Option<usize> {
 /// Redis knows two ways to say one more; a script need not care which is used, nor how a receipt is kept.
 fn canonical(words: &[String]) -> String {
     match words {
-        [name, _, two, key, _, by, number, _] if name == "EVALSHA" && two == "2" => {
+        [name, _, two, key, _, _, number, by] if name == "EVALSHA" && two == "2" => {
             // Sixteen digits, so that they compare as text.
             let number = number.strip_prefix('1').filter(|rest| rest.len() == 15).expect("a number of a batch");
             format!("ONCE {key} {by} #{}", number.trim_start_matches('0'))
