@@ -951,25 +951,38 @@ fn read(socket: &mut TcpStream, wire: &mut Wire, cx: &mut Context<'_>) -> Poll<i
 }
 
 /// A timer that is set only when it has to be: a connection's deadline moves with each request, but hardly ever comes.
-struct Alarm(Pin<Box<Sleep>>);
+/// It belongs to one task.
+struct Alarm {
+    sleep: Pin<Box<Sleep>>,
+    /// It will wake the task, so that it need not be polled before.
+    set: bool,
+}
 
 impl Alarm {
     fn new(first: Instant) -> Self {
-        Self(Box::pin(sleep_until(first)))
+        Self { sleep: Box::pin(sleep_until(first)), set: false }
     }
 
     /// Ready once `deadline` has passed.
     fn poll(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        if self.0.deadline() > deadline {
-            self.0.as_mut().reset(deadline);
+        if self.sleep.deadline() > deadline {
+            self.reset(deadline);
         }
-        while self.0.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= deadline {
-                return Poll::Ready(());
+        while !self.set || self.sleep.is_elapsed() {
+            self.set = self.sleep.as_mut().poll(cx).is_pending();
+            if !self.set {
+                if Instant::now() >= deadline {
+                    return Poll::Ready(());
+                }
+                self.reset(deadline);
             }
-            self.0.as_mut().reset(deadline);
         }
         Poll::Pending
+    }
+
+    fn reset(&mut self, deadline: Instant) {
+        self.sleep.as_mut().reset(deadline);
+        self.set = false;
     }
 }
 
