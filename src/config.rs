@@ -137,12 +137,7 @@ const SETTINGS: &[Setting] = &[
     setting("FSYNC", "always", "when the ledger is synced: always, everysec, never", "always"),
     setting("COUNTER_KEY", "visits", "Redis key of the counter (named ones: visits:NAME)", "visits"),
     setting("COUNTERS", "", "names allowed, comma-separated; * allows any", "blog,shop"),
-    setting(
-        "CORS_ORIGINS",
-        "",
-        "origins whose pages may count and read, comma-separated; * for any",
-        "https://example.org",
-    ),
+    setting("CORS_ORIGINS", "", "comma-separated origins whose pages may read; * for any", "https://example.org"),
     setting("WELCOME", "Welcome! Every visit counts.", "the sentence of the start page", "Hello"),
     setting("WORKERS", "processors", "event loops", "2"),
     setting("MAX_CONNECTIONS", "10000", "connections open at once", "10000"),

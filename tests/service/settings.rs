@@ -48,6 +48,8 @@ fn help_lists_every_setting() {
             assert!(listed, "{name} in:\n{}", help.stdout);
         }
         assert!(help.stdout.contains("healthcheck") && help.stdout.contains("--version"), "{}", help.stdout);
+        let fits = help.stdout.lines().count() <= 40 && help.stdout.lines().all(|line| line.len() <= 80);
+        assert!(fits, "more than a screen:\n{}", help.stdout);
     }
 }
 
