@@ -135,7 +135,7 @@ const SETTINGS: &[Setting] = &[
     setting("REDIS_DB", "0", "number of the database", "0"),
     setting("LEDGER", "./notch.ledger", "file to count in when no Redis is named", "/data/notch.ledger"),
     setting("FSYNC", "always", "when to sync the ledger: always, everysec, never", "always"),
-    setting("COUNTER_KEY", "visits", "key of the counter in Redis (others: visits:NAME)", "visits"),
+    setting("COUNTER_KEY", "visits", "key in Redis (named counters: visits:NAME)", "visits"),
     setting("COUNTERS", "", "names allowed, comma-separated; * allows any", "blog,shop"),
     setting("CORS_ORIGINS", "", "comma-separated origins whose pages may read; * for any", "https://example.org"),
     setting("WELCOME", "Welcome! Every visit counts.", "sentence of the start page", "Hello"),
