@@ -9,9 +9,10 @@
  *
  * It is no server to run: it trusts its clients and Redis, and gives up at the first thing that it did not expect.
  *
- * usage: limit MODE PORT [REDIS_PORT]
+ * usage: limit MODE PORT [REDIS_PORT [SCRIPT]]
  *
  *   combine  one INCRBY for all visits that arrived while the one before was on its way
+ *   once     the same by SCRIPT, notch's own, which keeps a receipt: what that costs, and what is left to notch
  *   each     one INCR for each visit, sent as they come
  *   static   no Redis at all: the number is the process's own
  */
@@ -45,7 +46,7 @@ struct ask {
     int visits;
 };
 
-static enum { COMBINE, EACH, STATIC } mode;
+static enum { COMBINE, ONCE, EACH, STATIC } mode;
 static int poller, listener, redis;
 static struct ask *asks;
 static size_t first, last, room, sent;
@@ -55,6 +56,7 @@ static size_t dirty_length, dirty_room;
 static char redis_in[MAX_REDIS], redis_out[MAX_REDIS];
 static size_t redis_unread, redis_unsent;
 static const char INCR[] = "*2\r\n$4\r\nINCR\r\n$6\r\nvisits\r\n";
+static char digest[41];
 static char head[MAX_ANSWER], tail[MAX_ANSWER];
 static size_t head_length, tail_length;
 
@@ -175,8 +177,8 @@ static void read_client(struct client *client) {
         visits++;
     }
     memmove(client->in, start, client->unread);
-    if (mode == COMBINE && visits) ask(client, visits);
-    for (; mode != COMBINE && visits; visits--) {
+    if (mode <= ONCE && visits) ask(client, visits);
+    for (; mode > ONCE && visits; visits--) {
         if (mode == STATIC) {
             answer(client, ++own_total);
         } else {
@@ -210,7 +212,15 @@ static void read_redis(void) {
     redis_unread += (size_t)got;
     while ((end = memchr(start, '\n', redis_unread))) {
         long total = strtol(start + 1, NULL, 10);
-        if (*start != ':') give_up("Redis refuses");
+        if (mode == ONCE) {
+            /* A bulk string: what there was before. Its second line has at least a digit. */
+            char *next = end + 1;
+            if (*start != '$') give_up("Redis refuses");
+            if (!(end = memchr(next, '\n', redis_unread - (size_t)(next - start)))) break;
+            total = strtol(next, NULL, 10) + sent_visits;
+        } else if (*start != ':') {
+            give_up("Redis refuses");
+        }
         redis_unread -= (size_t)(end + 1 - start);
         start = end + 1;
         if (mode == EACH) {
@@ -227,6 +237,7 @@ static void read_redis(void) {
 }
 
 static void send_batch(void) {
+    static long number = 1000000000000000;
     char text[24], *end = text + sizeof text, *start;
 
     if (sent || first == last) return;
@@ -234,13 +245,20 @@ static void send_batch(void) {
     sent_visits = 0;
     for (size_t i = first; i < last; i++) sent_visits += asks[i].visits;
     start = digits(end, sent_visits);
+    if (mode == ONCE) {
+        redis_unsent = (size_t)snprintf(redis_out, MAX_REDIS,
+            "*8\r\n$7\r\nEVALSHA\r\n$40\r\n%s\r\n$1\r\n2\r\n$6\r\nvisits\r\n"
+            "$19\r\n{visits}:receipt:42\r\n$6\r\n302000\r\n$16\r\n%ld\r\n$%d\r\n%.*s\r\n",
+            digest, ++number, (int)(end - start), (int)(end - start), start);
+        return;
+    }
     redis_unsent = (size_t)snprintf(redis_out, MAX_REDIS, "*3\r\n$6\r\nINCRBY\r\n$6\r\nvisits\r\n$%d\r\n%.*s\r\n",
         (int)(end - start), (int)(end - start), start);
 }
 
 /* What the socket does not take at once is more than any load here writes unread. */
 static void flush(void) {
-    if (mode == COMBINE) send_batch();
+    if (mode <= ONCE) send_batch();
     if (redis_unsent && write(redis, redis_out, redis_unsent) != (ssize_t)redis_unsent) give_up("Redis does not read");
     redis_unsent = 0;
     for (size_t i = 0; i < dirty_length; i++) {
@@ -256,6 +274,17 @@ static void flush(void) {
 static struct sockaddr_in loopback(const char *port) {
     return (struct sockaddr_in){
         .sin_family = AF_INET, .sin_port = htons((in_port_t)atoi(port)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+}
+
+/* Leaves the script with Redis, which says what to call it. */
+static void load(const char *script) {
+    int length = snprintf(redis_out, MAX_REDIS, "*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n$%zu\r\n%s\r\n",
+        strlen(script), script);
+
+    if (write(redis, redis_out, (size_t)length) != length) give_up("Redis does not read");
+    if (recv(redis, redis_in, 47, MSG_WAITALL) != 47 || memcmp(redis_in, "$40\r\n", 5))
+        give_up("Redis takes no script");
+    memcpy(digest, redis_in + 5, 40);
 }
 
 static void open_sockets(const char *port, const char *redis_port) {
@@ -280,13 +309,15 @@ int main(int count, char **words) {
 
     signal(SIGPIPE, SIG_IGN);
     if (count == 4 && !strcmp(words[1], "combine")) mode = COMBINE;
+    else if (count == 5 && !strcmp(words[1], "once")) mode = ONCE;
     else if (count == 4 && !strcmp(words[1], "each")) mode = EACH;
     else if (count == 3 && !strcmp(words[1], "static")) mode = STATIC;
     else {
-        fprintf(stderr, "usage: limit combine|each|static PORT [REDIS_PORT]\n");
+        fprintf(stderr, "usage: limit combine|once|each|static PORT [REDIS_PORT [SCRIPT]]\n");
         return 2;
     }
     open_sockets(words[2], words[3]);
+    if (mode == ONCE) load(words[4]);
     for (;;) {
         int ready = epoll_wait(poller, events, MAX_EVENTS, -1);
         if (ready < 0 && errno != EINTR) give_up("epoll_wait");

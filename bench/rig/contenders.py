@@ -59,6 +59,7 @@ class Contender:
 
 TITLES = {
     "limit/combine": "yardstick: C, epoll, one INCRBY per round trip",
+    "limit/once": "yardstick, with notch's receipts",
     "limit/each": "yardstick, one INCR per visit",
     "limit/static": "yardstick, no Redis",
     "nginx/static": "nginx `return 200`, no Redis",
@@ -74,6 +75,14 @@ TITLES = {
     "tool/redis-benchmark-1": "redis-benchmark -P 1",
     "tool/redis-benchmark-16": "redis-benchmark -P 16",
 }
+
+
+def receipts(root):
+    """The script that notch counts by, as it stands in the source."""
+    source = (root / "src/redis.rs").read_text()
+    return source.partition('const SCRIPT: &[u8] = b"\\\n')[2].partition('";')[0]
+
+
 PEERS = [name for name in TITLES if name.startswith("peer/")]
 
 
@@ -250,7 +259,8 @@ class Running:
         if kind == "notch":
             environment = self.settings(redis_port)
         elif kind == "limit":
-            words = [*words, str(self.port), *([str(redis_port)] if self.store else [])]
+            words = [*words, str(self.port), *([str(redis_port)] if self.store else []),
+                     *([receipts(self.arena.root)] if what == "once" else [])]
         elif words == ["nginx"]:
             words = ["nginx", "-p", str(self.home), "-c", self.fill_in("nginx/nginx.conf", redis_port)]
         elif what == "webdis":
