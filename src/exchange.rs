@@ -107,9 +107,9 @@ struct Heard {
 
 impl Heard {
     /// Reads the same head again, if it is that.
-    fn again(&self, unread: &[u8]) -> Option<(Turn, Framing, usize)> {
+    fn again(&self, unread: &[u8]) -> Option<Read> {
         let (turn, framing) = self.head.filter(|_| begins(unread, &self.bytes))?;
-        Some((turn, framing, self.bytes.len()))
+        Some(Read { turn, framing, used: self.bytes.len(), look: None })
     }
 
     fn keep(&mut self, head: &[u8], turn: Turn, framing: Framing) {
@@ -119,6 +119,15 @@ impl Heard {
             self.head = Some((turn, framing));
         }
     }
+}
+
+/// A head as it was read.
+struct Read {
+    turn: Turn,
+    framing: Framing,
+    /// How many bytes it took.
+    used: usize,
+    look: Option<Box<Look>>,
 }
 
 /// Whether `bytes` begin with these, compared by words: musl compares byte by byte, which takes as long as all the rest
@@ -223,25 +232,20 @@ impl Exchange {
     }
 
     fn head(&mut self, site: &Site, now: &mut Now, wire: &mut Wire) -> Result<Option<Want>, &'static Reject> {
-        let Some((turn, framing, used)) = self.read(site, now, wire)? else {
+        let Some(Read { turn, framing, used, look }) = self.read(site, now, wire)? else {
             return Ok(Some(if wire.unread().is_empty() { Want::Request } else { Want::Bytes(self.served + 1) }));
         };
         wire.consume(used);
         if framing.expects && wire.unread().is_empty() {
             http::go_on(wire.output());
         }
-        self.turn = turn;
+        (self.turn, self.look) = (turn, look);
         self.state = State::Body(framing.body);
         Ok(None)
     }
 
     /// Reads the next head, if it is there. Half a head is not read again before another line of it has come.
-    fn read(
-        &mut self,
-        site: &Site,
-        now: &mut Now,
-        wire: &Wire,
-    ) -> Result<Option<(Turn, Framing, usize)>, &'static Reject> {
+    fn read(&mut self, site: &Site, now: &mut Now, wire: &Wire) -> Result<Option<Read>, &'static Reject> {
         let unread = wire.unread();
         if let Some(read) = now.heard.again(unread) {
             self.searched = 0;
@@ -252,13 +256,12 @@ impl Exchange {
         {
             self.searched = 0;
             let plan = routes::plan(&head, &site.counters, &site.origins);
-            let turn = Turn { plan, connection: connection(&head.framing) };
-            if plan.form == Form::Badge {
-                self.look = Some(Box::new(Look::new(head.query)));
-            } else {
-                now.heard.keep(&unread[..used], turn, head.framing);
+            let (turn, framing) = (Turn { plan, connection: connection(&head.framing) }, head.framing);
+            let look = (plan.form == Form::Badge).then(|| Box::new(Look::new(head.query)));
+            if look.is_none() {
+                now.heard.keep(&unread[..used], turn, framing);
             }
-            return Ok(Some((turn, head.framing, used)));
+            return Ok(Some(Read { turn, framing, used, look }));
         }
         self.searched = unread.len();
         if wire.is_full() { Err(http::overflow(unread)) } else { Ok(None) }
@@ -293,8 +296,8 @@ impl Exchange {
             && self.turn.connection != Connection::Close
             && matches!(self.turn.plan.form, Form::Text | Form::Json)
             && visits < MAX_RUN
-            && let Ok(Some((next, framing, used))) = self.read(site, now, wire)
-            && next == self.turn
+            && let Ok(Some(Read { turn, framing, used, .. })) = self.read(site, now, wire)
+            && turn == self.turn
             && framing.body.is_over()
         {
             wire.consume(used);
@@ -859,6 +862,18 @@ mod tests {
             let told = told.replace("08:49:37", "08:49:38");
             assert_eq!(play(later, head).0, told, "{head} a second later");
         }
+    }
+
+    #[test]
+    fn a_badge_behind_a_visit_is_not_the_visitors() {
+        let mut stage = Stage::new(Ok(0));
+        let requests = ["/count", "/badge.svg?label=x", "/count", "/badge.svg?label=y"]
+            .map(|target| format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        stage.arrive(requests.concat().as_bytes(), 1000);
+        let told = stage.told();
+        let parts: Vec<_> = told.split("200 ").collect();
+        let [_, "1 ", x, "3 ", y] = &parts[..] else { panic!("{told}") };
+        assert!(x.contains("<title>x: 2</title>") && y.contains("<title>y: 4</title>"), "{told}");
     }
 
     #[test]
