@@ -61,6 +61,8 @@ impl Store {
 pub struct Limits {
     /// Connections open at once.
     pub connections: usize,
+    /// Named counters that the store may hold where `COUNTERS` allows any name.
+    pub counters: usize,
     /// How long a visit waits for the store.
     pub store: Duration,
     /// How long a request may take to arrive, from its first byte on.
@@ -137,6 +139,7 @@ const SETTINGS: &[Setting] = &[
     setting("FSYNC", "always", "when to sync the ledger: always, everysec, never", "always"),
     setting("COUNTER_KEY", "visits", "key in Redis (named counters: visits:NAME)", "visits"),
     setting("COUNTERS", "", "names allowed, comma-separated; * allows any", "blog,shop"),
+    setting("MAX_COUNTERS", "10000", "most named counters in the store, with COUNTERS=*", "10000"),
     setting("CORS_ORIGINS", "", "comma-separated origins whose pages may read; * for any", "https://example.org"),
     setting("WELCOME", "Welcome! Every visit counts.", "sentence of the start page", "Hello"),
     setting("WORKERS", "processors", "event loops", "2"),
@@ -367,6 +370,7 @@ impl<'a> Env<'a> {
     fn limits(&mut self) -> Limits {
         Limits {
             connections: self.number("MAX_CONNECTIONS", 1, MAX_CONNECTIONS) as usize,
+            counters: self.number("MAX_COUNTERS", 1, MAX_COUNTERS) as usize,
             store: self.time("STORE_TIMEOUT", 1),
             header: self.time("HEADER_TIMEOUT", 1),
             idle: self.time("IDLE_TIMEOUT", 1),
@@ -570,6 +574,9 @@ const MAX_WORKERS: u64 = 64;
 /// Most connections; a million is what a Linux process may have of files by default.
 const MAX_CONNECTIONS: u64 = 1_000_000;
 
+/// Most named counters.
+const MAX_COUNTERS: u64 = 1_000_000;
+
 /// Highest database number that Redis can be configured to have.
 const MAX_DB: u64 = i32::MAX as u64;
 
@@ -605,6 +612,7 @@ mod tests {
             assert_eq!(config.listen.to_string(), "0.0.0.0:8080");
             assert!(matches!(config.store, Store::Ledger(path, Fsync::Always) if path.as_os_str() == "./notch.ledger"));
             assert_eq!((config.workers, config.limits.connections), (None, 10_000));
+            assert_eq!(config.limits.counters, 10_000);
             assert_eq!((config.limits.store.as_millis(), config.limits.drain_delay.as_millis()), (2000, 0));
         }
     }
@@ -657,6 +665,7 @@ mod tests {
             ("PORT", "+1", "\"+1\" is no number from 0 to 65535, for example PORT=8080"),
             ("WORKERS", "0", "\"0\" is no number from 1 to 64, for example WORKERS=2"),
             ("MAX_CONNECTIONS", "many", "\"many\" is no number from 1 to 1000000, for example MAX_CONNECTIONS=10000"),
+            ("MAX_COUNTERS", "0", "\"0\" is no number from 1 to 1000000, for example MAX_COUNTERS=10000"),
             ("STORE_TIMEOUT", "5", "\"5\" is no duration like 500ms, 5s or 2m, for example STORE_TIMEOUT=2s"),
             ("STORE_TIMEOUT", "0s", "\"0s\" is not between 1ms and 24 hours, for example STORE_TIMEOUT=2s"),
             ("IDLE_TIMEOUT", "1441m", "\"1441m\" is not between 1ms and 24 hours, for example IDLE_TIMEOUT=60s"),

@@ -156,7 +156,7 @@ pub enum Cause {
     Elsewhere,
     /// The disk under the ledger is full or failed, or another file is in its place.
     Disk,
-    /// The ledger holds as many counters as it may.
+    /// The store holds as many named counters as `MAX_COUNTERS` allows.
     TooMany,
     /// Any other error.
     Other,
@@ -186,7 +186,10 @@ impl Cause {
             Self::ClusterDown => "the store's cluster is down",
             Self::Elsewhere => "the key lives on another node of the cluster: point REDIS_HOST there",
             Self::Disk => "the ledger cannot be written: check its disk and its file",
-            Self::TooMany => "the ledger holds as many counters as it may",
+            Self::TooMany => {
+                "MAX_COUNTERS is reached: existing counters count on, new names are refused; \
+                 raise MAX_COUNTERS or remove counters"
+            }
             Self::Other => "the store refuses for a reason of its own: try an INCR by redis-cli",
         }
     }

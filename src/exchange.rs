@@ -5,7 +5,7 @@
 //! be told apart when their numbers are there.
 
 use crate::badge::{self, Look};
-use crate::counter::{Ask, Counters, Decimal, Fault, Key, Names};
+use crate::counter::{Ask, Cause, Counters, Decimal, Fault, Key, Names};
 use crate::http::{self, Answer, Body, Connection, Framing, Reject, Status};
 use crate::metrics::{self, Metrics, Tally};
 use crate::origin::{Origins, Share};
@@ -444,6 +444,9 @@ fn said(act: Act, total: Result<i64, Fault>, leaving: bool) -> (Status, [&'stati
         (Act::Ready, Ok(_)) => (Status::Ok, ["ready", ""]),
         (Act::Ready, Err(fault)) => (Status::Unavailable, ["not ready: ", render::why(fault)]),
         (Act::Count(_), Err(Fault::Lost)) => (Status::InDoubt, [DOUBT, render::why(Fault::Lost)]),
+        (Act::Count(_), Err(fault @ Fault::Refused(Cause::TooMany))) => {
+            (Status::InsufficientStorage, ["not counted: ", render::why(fault)])
+        }
         (Act::Count(_), Err(fault)) => (Status::Unavailable, ["not counted, try again: ", render::why(fault)]),
         (Act::Total(_), Err(fault)) => (Status::Unavailable, ["no total, try again: ", render::why(fault)]),
         (Act::Allow(methods), _) => (Status::NotAllowed, ["this method is not allowed here: use one of ", methods]),
@@ -496,7 +499,6 @@ const MAX_RUN: i64 = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::counter::Cause;
     use crate::metrics::About;
     use bytes::BufMut;
 
@@ -768,6 +770,12 @@ mod tests {
                 "504 this visit may have been counted, do not repeat it: the store did not say in time .",
             ),
             ("/count", Fault::Refused(Cause::OutOfMemory), "503 not counted, try again: the store is out of memory ."),
+            (
+                "/count",
+                Fault::Refused(Cause::TooMany),
+                "507 not counted: MAX_COUNTERS is reached: existing counters count on, new names are refused; \
+                 raise MAX_COUNTERS or remove counters .",
+            ),
             ("/total", Fault::Down, "503 no total, try again: the store is away ."),
             ("/readyz", Fault::Down, "503 not ready: the store is away ."),
             ("/", Fault::Down, "200 Hi/no count right now: the store is away ."),

@@ -16,7 +16,7 @@ use std::mem::MaybeUninit;
 use crate::counter::Decimal;
 use crate::date::Date;
 
-/// What an answer is, in a number and a reason (RFC 9110, section 15).
+/// What an answer is, in a number and a reason (RFC 9110, section 15; 507 is of RFC 4918, section 11.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "Status::line says each")]
 pub enum Status {
@@ -34,6 +34,7 @@ pub enum Status {
     Unavailable,
     InDoubt,
     Version,
+    InsufficientStorage,
 }
 
 impl Status {
@@ -55,6 +56,7 @@ impl Status {
             Self::Unavailable => "503 Service Unavailable",
             Self::InDoubt => "504 Gateway Timeout",
             Self::Version => "505 HTTP Version Not Supported",
+            Self::InsufficientStorage => "507 Insufficient Storage",
         }
     }
 }

@@ -265,3 +265,25 @@ fn ready_hangs_on_the_store_and_alive_does_not() {
     redis.restart();
     crate::rig::until("notch is ready again", || (notch.get("/readyz").status == 200).then_some(()));
 }
+
+#[test]
+fn no_room_for_another_counter_is_507_and_the_others_count_on() {
+    let notch = Settings::ledger().with("FSYNC", "never").with("COUNTERS", "*").with("MAX_COUNTERS", "10000").start();
+    let mut client = notch.client();
+    assert_eq!(client.get("/count").number(), 1);
+    let refused = (0..=10_000).find_map(|name| {
+        let answer = client.get(&format!("/count/{name}"));
+        (answer.status != 200).then_some((name, answer))
+    });
+    let (name, answer) = refused.expect("a name for which there is no room");
+    assert_eq!(answer.status, 507, "{answer:?}");
+    assert!(answer.text().contains("MAX_COUNTERS") && answer.text().starts_with("not counted: "), "{answer:?}");
+    assert_eq!(answer.field("Retry-After"), None, "nothing changes by itself: {answer:?}");
+    let json = client.ask("GET", &format!("/count/{name}"), &[JSON]);
+    let said = json.json().member("error").and_then(Json::text).map(str::to_owned);
+    assert_eq!((json.status, said.as_deref()), (507, Some(answer.text().trim_end())));
+    assert_eq!(client.get(&format!("/badge/{name}.svg")).status, 507);
+    assert_eq!(client.get(&format!("/total/{name}")).number(), 0);
+    assert_eq!(client.get("/count").number(), 2);
+    assert_eq!(client.get("/count/0").number(), 2);
+}

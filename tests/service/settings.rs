@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use crate::rig::{Client, Redis, Settings};
 
 /// Every setting there is, as the README lists them.
-const NAMES: [&str; 25] = [
+const NAMES: [&str; 26] = [
     "LISTEN",
     "PORT",
     "REDIS_URL",
@@ -19,6 +19,7 @@ const NAMES: [&str; 25] = [
     "LEDGER",
     "COUNTER_KEY",
     "COUNTERS",
+    "MAX_COUNTERS",
     "CORS_ORIGINS",
     "FSYNC",
     "WORKERS",
@@ -116,6 +117,9 @@ fn a_bad_setting_is_one_line_that_names_it_and_shows_a_good_one() {
         ("COUNTERS", "two words"),
         ("COUNTERS", "a,,b"),
         ("COUNTERS", "a/b"),
+        ("MAX_COUNTERS", "0"),
+        ("MAX_COUNTERS", "1000001"),
+        ("MAX_COUNTERS", "any"),
         ("CORS_ORIGINS", "https://example.org/"),
         ("CORS_ORIGINS", "https://example.org,*"),
         ("CORS_ORIGINS", "https://a.example,,https://b.example"),
