@@ -7,21 +7,22 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
+use self::health::{Health, Status};
 use crate::batch::Batch;
 use crate::config::{Limits, Store};
-use crate::counter::{Ask, Cause, Fault, Key};
 use crate::ledger::{Fsync, Ledger, Unusable};
 use crate::metrics::{About, Metrics, Tally};
-use crate::redis::{Broken, Login};
+use crate::redis::Login;
 
+mod health;
 mod lookup;
 mod queue;
+mod seats;
 pub mod threads;
 #[cfg(feature = "tokio")]
 pub mod tokio;
@@ -115,7 +116,7 @@ fn open_ledger(path: &Path, fsync: Fsync) -> Result<Ledger, Failure> {
 }
 
 /// Syncs a ledger that is due, if it is set to be synced now and then, and says when to do it next.
-fn sync(ledger: &mut Ledger, due: Option<Instant>) -> Option<Instant> {
+fn sync_if_due(ledger: &mut Ledger, due: Option<Instant>) -> Option<Instant> {
     let due = due.or_else(|| ledger.wants_sync().then(|| after(EVERY)))?;
     if Instant::now() < due {
         return Some(due);
@@ -189,159 +190,6 @@ fn caution(words: &str, error: Option<&io::Error>) {
     warn!(error = error.map(tracing::field::display), "{words}");
 }
 
-/// How the store is, as far as one worker knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Status {
-    /// Nothing is known yet.
-    Unknown,
-    /// It counts.
-    Up,
-    /// It cannot be reached, or broke off.
-    Away(&'static str),
-    /// It answers and refuses.
-    Refusing(Cause),
-}
-
-impl Status {
-    /// What a broken session says of the store.
-    #[must_use]
-    fn of(broken: Broken) -> Self {
-        match broken {
-            Broken::Greeting(cause) => Self::Refusing(cause),
-            Broken::Replica => Self::Refusing(Cause::ReadOnly),
-            Broken::Garbage => Self::Away("what it says is not what was asked for: is it Redis?"),
-        }
-    }
-
-    /// What a visitor is told who cannot be counted now.
-    #[must_use]
-    fn fault(self) -> Fault {
-        match self {
-            Self::Refusing(cause) => Fault::Refused(cause),
-            _ => Fault::Down,
-        }
-    }
-
-    /// Whether it may be otherwise in a moment, so that visits wait for it.
-    #[must_use]
-    fn passes(self) -> bool {
-        match self {
-            Self::Refusing(cause) => cause.passes() || cause == Cause::ReadOnly,
-            _ => true,
-        }
-    }
-
-    fn words(self) -> &'static str {
-        match self {
-            Self::Unknown | Self::Up => "",
-            Self::Away(words) => words,
-            Self::Refusing(cause) => cause.words(),
-        }
-    }
-
-    /// Whether the log need not tell the two apart: an outage shows itself in more than one way.
-    fn is_like(self, other: Self) -> bool {
-        self == other || matches!((self, other), (Self::Away(_), Self::Away(_)))
-    }
-}
-
-/// What all workers know of the store, so that the log says each change once.
-struct Health {
-    workers: Vec<Status>,
-    /// The key of the last reply that changed a worker's view.
-    keys: Vec<Option<Key>>,
-    said: Status,
-    /// The log says that no receipts are kept.
-    told: bool,
-    /// What is known is also shown there.
-    metrics: &'static Metrics,
-}
-
-impl Health {
-    /// Nothing is known to any worker.
-    #[must_use]
-    fn new(metrics: &'static Metrics) -> Self {
-        let (workers, keys) = (vec![Status::Unknown; metrics.workers()], vec![None; metrics.workers()]);
-        Self { workers, keys, said: Status::Unknown, told: false, metrics }
-    }
-
-    /// Notes what a worker has seen and logs it if that changes the whole: the store is as well as the worker that
-    /// sees it worst.
-    fn note(&mut self, worker: usize, status: Status) {
-        if self.workers[worker] == status {
-            return;
-        }
-        self.workers[worker] = status;
-        let known = self.workers.iter().filter(|&&status| status != Status::Unknown);
-        let whole = *known.clone().find(|&&status| status != Status::Up).unwrap_or(&Status::Up);
-        if self.said.is_like(whole) {
-            return;
-        }
-        match whole {
-            // The start has been announced.
-            Status::Up if self.said == Status::Unknown => {}
-            Status::Up => inform("the store counts again"),
-            _ => warn!(because = whole.words(), "the store does not count, visits are refused until it does"),
-        }
-        self.said = whole;
-        self.metrics.store_up.store(whole == Status::Up, Ordering::Relaxed);
-    }
-
-    /// What a visitor is told whom this worker gives up.
-    #[must_use]
-    fn fault(&self, worker: usize) -> Fault {
-        self.workers[worker].fault()
-    }
-
-    /// Notes that Redis has greeted a worker, which is as much as a ping shows.
-    fn greeted(&mut self, worker: usize) {
-        if self.workers[worker] != Status::Unknown {
-            self.metrics.worker(worker).reconnected();
-        }
-        self.hear(worker, Ask::Ping, Status::Up);
-    }
-
-    /// Notes that Redis keeps no receipts for us, and says so once.
-    fn without_receipts(&mut self) {
-        if !std::mem::replace(&mut self.told, true) {
-            caution(
-                "the store's user may not keep receipts: a visit whose reply is lost is in doubt and gets 504",
-                None,
-            );
-        }
-    }
-
-    /// Notes what the store has made of a batch.
-    fn learn(&mut self, worker: usize, replies: impl Iterator<Item = (Ask, Result<i64, Fault>)>) {
-        for (ask, result) in replies {
-            match result {
-                Ok(_) => self.hear(worker, ask, Status::Up),
-                Err(Fault::Refused(cause)) => self.hear(worker, ask, Status::Refusing(cause)),
-                Err(Fault::Down | Fault::Full | Fault::Lost) => {}
-            }
-        }
-    }
-
-    /// Notes what the store has made of an ask.
-    fn hear(&mut self, worker: usize, ask: Ask, status: Status) {
-        if !self.is_moot(worker, &ask, status) {
-            self.note(worker, status);
-            self.keys[worker] = ask.key();
-        }
-    }
-
-    /// Whether it says nothing new: only counting shows that counting works, where reads go on without it; and of a
-    /// key that is in trouble, only that key shows that it is not any more.
-    fn is_moot(&self, worker: usize, ask: &Ask, status: Status) -> bool {
-        let Status::Refusing(cause) = self.workers[worker] else { return status == self.workers[worker] };
-        let another = cause.is_of_the_key() && ask.key() != self.keys[worker];
-        match status {
-            Status::Refusing(new) => another && new.is_of_the_key(),
-            _ => another || (!ask.counts() && cause.spares_reads()),
-        }
-    }
-}
-
 /// Growing pauses between attempts, from [`Backoff::FIRST`] to [`Backoff::LAST`].
 struct Backoff(Duration);
 
@@ -388,55 +236,6 @@ mod tests {
         for text in ["127.0.0.1:80", "[::1]:8080", "[fe80::1%3]:1"] {
             let address: SocketAddr = text.parse().expect("an address");
             assert_eq!((Place(address).to_string(), address.to_string()), (text.to_owned(), text.to_owned()));
-        }
-    }
-
-    fn health(workers: usize) -> Health {
-        Health::new(Box::leak(Box::new(Metrics::new(About::default(), workers, false))))
-    }
-
-    #[test]
-    fn the_store_is_as_well_as_the_worker_that_sees_it_worst() {
-        let mut health = health(2);
-        let (away, refusing) = (Status::Away("gone"), Status::Refusing(Cause::ReadOnly));
-        for (worker, status, said) in [
-            (0, Status::Up, Status::Up),
-            (1, Status::Up, Status::Up),
-            (1, away, away),
-            (0, Status::Away("it cannot be reached"), away),
-            (1, Status::Up, away),
-            (0, refusing, refusing),
-            (0, Status::Up, Status::Up),
-        ] {
-            health.note(worker, status);
-            assert_eq!(health.said, said);
-            assert_eq!(health.metrics.store_up.load(Ordering::Relaxed), said == Status::Up);
-        }
-    }
-
-    #[test]
-    fn what_is_learnt_is_what_it_shows() {
-        let refused = |cause| Err(Fault::Refused(cause));
-        let key = |name: &[u8]| Key::new(name).expect("a good name");
-        let (count, other) = (Ask::Count { key: key(b"a"), by: 1 }, Ask::Count { key: key(b"b"), by: 1 });
-        let total = Ask::Total { key: key(b"a") };
-        let mut health = health(1);
-        for (ask, result, status) in [
-            (count, refused(Cause::ReadOnly), Status::Refusing(Cause::ReadOnly)),
-            (total, Ok(1), Status::Refusing(Cause::ReadOnly)),
-            (Ask::Ping, Ok(0), Status::Refusing(Cause::ReadOnly)),
-            (other, Ok(1), Status::Up),
-            (total, refused(Cause::Loading), Status::Refusing(Cause::Loading)),
-            (total, Ok(1), Status::Up),
-            (count, Err(Fault::Lost), Status::Up),
-            (count, refused(Cause::WrongType), Status::Refusing(Cause::WrongType)),
-            (other, Ok(1), Status::Refusing(Cause::WrongType)),
-            (other, refused(Cause::Overflow), Status::Refusing(Cause::WrongType)),
-            (other, refused(Cause::OutOfMemory), Status::Refusing(Cause::OutOfMemory)),
-            (count, Ok(1), Status::Up),
-        ] {
-            health.learn(0, [(ask, result)].into_iter());
-            assert_eq!(health.workers[0], status, "{ask:?} {result:?}");
         }
     }
 

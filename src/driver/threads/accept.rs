@@ -1,0 +1,69 @@
+//! Accepting connections, up to `MAX_CONNECTIONS` and `MAX_THREADS`, each with a thread of its own.
+
+use std::io::ErrorKind;
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use super::super::seats::GRACE;
+use super::super::{Backoff, caution};
+use super::client::{Client, serve};
+use super::{Server, detach, doze};
+
+impl Server {
+    /// Accepts connections until the server closes.
+    pub(super) fn accept(&'static self, listener: &TcpListener) {
+        let mut backoff = Backoff::default();
+        loop {
+            let accepted = listener.accept();
+            if self.closing.load(Ordering::Relaxed) {
+                return;
+            }
+            match accepted {
+                Ok((socket, _)) => {
+                    backoff = Backoff::default();
+                    self.seat(&Arc::new(socket));
+                }
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    if backoff.is_first() {
+                        caution(
+                            "cannot accept connections: raise the limit of open files, or lower MAX_CONNECTIONS",
+                            Some(&error),
+                        );
+                    }
+                    self.state().evict();
+                    thread::sleep(backoff.pause());
+                }
+            }
+        }
+    }
+
+    /// Gives a connection its thread, as soon as there is room for one.
+    fn seat(&'static self, socket: &Arc<TcpStream>) {
+        let mut state = self.state();
+        while state.open() >= self.limits.connections {
+            state.evict();
+            state = doze(&self.left, state, GRACE);
+        }
+        state.queue.seats.calm();
+        state.metrics.open.fetch_add(1, Ordering::Relaxed);
+        drop(state);
+        let mut told = false;
+        loop {
+            let socket = socket.clone();
+            let Err(error) = detach("client", Box::new(move || serve(Client::new(self), socket))) else { return };
+            if !std::mem::replace(&mut told, true) {
+                caution(
+                    "cannot serve more connections: raise the limit of threads, or lower MAX_CONNECTIONS",
+                    Some(&error),
+                );
+            }
+            // Whoever leaves makes room for this one.
+            let mut state = self.state();
+            state.evict();
+            drop(doze(&self.left, state, Backoff::LAST));
+        }
+    }
+}

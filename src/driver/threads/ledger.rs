@@ -1,0 +1,69 @@
+//! The count in the ledger: one batch after the other, on the thread that owns the file.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use super::super::{Status, left, settled, sync_if_due};
+use super::{Server, State, doze};
+use crate::batch::Batch;
+use crate::counter::{Ask, Fault};
+use crate::ledger::Ledger;
+
+impl Server {
+    /// The count in the ledger: one batch after the other.
+    pub(super) fn ledger(&self, mut ledger: Ledger) {
+        self.note(Status::Up);
+        let (mut asks, mut results, mut sync, mut free) = (Vec::new(), Vec::new(), None, Instant::now());
+        while self.collect(&mut asks, sync) {
+            ledger.commit(&asks, &mut results);
+            let mut state = self.state();
+            let State { written, metrics, .. } = &mut *state;
+            if let Some(since) = written.since {
+                free = settled(metrics.worker(0), &written.batch, since.max(free));
+            }
+            results.drain(..).for_each(|result| written.batch.reply(result));
+            state.tell_written();
+            self.release(state);
+            sync = sync_if_due(&mut ledger, sync);
+        }
+        let _ = ledger.sync();
+    }
+
+    /// Waits for asks, until a sync is due at most. `false` once the server stops.
+    fn collect(&self, asks: &mut Vec<Ask>, sync: Option<Instant>) -> bool {
+        asks.clear();
+        let mut state = self.state();
+        loop {
+            let State { queue, written, stopped, .. } = &mut *state;
+            if *stopped {
+                return false;
+            }
+            written.since = queue.take(&mut written.batch);
+            if written.since.is_some() {
+                asks.extend(written.batch.asks());
+                return true;
+            }
+            state = match sync.map(left) {
+                None => self.gathered.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => return true,
+                Some(left) => doze(&self.gathered, state, left),
+            };
+        }
+    }
+}
+
+impl State {
+    /// Ends the batch that the ledger has written, or takes too long to.
+    pub(super) fn tell_written(&mut self) {
+        let mut batch = std::mem::take(&mut self.written.batch);
+        self.tell(&mut batch, Fault::Lost);
+        self.written = Written { batch, since: None };
+    }
+}
+
+/// A batch that the ledger writes, and since when it has been waited for.
+#[derive(Default)]
+pub(super) struct Written {
+    batch: Batch<usize>,
+    pub(super) since: Option<Instant>,
+}

@@ -1,0 +1,89 @@
+//! Accepting connections, up to `MAX_CONNECTIONS`, and making room for one more.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::atomic::Ordering;
+
+use tokio::net::TcpListener;
+use tokio::time::{sleep, timeout};
+
+use super::super::seats::GRACE;
+use super::super::{Backoff, caution};
+use super::client::serve;
+use super::{Server, State, Worker, lock};
+
+/// Accepts connections and hands each to the worker that has the fewest. When there are as many as there may be, one
+/// that rests has to go.
+pub(super) async fn accept(server: &'static Server, workers: &'static [Worker], listener: TcpListener) {
+    let mut backoff = Backoff::default();
+    loop {
+        // Taken out of this worker's event loop, because it may go to another's.
+        let accepted = poll_fn(|cx| listener.poll_accept(cx)).await;
+        match accepted.and_then(|(socket, _)| socket.into_std()) {
+            Ok(socket) => {
+                backoff = Backoff::default();
+                if server.open().load(Ordering::SeqCst) >= server.limits.connections {
+                    make_room(server, workers).await;
+                }
+                if let Some(worker) = workers.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed)) {
+                    worker.handle.spawn(serve(Place::take(worker), socket));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                if backoff.is_first() {
+                    caution(
+                        "cannot accept connections: raise the limit of open files, or lower MAX_CONNECTIONS",
+                        Some(&error),
+                    );
+                }
+                evict(workers, 0);
+                sleep(backoff.pause()).await;
+            }
+        }
+    }
+}
+
+/// Waits for a place. One worker after the other is asked for a connection that can go.
+async fn make_room(server: &Server, workers: &[Worker]) {
+    let mut asked = 0;
+    evict(workers, asked);
+    while timeout(GRACE, server.vacancy(server.limits.connections)).await.is_err() {
+        asked += 1;
+        evict(workers, asked);
+    }
+    for worker in workers {
+        worker.order(|state| state.queue.seats.calm());
+    }
+}
+
+/// Has a connection go that rests, on the worker that has most of them or, if others were asked before, on the next.
+fn evict(workers: &[Worker], asked: usize) {
+    let crowd = |&index: &usize| workers[index].open.load(Ordering::Relaxed);
+    if let Some(first) = (0..workers.len()).max_by_key(crowd) {
+        workers[(first + asked) % workers.len()].order(State::evict);
+    }
+}
+
+/// One of the `MAX_CONNECTIONS` places, until it is dropped.
+pub(super) struct Place {
+    pub(super) worker: &'static Worker,
+}
+
+impl Place {
+    fn take(worker: &'static Worker) -> Self {
+        worker.open.fetch_add(1, Ordering::Relaxed);
+        worker.server.open().fetch_add(1, Ordering::SeqCst);
+        Self { worker }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.worker.open.fetch_sub(1, Ordering::Relaxed);
+        self.worker.server.open().fetch_sub(1, Ordering::SeqCst);
+        if let Some(waker) = lock(&self.worker.server.left).take() {
+            waker.wake();
+        }
+    }
+}

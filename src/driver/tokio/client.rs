@@ -1,0 +1,224 @@
+//! One client: its task, its socket and its place among the connections of its worker.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::TcpStream as StdStream;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant as StdInstant;
+
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::super::{LINGER, unix_time};
+use super::accept::Place;
+use super::timer::Alarm;
+use super::{Server, State, read, state};
+use crate::counter::{Ask, Fault};
+use crate::exchange::{Exchange, Now, Site, Want};
+use crate::wire::Wire;
+
+/// One connection, as its worker knows it. It gives up its seat when it is dropped.
+struct Client {
+    place: Place,
+    seat: usize,
+}
+
+impl Client {
+    fn new(place: Place) -> Self {
+        Self { place, seat: state(|state| state.queue.seats.enter()) }
+    }
+
+    fn server(&self) -> &Server {
+        self.place.worker.server
+    }
+
+    /// A turn of the exchange.
+    fn turn<T>(&self, turn: impl FnOnce(&Site, &mut Now) -> T) -> T {
+        state(|state| turn(self.server().site, &mut state.now))
+    }
+
+    /// Asks the store. Until it answers, the client's memory is lent out.
+    fn ask(&self, ask: Ask, wire: &mut Wire) {
+        state(|state| {
+            wire.give_back(&mut state.spares);
+            state.ask(ask, self.seat);
+        });
+    }
+
+    /// Waits for the store's answer.
+    async fn answered(&self, wire: &mut Wire) -> Result<i64, Fault> {
+        poll_fn(|cx| {
+            self.seated(cx, |state| {
+                let Some(total) = state.queue.seats.answer(self.seat) else { return Poll::Pending };
+                wire.borrow(&mut state.spares);
+                Poll::Ready(total)
+            })
+        })
+        .await
+    }
+
+    /// Whether a client that rests has to go.
+    fn must_go(&self, cx: &Context<'_>) -> bool {
+        self.seated(cx, |state| state.now.closing || state.queue.seats.yields(self.seat))
+    }
+
+    /// Looks at the worker's state. Whoever changes it for this client wakes it.
+    fn seated<T>(&self, cx: &Context<'_>, look: impl FnOnce(&mut State) -> T) -> T {
+        state(|state| {
+            let waker = state.queue.seats.waker(self.seat);
+            if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+            look(state)
+        })
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        state(|state| state.queue.seats.leave(self.seat));
+    }
+}
+
+/// Serves one connection until its end, which needs no reason: a client may leave at any time.
+pub(super) async fn serve(place: Place, socket: StdStream) {
+    let client = Client::new(place);
+    let socket = socket.set_nodelay(true).map(|()| socket);
+    if let Ok(socket) = socket.and_then(TcpStream::from_std) {
+        let mut talk = Talk { alarm: Alarm::new(Instant::now()), client, socket, wire: Wire::default() };
+        let _ = talk.serve().await;
+    }
+}
+
+/// A client and its socket.
+struct Talk {
+    client: Client,
+    socket: TcpStream,
+    wire: Wire,
+    alarm: Alarm,
+}
+
+/// Why a wait has ended.
+#[derive(PartialEq)]
+enum Wake {
+    Ready,
+    Late,
+    Closing,
+}
+
+impl Talk {
+    async fn serve(&mut self) -> io::Result<()> {
+        let limits = self.client.server().limits;
+        let mut exchange = Exchange::default();
+        // The request that has begun, and when its last byte has to be here; for the first, it also has to begin by
+        // then.
+        let (mut begun, mut deadline) = (0, Instant::now() + limits.header);
+        let mut idle = None;
+        loop {
+            match self.client.turn(|site, now| exchange.next(site, now, &mut self.wire)) {
+                Want::Request => {
+                    self.send().await?;
+                    let now = Instant::now();
+                    let patience = idle.map_or(deadline, |idle| now + idle);
+                    self.rest(now.into_std(), idle.is_some());
+                    if self.receive(patience, true).await? != Wake::Ready {
+                        return Ok(());
+                    }
+                    idle = Some(limits.idle);
+                }
+                Want::Bytes(request) => {
+                    if request != begun {
+                        (begun, deadline) = (request, Instant::now() + limits.header);
+                    }
+                    self.send().await?;
+                    if self.receive(deadline, false).await? != Wake::Ready {
+                        state(|state| state.now.set(unix_time()));
+                        self.client.turn(|site, now| exchange.time_out(site, now, &mut self.wire));
+                    }
+                }
+                Want::Room => self.send().await?,
+                // It will be wanted again; kept meanwhile, it would take room in every connection.
+                Want::Total(_) if !self.wire.unsent().is_empty() => self.send().await?,
+                Want::Total(ask) => {
+                    self.client.ask(ask, &mut self.wire);
+                    let total = self.client.answered(&mut self.wire).await;
+                    self.client.turn(|site, now| exchange.answer(total, site, now, &mut self.wire));
+                }
+                Want::Close => {
+                    self.send().await?;
+                    return self.linger().await;
+                }
+            }
+        }
+    }
+
+    /// Sends all that is unsent.
+    async fn send(&mut self) -> io::Result<()> {
+        let mut deadline = None;
+        while !self.wire.unsent().is_empty() {
+            match self.socket.try_write(self.wire.unsent()) {
+                Ok(length) => self.wire.sent(length),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let limit = self.client.server().limits.send;
+                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + limit);
+                    poll_fn(|cx| match self.socket.poll_write_ready(cx) {
+                        Poll::Pending => self.alarm.poll(deadline, cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+                        ready => ready,
+                    })
+                    .await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for bytes and takes them. Nobody else needs the memory of a connection that waits, so it is lent out.
+    async fn receive(&mut self, deadline: Instant, resting: bool) -> io::Result<Wake> {
+        loop {
+            state(|state| self.wire.give_back(&mut state.spares));
+            let wake = poll_fn(|cx| match self.socket.poll_read_ready(cx) {
+                Poll::Ready(ready) => Poll::Ready(ready.map(|()| Wake::Ready)),
+                Poll::Pending if resting && self.client.must_go(cx) => Poll::Ready(Ok(Wake::Closing)),
+                Poll::Pending => self.alarm.poll(deadline, cx).map(|()| Ok(Wake::Late)),
+            })
+            .await?;
+            if wake != Wake::Ready {
+                return Ok(wake);
+            }
+            self.rise();
+            match poll_fn(|cx| Poll::Ready(read(&mut self.socket, &mut self.wire, cx))).await {
+                Poll::Pending => {}
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Poll::Ready(read) => return read.map(|_| Wake::Ready),
+            }
+        }
+    }
+
+    fn rest(&self, now: StdInstant, served: bool) {
+        state(|state| state.queue.seats.rest(self.client.seat, now, served));
+    }
+
+    fn rise(&mut self) {
+        state(|state| {
+            state.now.set(unix_time());
+            self.wire.borrow(&mut state.spares);
+            state.queue.seats.rise(self.client.seat);
+        });
+    }
+
+    /// Closes so that the last answer arrives: says that nothing more will come, and reads away what is still coming.
+    async fn linger(&mut self) -> io::Result<()> {
+        poll_fn(|cx| Pin::new(&mut self.socket).poll_shutdown(cx)).await?;
+        let deadline = Instant::now() + LINGER;
+        loop {
+            let unread = self.wire.unread().len();
+            self.wire.consume(unread);
+            if self.receive(deadline, false).await? != Wake::Ready {
+                return Ok(());
+            }
+        }
+    }
+}
