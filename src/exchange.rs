@@ -39,6 +39,19 @@ impl Site {
         http::answer(wire.output(), &answer, &now.date, &self.served_by, body);
         self.tally(now).answered(plan.route, answer.status);
     }
+
+    /// Writes an answer that has words and no number: a line, or a page where a browser asks and it is an error.
+    fn say(&self, plan: &Plan, answer: Answer<'_>, words: [&str; 2], now: &Now, wire: &mut Wire) {
+        let is_error = answer.status != Status::Ok;
+        if plan.form == Form::Html && is_error {
+            let page = render::error_page(answer.status.line(), words, &self.served_by);
+            let (media, policy) = (Some(plan.form.media()), Some(render::POLICY));
+            return self.answer(plan, Answer { media, policy, ..answer }, &[&page], now, wire);
+        }
+        let form = if plan.form == Form::Json { Form::Json } else { Form::Text };
+        let body = render::line(form, if is_error { "error" } else { "status" }, words);
+        self.answer(plan, Answer { media: Some(form.media()), ..answer }, &body, now, wire);
+    }
 }
 
 /// What changes while a server runs, and the answers along with it. Each worker has its own, and keeps in it what it
@@ -318,10 +331,18 @@ impl Exchange {
         self.state = if self.turn.connection == Connection::Close { State::Closed } else { State::Head };
     }
 
+    /// Refuses a request, in the form that it prefers as far as that can be read, and without a body if it is a `HEAD`.
     fn refuse(&mut self, reject: &Reject, site: &Site, now: &Now, wire: &mut Wire) {
-        let answer = Answer { status: reject.status, connection: Connection::Close, ..plain(Form::Text) };
-        let body = render::line(Form::Text, "error", [reject.words, ""]);
-        site.answer(&Plan { route: Route::Refused, ..Plan::default() }, answer, &body, now, wire);
+        let (form, bare) = match self.state {
+            State::Head => {
+                let (is_head, accept) = http::peek(wire.unread());
+                (Form::choose(&accept), is_head)
+            }
+            _ => (self.turn.plan.form, self.turn.plan.bare),
+        };
+        let plan = Plan { route: Route::Refused, form, bare, ..Plan::default() };
+        let answer = Answer { status: reject.status, connection: Connection::Close, ..plain(form) };
+        site.say(&plan, answer, [reject.words, ""], now, wire);
         self.state = State::Closed;
     }
 }
@@ -429,7 +450,7 @@ impl Turn {
                 if let Act::Allow(methods) = act {
                     answer.allow = Some(methods);
                 }
-                render::line(form, if status == Status::Ok { "status" } else { "error" }, words)
+                return site.say(&self.plan, answer, words, now, wire);
             }
         };
         site.answer(&self.plan, answer, &body, now, wire);
@@ -450,6 +471,7 @@ fn said(act: Act, total: Result<i64, Fault>, leaving: bool) -> (Status, [&'stati
         (Act::Count(_), Err(fault)) => (Status::Unavailable, ["not counted, try again: ", render::why(fault)]),
         (Act::Total(_), Err(fault)) => (Status::Unavailable, ["no total, try again: ", render::why(fault)]),
         (Act::Allow(methods), _) => (Status::NotAllowed, ["this method is not allowed here: use one of ", methods]),
+        (Act::NoCounter, _) => (Status::NotFound, [NO_COUNTER, ""]),
         _ => (Status::NotFound, ["nothing is here: try /count or /total", ""]),
     }
 }
@@ -476,6 +498,9 @@ fn plain(form: Form) -> Answer<'static> {
         connection: Connection::Open,
     }
 }
+
+const NO_COUNTER: &str = "no such counter: COUNTERS lists the names that are allowed, of 1 to 32 letters, digits, dots, \
+                          hyphens, underscores";
 
 const DOUBT: &str = "this visit may have been counted, do not repeat it: ";
 
@@ -656,7 +681,8 @@ mod tests {
             ),
             ("PUT /livez HTTP/1.1\r\nHost: a\r\n\r\n", "405 this method is not allowed here: use one of GET, HEAD ."),
             ("POST /total HTTP/1.1\r\nHost: a\r\n\r\n", "405 this method is not allowed here: use one of GET, HEAD ."),
-            ("GET /count/shop HTTP/1.1\r\nHost: a\r\n\r\n", "404 nothing is here: try /count or /total ."),
+            ("GET /count/shop HTTP/1.1\r\nHost: a\r\n\r\n", &format!("404 {NO_COUNTER} .")),
+            ("GET /badge/shop.json HTTP/1.1\r\nHost: a\r\n\r\n", &format!("404 {NO_COUNTER} .")),
             ("GET /count/ HTTP/1.1\r\nHost: a\r\n\r\n", "404 nothing is here: try /count or /total ."),
             ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "404 nothing is here: try /count or /total ."),
         ] {

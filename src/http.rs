@@ -161,6 +161,17 @@ pub fn head(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, &'static Reject> 
     Ok(Some((head, used)))
 }
 
+/// What can be read of a head that is refused, whole or not: whether its method is `HEAD`, and its `Accept` fields. It
+/// decides on nothing but the form of the answer, so it need not be sure.
+#[must_use]
+pub fn peek(bytes: &[u8]) -> (bool, [&[u8]; MAX_ACCEPT]) {
+    let head = bytes.trim_ascii_start();
+    let lines = head.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii).take_while(|line| !line.is_empty());
+    let fields = lines.skip(1).filter_map(|line| line.split_at_checked(ACCEPT.len()));
+    let mut values = fields.filter(|(name, _)| name.eq_ignore_ascii_case(ACCEPT)).map(|(_, value)| value);
+    (head.starts_with(b"HEAD "), std::array::from_fn(|_| values.next().unwrap_or_default()))
+}
+
 /// Whether a request line ends in a version of HTTP, if in none that is spoken here.
 fn names_http(bytes: &[u8]) -> bool {
     let line = bytes.trim_ascii_start().split(|&byte| byte == b'\n').next().unwrap_or_default();
@@ -230,7 +241,42 @@ struct Fields<'a> {
     keep_alive: bool,
     expects: bool,
     length: Option<u64>,
-    chunked: bool,
+    codings: Codings,
+}
+
+/// The transfer codings of one head, of all its `Transfer-Encoding` fields together (RFC 9112, sections 6.1 and 7).
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Codings {
+    #[default]
+    None,
+    /// Codings that are not known here, and `chunked` not yet.
+    Unknown,
+    /// `chunked`, and nothing before it.
+    Chunked,
+    /// `chunked`, and what is not known here before it.
+    UnknownChunked,
+}
+
+impl Codings {
+    /// Takes the codings of one more field. `chunked` frames the body, so nothing may follow it, not even itself; and it
+    /// has no parameters (RFC 9112, section 7.1).
+    fn take(&mut self, list: &[u8]) -> Result<(), &'static Reject> {
+        for member in list.split(|&byte| byte == b',') {
+            let mut parts = member.splitn(2, |&byte| byte == b';');
+            let name = parts.next().unwrap_or_default().trim_ascii();
+            if !is_token(name) {
+                return Err(NO_CODING);
+            }
+            *self = match (*self, name.eq_ignore_ascii_case(b"chunked"), parts.next()) {
+                (Self::Chunked | Self::UnknownChunked, ..) => return Err(NOT_LAST),
+                (_, true, Some(_)) => return Err(NO_CODING),
+                (Self::None, true, None) => Self::Chunked,
+                (Self::Unknown, true, None) => Self::UnknownChunked,
+                (_, false, _) => Self::Unknown,
+            };
+        }
+        Ok(())
+    }
 }
 
 impl<'a> Fields<'a> {
@@ -256,12 +302,7 @@ impl<'a> Fields<'a> {
                 return Err(TWO_LENGTHS);
             }
         } else if is("transfer-encoding") {
-            if !value.eq_ignore_ascii_case(b"chunked") {
-                return Err(UNKNOWN_CODING);
-            }
-            if std::mem::replace(&mut self.chunked, true) {
-                return Err(TWO_CODINGS);
-            }
+            self.codings.take(value)?;
         } else if is("expect") {
             if !value.eq_ignore_ascii_case(b"100-continue") {
                 return Err(UNEXPECTED);
@@ -277,13 +318,15 @@ impl<'a> Fields<'a> {
         if !self.host && !old {
             return Err(NO_HOST);
         }
-        let body = match (self.chunked, self.length) {
-            (true, Some(_)) => return Err(TWO_ENDS),
-            (true, None) if old => return Err(OLD_CODING),
-            (true, None) => Body { next: Part::Size, seen: 0 },
-            (false, Some(length)) if length > MAX_BODY => return Err(TOO_MUCH),
-            (false, Some(length)) => Body { next: Part::Length(length), seen: 0 },
-            (false, None) => Body::NONE,
+        let body = match (self.codings, self.length) {
+            (Codings::None, Some(length)) if length > MAX_BODY => return Err(TOO_MUCH),
+            (Codings::None, Some(length)) => Body { next: Part::Length(length), seen: 0 },
+            (Codings::None, None) => Body::NONE,
+            (_, Some(_)) => return Err(TWO_ENDS),
+            (_, None) if old => return Err(OLD_CODING),
+            (Codings::Unknown, None) => return Err(NOT_LAST),
+            (Codings::UnknownChunked, None) => return Err(UNKNOWN_CODING),
+            (Codings::Chunked, None) => Body { next: Part::Size, seen: 0 },
         };
         Ok(Framing {
             old,
@@ -430,16 +473,28 @@ fn line(bytes: &[u8]) -> Result<Option<&[u8]>, &'static Reject> {
     }
 }
 
-/// Whether a line begins like a field: a name and a colon (RFC 9112, section 5).
+/// Whether a line is a field: a name, a colon and a value (RFC 9112, section 5).
 fn is_field(line: &[u8]) -> bool {
-    let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
-    name.len() < line.len()
-        && !name.is_empty()
-        && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+    let (name, rest) = split_before(line, b":");
+    is_token(name) && !rest.is_empty() && is_text(rest)
 }
 
-/// `chunk-size [ chunk-ext ]` (RFC 9112, section 7.1), at most eight digits. Extensions mean nothing here.
+/// `token` (RFC 9110, section 5.6.2).
+fn is_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+}
+
+/// Whether these bytes may stand in a field's value: no control character but the tab (RFC 9110, section 5.5).
+fn is_text(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| byte == b'\t' || !byte.is_ascii_control())
+}
+
+/// `chunk-size [ chunk-ext ]` (RFC 9112, section 7.1), at most eight digits. Extensions mean nothing here, but what may
+/// not stand in one is a sign that somebody reads these lines otherwise.
 fn chunk_size(line: &[u8]) -> Option<u64> {
+    if !is_text(line) {
+        return None;
+    }
     let mut parts = line.splitn(2, |&byte| byte == b';');
     let digits = parts.next().unwrap_or_default();
     // White space is allowed before an extension, for the sake of old senders.
@@ -606,6 +661,8 @@ const LAST_SECOND: u64 = 253_402_300_799;
 
 const CRLF: &[u8] = b"\r\n";
 
+const ACCEPT: &[u8] = b"accept:";
+
 const OTHER_VERSION: &Reject = &reject(Status::Version, "the versions spoken here are HTTP/1.1 and HTTP/1.0");
 const MALFORMED: &Reject = &bad("this is not a well-formed HTTP/1.1 request");
 const EMPTY: &Reject = &bad("empty lines are no request");
@@ -615,11 +672,12 @@ const NO_HOST: &Reject = &bad("one valid Host field is needed");
 const NO_LENGTH: &Reject = &bad("the Content-Length is not a number");
 const TWO_LENGTHS: &Reject = &bad("one Content-Length is enough");
 const UNKNOWN_CODING: &Reject = &reject(Status::NotImplemented, "the only transfer coding known here is chunked");
-const TWO_CODINGS: &Reject = &bad("one Transfer-Encoding is enough");
+const NO_CODING: &Reject = &bad("the Transfer-Encoding is no list of transfer codings");
+const NOT_LAST: &Reject = &bad("the last transfer coding has to be chunked, once");
 const UNEXPECTED: &Reject = &reject(Status::Unexpected, "the only expectation known here is 100-continue");
 const TWO_ENDS: &Reject = &bad("Content-Length and Transfer-Encoding contradict each other");
 const OLD_CODING: &Reject = &bad("HTTP/1.0 has no Transfer-Encoding");
-const NO_SIZE: &Reject = &bad("a chunk's size is not a hexadecimal number");
+const NO_SIZE: &Reject = &bad("a chunk does not begin with a hexadecimal size and well-formed extensions");
 const LONG_CHUNK: &Reject = &bad("a chunk is longer than its size");
 const NO_FIELD: &Reject = &bad("a trailer is not a field");
 const LONG_LINE: &Reject = &bad("a line of the body is too long");
@@ -631,8 +689,8 @@ const TOO_MUCH: &Reject = &reject(Status::TooMuch, "a visit needs no body: send 
 /// For a request that does not come to its end in time.
 pub const TIMED_OUT: &Reject = &reject(Status::TimedOut, "the request did not arrive in time");
 
-/// Longest request target in bytes.
-pub const MAX_TARGET: usize = 2 * 1024;
+/// Longest request target in bytes: a request line of 8000 is to be taken (RFC 9112, section 3).
+pub const MAX_TARGET: usize = 8 * 1024;
 
 /// Most fields in one head; browsers send about twenty.
 pub const MAX_FIELDS: usize = 64;

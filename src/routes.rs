@@ -88,6 +88,8 @@ pub enum Act {
     /// Nothing is here.
     #[default]
     Unknown,
+    /// A counter is meant, but its name is not allowed.
+    NoCounter,
     /// Something is here, but only for these methods.
     Allow(&'static str),
 }
@@ -96,7 +98,7 @@ pub enum Act {
 #[must_use]
 pub fn plan(head: &Head<'_>, counters: &Counters, origins: &Origins) -> Plan {
     let (act, drawn) = match act(head.path, counters) {
-        Act::Unknown => badge(head.path, counters).map_or((Act::Unknown, None), |(act, form)| (act, Some(form))),
+        Act::Unknown => badge(head.path, counters).unwrap_or((Act::Unknown, None)),
         act => (act, None),
     };
     let route = Route::to(act, drawn.is_some());
@@ -106,11 +108,11 @@ pub fn plan(head: &Head<'_>, counters: &Counters, origins: &Origins) -> Plan {
     };
     // Where nothing is, a page might have meant a counter, and is to see that there is none.
     let share = match act {
-        Act::Count(_) | Act::Total(_) | Act::Unknown => origins.share(head.origin),
+        Act::Count(_) | Act::Total(_) | Act::Unknown | Act::NoCounter => origins.share(head.origin),
         _ => Share::Unsaid,
     };
     let act = match (head.method, act) {
-        (_, Act::Unknown) => Act::Unknown,
+        (_, Act::Unknown | Act::NoCounter) => act,
         (Method::Options, _) if head.preflight && !head.origin.is_empty() && matches!(share, Share::With(_)) => {
             Act::Preflight(allowed)
         }
@@ -121,12 +123,9 @@ pub fn plan(head: &Head<'_>, counters: &Counters, origins: &Origins) -> Plan {
         (_, Act::Count(key)) if head.prefetch => Act::Total(key),
         (_, act) => act,
     };
-    let form = match (drawn.unwrap_or_else(|| Form::choose(&head.accept)), act) {
-        (Form::Badge | Form::Shield, Act::Unknown | Act::Allow(_) | Act::Preflight(_)) => Form::Text,
-        (Form::Html, Act::Welcome(_) | Act::Count(_) | Act::Total(_)) => Form::Html,
-        // Only numbers have a page.
-        (Form::Html, _) => Form::Text,
-        (form, _) => form,
+    let form = match (drawn, act) {
+        (Some(form), Act::Count(_) | Act::Total(_)) => form,
+        _ => Form::choose(&head.accept),
     };
     Plan { act, route, form, share, bare: head.method == Method::Head }
 }
@@ -143,19 +142,19 @@ fn named(path: &[u8], counters: &Counters) -> Option<Act> {
         Some(name) => (Act::Count, name),
         None => (Act::Total, path.strip_prefix(b"/total/")?),
     };
-    counters.named(name).map(act)
+    (!name.is_empty()).then(|| counters.named(name).map_or(Act::NoCounter, act))
 }
 
 /// A badge is drawn for whoever visits what it stands on, so it counts; what shields.io reads when it sees fit does
 /// not.
-fn badge(path: &[u8], counters: &Counters) -> Option<(Act, Form)> {
+fn badge(path: &[u8], counters: &Counters) -> Option<(Act, Option<Form>)> {
     let path = path.strip_prefix(b"/badge")?;
     let ((act, form), path): ((ActOn, _), _) = match path.strip_suffix(b".svg") {
         Some(path) => ((Act::Count, Form::Badge), path),
         None => ((Act::Total, Form::Shield), path.strip_suffix(b".json")?),
     };
-    let key = if path.is_empty() { counters.main } else { counters.named(path.strip_prefix(b"/")?)? };
-    Some((act(key), form))
+    let key = if path.is_empty() { Some(counters.main) } else { counters.named(path.strip_prefix(b"/")?) };
+    Some(key.map_or((Act::NoCounter, None), |key| (act(key), Some(form))))
 }
 
 /// Makes an act of the counter that it may be about.

@@ -1,6 +1,6 @@
 //! What people see: the page of a counter in a browser.
 
-use crate::rig::{Answer, Notch, Redis, Settings, until};
+use crate::rig::{Answer, Notch, Redis, Script, Settings, free_port, until};
 
 /// What browsers send when somebody goes to an address.
 const BROWSER: (&str, &str) = ("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8");
@@ -67,6 +67,26 @@ fn a_page_counts_further_visits_of_its_own_counter() {
 }
 
 #[test]
+fn the_page_of_a_named_counter_has_its_name_in_the_title_and_links_back() {
+    let notch = notch().with("WELCOME", "Hi").start();
+    for (path, title, links_back) in [
+        ("/", "Hi", false),
+        ("/count", "Hi", false),
+        ("/total/blog", "blog \u{2013} Hi", true),
+        ("/count/shop", "shop \u{2013} Hi", true),
+    ] {
+        let page = page(&notch, "GET", path);
+        assert_eq!(title_of(&page), title, "{path}");
+        assert_eq!(page.text().contains("<a href=/>"), links_back, "{path}");
+    }
+}
+
+fn title_of(page: &Answer) -> &str {
+    let title = page.text().split_once("<title>").and_then(|(_, rest)| rest.split_once("</title>"));
+    title.unwrap_or_else(|| panic!("no title: {page:?}")).0
+}
+
+#[test]
 fn a_page_takes_nothing_that_it_is_told_for_markup() {
     let notch = notch().with("WELCOME", "<script>alert(1)</script> & \"more\"").start();
     let start = page(&notch, "GET", "/");
@@ -112,11 +132,70 @@ fn head_and_prefetch_of_a_page_count_nothing() {
 }
 
 #[test]
-fn what_has_no_page_is_a_line_of_text() {
+fn what_is_no_error_and_has_no_number_is_text() {
     let notch = notch().start();
-    for (method, path) in [("GET", "/livez"), ("GET", "/readyz"), ("GET", "/nowhere"), ("PUT", "/count")] {
-        let answer = notch.ask(method, path, &[BROWSER]);
-        assert_eq!(answer.field("Content-Type"), Some("text/plain; charset=utf-8"), "{path}");
-        answer.assert_one_line();
+    for path in ["/livez", "/readyz", "/robots.txt", "/metrics"] {
+        let answer = notch.ask("GET", path, &[BROWSER]);
+        assert!(answer.field("Content-Type").is_some_and(|kind| kind.starts_with("text/plain")), "{path}: {answer:?}");
     }
+}
+
+#[test]
+fn an_error_is_a_page_of_its_own_in_the_same_dress() {
+    let notch = notch().start();
+    let style = |answer: &Answer| {
+        let style = answer.text().split_once("<style>").and_then(|(_, rest)| rest.split_once("</style>"));
+        style.unwrap_or_else(|| panic!("no style: {answer:?}")).0.to_owned()
+    };
+    let dress = style(&page(&notch, "GET", "/"));
+    let long = format!("/{}", "x".repeat(9 << 10));
+    let many = vec![("X", "y"); 100];
+    let none = &[][..];
+    for (method, path, fields, status, words) in [
+        ("GET", "/nowhere", none, "404 Not Found", "nothing is here"),
+        ("GET", "/count/nobody", none, "404 Not Found", "COUNTERS"),
+        ("GET", "/badge/nobody.svg", none, "404 Not Found", "COUNTERS"),
+        ("PUT", "/count", none, "405 Method Not Allowed", "use one of GET, HEAD, POST"),
+        ("PUT", "/badge.svg", none, "405 Method Not Allowed", "use one of GET, HEAD, POST"),
+        ("BREW", "/count", none, "501 Not Implemented", "use GET"),
+        ("GET", &long, none, "414 URI Too Long", "too long"),
+        ("GET", "/", &many[..], "431 Request Header Fields Too Large", "too many"),
+        ("POST", "/count", &[("Content-Length", "65537")][..], "413 Content Too Large", "send less"),
+    ] {
+        let fields = [&[BROWSER][..], fields].concat();
+        let answer = notch.ask(method, path, &fields);
+        assert_eq!(answer.status.to_string(), status[..3], "{method} {path}");
+        assert_error_page(&answer, status, words);
+        assert_eq!(style(&answer), dress, "{path}");
+    }
+    assert_eq!(notch.total(), 0);
+}
+
+fn assert_error_page(answer: &Answer, status: &str, words: &str) {
+    assert_eq!(answer.field("Content-Type"), Some("text/html; charset=utf-8"), "{answer:?}");
+    assert!(answer.field("Content-Security-Policy").is_some_and(|policy| policy.starts_with("default-src 'none'")));
+    assert_eq!(title_of(answer), status);
+    assert!(answer.text().contains(&format!("<h1>{status}</h1>")), "{answer:?}");
+    assert!(said(answer).contains(words) && answer.text().contains("<a href=/>"), "{answer:?}");
+    assert_eq!(answer.field("Cache-Control"), Some("no-store"), "{answer:?}");
+}
+
+#[test]
+fn without_a_store_every_error_is_a_page() {
+    let script = Script::play("> INCR visits\nclose");
+    let doubt = Settings::redis(script.port).with("WORKERS", "1").start().ask("GET", "/count", &[BROWSER]);
+    assert_eq!((doubt.status, doubt.field("Retry-After")), (504, None), "{doubt:?}");
+    assert!(said(&doubt).contains("do not repeat it"), "{doubt:?}");
+    script.done();
+
+    let nowhere = Settings::redis(free_port()).with("STORE_TIMEOUT", "300ms").with("COUNTERS", "blog");
+    let notch = nowhere.start();
+    for path in ["/count", "/count/blog", "/total", "/total/blog"] {
+        let answer = page(&notch, "GET", path);
+        assert_eq!(answer.status, 503, "{answer:?}");
+        assert!(answer.field("Retry-After").is_some() && said(&answer).contains("try again"), "{answer:?}");
+    }
+    let unready = notch.ask("GET", "/readyz", &[BROWSER]);
+    assert!(unready.field("Retry-After").is_some(), "{unready:?}");
+    assert_error_page(&unready, "503 Service Unavailable", "not ready");
 }

@@ -182,6 +182,25 @@ fn what_is_not_there_is_404_whatever_the_method() {
 }
 
 #[test]
+fn a_name_that_is_not_allowed_is_told_of_the_setting() {
+    for (names, path) in [
+        ("", "/count/shop"),
+        ("", "/total/shop"),
+        ("blog", "/badge/shop.svg"),
+        ("blog", "/badge/shop.json"),
+        ("blog", "/count/Blog"),
+        ("*", "/count/a%20b"),
+        ("*", "/count/a/b"),
+        ("*", &("/count/".to_owned() + &"x".repeat(33))),
+    ] {
+        let notch = Settings::ledger().with("FSYNC", "never").with("COUNTERS", names).start();
+        let answer = notch.get(path);
+        assert_eq!(answer.status, 404, "COUNTERS={names} {path}: {answer:?}");
+        assert!(answer.text().contains("COUNTERS"), "COUNTERS={names} {path}: {answer:?}");
+    }
+}
+
+#[test]
 fn errors_are_one_line_of_text_or_a_map_of_one() {
     let notch = notch();
     for (method, path, status) in [("GET", "/nowhere", 404), ("DELETE", "/count", 405)] {
