@@ -169,8 +169,9 @@ pub fn help() -> String {
 const USAGE: &str = "\
 notch counts visits: GET /count over HTTP, in Redis or in a file of its own.
 
-Usage: notch                serve
-       notch healthcheck    ask a running notch whether it is ready; exit 0 or 1
+Usage: notch                      serve
+       notch healthcheck          exit 0 if a running notch is alive, else 1
+       notch healthcheck ready    exit 0 if it is ready for visits, else 1
        notch --help, notch --version
 
 Settings (environment; durations read 500ms, 5s, 2m):

@@ -1,6 +1,7 @@
 //! Settings, driver, exit code.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io::{self, PipeWriter, Write};
 use std::os::fd::AsFd;
@@ -14,26 +15,34 @@ use notch::driver::threads as driver;
 use notch::driver::tokio as driver;
 use notch::driver::unix_time;
 use notch::log::Log;
-use notch::probe;
+use notch::probe::Probe;
 use tracing::error;
 
 fn main() -> ExitCode {
-    let mut args = env::args_os();
-    let _program = args.next();
-    match (args.next(), args.next()) {
-        (None, _) => serve(),
-        (Some(arg), None) => obey(arg.as_encoded_bytes()),
-        (Some(_), Some(_)) => obey(b"more than one"),
+    let mut args = env::args_os().skip(1);
+    match (args.next(), args.next(), args.next()) {
+        (None, ..) => serve(),
+        (Some(command), option, None) => run_command(&command, option.as_deref()),
+        (_, _, Some(extra)) => refuse_argument(&extra, SEE_HELP),
     }
 }
 
-fn obey(arg: &[u8]) -> ExitCode {
-    match arg {
-        b"healthcheck" => healthcheck(),
-        b"--help" | b"-h" => say(&help()),
-        b"--version" | b"-V" => say(concat!("notch ", env!("CARGO_PKG_VERSION"), "\n")),
-        _ => complain(&"notch takes no such argument: see notch --help", BAD_USAGE),
+fn run_command(command: &OsStr, option: Option<&OsStr>) -> ExitCode {
+    match (command.as_encoded_bytes(), option.map(OsStr::as_encoded_bytes)) {
+        (b"healthcheck", None | Some(b"live")) => healthcheck(Probe::Liveness),
+        (b"healthcheck", Some(b"ready")) => healthcheck(Probe::Readiness),
+        (b"healthcheck", _) => refuse_argument(option.unwrap_or_default(), "expected healthcheck live or ready"),
+        (b"--help" | b"-h", None) => say(&help()),
+        (b"--version" | b"-V", None) => say(concat!("notch ", env!("CARGO_PKG_VERSION"), "\n")),
+        (b"--help" | b"-h" | b"--version" | b"-V", Some(_)) => refuse_argument(option.unwrap_or_default(), SEE_HELP),
+        _ => refuse_argument(command, SEE_HELP),
     }
+}
+
+/// One line, whatever the argument holds.
+fn refuse_argument(argument: &OsStr, remedy: &str) -> ExitCode {
+    let shown = argument.to_string_lossy().replace(char::is_control, "?");
+    complain(&format_args!("unknown argument \"{shown}\": {remedy}"), BAD_USAGE)
 }
 
 fn serve() -> ExitCode {
@@ -65,10 +74,10 @@ fn signals() -> io::Result<SigSet> {
     Ok(signals)
 }
 
-fn healthcheck() -> ExitCode {
+fn healthcheck(probe: Probe) -> ExitCode {
     match Env::new(&|name| env::var_os(name)).address() {
         Err(invalid) => complain(&invalid, BAD_USAGE),
-        Ok(listen) => match probe::ask(listen) {
+        Ok(listen) => match probe.run(listen) {
             Ok(words) => say(&(words + "\n")),
             Err(words) => complain(&words, FAILED),
         },
@@ -89,6 +98,8 @@ fn complain(words: &dyn Display, code: u8) -> ExitCode {
     let _ = writeln!(io::stderr(), "notch: {words}");
     ExitCode::from(code)
 }
+
+const SEE_HELP: &str = "see notch --help";
 
 /// Something that may be better next time.
 const FAILED: u8 = 1;

@@ -4,41 +4,104 @@ use std::net::TcpListener;
 
 use crate::rig::{Redis, Script, Settings, until};
 
+/// All three commands, and which of the two questions each asks.
+const COMMANDS: [(&[&str], bool); 3] =
+    [(&["healthcheck"], false), (&["healthcheck", "live"], false), (&["healthcheck", "ready"], true)];
+
+/// Runs each command against a server, and expects of those that ask for readiness what is given.
+fn expect(address: &str, ready: bool) {
+    for (command, asks_readiness) in COMMANDS {
+        let asked = Settings::ledger().with("LISTEN", address).run(command);
+        assert_eq!(asked.code, Some(i32::from(asks_readiness && !ready)), "{command:?}: {asked:?}");
+        assert_eq!((asked.stdout + &asked.stderr).lines().count(), 1, "{command:?}");
+    }
+}
+
 #[test]
 fn asks_the_server_of_the_same_settings() {
     let notch = Settings::ledger().start();
     let port = notch.address.port().to_string();
     let everywhere = format!("0.0.0.0:{port}");
     let here = notch.address.to_string();
-    for (name, value) in [("LISTEN", &here), ("LISTEN", &everywhere), ("PORT", &port)] {
-        let asked = Settings::ledger().without("LISTEN").with(name, value).run(&["healthcheck"]);
-        assert_eq!(asked.code, Some(0), "{name}={value}: {asked:?}");
+    for (command, _) in COMMANDS {
+        for (name, value) in [("LISTEN", &here), ("LISTEN", &everywhere), ("PORT", &port)] {
+            let asked = Settings::ledger().without("LISTEN").with(name, value).run(command);
+            assert_eq!(asked.code, Some(0), "{command:?}, {name}={value}: {asked:?}");
+        }
     }
     assert_eq!(notch.total(), 0);
 }
 
 #[test]
-fn unhealthy_is_one_line_and_exit_code_1() {
+fn without_its_store_notch_is_live_and_not_ready() {
     let mut redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).start();
-    let ask = || Settings::ledger().with("LISTEN", &notch.address.to_string()).run(&["healthcheck"]);
-    assert_eq!(ask().code, Some(0));
+    let address = notch.address.to_string();
+    expect(&address, true);
     redis.kill();
-    let asked = ask();
-    assert_eq!(asked.code, Some(1), "{asked:?}");
-    assert_eq!((asked.stdout + &asked.stderr).lines().count(), 1);
+    expect(&address, false);
     redis.restart();
-    until("healthy again", || (ask().code == Some(0)).then_some(()));
+    let ready = || Settings::ledger().with("LISTEN", &address).run(&["healthcheck", "ready"]);
+    until("ready again", || (ready().code == Some(0)).then_some(()));
 }
 
 #[test]
-fn draining_is_unhealthy() {
+fn with_a_store_that_does_not_respond_notch_is_live_and_not_ready() {
+    let redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "200ms").start();
+    let address = notch.address.to_string();
+    redis.while_stopped(|| expect(&address, false));
+}
+
+#[test]
+fn draining_notch_is_live_and_not_ready() {
     let notch = Settings::ledger().with("DRAIN_DELAY", crate::rig::NEVER).start();
+    let address = notch.address.to_string();
     notch.signal("TERM");
-    until("unhealthy", || {
-        let asked = Settings::ledger().with("LISTEN", &notch.address.to_string()).run(&["healthcheck"]);
+    until("not ready", || {
+        let asked = Settings::ledger().with("LISTEN", &address).run(&["healthcheck", "ready"]);
         (asked.code == Some(1)).then_some(())
     });
+    expect(&address, false);
+}
+
+#[test]
+fn an_unknown_argument_is_named_with_the_remedy() {
+    const HELP: &str = "see notch --help";
+    const CHECKS: &str = "expected healthcheck live or ready";
+    let cases: [(&[&str], &str, &str); 11] = [
+        (&["foo"], "foo", HELP),
+        (&[""], "", HELP),
+        (&["live"], "live", HELP),
+        (&["--port"], "--port", HELP),
+        (&["foo", "bar"], "foo", HELP),
+        (&["--help", "foo"], "foo", HELP),
+        (&["--version", "foo"], "foo", HELP),
+        (&["two\nlines"], "two?lines", HELP),
+        (&["healthcheck", "readyz"], "readyz", CHECKS),
+        (&["healthcheck", "/livez"], "/livez", CHECKS),
+        (&["healthcheck", "ready", "foo"], "foo", HELP),
+    ];
+    for (command, argument, remedy) in cases {
+        let refused = Settings::ledger().run(command);
+        assert_eq!(refused.code, Some(2), "{command:?}: {refused:?}");
+        assert_eq!(
+            refused.stderr.trim_end(),
+            format!("notch: unknown argument \"{argument}\": {remedy}"),
+            "{command:?}"
+        );
+        assert_eq!(refused.stdout, "", "{command:?}");
+    }
+}
+
+#[test]
+fn a_server_that_does_not_respond_is_unhealthy() {
+    // The kernel completes the connection, and nothing ever reads from it.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
+    let address = silent.local_addr().expect("a bound listener has an address").to_string();
+    let asked = Settings::ledger().with("LISTEN", &address).run(&["healthcheck"]);
+    assert_eq!(asked.code, Some(1), "{asked:?}");
+    assert!(asked.stderr.contains(&format!("no response from {address}")), "{asked:?}");
 }
 
 #[test]
