@@ -1,12 +1,13 @@
 //! The environment, parsed once into a [`Config`]. What comes out of here needs no further check.
 //!
 //! An empty value counts as unset. A bad one stops the start with one line that names the variable, says what is wrong
-//! and shows an example. Values that may hold a password are never repeated.
+//! and shows an example. Values that may hold a password are never repeated. A setting that would be ignored beside
+//! another, or that no one knows under a name of Redis, is a bad one too: what is set holds, or notch does not start.
 
 use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{self, PathBuf};
 use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
@@ -95,17 +96,13 @@ pub struct Logging {
     pub format: Format,
 }
 
-/// A setting that cannot be used.
+/// A setting that cannot be used: its name, what is wrong with it, and an example.
 #[derive(Debug)]
-pub struct Invalid {
-    name: &'static str,
-    problem: String,
-}
+pub struct Invalid(String);
 
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let example = SETTINGS.iter().find(|setting| setting.name == self.name).map_or("", |setting| setting.example);
-        write!(f, "{0}: {1}, for example {0}={example}", self.name, self.problem)
+        f.write_str(&self.0)
     }
 }
 
@@ -177,18 +174,18 @@ Usage: notch                      serve
 Settings (environment; durations read 500ms, 5s, 2m):
 ";
 
-/// The environment, or whatever stands in for it: the value of a variable. It keeps the first setting that cannot be
-/// used and reads on, so that no reader has to pass an error along.
-pub struct Env<'a> {
-    find: &'a dyn Fn(&str) -> Option<OsString>,
+/// The environment, or whatever stands in for it: names and values. It keeps the first setting that cannot be used and
+/// reads on, so that no reader has to pass an error along.
+pub struct Env {
+    variables: Vec<(OsString, OsString)>,
     invalid: Option<Invalid>,
 }
 
-impl<'a> Env<'a> {
-    /// Nothing of it has been read yet.
+impl Env {
+    /// Takes all variables; of two with the same name, the first holds.
     #[must_use]
-    pub fn new(find: &'a dyn Fn(&str) -> Option<OsString>) -> Self {
-        Self { find, invalid: None }
+    pub fn new(variables: Vec<(OsString, OsString)>) -> Self {
+        Self { variables, invalid: None }
     }
 
     /// Reads every setting that serving needs. It comes in a box, since moving it field by field would take 600 bytes.
@@ -282,7 +279,7 @@ impl<'a> Env<'a> {
     /// What tells this replica from its brothers. The kernel knows it even where no shell has set `HOSTNAME`.
     fn hostname(&self) -> String {
         let kernel = machine::content("/proc/sys/kernel/hostname".as_ref()).ok();
-        let name = kernel.or_else(|| (self.find)("HOSTNAME")?.into_string().ok()).unwrap_or_default();
+        let name = kernel.or_else(|| self.raw("HOSTNAME")?.to_str().map(str::to_owned)).unwrap_or_default();
         let name = name.trim_ascii();
         let fits = !name.is_empty() && name.len() <= MAX_HOSTNAME && name.bytes().all(|byte| byte.is_ascii_graphic());
         String::from(if fits { name } else { "notch" })
@@ -291,6 +288,9 @@ impl<'a> Env<'a> {
     fn listen(&mut self) -> SocketAddr {
         let port = self.number("PORT", 0, u16::MAX.into()) as u16;
         let text = self.given("LISTEN");
+        if !text.is_empty() && self.is_given("PORT") {
+            self.refuse("LISTEN", format_args!("PORT is set too: unset one of them"));
+        }
         let every = |port| SocketAddr::from(([0, 0, 0, 0], port));
         let address = match text.strip_prefix(':') {
             _ if text.is_empty() => Some(every(port)),
@@ -308,38 +308,91 @@ impl<'a> Env<'a> {
     fn store(&mut self) -> Store {
         let fsyncs = [Fsync::Always, Fsync::EverySecond, Fsync::Never];
         let fsync = fsyncs[self.choice("FSYNC", &["always", "everysec", "never"])];
+        self.refuse_unknown();
         let (url, host) = (self.given("REDIS_URL"), self.given("REDIS_HOST"));
         let mut login = Login { host, port: REDIS_PORT, username: None, password: None, db: 0 };
         if !url.is_empty() {
-            let problem = match login.host.as_str() {
-                "" => url_login(&url, &mut login).err(),
-                _ => Some("REDIS_HOST is set too: unset one of them"),
-            };
-            if let Some(problem) = problem {
+            if let Err(problem) = url_login(&url, &mut login) {
                 self.refuse("REDIS_URL", format_args!("{problem}"));
+            }
+            for name in ["REDIS_HOST", "REDIS_PORT", "REDIS_USERNAME", "REDIS_DB"] {
+                if self.is_given(name) {
+                    self.refuse("REDIS_URL", format_args!("{name} is set too: unset one of them"));
+                }
             }
         } else if !login.host.is_empty() {
             login.port = self.redis_port();
             login.db = self.number("REDIS_DB", 0, MAX_DB) as u32;
         } else {
-            let path = self.raw("LEDGER").unwrap_or_else(|| default("LEDGER").into());
-            return Store::Ledger(path.into(), fsync);
+            self.refuse_hostless();
+            let path = self.raw("LEDGER").cloned().unwrap_or_else(|| default("LEDGER").into());
+            // Where it lies is to be told for certain.
+            return Store::Ledger(path::absolute(&path).unwrap_or_else(|_| path.into()), fsync);
+        }
+        if self.is_given("FSYNC") {
+            let redis = if url.is_empty() { "REDIS_HOST" } else { "REDIS_URL" };
+            self.refuse("FSYNC", format_args!("it is for the ledger, and {redis} is set: unset one of them"));
         }
         self.identify(&mut login);
         Store::Redis(login)
     }
 
-    /// Kubernetes sets `REDIS_PORT=tcp://10.0.0.1:6379` for a service called redis; the port in it is the right one.
+    /// Refuses names of Redis that are not known here, for it is a misspelt one that would be missed.
+    fn refuse_unknown(&mut self) {
+        let is_unknown = |&(name, value): &(&str, &str)| {
+            let known = SETTINGS.iter().map(|setting| setting.name).chain(OTHERS).any(|known| known == name);
+            name.starts_with(REDIS) && !value.is_empty() && !known && !is_of_a_service(name, value)
+        };
+        let names = self.variables.iter().map(|(name, value)| (name.to_string_lossy(), value.to_string_lossy()));
+        let names: Vec<_> = names.collect();
+        if let Some((name, _)) = names.iter().map(|(name, value)| (&**name, &**value)).find(is_unknown) {
+            let near = nearest(name);
+            let name = name.replace(char::is_control, "?");
+            let words = "unknown setting: the nearest is";
+            self.invalid
+                .get_or_insert(Invalid(format!("{name}: {words} {}, for example {0}={}", near.name, near.example)));
+        }
+    }
+
+    /// Refuses what belongs to a Redis where none is named, since it would count into a file unseen.
+    fn refuse_hostless(&mut self) {
+        for name in SETTINGS.iter().map(|setting| setting.name).filter(|name| name.starts_with(REDIS)) {
+            if self.is_given(name) {
+                let words = "neither REDIS_HOST nor REDIS_URL is set: set one of them, or unset";
+                self.invalid
+                    .get_or_insert_with(|| Invalid(format!("{name}: {words} {name}, for example REDIS_HOST=redis")));
+            }
+        }
+    }
+
+    /// Whether somebody has set it. Kubernetes sets `REDIS_PORT=tcp://10.0.0.1:6379` for a service called redis, which
+    /// says nothing of what is wanted here.
+    fn is_given(&self, name: &str) -> bool {
+        self.raw(name).is_some_and(|value| name != "REDIS_PORT" || !value.to_string_lossy().contains("://"))
+    }
+
+    /// The port in what Kubernetes sets is the right one, if the host is that of the service.
     fn redis_port(&mut self) -> u16 {
         let text = self.text("REDIS_PORT");
+        if text.starts_with("udp://") || text.starts_with("sctp://") {
+            return REDIS_PORT;
+        }
         port(&text).unwrap_or_else(|| {
             self.unlike("REDIS_PORT", &text, format_args!("no number from 1 to {}", u16::MAX));
             REDIS_PORT
         })
     }
 
-    /// Adds user and password, which need not stand in a URL.
+    /// Adds user and password; the password need not stand in a URL.
     fn identify(&mut self, login: &mut Login) {
+        for name in ["REDIS_PASSWORD", "REDIS_PASSWORD_FILE"] {
+            if self.is_given(name) && login.password.is_some() {
+                self.refuse(name, format_args!("REDIS_URL has a password, too: leave one of them out"));
+            }
+        }
+        if self.is_given("REDIS_PASSWORD") && self.is_given("REDIS_PASSWORD_FILE") {
+            self.refuse("REDIS_PASSWORD_FILE", format_args!("REDIS_PASSWORD is set too: unset one of them"));
+        }
         for (name, part) in [("REDIS_USERNAME", &mut login.username), ("REDIS_PASSWORD", &mut login.password)] {
             let text = self.given(name);
             if !text.is_empty() {
@@ -347,7 +400,7 @@ impl<'a> Env<'a> {
             }
         }
         if let Some(path) = self.raw("REDIS_PASSWORD_FILE") {
-            match machine::content(&path) {
+            match machine::content(path) {
                 Ok(mut secret) => {
                     // An editor leaves a line end, which is no part of the secret.
                     secret.truncate(secret.bytes().rev().skip_while(|byte| matches!(byte, b'\r' | b'\n')).count());
@@ -359,13 +412,13 @@ impl<'a> Env<'a> {
             }
         }
         if login.username.is_some() && login.password.is_none() {
-            self.refuse("REDIS_PASSWORD", format_args!("a user is named, but no password"));
+            let user = if self.is_given("REDIS_USERNAME") { "REDIS_USERNAME" } else { "REDIS_URL" };
+            self.refuse("REDIS_PASSWORD", format_args!("{user} names a user, but there is no password"));
         }
     }
 
     fn workers(&mut self) -> Option<usize> {
-        let given = !self.given("WORKERS").is_empty();
-        given.then(|| self.number("WORKERS", 1, MAX_WORKERS) as usize)
+        self.is_given("WORKERS").then(|| self.number("WORKERS", 1, MAX_WORKERS) as usize)
     }
 
     fn limits(&mut self) -> Limits {
@@ -418,14 +471,15 @@ impl<'a> Env<'a> {
 
     /// What is set; empty if nothing is.
     fn given(&mut self, name: &'static str) -> String {
-        self.raw(name).unwrap_or_default().into_string().unwrap_or_else(|_| {
+        self.raw(name).cloned().unwrap_or_default().into_string().unwrap_or_else(|_| {
             self.refuse(name, format_args!("not UTF-8"));
             String::new()
         })
     }
 
-    fn raw(&self, name: &str) -> Option<OsString> {
-        (self.find)(name).filter(|value| !value.is_empty())
+    fn raw(&self, name: &str) -> Option<&OsString> {
+        let found = self.variables.iter().find(|(other, _)| other == name);
+        found.map(|(_, value)| value).filter(|value| !value.is_empty())
     }
 
     fn unlike(&mut self, name: &'static str, text: &str, problem: fmt::Arguments<'_>) {
@@ -435,9 +489,54 @@ impl<'a> Env<'a> {
     }
 
     fn refuse(&mut self, name: &'static str, problem: fmt::Arguments<'_>) {
-        self.invalid.get_or_insert_with(|| Invalid { name, problem: problem.to_string() });
+        let example = SETTINGS.iter().find(|setting| setting.name == name).map_or("", |setting| setting.example);
+        self.invalid.get_or_insert_with(|| Invalid(format!("{name}: {problem}, for example {name}={example}")));
     }
 }
+
+/// Whether it is one of the variables that Kubernetes sets for each service of a namespace, or Docker for a link:
+/// `REDIS_SERVICE_HOST`, `REDIS_PORT_6379_TCP_ADDR`, and the same for a service called `redis-something`.
+fn is_of_a_service(name: &str, value: &str) -> bool {
+    let has_numbered_port = || name.split("_PORT_").skip(1).any(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    name.contains("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || (name.ends_with("_PORT") && value.contains("://"))
+        || has_numbered_port()
+        || (name.ends_with("_NAME") && value.starts_with('/'))
+        || name.contains("_ENV_")
+}
+
+/// The setting of Redis whose name is most like this one: one that goes on where it ends, or the other way round, or else
+/// the one that takes fewest changes to a letter.
+fn nearest(name: &str) -> &'static Setting {
+    let name = &*name.to_ascii_uppercase();
+    let of_redis = SETTINGS.iter().filter(|setting| setting.name.starts_with(REDIS));
+    let distance = |setting: &&Setting| {
+        let is_part = name.len() > REDIS.len() && (setting.name.starts_with(name) || name.starts_with(setting.name));
+        if is_part { 0 } else { changes(name.as_bytes(), setting.name.as_bytes()) }
+    };
+    of_redis.min_by_key(distance).unwrap_or(&SETTINGS[0])
+}
+
+/// How many letters have to be added, left out or replaced to make one word of the other (Levenshtein distance).
+fn changes(one: &[u8], other: &[u8]) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (at, letter) in one.iter().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], at + 1);
+        for (column, another) in other.iter().enumerate() {
+            let replaced = diagonal + usize::from(letter != another);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[other.len()]
+}
+
+/// What the names of all settings of Redis begin with.
+const REDIS: &str = "REDIS_";
+
+/// Names in the environment of the stack that are not for us, but for the Redis beside us and for building it.
+const OTHERS: [&str; 3] = ["REDIS_ADMIN_PASSWORD", "REDIS_ADMIN_PASSWORD_FILE", "REDIS_IMAGE"];
 
 fn default(name: &str) -> &'static str {
     SETTINGS.iter().find(|setting| setting.name == name).map_or("", |setting| setting.default)
@@ -595,8 +694,8 @@ mod tests {
     use super::*;
 
     fn read(settings: &[(&str, &str)]) -> Result<Config, String> {
-        let find = |name: &str| settings.iter().find(|(other, _)| *other == name).map(|(_, value)| value.into());
-        Env::new(&find).config().map(|config| *config).map_err(|invalid| invalid.to_string())
+        let variables = settings.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        Env::new(variables).config().map(|config| *config).map_err(|invalid| invalid.to_string())
     }
 
     fn login(settings: &[(&str, &str)]) -> (String, u16, Option<String>, Option<String>, u32) {
@@ -608,10 +707,21 @@ mod tests {
 
     #[test]
     fn without_settings_it_counts_in_a_file() {
-        for settings in [&[][..], &[("REDIS_HOST", ""), ("LEDGER", ""), ("PORT", ""), ("STORE_TIMEOUT", "")]] {
+        let here = std::env::current_dir().expect("a folder to be in").join("notch.ledger");
+        for settings in [
+            &[][..],
+            &[
+                ("REDIS_HOST", ""),
+                ("REDIS_PASSWORD", ""),
+                ("REDIS_HOTS", ""),
+                ("LEDGER", ""),
+                ("PORT", ""),
+                ("STORE_TIMEOUT", ""),
+            ],
+        ] {
             let config = read(settings).expect("good settings");
             assert_eq!(config.listen.to_string(), "0.0.0.0:8080");
-            assert!(matches!(config.store, Store::Ledger(path, Fsync::Always) if path.as_os_str() == "./notch.ledger"));
+            assert!(matches!(config.store, Store::Ledger(path, Fsync::Always) if path == here));
             assert_eq!((config.workers, config.limits.connections), (None, 10_000));
             assert_eq!(config.limits.counters, 10_000);
             assert_eq!((config.limits.store.as_millis(), config.limits.drain_delay.as_millis()), (2000, 0));
@@ -649,10 +759,10 @@ mod tests {
                 ("r", 7, some("u"), some("p"), 3),
             ),
             (&[("REDIS_URL", "redis://r")], ("r", 6379, None, None, 0)),
-            (&[("REDIS_URL", "redis://r/"), ("REDIS_PORT", "1")], ("r", 6379, None, None, 0)),
+            (&[("REDIS_URL", "redis://r/"), ("REDIS_PORT", "tcp://10.0.0.1:7000")], ("r", 6379, None, None, 0)),
+            (&[("REDIS_URL", "redis://u:@r"), ("REDIS_PASSWORD", "p")], ("r", 6379, some("u"), some("p"), 0)),
             (&[("REDIS_URL", "redis://:p%40%2Fx@r:7/3")], ("r", 7, None, some("p@/x"), 3)),
             (&[("REDIS_URL", "redis://u:p@[::1]:7")], ("::1", 7, some("u"), some("p"), 0)),
-            (&[("REDIS_URL", "redis://p@r"), ("REDIS_USERNAME", "u")], ("r", 6379, some("u"), some("p"), 0)),
         ] {
             assert_eq!(login(settings), (host.to_owned(), port, username, password, db), "{settings:?}");
         }
@@ -709,17 +819,110 @@ mod tests {
         ] {
             assert_eq!(read(&[(name, value)]).err(), Some(format!("{name}: {words}")));
         }
-        for (settings, words) in [
+    }
+
+    #[test]
+    fn what_would_be_ignored_is_refused_with_both_names() {
+        let (url, with_password) = (("REDIS_URL", "redis://r"), ("REDIS_URL", "redis://:hidden@r"));
+        for (one, other, words) in [
             (
-                [("REDIS_HOST", "r"), ("REDIS_USERNAME", "u")],
-                "REDIS_PASSWORD: a user is named, but no password, for example REDIS_PASSWORD=secret",
+                ("REDIS_HOST", "r"),
+                ("REDIS_USERNAME", "u"),
+                "REDIS_PASSWORD: REDIS_USERNAME names a user, but there is no password, for example REDIS_PASSWORD=secret",
             ),
             (
-                [("REDIS_HOST", "r"), ("REDIS_URL", "redis://r")],
+                ("REDIS_HOST", "r"),
+                ("REDIS_URL", "redis://r"),
                 "REDIS_URL: REDIS_HOST is set too: unset one of them, for example REDIS_URL=redis://redis:6379/0",
             ),
+            (
+                url,
+                ("REDIS_PORT", "x"),
+                "REDIS_URL: REDIS_PORT is set too: unset one of them, for example REDIS_URL=redis://redis:6379/0",
+            ),
+            (
+                url,
+                ("REDIS_DB", "0"),
+                "REDIS_URL: REDIS_DB is set too: unset one of them, for example REDIS_URL=redis://redis:6379/0",
+            ),
+            (
+                url,
+                ("REDIS_USERNAME", "u"),
+                "REDIS_URL: REDIS_USERNAME is set too: unset one of them, for example REDIS_URL=redis://redis:6379/0",
+            ),
+            (
+                with_password,
+                ("REDIS_PASSWORD", "p"),
+                "REDIS_PASSWORD: REDIS_URL has a password, too: leave one of them out, for example REDIS_PASSWORD=secret",
+            ),
+            (
+                with_password,
+                ("REDIS_PASSWORD_FILE", "p"),
+                "REDIS_PASSWORD_FILE: REDIS_URL has a password, too: leave one of them out, \
+                 for example REDIS_PASSWORD_FILE=/run/secrets/redis_password",
+            ),
+            (
+                url,
+                ("FSYNC", "never"),
+                "FSYNC: it is for the ledger, and REDIS_URL is set: unset one of them, for example FSYNC=always",
+            ),
+            (
+                ("LEDGER", "x"),
+                ("REDIS_DB", "0"),
+                "REDIS_DB: neither REDIS_HOST nor REDIS_URL is set: set one of them, or unset REDIS_DB, \
+                 for example REDIS_HOST=redis",
+            ),
+            (
+                ("LISTEN", ":1"),
+                ("PORT", "1"),
+                "LISTEN: PORT is set too: unset one of them, for example LISTEN=127.0.0.1:8080",
+            ),
         ] {
-            assert_eq!(read(&settings).err().as_deref(), Some(words));
+            assert_eq!(read(&[one, other]).err().as_deref(), Some(words));
+            assert_eq!(read(&[other, one]).err().as_deref(), Some(words));
+        }
+    }
+
+    #[test]
+    fn a_misspelt_name_of_redis_is_refused_with_the_nearest() {
+        for (name, near) in [
+            ("REDIS_HOTS", "REDIS_HOST"),
+            ("REDIS_HOSTNAME", "REDIS_HOST"),
+            ("REDIS_URI", "REDIS_URL"),
+            ("REDIS_PASS", "REDIS_PASSWORD"),
+            ("REDIS_PASSWD", "REDIS_PASSWORD"),
+            ("REDIS_PASSWORDFILE", "REDIS_PASSWORD"),
+            ("REDIS_USER", "REDIS_USERNAME"),
+            ("REDIS_USER_NAME", "REDIS_USERNAME"),
+            ("REDIS_PROT", "REDIS_PORT"),
+            ("REDIS_PORTS", "REDIS_PORT"),
+            ("REDIS_host", "REDIS_HOST"),
+        ] {
+            let words = read(&[("REDIS_HOST", "r"), (name, "x")]).err().expect("no such setting");
+            let start = format!("{name}: unknown setting: the nearest is {near}, for example {near}=");
+            assert!(words.starts_with(&start), "{words}");
+        }
+        for (name, value) in [
+            ("REDIS_SERVICE_HOST", "10.0.0.1"),
+            ("REDIS_SERVICE_PORT", "6379"),
+            ("REDIS_SERVICE_PORT_CLIENT", "6379"),
+            ("REDIS_PORT", "tcp://10.0.0.1:6379"),
+            ("REDIS_PORT_6379_TCP", "tcp://10.0.0.1:6379"),
+            ("REDIS_PORT_6379_TCP_PROTO", "tcp"),
+            ("REDIS_PORT_6379_TCP_PORT", "6379"),
+            ("REDIS_PORT_6379_TCP_ADDR", "10.0.0.1"),
+            ("REDIS_MASTER_SERVICE_HOST", "10.0.0.1"),
+            ("REDIS_MASTER_PORT", "udp://10.0.0.1:6379"),
+            ("REDIS_NAME", "/web/redis"),
+            ("REDIS_ENV_REDIS_VERSION", "8.0"),
+            ("REDIS_ADMIN_PASSWORD", "x"),
+            ("REDIS_IMAGE", "redis:8.0-alpine"),
+            ("REDIS_HOTS", ""),
+            ("REDIS", "x"),
+        ] {
+            for store in [("REDIS_HOST", "r"), ("REDIS_URL", "redis://r"), ("LEDGER", "x")] {
+                assert!(read(&[(name, value), store]).is_ok(), "{name}={value} beside {store:?}");
+            }
         }
     }
 

@@ -46,7 +46,7 @@ fn refuse_argument(argument: &OsStr, remedy: &str) -> ExitCode {
 }
 
 fn serve() -> ExitCode {
-    let config = match Env::new(&|name| env::var_os(name)).config() {
+    let config = match Env::new(env::vars_os().collect()).config() {
         Ok(config) => config,
         Err(invalid) => return complain(&invalid, BAD_USAGE),
     };
@@ -75,7 +75,7 @@ fn signals() -> io::Result<SigSet> {
 }
 
 fn healthcheck(probe: Probe) -> ExitCode {
-    match Env::new(&|name| env::var_os(name)).address() {
+    match Env::new(env::vars_os().collect()).address() {
         Err(invalid) => complain(&invalid, BAD_USAGE),
         Ok(listen) => match probe.run(listen) {
             Ok(words) => say(&(words + "\n")),

@@ -213,10 +213,105 @@ fn a_port_alone_is_enough() {
 }
 
 #[test]
-fn listen_says_more_than_port() {
-    let notch = Settings::ledger().with("PORT", "1").start();
-    assert_ne!(notch.address.port(), 1);
-    assert_eq!(notch.visit(), 1);
+fn a_setting_that_would_be_ignored_is_refused_together_with_the_one_that_holds() {
+    const URL: (&str, &str) = ("REDIS_URL", "redis://127.0.0.1:1");
+    const WITH_PASSWORD: (&str, &str) = ("REDIS_URL", "redis://:s3cret@127.0.0.1:1");
+    const HOST: (&str, &str) = ("REDIS_HOST", "127.0.0.1");
+    for (one, other) in [
+        (URL, HOST),
+        (URL, ("REDIS_PORT", "1")),
+        (URL, ("REDIS_PORT", "nonsense")),
+        (URL, ("REDIS_DB", "0")),
+        (URL, ("REDIS_DB", "nonsense")),
+        (URL, ("REDIS_USERNAME", "u")),
+        (("REDIS_URL", "redis://u:s3cret@127.0.0.1:1"), ("REDIS_USERNAME", "u")),
+        (WITH_PASSWORD, ("REDIS_PASSWORD", "s3cret")),
+        (WITH_PASSWORD, ("REDIS_PASSWORD_FILE", "secret")),
+        (("REDIS_PASSWORD", "s3cret"), ("REDIS_PASSWORD_FILE", "secret")),
+        (URL, ("FSYNC", "never")),
+        (HOST, ("FSYNC", "always")),
+        (HOST, ("REDIS_HOTS", "127.0.0.1")),
+        (("LISTEN", "127.0.0.1:0"), ("PORT", "8080")),
+    ] {
+        let settings = Settings::ledger().with(one.0, one.1).with(other.0, other.1);
+        fs::write(settings.folder().join("secret"), "s3cret").expect("a secret laid for the test");
+        let settings = if one.0 == "REDIS_PASSWORD" { settings.with(HOST.0, HOST.1) } else { settings };
+        let refused = settings.run(&[]);
+        assert_eq!((refused.code, refused.stderr.lines().count()), (Some(2), 1), "{one:?} {other:?}: {refused:?}");
+        for name in [one.0, other.0] {
+            assert!(refused.stderr.contains(name), "{name} of {one:?} {other:?}: {refused:?}");
+        }
+        assert!(!refused.stderr.contains("s3cret"), "{refused:?}");
+        assert!(!settings.ledger_file().exists(), "{one:?} {other:?}");
+    }
+}
+
+#[test]
+fn what_belongs_to_redis_needs_a_host() {
+    for (name, value) in [
+        ("REDIS_PORT", "6379"),
+        ("REDIS_DB", "0"),
+        ("REDIS_USERNAME", "u"),
+        ("REDIS_PASSWORD", "s3cret"),
+        ("REDIS_PASSWORD_FILE", "secret"),
+        ("REDIS_HOTS", "redis"),
+        ("REDIS_URI", "redis://redis"),
+    ] {
+        for ledger in ["", "elsewhere.ledger"] {
+            let settings = Settings::ledger().with(name, value).with("LEDGER", ledger).with("REDIS_HOST", "");
+            let refused = settings.run(&[]);
+            assert_eq!((refused.code, refused.stderr.lines().count()), (Some(2), 1), "{name}: {refused:?}");
+            assert!(refused.stderr.contains(&format!("{name}: ")), "{name}: {refused:?}");
+            assert!(refused.stderr.contains("REDIS_HOST") || refused.stderr.contains("REDIS_URL"), "{refused:?}");
+            assert!(!refused.stderr.contains("s3cret"), "{refused:?}");
+            assert!(!settings.ledger_file().exists(), "{name}: nothing is counted into a file unseen");
+        }
+    }
+}
+
+#[test]
+fn what_kubernetes_sets_for_a_service_called_redis_is_no_setting() {
+    let redis = Redis::start(&[]);
+    let port = redis.port.to_string();
+    let address = format!("tcp://127.0.0.1:{port}");
+    let of_the_service = |settings: Settings| {
+        settings
+            .with("REDIS_SERVICE_HOST", "127.0.0.1")
+            .with("REDIS_SERVICE_PORT", &port)
+            .with("REDIS_SERVICE_PORT_CLIENT", &port)
+            .with("REDIS_PORT", &address)
+            .with(&format!("REDIS_PORT_{port}_TCP"), &address)
+            .with(&format!("REDIS_PORT_{port}_TCP_PROTO"), "tcp")
+            .with(&format!("REDIS_PORT_{port}_TCP_PORT"), &port)
+            .with(&format!("REDIS_PORT_{port}_TCP_ADDR"), "127.0.0.1")
+            .with("REDIS_REPLICA_SERVICE_HOST", "10.0.0.2")
+            .with("REDIS_REPLICA_PORT", "tcp://10.0.0.2:6379")
+    };
+    for settings in [
+        Settings::ledger().with("REDIS_HOST", "127.0.0.1"),
+        Settings::ledger().with("REDIS_URL", &format!("redis://127.0.0.1:{port}")),
+    ] {
+        of_the_service(settings).start().visit();
+    }
+    assert_eq!(redis.say("GET visits"), "2");
+    let ledger = of_the_service(Settings::ledger());
+    assert_eq!(ledger.start().visit(), 1);
+    assert!(ledger.ledger_file().exists());
+}
+
+#[test]
+fn the_start_says_which_store_counts() {
+    let settings = Settings::ledger();
+    let ledger = settings.start();
+    // As the shell would show it, whatever the path of the folder goes through.
+    let folder = fs::canonicalize(settings.folder()).expect("a folder that is there");
+    let told = |log: Vec<String>, words: &str| assert!(log[0].contains(words), "{words}: {log:#?}");
+    told(ledger.log(), &format!("into the ledger {}/notch.ledger", folder.display()));
+    let absolute = folder.join("other.ledger");
+    told(Settings::ledger().with("LEDGER", &absolute.to_string_lossy()).start().log(), &absolute.to_string_lossy());
+    // An image names the place of its ledger, in case that no Redis is named.
+    let redis = Settings::redis(1).with("LEDGER", "/data/notch.ledger").with("REDIS_DB", "3").start();
+    told(redis.log(), "into redis 127.0.0.1:1 db 3");
 }
 
 #[test]
