@@ -64,14 +64,18 @@ fn serve() -> ExitCode {
     }
 }
 
-/// SIGTERM and SIGINT, which are kept for whoever waits for them. As process 1 of a container we get neither otherwise.
+/// SIGTERM and SIGINT, which are blocked and stay pending for the thread that waits for them. As process 1 of a container
+/// we get neither otherwise.
+///
+/// SIGHUP, SIGUSR1 and SIGUSR2 would end the process by default: a terminal that closes or an operator who wants a reload
+/// would stop the counter. They are blocked as well, and no thread waits for them.
 fn signals() -> io::Result<SigSet> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    // Every thread to come takes over that they do not interrupt it.
-    signals.thread_block()?;
-    Ok(signals)
+    let stop = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    let ignored = SigSet::from_iter([Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2]);
+    // Threads started later inherit the mask.
+    stop.thread_block()?;
+    ignored.thread_block()?;
+    Ok(stop)
 }
 
 fn healthcheck(probe: Probe) -> ExitCode {

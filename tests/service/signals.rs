@@ -129,6 +129,28 @@ fn a_second_signal_does_not_wait() {
 }
 
 #[test]
+fn signals_that_ask_others_to_reload_stop_nothing() {
+    let settings = Settings::ledger().with("DRAIN_DELAY", NEVER).with("DRAIN_TIMEOUT", NEVER);
+    let notch = settings.start();
+    let mut kept = notch.client();
+    for (round, name) in ["HUP", "USR1", "USR2", "HUP", "USR1", "USR2"].into_iter().enumerate() {
+        notch.signal(name);
+        assert_eq!(kept.get("/count").number(), 2 * round as i64 + 1, "after SIG{name}");
+        assert_eq!(notch.visit(), 2 * round as i64 + 2, "after SIG{name}");
+    }
+    assert_eq!(notch.get("/readyz").status, 200, "none of them drains");
+    notch.signal("TERM");
+    until("readiness turns", || (notch.get("/readyz").status == 503).then_some(()));
+    for name in ["HUP", "USR1", "USR2"] {
+        notch.signal(name);
+    }
+    assert_eq!(notch.visit(), 13, "none of them is the second signal, which does not wait");
+    notch.signal("TERM");
+    let (status, log) = notch.ended();
+    assert_eq!(status.code(), Some(0), "{log:#?}");
+}
+
+#[test]
 fn under_load_every_answer_is_whole_and_every_visit_kept() {
     let settings = Settings::ledger().with("DRAIN_TIMEOUT", NEVER);
     let notch = settings.start();
