@@ -15,7 +15,8 @@ use tracing::{info, warn};
 use self::health::{Health, Status};
 use crate::batch::Batch;
 use crate::config::{Limits, Store};
-use crate::ledger::{Fsync, Ledger, Unusable};
+use crate::counter::{Counters, Names};
+use crate::ledger::{self, Fsync, Ledger, Origin, Unusable};
 use crate::metrics::{About, Metrics, Tally};
 use crate::redis::Login;
 
@@ -103,16 +104,33 @@ fn connect(login: &Login, patience: Duration) -> Result<TcpStream, Status> {
     Err(status)
 }
 
-/// Opens the ledger and says what was cut of it.
+/// Opens the ledger, and puts into words which file it is and what is in it: whoever sees a count begin anew looks there
+/// first.
 ///
 /// # Errors
 /// [`Failure::Ledger`].
-fn open_ledger(path: &Path, fsync: Fsync) -> Result<Ledger, Failure> {
-    let (ledger, torn) = Ledger::open(path, fsync).map_err(|unusable| Failure::Ledger(path.to_owned(), unusable))?;
-    if torn > 0 {
-        warn!(bytes = torn, "cut the torn end of the ledger: what it held was answered to nobody");
+fn open_ledger(path: &Path, fsync: Fsync, counters: &Counters, limits: &Limits) -> Result<(Ledger, String), Failure> {
+    // The names of a list have a place each.
+    let named = if matches!(counters.names, Names::Any) { limits.counters } else { usize::MAX };
+    let opened = Ledger::open(path, fsync, ledger::Bound { main: counters.main, named });
+    let (ledger, found) = opened.map_err(|unusable| Failure::Ledger(path.to_owned(), unusable))?;
+    let (file, key) = (found.path.to_string_lossy(), String::from_utf8_lossy(counters.main.as_bytes()));
+    if found.torn > 0 {
+        warn!(bytes = found.torn, "cut the torn end of the ledger: what it held was answered to nobody");
     }
-    Ok(ledger)
+    if found.origin == Origin::Empty {
+        caution(&format!("ledger {file}: it was there and is empty; if it had a count, restore a copy"), None);
+    }
+    if let Some(other) = found.foreign_key {
+        let words = format!("ledger {file}: it holds counters of another key, {other}, and none of {key}");
+        caution(&(words + ": check COUNTER_KEY"), None);
+    }
+    let holds = match found.origin {
+        Origin::Created => String::from("created, counting starts at 0"),
+        Origin::Empty => String::from("counting starts at 0"),
+        Origin::Opened => format!("{} visits so far", found.total),
+    };
+    Ok((ledger, format!("the ledger {file} ({holds})")))
 }
 
 /// Syncs a ledger that is due, if it is set to be synced now and then, and says when to do it next.
@@ -169,12 +187,13 @@ fn settled(tally: &Tally, batch: &Batch<usize>, sent: Instant) -> Instant {
     now
 }
 
+/// Which Redis it is, in words.
+fn redis_place(login: &Login) -> String {
+    format!("redis {}:{} db {}", login.host, login.port, login.db)
+}
+
 /// The one line that says where and into what notch counts.
-fn announce(address: SocketAddr, store: &Store, workers: usize, limits: &Limits) {
-    let into = match store {
-        Store::Redis(login) => format!("redis {}:{} db {}", login.host, login.port, login.db),
-        Store::Ledger(path, _) => format!("the ledger {}", path.to_string_lossy()),
-    };
+fn announce(address: SocketAddr, into: &str, workers: usize, limits: &Limits) {
     let (version, connections) = (env!("CARGO_PKG_VERSION"), limits.connections);
     info!(workers, connections, version, "notch counts on http://{} into {into}", Place(address));
 }

@@ -4,23 +4,37 @@
 //! those lines in eight hex digits, seeded by the seal before: so a batch counts whole or not at all, and no batch can
 //! be changed, lost or moved unseen. Redis takes the same file: `redis-cli --pipe < notch.ledger`.
 //!
-//! A batch is answered once it is written and, by default, synced. A tail that a crash has torn off in the middle of
-//! a batch is cut when the file is opened; anything else that does not read as written is damage, and then nothing is
-//! changed. Whenever the file grows large, or an append failed, or it was removed, it is written anew from memory: new
-//! file, sync, rename, sync of the folder.
+//! A batch is answered once it is written and, by default, synced. One that could not be written whole is cut off again
+//! before it is refused, since a failed write may have reached the file. A tail that a crash has torn off in the middle
+//! of a batch is cut when the file is opened; anything else that does not read as written is damage, and then nothing
+//! is changed.
+//!
+//! Whenever the file grows large, or a sync failed, or it was removed, it is written anew from memory: new file, sync,
+//! rename, sync of the folder. After a failed sync, nothing that the system still shows of the old file is to be relied
+//! on. Where no new file can take the place of this one, the ledger is refused when it is opened: a file that is a mount
+//! point of its own, a folder that cannot be written to.
 //!
 //! Left out on purpose: setting a counter to a value, expiry, and any command but `INCRBY`.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Write};
+use std::mem;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 
+use self::checksum::{crc32, hex};
+use self::replay::Replay;
+pub use self::totals::Bound;
+use self::totals::Totals;
 use crate::counter::{Ask, Cause, Decimal, Fault, Key};
-use crate::resp::{self, Reply};
+use crate::resp;
+
+mod checksum;
+mod replay;
+mod totals;
 
 /// When a batch is forced to the disk. A killed process loses nothing either way; a power cut may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,10 +57,54 @@ pub struct Ledger {
     size: u64,
     /// From this size on it is written anew.
     rewrite_at: u64,
-    /// The file may not be what we believe: it must be written anew before it takes another batch.
-    suspect: bool,
-    unsynced: bool,
+    state: FileState,
+    /// A file that was to take the place of this one, if it is not known whether it has.
+    replacement: Option<FileId>,
     out: Vec<u8>,
+    /// Somebody asks to count nothing, which is to say whether it can be done.
+    probes: bool,
+}
+
+/// What is known of the file and of the disk under it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FileState {
+    /// All of it is on the disk.
+    Synced,
+    /// Batches were appended since the last sync.
+    Unsynced,
+    /// The file may not be what we believe: it must be written anew before it takes another batch.
+    Suspect,
+}
+
+/// Device and inode: what tells a file from all others, whatever its name.
+type FileId = (u64, u64);
+
+/// What was found at the path of a ledger when it was opened.
+#[derive(Debug)]
+pub struct Found {
+    /// The file itself: where links lead, from the root on.
+    pub path: PathBuf,
+    /// What kind of file it was.
+    pub origin: Origin,
+    /// Bytes of a torn tail that were cut.
+    pub torn: u64,
+    /// Visits of the main counter.
+    pub total: i64,
+    /// Counters, the main one included.
+    pub counters: usize,
+    /// One of the keys, if there are counters and all belong to another `COUNTER_KEY`.
+    pub foreign_key: Option<String>,
+}
+
+/// What a ledger was before it was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// There was no file.
+    Created,
+    /// There was a file with nothing in it.
+    Empty,
+    /// There was a ledger.
+    Opened,
 }
 
 /// Why a file cannot serve as the ledger.
@@ -54,6 +112,10 @@ pub struct Ledger {
 pub enum Unusable {
     /// The system refused something.
     Io(&'static str, io::Error),
+    /// There is no folder for it.
+    NoFolder(PathBuf),
+    /// No new file could take its place, which is how a ledger is kept small and mended.
+    Irreplaceable(io::Error),
     /// Another process counts in it.
     Locked,
     /// It is something else.
@@ -65,7 +127,23 @@ pub enum Unusable {
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io(what, error) => write!(f, "cannot {what} it: {error}"),
+            Self::Io(what, error) => {
+                write!(f, "cannot {what} it: {error}")?;
+                if error.kind() == ErrorKind::PermissionDenied { write!(f, "; {Access}") } else { Ok(()) }
+            }
+            Self::NoFolder(folder) => {
+                let folder = folder.to_string_lossy();
+                write!(f, "there is no folder {}: create it, or mount a volume there", folder.trim_end_matches('/'))
+            }
+            Self::Irreplaceable(error) => match error.kind() {
+                ErrorKind::ResourceBusy | ErrorKind::CrossesDevices => f.write_str(
+                    "it is a mount point, so no new file can take its place: mount its folder instead of it",
+                ),
+                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                    write!(f, "no new file can take its place in its folder: {error}; {Access} to the folder")
+                }
+                _ => write!(f, "no new file can take its place: {error}"),
+            },
             Self::Locked => f.write_str("another process counts in it: stop that one, or name another file"),
             Self::Foreign => f.write_str("it is not a ledger of this version of notch: name another file"),
             Self::Damaged(offset) => write!(
@@ -77,15 +155,27 @@ impl fmt::Display for Unusable {
     }
 }
 
+/// Who needs access.
+struct Access;
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match fs::metadata("/proc/self") {
+            Ok(process) => write!(f, "notch runs as uid {}: give that user write access", process.uid()),
+            Err(_) => f.write_str("give the user that notch runs as write access"),
+        }
+    }
+}
+
 impl Ledger {
-    /// Opens or creates the ledger at `path`. Also says how many bytes of a torn tail were cut.
+    /// Opens or creates the ledger at `path`.
     ///
     /// # Errors
     /// [`Unusable`]; the file is as it was.
-    pub fn open(path: &Path, fsync: Fsync) -> Result<(Self, u64), Unusable> {
-        let mut file = lock(path)?;
+    pub fn open(path: &Path, fsync: Fsync, bound: Bound) -> Result<(Self, Found), Unusable> {
+        let (mut file, created) = lock(path)?;
         let length = file.metadata().map_err(|error| Unusable::Io("read", error))?.len();
-        let Replay { totals, seal, sealed, .. } = Replay::run(&mut file)?;
+        let Replay { totals, seal, sealed, .. } = Replay::run(&mut file, bound)?;
         let path = target(path);
         // Left over from a rewrite that was killed; the lock says that nobody is at it now.
         let _ = fs::remove_file(beside(&path));
@@ -97,20 +187,53 @@ impl Ledger {
             seal,
             size: sealed,
             rewrite_at: MIN_REWRITE.max(sealed.saturating_mul(2)),
-            suspect: false,
-            unsynced: false,
+            state: FileState::Synced,
+            replacement: None,
             out: Vec::new(),
+            probes: false,
         };
-        ledger.mend(length).map_err(|error| Unusable::Io("write", error))?;
-        Ok((ledger, length - sealed))
+        ledger.check_replaceable()?;
+        ledger.cut_torn_tail().map_err(|error| Unusable::Io("write", error))?;
+        let origin = match (created, sealed) {
+            (true, _) => Origin::Created,
+            (false, 0) => Origin::Empty,
+            (false, _) => Origin::Opened,
+        };
+        let found = Found {
+            path: path::absolute(&ledger.path).unwrap_or_else(|_| ledger.path.clone()),
+            origin,
+            torn: length - sealed,
+            total: ledger.total(&bound.main),
+            counters: ledger.totals.len(),
+            foreign_key: ledger.totals.foreign_key(),
+        };
+        Ok((ledger, found))
+    }
+
+    /// Makes sure that a new file can take the place of this one, now and not only when one has to. A file without
+    /// anything in it is replaced for that.
+    fn check_replaceable(&mut self) -> Result<(), Unusable> {
+        if self.size > 0 {
+            File::open(folder(&self.path)).map_err(Unusable::Irreplaceable)?;
+            // Another name for the same file asks the same of the folder and changes nothing: a mount point cannot have
+            // one, and whoever may not remove it again may not replace the file either.
+            let spare = beside(&self.path);
+            if fs::hard_link(&self.path, &spare).is_ok() && fs::remove_file(&spare).is_ok() {
+                return Ok(());
+            }
+        }
+        // Either that was refused for good, or there are no hard links here.
+        match self.rewrite() {
+            // There may be room later, and until then the file that is there grows on.
+            Err(error) if self.size > 0 && self.state != FileState::Suspect && is_full(&error) => Ok(()),
+            Err(error) if is_full(&error) => Err(Unusable::Io("write", error)),
+            rewritten => rewritten.map_err(Unusable::Irreplaceable),
+        }
     }
 
     /// Brings a file that has just been opened to the length of what is sound in it.
-    fn mend(&mut self, length: u64) -> io::Result<()> {
-        if self.size == 0 {
-            return self.rewrite();
-        }
-        if length > self.size {
+    fn cut_torn_tail(&self) -> io::Result<()> {
+        if self.file.metadata()?.len() > self.size {
             self.file.set_len(self.size)?;
             self.file.sync_all()?;
         }
@@ -125,10 +248,10 @@ impl Ledger {
     /// Answers a batch: appends its counts and, if so set, syncs them before it pushes one result for each ask.
     pub fn commit(&mut self, asks: &[Ask], results: &mut Vec<Result<i64, Fault>>) {
         let first = results.len();
-        let trust = self.trust();
+        let verified = self.verify_file();
         self.out.clear();
         for ask in asks {
-            results.push(trust.and_then(|()| self.stage(ask)).map_err(Fault::Refused));
+            results.push(verified.and_then(|()| self.stage(ask)).map_err(Fault::Refused));
         }
         let appended = self.append();
         let results = &mut results[first..];
@@ -150,24 +273,29 @@ impl Ledger {
     /// Counts in memory and writes the line for the file; reads are answered when all is decided.
     fn stage(&mut self, ask: &Ask) -> Result<i64, Cause> {
         let Ask::Count { key, by } = ask else { return Ok(0) };
+        if *by == 0 {
+            self.probes = true;
+            return Ok(self.total(key));
+        }
         let total = self.totals.add(key, *by)?;
-        increment(&mut self.out, key, *by);
+        increment(&mut self.out, key.as_bytes(), *by);
         Ok(total)
     }
 
-    /// Seals what is staged and puts it into the file. A batch that is refused is surely not counted, because without
-    /// its seal it counts for nothing; one that could not be synced is in doubt.
+    /// Seals what is staged and puts it into the file. A batch that is refused is surely not counted, because nothing
+    /// of it stays in the file; one that could not be synced is in doubt.
     fn append(&mut self) -> Result<(), Fault> {
+        let probes = mem::take(&mut self.probes);
         if self.out.is_empty() {
-            return Ok(());
+            return if probes { self.probe() } else { Ok(()) };
         }
-        self.seal = seal(&mut self.out, 0, self.seal);
+        let checksum = seal(&mut self.out, 0, self.seal);
         if self.file.write_all(&self.out).is_err() {
-            self.suspect = true;
-            return Err(Fault::Refused(Cause::Disk));
+            return Err(self.undo_append());
         }
+        self.seal = checksum;
         self.size += self.out.len() as u64;
-        self.unsynced = true;
+        self.state = FileState::Unsynced;
         if self.fsync == Fsync::Always {
             self.sync().map_err(|_| Fault::Lost)?;
         }
@@ -179,44 +307,71 @@ impl Ledger {
         Ok(())
     }
 
+    /// Tries whether a batch could be written, and takes it back. It has no seal, and so counts for nothing if the process
+    /// is killed meanwhile.
+    fn probe(&mut self) -> Result<(), Fault> {
+        increment(&mut self.out, b"probe", 1);
+        let written = self.file.write_all(&self.out);
+        let fault = self.undo_append();
+        if written.is_ok() && self.is_sound() { Ok(()) } else { Err(fault) }
+    }
+
+    /// Cuts off what a failed write has left behind, and says what became of the batch. All of it may have reached the
+    /// file; then it also has to be gone for good, because a power cut could bring it back.
+    fn undo_append(&mut self) -> Fault {
+        let end = self.size + self.out.len() as u64;
+        let is_whole = self.file.metadata().map_or(true, |file| file.len() >= end);
+        let lasting = is_whole && self.fsync == Fsync::Always;
+        let cut = self.file.set_len(self.size).and_then(|()| if lasting { self.file.sync_all() } else { Ok(()) });
+        if cut.is_err() {
+            self.state = FileState::Suspect;
+        }
+        // Without its seal, it counts for nothing.
+        if is_whole && cut.is_err() { Fault::Lost } else { Fault::Refused(Cause::Disk) }
+    }
+
     /// Forces to the disk what was appended; once that has failed, by a new file. For [`Fsync::EverySecond`].
     ///
     /// # Errors
     /// The disk failed. What it holds of the last batches is unknown, and a sync is still wanted.
     pub fn sync(&mut self) -> io::Result<()> {
-        if !self.unsynced {
-            return Ok(());
+        match self.state {
+            FileState::Synced => Ok(()),
+            FileState::Suspect => self.rewrite(),
+            FileState::Unsynced => {
+                let synced = self.file.sync_data();
+                self.state = if synced.is_ok() { FileState::Synced } else { FileState::Suspect };
+                synced
+            }
         }
-        if self.suspect {
-            return self.rewrite();
-        }
-        let synced = self.file.sync_data();
-        self.suspect = synced.is_err();
-        self.unsynced = self.suspect;
-        synced
     }
 
     /// Whether the file is known to hold what was counted.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        !self.suspect
+        self.state != FileState::Suspect
     }
 
     /// Whether something is appended that [`Ledger::sync`] has to force to the disk within a second.
     #[must_use]
     pub fn wants_sync(&self) -> bool {
-        self.unsynced && self.fsync == Fsync::EverySecond
+        self.state != FileState::Synced && self.fsync == Fsync::EverySecond
     }
 
     /// Makes sure that the file at our path is the one we know, as we know it. Removed or cut, it is written anew.
-    fn trust(&mut self) -> Result<(), Cause> {
-        let sound = match (fs::metadata(&self.path), self.file.metadata()) {
-            (Ok(there), Ok(ours)) if same(&there, &ours) => there.len() == self.size,
-            (Err(error), _) if error.kind() == io::ErrorKind::NotFound => false,
+    fn verify_file(&mut self) -> Result<(), Cause> {
+        let ours = self.file.metadata().map_err(|_| Cause::Disk)?;
+        let intact = ours.len() == self.size;
+        let sound = match fs::metadata(&self.path) {
+            Ok(there) if id(&there) == id(&ours) => intact,
+            Ok(there) if self.replacement == Some(id(&there)) => false,
             // Somebody has put another file in its place: theirs is not ours to overwrite.
-            _ => return Err(Cause::Disk),
+            Ok(_) => return Err(Cause::Disk),
+            Err(error) if error.kind() == ErrorKind::NotFound => false,
+            // The path cannot be looked at now; the file itself is open, and there as long as it has a name.
+            Err(_) => intact && ours.nlink() > 0,
         };
-        if sound && !self.suspect {
+        if sound && self.is_sound() {
             return Ok(());
         }
         self.rewrite().map_err(|_| Cause::Disk)
@@ -224,36 +379,84 @@ impl Ledger {
 
     /// Writes the totals to a new file and puts it in place of the old one. Until the rename nothing has changed.
     fn rewrite(&mut self) -> io::Result<()> {
-        let mut out = HEADER.to_vec();
-        for (key, total) in &self.totals.0 {
-            increment(&mut out, key, *total);
-        }
-        let seal = if out.len() > HEADER.len() { seal(&mut out, HEADER.len(), 0) } else { 0 };
+        let folder = File::open(folder(&self.path))?;
         let beside = beside(&self.path);
         remove(&beside)?;
-        let mut file = OpenOptions::new().create_new(true).append(true).open(&beside)?;
-        // Locked before it can be found under our name.
-        file.try_lock()?;
-        file.write_all(&out)?;
-        file.sync_all()?;
-        fs::rename(&beside, &self.path)?;
-        self.suspect = true;
+        let written = self.write_beside(&beside);
+        let (file, seal, size) = written.inspect_err(|_| {
+            let _ = fs::remove_file(&beside);
+        })?;
+        self.rename(&beside, &file)?;
+        self.state = FileState::Suspect;
         self.file = file;
         self.seal = seal;
-        self.size = out.len() as u64;
-        self.rewrite_at = MIN_REWRITE.max(self.size.saturating_mul(2));
-        File::open(folder(&self.path))?.sync_all()?;
-        self.suspect = false;
-        self.unsynced = false;
+        self.size = size;
+        self.rewrite_at = MIN_REWRITE.max(size.saturating_mul(2));
+        sync_folder(&folder)?;
+        self.state = FileState::Synced;
+        self.replacement = None;
         Ok(())
+    }
+
+    /// Writes all totals to a new file, syncs it, and returns it with its last seal and its size.
+    fn write_beside(&self, beside: &Path) -> io::Result<(File, u32, u64)> {
+        let mut file = OpenOptions::new().create_new(true).append(true).open(beside)?;
+        // Locked before it can be found under our name.
+        file.try_lock()?;
+        let (mut out, mut checksum, mut size, mut start) = (HEADER.to_vec(), 0, 0, HEADER.len());
+        let mut totals = self.totals.iter().peekable();
+        while let Some((key, total)) = totals.next() {
+            increment(&mut out, key, total);
+            // In several batches, so that neither this nor reading them again takes memory for all.
+            if out.len() >= PIECE || totals.peek().is_none() {
+                checksum = seal(&mut out, start, checksum);
+                size += out.len() as u64;
+                file.write_all(&out)?;
+                out.clear();
+                start = 0;
+            }
+        }
+        size += out.len() as u64;
+        file.write_all(&out)?;
+        file.sync_all()?;
+        Ok((file, checksum, size))
+    }
+
+    /// Puts a new file in place of the old one. A rename may report an error and have happened, so the path is looked
+    /// at again.
+    fn rename(&mut self, beside: &Path, file: &File) -> io::Result<()> {
+        let new = id(&file.metadata()?);
+        let Err(error) = fs::rename(beside, &self.path) else { return Ok(()) };
+        match fs::metadata(&self.path) {
+            Ok(there) if id(&there) == new => return Ok(()),
+            Err(unknown) if unknown.kind() != ErrorKind::NotFound => {
+                self.replacement = Some(new);
+                self.state = FileState::Suspect;
+            }
+            _ => {
+                let _ = fs::remove_file(beside);
+            }
+        }
+        Err(error)
     }
 }
 
-/// Opens the file and locks it, and makes sure that it is still the one at `path` when the lock is had.
-fn lock(path: &Path) -> Result<File, Unusable> {
+/// Opens the file and locks it, and makes sure that it is still the one at `path` when the lock is had. Also says
+/// whether it was created for that.
+fn lock(path: &Path) -> Result<(File, bool), Unusable> {
+    let mut created = false;
     loop {
-        let file = OpenOptions::new().read(true).append(true).create(true).open(path);
-        let file = file.map_err(|error| Unusable::Io("open", error))?;
+        let file = match OpenOptions::new().read(true).append(true).open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                created = true;
+                OpenOptions::new().read(true).append(true).create(true).open(path)
+            }
+            opened => opened,
+        };
+        let file = file.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Unusable::NoFolder(folder(&target(path)).to_owned()),
+            _ => Unusable::Io("open", error),
+        })?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Unusable::Locked),
@@ -264,8 +467,8 @@ fn lock(path: &Path) -> Result<File, Unusable> {
         if !ours.is_file() {
             return Err(Unusable::Foreign);
         }
-        if same(&ours, &there) {
-            return Ok(file);
+        if id(&ours) == id(&there) {
+            return Ok((file, created));
         }
     }
 }
@@ -280,8 +483,21 @@ fn target(path: &Path) -> PathBuf {
     path
 }
 
-fn same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
-    (one.dev(), one.ino()) == (other.dev(), other.ino())
+fn id(file: &fs::Metadata) -> FileId {
+    (file.dev(), file.ino())
+}
+
+/// Whether there is just no room on the disk.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
+}
+
+/// Makes a rename last. Some file systems cannot sync a folder, and then there is nothing more to be done.
+fn sync_folder(folder: &File) -> io::Result<()> {
+    match folder.sync_all() {
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+        synced => synced,
+    }
 }
 
 /// Where the next file is written.
@@ -303,13 +519,13 @@ fn folder(path: &Path) -> &Path {
 
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-fn increment(out: &mut Vec<u8>, key: &Key, by: i64) {
-    resp::command(out, &[b"INCRBY", key.as_bytes(), &Decimal::new(by)]);
+fn increment(out: &mut Vec<u8>, key: &[u8], by: i64) {
+    resp::command(out, &[b"INCRBY", key, &Decimal::new(by)]);
 }
 
 /// Closes the batch that begins at `start` of `out` and returns its CRC, the seed of the next.
@@ -319,227 +535,13 @@ fn seal(out: &mut Vec<u8>, start: usize, seed: u32) -> u32 {
     crc
 }
 
-/// The totals, sorted by key.
-#[derive(Default)]
-struct Totals(Vec<(Key, i64)>);
-
-impl Totals {
-    fn of(&self, key: &Key) -> i64 {
-        self.find(key).map_or(0, |at| self.0[at].1)
-    }
-
-    fn add(&mut self, key: &Key, by: i64) -> Result<i64, Cause> {
-        match self.find(key) {
-            Ok(at) => {
-                let total = self.0[at].1.checked_add(by).ok_or(Cause::Overflow)?;
-                self.0[at].1 = total;
-                Ok(total)
-            }
-            Err(_) if self.0.len() >= MAX_COUNTERS => Err(Cause::TooMany),
-            Err(at) => {
-                self.0.insert(at, (*key, by));
-                Ok(by)
-            }
-        }
-    }
-
-    fn take_back(&mut self, key: &Key, by: i64) {
-        let Ok(at) = self.find(key) else { return };
-        self.0[at].1 -= by;
-        if self.0[at].1 == 0 {
-            self.0.remove(at);
-        }
-    }
-
-    fn find(&self, key: &Key) -> Result<usize, usize> {
-        self.0.binary_search_by(|(other, _)| other.cmp(key))
-    }
-}
-
-/// Reading a file from its start, batch by batch.
-#[derive(Default)]
-struct Replay {
-    totals: Totals,
-    seal: u32,
-    /// How far the file is sealed.
-    sealed: u64,
-    /// The batch that has no seal yet, its CRC, and how far it reaches.
-    open: Vec<(Key, i64)>,
-    crc: u32,
-    offset: u64,
-}
-
-impl Replay {
-    /// Reads all of `file`. What follows `sealed` at the end is a torn tail.
-    fn run(file: &mut File) -> Result<Self, Unusable> {
-        let mut replay = Self::default();
-        let mut unread = Vec::new();
-        loop {
-            let more = read_on(file, &mut unread)?;
-            if replay.offset == 0 && !agrees(&unread, HEADER) {
-                return Err(Unusable::Foreign);
-            }
-            let mut well_formed = replay.take(&mut unread)?;
-            if well_formed && more {
-                continue;
-            }
-            if !well_formed {
-                trim_blank(&mut unread, file)?;
-                well_formed = replay.take(&mut unread)?;
-            }
-            // A crash tears off one batch, and its seal comes last.
-            let torn = well_formed && !has_seal(&unread);
-            return if torn { Ok(replay) } else { Err(replay.damaged()) };
-        }
-    }
-
-    /// Takes the commands at the front of `unread`; `false` if what follows them is none.
-    fn take(&mut self, unread: &mut Vec<u8>) -> Result<bool, Unusable> {
-        // No array within an array: a damaged count would swallow the commands after it.
-        let mut rest = &unread[..];
-        let well_formed = loop {
-            match resp::decode_within(rest, 1) {
-                Ok(Some((reply, used))) => {
-                    let (command, behind) = rest.split_at(used);
-                    self.command(reply, command)?;
-                    rest = behind;
-                }
-                Ok(None) => break true,
-                Err(_) => break false,
-            }
-        };
-        let used = unread.len() - rest.len();
-        unread.drain(..used);
-        Ok(well_formed)
-    }
-
-    fn command(&mut self, reply: Reply<'_>, bytes: &[u8]) -> Result<(), Unusable> {
-        let end = self.offset + bytes.len() as u64;
-        if let Some((key, by)) = as_increment(reply) {
-            self.crc = crc32(self.crc, bytes);
-            self.open.push((key, by));
-        } else if self.offset == 0 && bytes == HEADER {
-            self.sealed = end;
-        } else if !self.open.is_empty() && is_seal(reply, self.crc) {
-            for (key, by) in self.open.drain(..) {
-                self.totals.add(&key, by).map_err(|_| Unusable::Damaged(self.sealed))?;
-            }
-            self.seal = self.crc;
-            self.sealed = end;
-        } else {
-            return Err(self.damaged());
-        }
-        self.offset = end;
-        Ok(())
-    }
-
-    fn damaged(&self) -> Unusable {
-        Unusable::Damaged(self.sealed)
-    }
-}
-
-fn as_increment(reply: Reply<'_>) -> Option<(Key, i64)> {
-    let Reply::Array(mut words) = reply else { return None };
-    match (words.next(), words.next(), words.next(), words.next()) {
-        (Some(Reply::Bulk(b"INCRBY")), Some(Reply::Bulk(key)), Some(Reply::Bulk(by)), None) => {
-            Some((Key::new(key)?, resp::integer(by).filter(|&by| by > 0)?))
-        }
-        _ => None,
-    }
-}
-
-fn is_seal(reply: Reply<'_>, crc: u32) -> bool {
-    let Reply::Array(mut words) = reply else { return false };
-    let words = (words.next(), words.next(), words.next());
-    matches!(words, (Some(Reply::Bulk(b"ECHO")), Some(Reply::Bulk(text)), None) if text == hex(crc))
-}
-
-/// Whether as much as there is of `bytes` begins like `start`.
-fn agrees(bytes: &[u8], start: &[u8]) -> bool {
-    let shared = bytes.len().min(start.len());
-    bytes[..shared] == start[..shared]
-}
-
-/// Whether a whole seal stands in a tail.
-fn has_seal(tail: &[u8]) -> bool {
-    tail.windows(SEAL_START.len() + SEAL_REST).any(|window| window.starts_with(SEAL_START))
-}
-
-/// Reads a chunk of `file` behind `unread`; `false` at its end.
-fn read_on(file: &mut File, unread: &mut Vec<u8>) -> Result<bool, Unusable> {
-    let start = unread.len();
-    unread.resize(start + CHUNK, 0);
-    let read = file.read(&mut unread[start..]).map_err(|error| Unusable::Io("read", error))?;
-    unread.truncate(start + read);
-    Ok(read > 0)
-}
-
-/// Reads the rest of `file` behind `unread` and drops the zeros at its end: after a crash, a file may be longer than
-/// what was written to it.
-fn trim_blank(unread: &mut Vec<u8>, file: &mut File) -> Result<(), Unusable> {
-    while read_on(file, unread)? {
-        // Without an end in sight it stays as it is, and does not read well.
-        if unread.len() >= MAX_BLANK {
-            return Ok(());
-        }
-    }
-    let end = unread.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-    unread.truncate(end);
-    Ok(())
-}
-
-fn hex(crc: u32) -> [u8; 8] {
-    let mut text = [0; 8];
-    for (place, digit) in text.iter_mut().enumerate() {
-        *digit = b"0123456789abcdef"[(crc >> (28 - 4 * place) & 15) as usize];
-    }
-    text
-}
-
-/// CRC-32 as of zip and PNG, continued from `seed`: `crc32(crc32(0, a), b)` is that of `a` and `b`. Half a byte at a
-/// time: a table of 64 bytes reads a ledger as fast as it ever need be.
-fn crc32(seed: u32, bytes: &[u8]) -> u32 {
-    const TABLE: [u32; 16] = crc_table();
-    !bytes.iter().fold(!seed, |crc, &byte| {
-        let crc = crc ^ u32::from(byte);
-        let crc = crc >> 4 ^ TABLE[(crc & 15) as usize];
-        crc >> 4 ^ TABLE[(crc & 15) as usize]
-    })
-}
-
-const fn crc_table() -> [u32; 16] {
-    let mut table = [0; 16];
-    let mut index = 0;
-    while index < 16 {
-        let mut crc = index as u32;
-        let mut bit = 0;
-        while bit < 4 {
-            crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
-            bit += 1;
-        }
-        table[index] = crc;
-        index += 1;
-    }
-    table
-}
-
 const HEADER: &[u8] = b"*2\r\n$4\r\nECHO\r\n$14\r\nnotch ledger 1\r\n";
-
-/// How a seal begins, and how many bytes follow: eight digits and the end of the line.
-const SEAL_START: &[u8] = b"*2\r\n$4\r\nECHO\r\n$8\r\n";
-const SEAL_REST: usize = 10;
 
 /// Smaller than this in bytes, a file is not written anew to save space.
 const MIN_REWRITE: u64 = 1024 * 1024;
 
-/// Most counters in one ledger: a flood of names must not fill the memory.
-const MAX_COUNTERS: usize = 10_000;
-
-/// Bytes read at a time on opening.
-const CHUNK: usize = 16 * 1024;
-
-/// Longest tail in bytes that is searched for its end.
-const MAX_BLANK: usize = 16 * 1024 * 1024;
+/// Bytes of a new file that are written at a time.
+const PIECE: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -581,8 +583,8 @@ mod tests {
         results
     }
 
-    fn open(path: &Path) -> Result<(Ledger, u64), Unusable> {
-        Ledger::open(path, Fsync::Never)
+    fn open(path: &Path) -> Result<(Ledger, Found), Unusable> {
+        Ledger::open(path, Fsync::Never, Bound { main: key("visits"), named: usize::MAX })
     }
 
     fn opened(path: &Path) -> Ledger {
@@ -626,7 +628,7 @@ mod tests {
         let totals = [(0, 0), (1, 0), (3, 40), (13, 40)];
         for length in 0..=whole.len() {
             fs::write(folder.file(), &whole[..length]).expect("a file");
-            let (ledger, cut) = open(&folder.file()).expect("a sound ledger");
+            let (ledger, Found { torn: cut, .. }) = open(&folder.file()).expect("a sound ledger");
             let batches = ends.iter().rposition(|&end| end <= length as u64);
             let sound = batches.map_or(0, |batches| ends[batches]);
             let (a, b) = totals[batches.unwrap_or(0)];
@@ -651,7 +653,7 @@ mod tests {
                     Err(Unusable::Foreign) => assert!(at < HEADER.len()),
                     Err(Unusable::Damaged(offset)) => assert_eq!(offset, sound, "{at} {flip}"),
                     Err(other) => panic!("{other}"),
-                    Ok((ledger, cut)) => {
+                    Ok((ledger, Found { torn: cut, .. })) => {
                         // Only the last seal can be taken for one that was torn off.
                         assert!(cut > 0 && sound == ends[2], "{at} {flip}");
                         assert_eq!(ledger.total(&key("a")), 3);
@@ -690,7 +692,7 @@ mod tests {
         for (end, a, sound) in [(ends[3], 13, ends[3]), (ends[3] - 3, 3, ends[2]), (ends[2] + 20, 3, ends[2])] {
             let zeros = vec![0; 5000];
             fs::write(folder.file(), [&whole[..end as usize], &zeros].concat()).expect("a file");
-            let (ledger, cut) = open(&folder.file()).expect("a sound ledger");
+            let (ledger, Found { torn: cut, .. }) = open(&folder.file()).expect("a sound ledger");
             assert_eq!((ledger.total(&key("a")), cut), (a, end + 5000 - sound));
         }
         let hole = [&whole[..ends[1] as usize], &[0; 100], &whole[ends[1] as usize..]].concat();
@@ -707,7 +709,7 @@ mod tests {
             assert_eq!(fs::read(folder.file()).expect("a file"), content);
         }
         assert!(matches!(open(&folder.0), Err(Unusable::Io("open", _))));
-        assert!(matches!(open(&folder.0.join("none/ledger")), Err(Unusable::Io("open", _))));
+        assert!(matches!(open(&folder.0.join("none/ledger")), Err(Unusable::NoFolder(_))));
     }
 
     #[test]
@@ -767,21 +769,63 @@ mod tests {
     }
 
     #[test]
-    fn names_without_end_are_refused() {
-        let folder = Folder::new("names");
-        let mut ledger = opened(&folder.file());
-        let asks: Vec<_> = (0..=MAX_COUNTERS).map(|name| count(&name.to_string(), 1)).collect();
-        let results = commit(&mut ledger, &asks);
-        assert!(results[..MAX_COUNTERS].iter().all(|result| *result == Ok(1)));
-        assert_eq!(results[MAX_COUNTERS], Err(Fault::Refused(Cause::TooMany)));
+    fn what_was_found_is_said() {
+        let folder = Folder::new("found");
+        let found = |path: &Path| {
+            let (_, Found { origin, torn, total, counters, foreign_key, .. }) = open(path).expect("a sound ledger");
+            (origin, torn, total, counters, foreign_key)
+        };
+        assert_eq!(found(&folder.file()), (Origin::Created, 0, 0, 0, None));
+        assert_eq!(found(&folder.file()), (Origin::Opened, 0, 0, 0, None));
+        commit(&mut opened(&folder.file()), &[count("other", 4)]);
+        assert_eq!(found(&folder.file()), (Origin::Opened, 0, 0, 1, Some("other".to_owned())));
+        commit(&mut opened(&folder.file()), &[count("visits", 3), count("visits:a", 1)]);
+        assert_eq!(found(&folder.file()), (Origin::Opened, 0, 3, 3, None));
+        fs::write(folder.file(), &HEADER[..7]).expect("a file");
+        assert_eq!(found(&folder.file()), (Origin::Empty, 7, 0, 0, None));
+        fs::write(folder.file(), "").expect("a file");
+        assert_eq!(found(&folder.file()), (Origin::Empty, 0, 0, 0, None));
+        let (ledger, Found { path, .. }) = open(&folder.file()).expect("a sound ledger");
+        assert_eq!(path, folder.file());
         drop(ledger);
-        assert_eq!(opened(&folder.file()).total(&key("7")), 1);
     }
 
     #[test]
-    fn the_checksum_is_that_of_zip() {
-        assert_eq!(crc32(0, b"123456789"), 0xcbf4_3926);
-        assert_eq!(crc32(crc32(0, b"1234"), b"56789"), 0xcbf4_3926);
-        assert_eq!(hex(0x0bf4_3926), *b"0bf43926");
+    fn to_count_nothing_says_whether_it_could_be_done_and_changes_nothing() {
+        let folder = Folder::new("probe");
+        let mut ledger = opened(&folder.file());
+        assert_eq!(commit(&mut ledger, &[count("a", 0)]), [Ok(0)]);
+        commit(&mut ledger, &[count("a", 2)]);
+        let before = fs::read(folder.file()).expect("a file");
+        assert_eq!(
+            commit(&mut ledger, &[count("a", 0), count("b", 0), Ask::Total { key: key("a") }]),
+            [Ok(2), Ok(0), Ok(2)]
+        );
+        assert!(fs::read(folder.file()).expect("a file") == before);
+        assert_eq!(commit(&mut ledger, &[count("a", 0), count("a", 1)]), [Ok(2), Ok(3)]);
+        let theirs = folder.0.join("theirs");
+        fs::write(&theirs, "theirs").and_then(|()| fs::rename(&theirs, folder.file())).expect("a file");
+        assert_eq!(commit(&mut ledger, &[count("a", 0)]), [Err(Fault::Refused(Cause::Disk))]);
+        fs::remove_file(folder.file()).expect("a file");
+        assert_eq!(commit(&mut ledger, &[count("a", 0)]), [Ok(3)]);
+        drop(ledger);
+        assert_eq!(opened(&folder.file()).total(&key("a")), 3);
+    }
+
+    #[test]
+    fn a_file_with_many_counters_is_written_anew_in_batches() {
+        let folder = Folder::new("many");
+        let mut ledger = opened(&folder.file());
+        let asks: Vec<_> = (0..10_000).map(|name| count(&format!("visits:{name}"), name + 1)).collect();
+        assert!(commit(&mut ledger, &asks).iter().all(Result::is_ok));
+        ledger.rewrite().expect("a disk");
+        let rewritten = fs::read(folder.file()).expect("a file");
+        assert_eq!(ledger.size, rewritten.len() as u64);
+        let seals = rewritten.windows(4).filter(|word| word == b"ECHO").count() - 1;
+        assert!((2..100).contains(&seals), "{seals} batches");
+        assert_eq!(commit(&mut ledger, &[count("visits:7", 1)]), [Ok(9)]);
+        drop(ledger);
+        let ledger = opened(&folder.file());
+        assert_eq!((ledger.total(&key("visits:7")), ledger.total(&key("visits:9999"))), (9, 10_000));
     }
 }

@@ -10,7 +10,7 @@ use divan::{Bencher, black_box};
 use notch::batch::Batch;
 use notch::counter::{Ask, Fault, Key};
 use notch::http;
-use notch::ledger::{Fsync, Ledger};
+use notch::ledger::{Bound, Fsync, Ledger};
 use notch::resp;
 
 fn main() {
@@ -99,7 +99,8 @@ impl Drop for Folder {
 fn ledger_append(bencher: Bencher<'_, '_>, fsync: &str) {
     let folder = Folder::new(fsync);
     let when = if fsync == "always" { Fsync::Always } else { Fsync::Never };
-    let (mut ledger, _) = Ledger::open(&folder.0.join("ledger"), when).expect("a new ledger");
+    let bound = Bound { main: key(), named: usize::MAX };
+    let (mut ledger, _) = Ledger::open(&folder.0.join("ledger"), when, bound).expect("a new ledger");
     let asks = [Ask::Count { key: key(), by: 64 }];
     let mut results = Vec::new();
     bencher.bench_local(|| {

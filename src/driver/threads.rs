@@ -57,16 +57,16 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
         impatient: Condvar::new(),
         left: Condvar::new(),
     }));
-    let announce = || super::announce(address, &config.store, 1, &limits);
+    let announce = |into: &str| super::announce(address, into, 1, &limits);
     let clerk = match &config.store {
         Store::Redis(login) => {
-            announce();
+            announce(&super::redis_place(login));
             detach("redis", Box::new(move || server.redis(login)))?;
             None
         }
         Store::Ledger(path, fsync) => {
-            let ledger = super::open_ledger(path, *fsync)?;
-            announce();
+            let (ledger, into) = super::open_ledger(path, *fsync, &config.site.counters, &limits)?;
+            announce(&into);
             Some(spawn("ledger", STACK, Box::new(move || server.ledger(ledger)))?)
         }
     };

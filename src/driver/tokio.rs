@@ -61,11 +61,14 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     let limits = config.limits.within(machine::open_files(), count);
     config.site.metrics = super::metrics("tokio", &config.store, &limits, count, false);
     let config: &Config = Box::leak(config);
-    let store = match &config.store {
-        Store::Redis(login) => Carrier::Redis(login),
-        Store::Ledger(path, fsync) => Carrier::Ledger(Desk::open(super::open_ledger(path, *fsync)?, count)?),
+    let (store, into) = match &config.store {
+        Store::Redis(login) => (Carrier::Redis(login), super::redis_place(login)),
+        Store::Ledger(path, fsync) => {
+            let (ledger, into) = super::open_ledger(path, *fsync, &config.site.counters, &limits)?;
+            (Carrier::Ledger(Desk::open(ledger, count)?), into)
+        }
     };
-    super::announce(listener.local_addr().unwrap_or(config.listen), &config.store, count, &limits);
+    super::announce(listener.local_addr().unwrap_or(config.listen), &into, count, &limits);
 
     let site = &config.site;
     let health = Mutex::new(Health::new(&site.metrics));

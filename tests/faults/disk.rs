@@ -5,20 +5,42 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::thread;
+use std::time::Duration;
 
 use super::audit::{Doubt, Tally};
 use super::crowd::{Crowd, Visitor};
+use super::preload::{Disk, EDQUOT, EINTR, EIO, ENOSPC, Fault};
 use crate::rig::{NEVER, Settings};
 
-/// Has strace do this to calls on the ledger, the file that is to replace it, or their folder, by whichever name.
-/// Opening the ledger itself is such a call only if its setting is the whole path.
+/// Has strace do this to calls on the ledger, the file that is to replace it, or their folder. Of calls that open, only
+/// those of the file that is to replace it: the others are made at the start.
 fn injected(settings: &Settings, fault: &str) -> Settings {
+    let (path, beside, folder) = paths(settings);
+    if fault.starts_with("openat") {
+        traced(settings, fault, &[&beside])
+    } else {
+        traced(settings, fault, &[&path, &beside, &folder])
+    }
+}
+
+/// The same to all calls, those of the start too.
+fn injected_at_start(settings: &Settings, fault: &str) -> Settings {
+    let (path, beside, folder) = paths(settings);
+    traced(settings, fault, &[&path, &beside, &folder])
+}
+
+fn paths(settings: &Settings) -> (String, String, String) {
     let path = settings.ledger_file().display().to_string();
     let (beside, folder) = (format!("{path}.new"), settings.folder().display().to_string());
+    (path, beside, folder)
+}
+
+fn traced(settings: &Settings, fault: &str, paths: &[&str]) -> Settings {
     // As a grandchild (-D), so that the process we start is notch, which ends as it ends.
     let mut words = vec!["strace", "-D", "-f", "-qq", "-o", "/dev/null"];
-    for name in [&path, &beside, "./notch.ledger.new", &folder] {
-        words.extend(["-P", name]);
+    for path in paths {
+        words.extend(["-P", path]);
     }
     let inject = format!("--inject={fault}");
     words.push(&inject);
@@ -28,13 +50,6 @@ fn injected(settings: &Settings, fault: &str) -> Settings {
 /// A disk may be slow because others use it: then visits wait, and none is in doubt for that.
 fn ledger() -> Settings {
     Settings::ledger().with("STORE_TIMEOUT", NEVER)
-}
-
-/// The same by its whole path, so that opening it can fail.
-fn named_whole() -> Settings {
-    let settings = ledger();
-    let path = settings.ledger_file().display().to_string();
-    settings.with("LEDGER", &path)
 }
 
 /// Makes the file longer than notch believes, by what is no damage, so that the next batch writes it anew.
@@ -136,10 +151,10 @@ fn a_start_that_the_disk_refuses_says_so_and_changes_nothing() {
         ("flock", "ENOLCK", "No locks available"),
         ("read", "EIO", "Input/output error"),
     ] {
-        let settings = named_whole();
+        let settings = ledger();
         assert_eq!(settings.start().visit(), 1);
         let before = settings.read_ledger();
-        let Err(refused) = injected(&settings, &format!("{call}:error={error}")).try_start() else {
+        let Err(refused) = injected_at_start(&settings, &format!("{call}:error={error}")).try_start() else {
             panic!("notch starts although {call} fails with {error}")
         };
         assert_eq!(refused.code, Some(1), "{refused:?}");
@@ -154,8 +169,8 @@ fn a_start_that_the_disk_refuses_says_so_and_changes_nothing() {
 fn a_first_start_that_the_disk_refuses_can_be_tried_again() {
     let renames = "?rename,?renameat,?renameat2";
     for (call, error) in [("write", "ENOSPC"), ("fsync", "EIO"), (renames, "EROFS"), ("openat", "ENOSPC")] {
-        let settings = named_whole();
-        let Err(refused) = injected(&settings, &format!("{call}:error={error}")).try_start() else {
+        let settings = ledger();
+        let Err(refused) = injected_at_start(&settings, &format!("{call}:error={error}")).try_start() else {
             panic!("notch starts although {call} fails with {error}")
         };
         assert_eq!(refused.code, Some(1), "{refused:?}");
@@ -217,6 +232,113 @@ fn removed_again_and_again_under_load() {
     tally.audit(notch.total(), Doubt::None);
     notch.kill();
     tally.audit(settings.start().total(), Doubt::None);
+}
+
+#[test]
+fn what_became_of_a_batch_is_told_as_it_is() {
+    /// Makes notch write the file anew for the next visit.
+    const ANEW: bool = true;
+    let table: &[(&[Fault], bool, u16)] = &[
+        // Nothing of the batch is in the file, or all or a part of it was and is cut off again.
+        (&[("write", "fail", ENOSPC)], false, 503),
+        (&[("write", "fail", EDQUOT)], false, 503),
+        (&[("write", "fail", EIO)], false, 503),
+        (&[("write", "short", ENOSPC)], false, 503),
+        (&[("write", "done", EIO)], false, 503),
+        (&[("write", "done", ENOSPC)], false, 503),
+        (&[("write", "short", EIO), ("ftruncate", "fail", EIO)], false, 503),
+        (&[("write", "short", EIO), ("fsync", "fail", EIO)], false, 503),
+        (&[("write", "done", EIO), ("ftruncate", "done", EIO)], false, 504),
+        // It is in the file and cannot be taken out, or not for sure.
+        (&[("write", "done", EIO), ("ftruncate", "fail", EIO)], false, 504),
+        (&[("write", "done", EIO), ("fsync", "fail", EIO)], false, 504),
+        (&[("fdatasync", "fail", EIO)], false, 504),
+        (&[("fdatasync", "done", ENOSPC)], false, 504),
+        // An interrupted call is made again.
+        (&[("write", "once", EINTR)], false, 200),
+        (&[("fdatasync", "once", EINTR)], false, 200),
+        (&[("ftruncate", "once", EINTR), ("write", "done", EIO)], false, 503),
+        // A new file that cannot be had is not there, and the old one waits; one that is there is counted in.
+        (&[("write", "fail", ENOSPC)], ANEW, 503),
+        (&[("write", "short", EDQUOT)], ANEW, 503),
+        (&[("fsync", "fail", EIO)], ANEW, 503),
+        (&[("fsync", "done", EIO)], ANEW, 503),
+        (&[("rename", "fail", EIO)], ANEW, 503),
+        (&[("rename", "fail", EINTR)], ANEW, 503),
+        (&[("rename", "done", EIO)], ANEW, 200),
+        (&[("rename", "done", EINTR)], ANEW, 200),
+    ];
+    for &(faults, anew, status) in table {
+        for killed in [false, true] {
+            let settings = ledger();
+            let (disk, on_disk) = Disk::under(&settings);
+            let mut tally = Tally::default();
+            let notch = on_disk.start();
+            (0..3).for_each(|_| tally.note_number(notch.visit()));
+            let before = settings.read_ledger();
+            if anew {
+                provoke_rewrite(&settings);
+            }
+            disk.fail(faults);
+            let answer = notch.get("/count");
+            assert_eq!(answer.status, status, "{faults:?}: {answer:?}");
+            tally.note(&answer);
+            if status == 503 && !anew && !faults.iter().any(|fault| fault.0 == "ftruncate" && fault.1 == "fail") {
+                assert!(settings.read_ledger() == before, "{faults:?}: a batch that was refused is in the file");
+            }
+            if !killed {
+                disk.recover();
+                // A file that is not to be trusted any more is replaced before anybody else is counted.
+                (0..3).for_each(|_| tally.note(&notch.get("/count")));
+                assert_eq!(tally.answered(), 6 + usize::from(status == 200), "{faults:?}: it does not count again");
+                tally.audit(notch.total(), doubt(status));
+            }
+            notch.kill();
+            let notch = settings.start();
+            tally.audit(notch.total(), doubt(status));
+            tally.note_number(notch.visit());
+            tally.audit(notch.total(), doubt(status));
+            let files = fs::read_dir(settings.folder()).expect("the test's own folder");
+            let names: Vec<_> = files.filter_map(|file| file.ok()?.file_name().into_string().ok()).collect();
+            assert!(!names.iter().any(|name| name.ends_with(".new")), "{faults:?}: {names:?}");
+        }
+    }
+}
+
+fn doubt(status: u16) -> Doubt {
+    if status == 504 { Doubt::Possible } else { Doubt::None }
+}
+
+#[test]
+fn a_disk_that_fails_in_all_ways_under_load() {
+    let faults: [&[Fault]; 6] = [
+        &[("write", "done", EIO)],
+        &[("write", "short", ENOSPC)],
+        &[("write", "done", EIO), ("ftruncate", "fail", EIO)],
+        &[("fdatasync", "fail", EIO)],
+        &[("fdatasync", "done", EIO), ("rename", "done", EIO)],
+        &[("fdatasync", "fail", EIO), ("rename", "fail", EIO)],
+    ];
+    for fsync in ["always", "everysec"] {
+        let settings = ledger().with("FSYNC", fsync);
+        let (disk, on_disk) = Disk::under(&settings);
+        let notch = on_disk.start();
+        let crowd = Crowd::at(&notch, 4);
+        for _ in 0..3 {
+            for faults in faults {
+                crowd.until_answered(20);
+                disk.fail(faults);
+                // Whether anybody feels it depends on the call.
+                thread::sleep(Duration::from_millis(5));
+                disk.recover();
+            }
+        }
+        crowd.until_answered(50);
+        let tally = crowd.leave();
+        tally.audit(notch.total(), Doubt::Possible);
+        notch.kill();
+        tally.audit(settings.start().total(), Doubt::Possible);
+    }
 }
 
 /// Visits in one breath, and breaths, for a ledger of more than a megabyte.

@@ -13,6 +13,7 @@ mod audit;
 mod crowd;
 mod dice;
 mod nuisance;
+mod preload;
 mod relay;
 
 mod clock;

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -264,6 +266,214 @@ fn a_place_where_no_file_can_be_is_named() {
         assert!(matches!(refused.code, Some(1 | 2)), "{refused:?}");
         assert!(refused.stderr.contains(place), "names the file: {refused:?}");
         assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
+    }
+}
+
+#[test]
+fn the_start_says_which_file_it_is_and_what_is_in_it() {
+    let settings = Settings::ledger();
+    let file = fs::canonicalize(settings.folder()).expect("the test's own folder").join("notch.ledger");
+    let file = file.display().to_string();
+    let said = |notch: &Notch, level: &str| {
+        let lines = notch.log().into_iter().filter(|line| line.contains(&file) && line.contains(level));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let notch = settings.start();
+    assert!(said(&notch, "INFO").contains("(created, counting starts at 0)"), "{:#?}", notch.log());
+    notch.stop();
+    let notch = settings.start();
+    assert!(said(&notch, "INFO").contains("(0 visits so far)"), "{:#?}", notch.log());
+    (0..41).for_each(|_| assert!(notch.visit() > 0));
+    notch.kill();
+    let notch = settings.start();
+    assert!(said(&notch, "INFO").contains("(41 visits so far)"), "{:#?}", notch.log());
+    assert_eq!(said(&notch, "WARN"), "");
+    notch.stop();
+
+    // What another key has counted is not lost, but it is not what is counted now.
+    let notch = settings.clone().with("COUNTER_KEY", "hits").start();
+    let warning = said(&notch, "WARN");
+    assert!(["COUNTER_KEY", "visits", "hits"].iter().all(|word| warning.contains(word)), "{warning}");
+    assert_eq!(notch.total(), 0);
+    assert_eq!(notch.visit(), 1);
+    notch.stop();
+    for (key, total) in [("hits", 1), ("visits", 41)] {
+        let notch = settings.clone().with("COUNTER_KEY", key).start();
+        assert!(said(&notch, "INFO").contains(&format!("({total} visits so far)")), "{:#?}", notch.log());
+        assert_eq!((said(&notch, "WARN"), notch.total()), (String::new(), total));
+        notch.stop();
+    }
+
+    settings.write_ledger(b"");
+    let notch = settings.start();
+    assert!(said(&notch, "WARN").contains("is empty"), "{:#?}", notch.log());
+    assert_eq!(notch.visit(), 1);
+}
+
+#[test]
+fn a_missing_folder_is_named() {
+    let settings = Settings::ledger();
+    for (place, folder) in [("data/notch.ledger", "data"), ("/no/such/folder/file", "/no/such/folder")] {
+        let Err(refused) = settings.clone().with("LEDGER", place).try_start() else { panic!("counts into {place}") };
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.stderr.contains("there is no folder /"), "{refused:?}");
+        assert!(refused.stderr.contains(&format!("{folder}: create it")), "{refused:?}");
+        assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
+    }
+}
+
+/// Starts notch by way of a shell that may mount, in a namespace of its own.
+fn mounted(settings: &Settings, mounts: &str) -> Settings {
+    let script = format!("{mounts} && exec \"$0\" \"$@\"");
+    let words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", &script];
+    settings.clone().with("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").by_way_of(&words)
+}
+
+#[test]
+fn a_file_whose_place_no_other_can_take_is_refused_at_the_start() {
+    let sound = ledger_of(3).1;
+    // Bound on itself, from another folder, from another file system; the folder it lies in read-only; and by a link.
+    for (mounts, place, reason) in [
+        ("mount --bind notch.ledger notch.ledger", "notch.ledger", "mount its folder"),
+        ("mkdir data && touch data/file && mount --bind notch.ledger data/file", "data/file", "mount its folder"),
+        (
+            "mkdir disk data && touch data/file && mount -t tmpfs tmpfs disk && cp notch.ledger disk/ &&
+             mount --bind disk/notch.ledger data/file",
+            "data/file",
+            "mount its folder",
+        ),
+        (
+            "mkdir data && touch data/file && mount -t tmpfs tmpfs data && touch data/file &&
+             mount --bind notch.ledger data/file && mount -o remount,ro data",
+            "data/file",
+            "Read-only file system",
+        ),
+        ("mount --bind notch.ledger notch.ledger && ln -s notch.ledger name", "name", "mount its folder"),
+    ] {
+        for content in [&sound[..], b""] {
+            let settings = Settings::ledger();
+            settings.write_ledger(content);
+            let started = mounted(&settings, mounts).with("LEDGER", place).try_start();
+            let Err(refused) = started else { panic!("{place} of {mounts} can never be replaced") };
+            assert_eq!(refused.code, Some(1), "{refused:?}");
+            assert!(refused.stderr.contains(place) && refused.stderr.contains(reason), "{mounts}: {refused:?}");
+            assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
+            assert!(settings.read_ledger() == content, "{mounts}: the file was changed");
+            for folder in ["", "data"] {
+                let left = settings.folder().join(folder).read_dir().into_iter().flatten().flatten();
+                let left: Vec<_> =
+                    left.filter(|file| file.path().extension().is_some_and(|end| end == "new")).collect();
+                assert!(left.is_empty(), "{mounts}: {left:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_folder_that_is_a_mount_is_as_good_as_any() {
+    let settings = Settings::ledger().with("LEDGER", "data/notch.ledger");
+    let mount = "mkdir -p data disk && mount --bind disk data";
+    let notch = mounted(&settings, mount).start();
+    assert_eq!(notch.visit(), 1);
+    notch.stop();
+    let notch = mounted(&settings, mount).start();
+    assert_eq!(notch.visit(), 2);
+    assert!(settings.folder().join("disk/notch.ledger").exists());
+}
+
+/// Starts notch as a user who owns the folder and has to keep to its modes.
+fn bound_by_modes(settings: &Settings) -> Settings {
+    settings.clone().by_way_of(&["unshare", "--user", "sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a path of the test's own");
+}
+
+#[test]
+fn a_folder_or_file_that_may_not_be_written_to_is_refused_with_the_user() {
+    let (settings, sound) = ledger_of(2);
+    for (folder, file) in [(0o555, 0o644), (0o755, 0o444), (0o300, 0o600)] {
+        set_mode(settings.folder(), folder);
+        set_mode(&settings.ledger_file(), file);
+        let started = bound_by_modes(&settings).try_start();
+        set_mode(settings.folder(), 0o755);
+        set_mode(&settings.ledger_file(), 0o644);
+        let Err(refused) = started else { panic!("counts in a folder of {folder:o} in a file of {file:o}") };
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.stderr.contains("Permission denied") && refused.stderr.contains("uid "), "{refused:?}");
+        assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
+        assert!(settings.read_ledger() == sound, "the file was changed");
+    }
+    assert_eq!(bound_by_modes(&settings).start().visit(), 3);
+}
+
+#[test]
+fn a_folder_that_may_not_be_written_to_any_more_fails_nobody() {
+    for mode in [0o555, 0o000] {
+        let settings = Settings::ledger().with("FSYNC", "never").with("WORKERS", "1");
+        let key = "k".repeat(62);
+        let settings = settings.with("COUNTER_KEY", &key);
+        let notch = bound_by_modes(&settings).start();
+        assert_eq!(notch.visit(), 1);
+        set_mode(settings.folder(), mode);
+        let mut client = notch.client();
+        let (laps, breath) = (44, 250);
+        for lap in 0..laps {
+            // Something else in between, so that each visit is a batch of its own.
+            let visit = "GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /favicon.ico HTTP/1.1\r\nHost: h\r\n\r\n";
+            client.send(visit.repeat(breath));
+            for step in 1..=breath {
+                assert_eq!(client.answer().number(), (lap * breath + step + 1) as i64);
+                assert_eq!(client.answer().status, 204);
+            }
+        }
+        let total = (laps * breath) as i64 + 1;
+        // A part of a batch that finds no room is cut off again, without a new file.
+        set_mode(settings.folder(), 0o755);
+        let size = settings.read_ledger().len();
+        set_mode(settings.folder(), mode);
+        assert!(size > 5 << 18, "{size} bytes are not too large");
+        notch.limit("fsize", &(size + 9).to_string());
+        notch.get("/count").assert_not_counted();
+        notch.limit("fsize", "unlimited");
+        assert_eq!(notch.visit(), total + 1);
+        set_mode(settings.folder(), 0o755);
+        notch.kill();
+        let notch = settings.start();
+        assert_eq!(notch.visit(), total + 2);
+    }
+}
+
+#[test]
+fn as_many_names_as_are_set_and_the_main_counter_always() {
+    let settings = Settings::ledger().with("FSYNC", "never").with("COUNTERS", "*");
+    let few = settings.clone().with("MAX_COUNTERS", "3");
+    let notch = few.start();
+    for name in ["a", "b", "c"] {
+        assert_eq!(notch.get(&format!("/count/{name}")).number(), 1);
+    }
+    assert_eq!(notch.get("/count/d").status, 507);
+    assert_eq!(notch.visit(), 1, "the main counter needs no place of theirs");
+    assert_eq!(notch.get("/count/a").number(), 2, "those that are there count on");
+    assert_eq!(notch.get("/total/d").number(), 0);
+    notch.kill();
+    let notch = few.with("MAX_COUNTERS", "4").start();
+    assert_eq!(notch.get("/count/d").number(), 1, "the bound is raised");
+    assert_eq!(notch.get("/count/e").status, 507);
+    notch.kill();
+    // Lowered below what the file holds: nothing in it is refused.
+    let notch = settings.clone().with("MAX_COUNTERS", "1").start();
+    for (name, number) in [("a", 3), ("b", 2), ("c", 2), ("d", 2)] {
+        assert_eq!(notch.get(&format!("/count/{name}")).number(), number);
+    }
+    assert_eq!(notch.get("/count/e").status, 507);
+    assert_eq!(notch.visit(), 2);
+    notch.kill();
+    // The names of a list all have a place.
+    let notch = settings.with("COUNTERS", "a,x,y,z").with("MAX_COUNTERS", "1").start();
+    for (name, number) in [("a", 4), ("x", 1), ("y", 1), ("z", 1)] {
+        assert_eq!(notch.get(&format!("/count/{name}")).number(), number);
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use notch::counter::{Ask, Cause, Fault, Key};
-use notch::ledger::{Fsync, Ledger, Unusable};
+use notch::ledger::{Bound, Found, Fsync, Ledger, Unusable};
 use notch::resp;
 
 /// `data` is a file, if it begins like one, with `*`. Else it is a story, a deed a line:
@@ -146,7 +146,8 @@ impl Story {
         let before = read(&self.path);
         let intact = before.iter().zip(&self.written).take_while(|(one, other)| one == other).count();
         let sound = self.states.iter().rposition(|(end, _)| *end <= intact);
-        let (mut ledger, cut) = match Ledger::open(&self.path, Fsync::Always) {
+        let bound = Bound { main: Key::new(b"visits").expect("a good name"), named: usize::MAX };
+        let (mut ledger, Found { torn: cut, .. }) = match Ledger::open(&self.path, Fsync::Always, bound) {
             Ok(opened) => opened,
             Err(Unusable::Damaged(_) | Unusable::Foreign) => {
                 assert_eq!(read(&self.path), before, "refused, and changed");
