@@ -662,11 +662,11 @@ const MAX_ORIGIN: usize = 280;
 /// Where Redis listens if nobody says otherwise.
 const REDIS_PORT: u16 = 6379;
 
-/// Files open beside connections: the log, the ledger and its successor, the listener, the signals, a look-up of names.
+/// Files open beside connections: the log, the ledger and its successor, the listener, the signals, a file that is read.
 const FILES: usize = 16;
 
-/// Files that a worker has open: its event queue, its alarm, its way to the store and the next one.
-const FILES_PER_WORKER: usize = 6;
+/// Files that a worker has open: its event queue, its alarm, and its way to the store or four to name servers.
+const FILES_PER_WORKER: usize = 8;
 
 /// Most event loops.
 const MAX_WORKERS: u64 = 64;
@@ -929,7 +929,7 @@ mod tests {
     #[test]
     fn connections_leave_files_for_the_rest() {
         let limits = read(&[]).expect("good settings").limits;
-        for (files, workers, connections) in [(1024, 2, 996), (usize::MAX, 64, 10_000), (10, 2, 1)] {
+        for (files, workers, connections) in [(1024, 2, 992), (usize::MAX, 64, 10_000), (10, 2, 1)] {
             assert_eq!(limits.within(files, workers).connections, connections);
         }
     }

@@ -21,8 +21,8 @@ use crate::metrics::{About, Metrics, Tally};
 use crate::redis::Login;
 
 mod health;
-mod lookup;
 mod queue;
+mod resolver;
 mod seats;
 pub mod threads;
 #[cfg(feature = "tokio")]
@@ -87,15 +87,17 @@ fn spawn(name: &str, stack: usize, work: Box<dyn FnOnce() + Send>) -> io::Result
     thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(work)
 }
 
-/// Connects to the first address of Redis that accepts, on the thread that waits for it, within twice `patience`. The
-/// name is looked up each time, since a container's address changes.
+/// Connects to the first address of Redis that accepts, on the thread that waits for it, within `patience`. The name is
+/// looked up each time, since a container's address changes.
 fn connect(login: &Login, patience: Duration) -> Result<TcpStream, Status> {
-    let addresses = lookup::look_up(&login.host, after(patience))?;
-    // Each has its share, so that one that nobody is behind any more does not hide the next.
-    let share = (patience / addresses.len().max(1) as u32).max(Duration::from_millis(1));
+    let deadline = after(patience);
+    // However slow the name servers are, half of the time is left to connect.
+    let addresses = resolver::look_up(&login.host, login.port, after(patience / 2))?;
     let mut status = CLOSED;
-    for address in addresses {
-        match TcpStream::connect_timeout(&SocketAddr::new(address, login.port), share) {
+    for (tried, address) in addresses.iter().enumerate() {
+        // Each has its share, so that one that nobody is behind any more does not hide the next.
+        let share = (left(deadline) / (addresses.len() - tried) as u32).max(Duration::from_millis(1));
+        match TcpStream::connect_timeout(address, share) {
             Ok(socket) => return socket.set_nodelay(true).map(|()| socket).map_err(|_| CLOSED),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => status = Status::Away("it cannot be reached"),
             Err(_) => status = Status::Away("nobody accepts connections there: is Redis running?"),

@@ -46,20 +46,50 @@ pub fn read(path: &str) -> String {
 /// # Errors
 /// It cannot be read, is longer than [`MAX_CONTENT`] or not UTF-8.
 pub fn content(path: &OsStr) -> io::Result<String> {
+    let mut content = Vec::new();
+    read_pieces(path, &mut |piece| {
+        content.extend(piece);
+        content.len() <= MAX_CONTENT
+    })?;
+    if content.len() > MAX_CONTENT {
+        return Err(ErrorKind::FileTooLarge.into());
+    }
+    String::from_utf8(content).map_err(|_| ErrorKind::InvalidData.into())
+}
+
+/// Reads a file of any size and passes it to `take` in pieces, until that returns `false`.
+///
+/// # Errors
+/// It cannot be read to its end.
+pub fn read_pieces(path: &OsStr, take: &mut dyn FnMut(&[u8]) -> bool) -> io::Result<()> {
     let mut file = File::open(path)?;
-    let (mut content, mut length) = (Vec::new(), 0);
+    let mut piece = [0; PIECE];
     loop {
-        content.resize(length + PIECE, 0);
-        match file.read(&mut content[length..])? {
-            0 => break,
-            more => length += more,
-        }
-        if length > MAX_CONTENT {
-            return Err(ErrorKind::FileTooLarge.into());
+        match file.read(&mut piece) {
+            Ok(0) => return Ok(()),
+            Ok(length) if take(&piece[..length]) => {}
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
-    content.truncate(length);
-    String::from_utf8(content).map_err(|_| ErrorKind::InvalidData.into())
+}
+
+/// Returns the number of the network interface with this name, if it has an IPv6 address. `/sys/class/net` would show
+/// the interfaces of the network namespace in which it was mounted, which need not be ours.
+#[must_use]
+pub fn interface(name: &str) -> Option<u32> {
+    interface_in(&read("/proc/self/net/if_inet6"), name)
+}
+
+/// The number is the second of six columns, in hexadecimal, and the name the last (proc_pid_net(5)).
+fn interface_in(table: &str, name: &str) -> Option<u32> {
+    let mut lines = table.as_bytes().split(|&byte| byte == b'\n').filter_map(|line| str::from_utf8(line).ok());
+    lines.find_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let (number, last) = (words.nth(1)?, words.nth(3)?);
+        if last == name { u32::from_str_radix(number, 16).ok() } else { None }
+    })
 }
 
 /// The processors in the mask of `/proc/self/status` (proc_pid_status(5)).
@@ -87,7 +117,7 @@ fn number(word: &str) -> Option<usize> {
     word.parse().ok()
 }
 
-/// Longest file read here, in bytes: a secret, a list of hosts.
+/// Longest file kept in memory, in bytes: a secret.
 pub const MAX_CONTENT: usize = 1024 * 1024;
 
 /// Bytes read at a time.
@@ -119,6 +149,26 @@ mod tests {
             assert_eq!(quota(max), processors, "{max:?}");
         }
         assert!(processors() >= 1);
+    }
+
+    #[test]
+    fn interfaces_have_numbers() {
+        let table = "00000000000000000000000000000001 01 80 10 80       lo\n\
+                     fe80000000000000a876c4fffe64f3ea 1f 40 20 80     eth0\nfe80\n";
+        for (name, number) in [("lo", Some(1)), ("eth0", Some(31)), ("eth1", None), ("80", None), ("", None)] {
+            assert_eq!(interface_in(table, name), number, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_any_size_is_read_in_pieces() {
+        let mut length = 0;
+        let all = read_pieces("/dev/zero".as_ref(), &mut |piece| {
+            length += piece.len();
+            length <= 2 * MAX_CONTENT
+        });
+        assert!(all.is_ok() && length > 2 * MAX_CONTENT);
+        assert!(read_pieces("/no/such/file".as_ref(), &mut |_| true).is_err());
     }
 
     #[test]

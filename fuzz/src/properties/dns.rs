@@ -1,65 +1,138 @@
 //! A name server that answers anything at all, and files that say anything at all.
 //!
-//! - Addresses come from a datagram that answers our question, and from no other; none is made up.
-//! - A datagram that was cut short gives the first of those that the whole one gives.
-//! - Names to be tried begin or end with the one that was asked for, and there is always a server to ask.
+//! - Addresses come from a message that answers our question, and from no other; none is made up.
+//! - A message that was cut short gives the first of those that the whole one gives.
+//! - Names to be tried begin with the one that was asked for, and there is always a server to ask.
+//! - A file means the same in whatever pieces it is read.
+//! - A lookup ends, by its deadline, whatever comes and whenever.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use notch::dns::{self, A, AAAA, Conf, MAX_SERVERS, Verdict};
+use notch::dns::{
+    self, A, AAAA, Address, Conf, ConfParser, Hosts, Lookup, MAX_ADDRESSES, MAX_SEARCH, MAX_SERVERS, Step, Verdict,
+};
 
 /// Who is looked for.
 const HOST: &str = "redis.example";
 
-/// `data` is what follows the number and the question in a datagram, from its flags on; and it is the text of a file.
+/// `data` is what follows the number and the question in a message, from its flags on; it is the text of a file; and it
+/// is what happens during a lookup.
 pub fn holds(data: &[u8]) {
     for kind in [A, AAAA] {
-        let query = dns::query(ID, HOST, kind).expect("a good name");
-        let (flags, records) = data.split_at(data.len().min(HEAD - 2));
-        let datagram = [&query[..2], flags, &query[HEAD..], records].concat();
-        for (ours, datagram) in [(true, &datagram[..]), (false, data)] {
-            reads(datagram, &query, ours);
+        let query = dns::query(ID, HOST.as_bytes(), kind).expect("a good name");
+        let message = answer(data, &query);
+        for (ours, message) in [(true, &message[..]), (false, data)] {
+            reads(message, &query, ours);
         }
     }
-    files(&String::from_utf8_lossy(data));
+    files(data);
+    ends(data);
 }
 
-fn reads(datagram: &[u8], query: &[u8], ours: bool) {
-    let read = |datagram: &[u8]| {
+/// The message that repeats number and question of the query, and goes on with these flags and records.
+fn answer(data: &[u8], query: &[u8]) -> Vec<u8> {
+    let (flags, records) = data.split_at(data.len().min(HEAD - 2));
+    [&query[..2], flags, &query[HEAD..], records].concat()
+}
+
+fn reads(message: &[u8], query: &[u8], ours: bool) {
+    let read = |message: &[u8]| {
         let mut found = Vec::new();
-        let verdict = dns::reply(datagram, query, &mut found);
+        let verdict = dns::reply(message, query, &mut found);
         assert!(verdict == Verdict::Exists || found.is_empty(), "addresses of nobody");
+        assert!(found.len() <= MAX_ADDRESSES);
         (verdict, found)
     };
-    let (verdict, whole) = read(datagram);
-    assert!(ours || datagram.starts_with(&query[..2]) || verdict == Verdict::Foreign, "somebody else's answer");
+    let (verdict, whole) = read(message);
+    assert!(ours || message.starts_with(&query[..2]) || verdict == Verdict::Foreign, "somebody else's answer");
     for address in &whole {
         let bytes = match address {
             IpAddr::V4(address) => address.octets().to_vec(),
             IpAddr::V6(address) => address.octets().to_vec(),
         };
-        assert!(datagram.windows(bytes.len()).any(|window| window == bytes), "an address that nobody named");
+        assert!(message.windows(bytes.len()).any(|window| window == bytes), "an address that nobody named");
     }
-    for end in (0..datagram.len()).step_by(datagram.len() / 100 + 1) {
-        let (_, found) = read(&datagram[..end]);
-        assert!(whole.starts_with(&found), "half a datagram says something else");
+    for end in (0..message.len()).step_by(message.len() / 100 + 1) {
+        let (_, found) = read(&message[..end]);
+        assert!(whole.starts_with(&found), "half a message says something else");
     }
 }
 
-fn files(text: &str) {
-    let conf = Conf::parse(text);
-    assert!((1..=MAX_SERVERS).contains(&conf.servers.len()));
-    let names = conf.candidates(HOST);
-    assert!(names.iter().all(|name| name.starts_with(HOST)) && names.iter().any(|name| name == HOST));
-    let listed = dns::listed(text, HOST);
-    assert!(listed.is_empty() || text.to_ascii_lowercase().contains(HOST), "listed under another name");
-    for word in text.split_whitespace() {
-        let known = dns::known(word);
-        assert!(known.len() <= 2);
+fn conf(text: &[u8], length: usize) -> Conf {
+    let mut parser = ConfParser::default();
+    text.chunks(length).for_each(|piece| parser.read(piece));
+    parser.finish("machine.example.org")
+}
+
+fn listed(text: &[u8], length: usize) -> Vec<Address> {
+    let mut hosts = Hosts::new(HOST);
+    text.chunks(length).for_each(|piece| hosts.read(piece));
+    hosts.finish()
+}
+
+fn files(text: &[u8]) {
+    let whole = conf(text, text.len().max(1));
+    assert!((1..=MAX_SERVERS).contains(&whole.servers.len()) && whole.search.len() <= MAX_SEARCH);
+    assert!((1..=5).contains(&whole.attempts) && (1..=30).contains(&whole.timeout.as_secs()) && whole.ndots <= 15);
+    let names = whole.candidates(HOST);
+    assert!(names.iter().all(|name| name.starts_with(HOST.as_bytes())));
+    assert!(names.iter().any(|name| name == HOST.as_bytes()));
+    let lower = text.to_ascii_lowercase();
+    let hosts = listed(text, text.len().max(1));
+    assert!(hosts.len() <= MAX_ADDRESSES);
+    assert!(hosts.is_empty() || lower.windows(HOST.len()).any(|at| at == HOST.as_bytes()), "listed by another name");
+    for length in 1..text.len().min(9) {
+        assert!(conf(text, length) == whole && listed(text, length) == hosts, "pieces of {length} bytes");
+    }
+    for word in text.split(u8::is_ascii_whitespace) {
+        let address = Address::parse(word);
+        assert!(address.is_none_or(|address| address.ip.is_ipv6() || address.zone.is_empty()));
         if let Some(query) = dns::query(ID, word, A) {
             assert!(word.len() <= 253 && query.len() == HEAD + word.len() + 6);
         }
     }
+}
+
+/// Plays a lookup whose servers do as the bytes say, each of which moves the clock, too.
+fn ends(data: &[u8]) {
+    let conf = conf(b"nameserver 1.1.1.1\nnameserver ::1\nnameserver 2.2.2.2\nsearch a b\n", 1);
+    let deadline = Duration::from_millis(500);
+    let mut lookup = Lookup::new(&conf, HOST, deadline, || ID.into());
+    let (mut now, mut asked, mut happens) = (Duration::ZERO, Vec::new(), data.iter());
+    // Each of three names is asked for at most twice, by two questions to three servers, and again after failures.
+    for _ in 0..200 + data.len() {
+        match lookup.poll(now) {
+            Step::Send(server, query) | Step::Connect(server, query, _) => {
+                assert!(server < conf.servers.len() && now <= deadline);
+                asked.push(query.to_vec());
+            }
+            Step::Wait(until) => {
+                assert!(now < until && until <= deadline, "waits for {until:?} at {now:?}");
+                let Some(&byte) = happens.next() else {
+                    now = until;
+                    continue;
+                };
+                now = until.min(now + Duration::from_millis((byte / 32).into()));
+                let server = usize::from(byte) % conf.servers.len();
+                match byte % 32 {
+                    0 => now = until,
+                    1 => lookup.lose(server),
+                    2 => lookup.receive(server, data, now),
+                    _ => {
+                        let query = &asked[usize::from(byte) % asked.len()];
+                        lookup.receive(server, &answer(happens.as_slice(), query), now);
+                    }
+                }
+            }
+            Step::Done(result) => {
+                assert!(now <= deadline);
+                assert!(result.is_err() || result.is_ok_and(|found| (1..=MAX_ADDRESSES).contains(&found.len())));
+                return;
+            }
+        }
+    }
+    panic!("no end");
 }
 
 /// The number of the question.

@@ -1,0 +1,467 @@
+//! The two files of a stub resolver: hosts(5) and resolv.conf(5).
+//!
+//! Both are lines of words. Neither has a limit on its size or on the length of its lines, and their bytes need not be
+//! UTF-8, so they are parsed in pieces of any length, of which no more than one word is kept. What cannot be understood
+//! is skipped, as the C libraries do.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+/// An IP address, and for a link-local one the network interface to which it belongs (RFC 4007, section 11).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The address itself.
+    pub ip: IpAddr,
+    /// Name or number of the interface; empty if none is given.
+    pub zone: String,
+}
+
+impl Address {
+    /// Parses `10.0.0.1`, `fd00::1` or `fe80::1%eth0`.
+    #[must_use]
+    pub fn parse(word: &[u8]) -> Option<Self> {
+        let text = str::from_utf8(word).ok()?;
+        let (ip, zone) = text.split_once('%').unwrap_or((text, ""));
+        let ip: IpAddr = ip.parse().ok()?;
+        (ip.is_ipv6() || zone.is_empty()).then(|| Self { ip, zone: zone.to_owned() })
+    }
+}
+
+impl<T: Into<IpAddr>> From<T> for Address {
+    fn from(ip: T) -> Self {
+        Self { ip: ip.into(), zone: String::new() }
+    }
+}
+
+/// Returns the addresses of `localhost` and of the names in it, whatever the files list (RFC 6761, section 6.3).
+#[must_use]
+pub fn loopback(host: &str) -> Vec<Address> {
+    let name = host.strip_suffix('.').unwrap_or(host).as_bytes();
+    let domain = name.rsplit(|&byte| byte == b'.').next().unwrap_or_default();
+    if domain.eq_ignore_ascii_case(b"localhost") {
+        vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+    } else {
+        Vec::new()
+    }
+}
+
+/// The hosts file, searched for one host.
+pub struct Hosts<'a> {
+    host: &'a [u8],
+    words: Words,
+    /// The address at the start of the current line.
+    address: Option<Address>,
+    found: Vec<Address>,
+}
+
+impl<'a> Hosts<'a> {
+    /// Starts to search for `host`.
+    #[must_use]
+    pub fn new(host: &'a str) -> Self {
+        Self { host: host.as_bytes(), words: Words::new(b"#"), address: None, found: Vec::new() }
+    }
+
+    /// Searches the next piece of the file.
+    pub fn read(&mut self, piece: &[u8]) {
+        let Self { host, words, address, found } = self;
+        words.split(piece, |index, word| {
+            if index == 0 {
+                *address = Address::parse(word);
+            } else if word.eq_ignore_ascii_case(host) {
+                let new = address.take().filter(|new| found.len() < MAX_ADDRESSES && !found.contains(new));
+                found.extend(new);
+            }
+        });
+    }
+
+    /// Returns the addresses that the file lists for the host, in its order, [`MAX_ADDRESSES`] at most.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<Address> {
+        self.read(b"\n");
+        self.found
+    }
+}
+
+/// The settings in `/etc/resolv.conf`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conf {
+    /// The name servers, 1 to [`MAX_SERVERS`].
+    pub servers: Vec<Address>,
+    /// Domains in which a short name is searched, without the dots around them; the root is empty.
+    pub search: Vec<Vec<u8>>,
+    /// A name with fewer dots is a short one.
+    pub ndots: usize,
+    /// How long the answer for one name is waited for.
+    pub timeout: Duration,
+    /// How often a name server is asked for one name.
+    pub attempts: u32,
+}
+
+impl Conf {
+    /// Returns the full names that `host` may stand for, in the order in which to try them. One that ends with a dot
+    /// is full.
+    #[must_use]
+    pub fn candidates(&self, host: &str) -> Vec<Vec<u8>> {
+        let (as_is, host) = (host.strip_suffix('.'), host.as_bytes());
+        if let Some(full) = as_is {
+            return vec![full.into()];
+        }
+        let searched = self.search.iter().map(|domain| match domain.is_empty() {
+            true => host.to_vec(),
+            false => [host, domain].join(&b'.'),
+        });
+        let is_short = host.iter().filter(|&&byte| byte == b'.').count() < self.ndots;
+        let (first, last) = if is_short { (None, Some(host.to_vec())) } else { (Some(host.to_vec()), None) };
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        for name in first.into_iter().chain(searched).chain(last) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    fn set_option(&mut self, option: &[u8]) {
+        if let Some(number) = value(option, b"ndots:") {
+            self.ndots = number.min(MAX_NDOTS) as usize;
+        } else if let Some(number) = value(option, b"timeout:") {
+            self.timeout = Duration::from_secs(number.clamp(1, MAX_TIMEOUT).into());
+        } else if let Some(number) = value(option, b"attempts:") {
+            self.attempts = number.clamp(1, MAX_ATTEMPTS);
+        }
+    }
+}
+
+/// The number that follows the name of an option. As in the C libraries, what follows the digits is ignored.
+fn value(option: &[u8], name: &[u8]) -> Option<u32> {
+    let digits = option.strip_prefix(name)?;
+    digits.first().filter(|first| first.is_ascii_digit())?;
+    let digits = digits.iter().take_while(|digit| digit.is_ascii_digit());
+    Some(digits.fold(0, |number: u32, digit| number.saturating_mul(10).saturating_add((digit - b'0').into())))
+}
+
+/// `/etc/resolv.conf` while it is parsed.
+pub struct ConfParser {
+    words: Words,
+    keyword: Keyword,
+    /// The file has a search list, if only an empty one.
+    has_search: bool,
+    conf: Conf,
+}
+
+/// What the words of a line are.
+#[derive(Clone, Copy, PartialEq)]
+enum Keyword {
+    NameServer,
+    Search,
+    Options,
+    Other,
+}
+
+impl Default for ConfParser {
+    fn default() -> Self {
+        let timeout = Duration::from_secs(DEFAULT_TIMEOUT);
+        let conf = Conf { servers: Vec::new(), search: Vec::new(), ndots: 1, timeout, attempts: DEFAULT_ATTEMPTS };
+        Self { words: Words::new(b"#;"), keyword: Keyword::Other, has_search: false, conf }
+    }
+}
+
+impl ConfParser {
+    /// Parses the next piece of the file.
+    pub fn read(&mut self, piece: &[u8]) {
+        let Self { words, keyword, has_search, conf } = self;
+        words.split(piece, |index, word| match *keyword {
+            _ if index == 0 => {
+                *keyword = match word {
+                    b"nameserver" => Keyword::NameServer,
+                    b"search" | b"domain" => Keyword::Search,
+                    b"options" => Keyword::Options,
+                    _ => Keyword::Other,
+                };
+                // Of several lists, the last holds.
+                if *keyword == Keyword::Search {
+                    *has_search = true;
+                    conf.search.clear();
+                }
+            }
+            Keyword::NameServer if index == 1 && conf.servers.len() < MAX_SERVERS => {
+                let new = Address::parse(word).filter(|new| !conf.servers.contains(new));
+                conf.servers.extend(new);
+            }
+            Keyword::Search if conf.search.len() < MAX_SEARCH => conf.search.push(trim_dots(word).to_vec()),
+            Keyword::Options => conf.set_option(word),
+            _ => {}
+        });
+    }
+
+    /// Returns the settings. A file without name servers means the one on this machine; without a search list, the
+    /// domain of this machine's `hostname` is searched.
+    #[must_use]
+    pub fn finish(mut self, hostname: &str) -> Conf {
+        self.read(b"\n");
+        let mut conf = self.conf;
+        if conf.servers.is_empty() {
+            conf.servers.push(Ipv4Addr::LOCALHOST.into());
+        }
+        if !self.has_search {
+            let domain = hostname.trim_ascii().split_once('.').map_or("", |(_, domain)| domain);
+            conf.search.extend(Some(trim_dots(domain.as_bytes()).to_vec()).filter(|domain| !domain.is_empty()));
+        }
+        conf
+    }
+}
+
+fn trim_dots(mut domain: &[u8]) -> &[u8] {
+    while let [b'.', rest @ ..] | [rest @ .., b'.'] = domain {
+        domain = rest;
+    }
+    domain
+}
+
+/// Splits the lines of a file into words.
+struct Words {
+    /// Bytes that start a comment, which ends with its line.
+    comments: &'static [u8],
+    is_comment: bool,
+    /// The word that the last piece ended in, cut off after one byte too many.
+    word: Vec<u8>,
+    /// Its place in its line.
+    index: usize,
+}
+
+impl Words {
+    fn new(comments: &'static [u8]) -> Self {
+        Self { comments, is_comment: false, word: Vec::new(), index: 0 }
+    }
+
+    /// Passes each word that ends in this piece to `take`, with its place in its line. One that is too long to mean
+    /// anything is passed as an empty one.
+    fn split(&mut self, piece: &[u8], mut take: impl FnMut(usize, &[u8])) {
+        for &byte in piece {
+            match byte {
+                b'\n' => {
+                    self.end_word(&mut take);
+                    (self.index, self.is_comment) = (0, false);
+                }
+                _ if self.is_comment => {}
+                _ if self.comments.contains(&byte) => {
+                    self.end_word(&mut take);
+                    self.is_comment = true;
+                }
+                _ if byte.is_ascii_whitespace() => self.end_word(&mut take),
+                _ if self.word.len() <= MAX_WORD => self.word.push(byte),
+                _ => {}
+            }
+        }
+    }
+
+    fn end_word(&mut self, take: &mut impl FnMut(usize, &[u8])) {
+        if self.word.is_empty() {
+            return;
+        }
+        take(self.index, if self.word.len() <= MAX_WORD { &self.word } else { &[] });
+        self.index += 1;
+        self.word.clear();
+    }
+}
+
+/// Most name servers that are asked, as in the C libraries.
+pub const MAX_SERVERS: usize = 3;
+
+/// Most addresses of one host that are kept, as in musl.
+pub const MAX_ADDRESSES: usize = 48;
+
+/// Most domains of a search list, as in Kubernetes.
+pub const MAX_SEARCH: usize = 32;
+
+/// Longest word of a file, in bytes: more than any name or address has.
+const MAX_WORD: usize = 256;
+
+/// Bounds of the options, those of resolv.conf(5); timeouts are in seconds.
+const MAX_NDOTS: u32 = 15;
+const MAX_TIMEOUT: u32 = 30;
+const MAX_ATTEMPTS: u32 = 5;
+const DEFAULT_TIMEOUT: u64 = 5;
+const DEFAULT_ATTEMPTS: u32 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Parses a file in pieces of every length.
+    fn confs(text: &[u8], hostname: &str) -> Conf {
+        let parse = |length: usize| {
+            let mut parser = ConfParser::default();
+            text.chunks(length).for_each(|piece| parser.read(piece));
+            parser.finish(hostname)
+        };
+        let whole = parse(text.len().max(1));
+        for length in 1..text.len() {
+            assert_eq!(parse(length), whole, "{length}");
+        }
+        whole
+    }
+
+    fn listed(text: &[u8], host: &str) -> String {
+        let parse = |length: usize| {
+            let mut hosts = Hosts::new(host);
+            text.chunks(length).for_each(|piece| hosts.read(piece));
+            hosts.finish()
+        };
+        let whole = parse(text.len().max(1));
+        for length in 1..text.len().min(300) {
+            assert_eq!(parse(length), whole, "{length}");
+        }
+        written(&whole)
+    }
+
+    fn written(addresses: &[Address]) -> String {
+        let write =
+            |Address { ip, zone }: &Address| if zone.is_empty() { ip.to_string() } else { format!("{ip}%{zone}") };
+        addresses.iter().map(write).collect::<Vec<_>>().join(" ")
+    }
+
+    fn names(conf: &Conf, host: &str) -> String {
+        let names = conf.candidates(host).into_iter();
+        names.map(|name| String::from_utf8_lossy(&name).into_owned()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn resolv_conf_names_servers_and_domains() {
+        for (text, servers, host, expected) in [
+            (&b""[..], "127.0.0.1", "redis", "redis"),
+            (b"nameserver 127.0.0.11\noptions ndots:0\n", "127.0.0.11", "redis", "redis"),
+            (b"nameserver 10.0.0.1\nnameserver ::1", "10.0.0.1 ::1", "redis", "redis"),
+            (
+                b"nameserver 1.1.1.1\nnameserver 1.1.1.2\nnameserver 1.1.1.3\nnameserver 1.1.1.4",
+                "1.1.1.1 1.1.1.2 1.1.1.3",
+                "r",
+                "r",
+            ),
+            (b"nameserver 1.1.1.1\nnameserver x\nnameserver 1.1.1.1\nnameserver ::2\n", "1.1.1.1 ::2", "r", "r"),
+            (b"nameserver fe80::1%eth0\nnameserver fe80::1%2\n", "fe80::1%eth0 fe80::1%2", "r", "r"),
+            (b"nameserver\nnameserver x\nserver 1.1.1.1\nnameserver 1.1.1.1%eth0", "127.0.0.1", "r", "r"),
+            (b"# nameserver 1.1.1.1\n;nameserver 1.1.1.1\nnameserver 2.2.2.2 # here", "2.2.2.2", "r", "r"),
+            (b"nameserver 2.2.2.2#here\nnameserver 3.3.3.3;", "2.2.2.2 3.3.3.3", "r", "r"),
+            (b"\xff\xfe # caf\xe9\nnameserver 1.1.1.1 # caf\xe9\n\xe9\n", "1.1.1.1", "r", "r"),
+            (b"nameserver \xe9\nnameserver 1.1.1.1\nnameserver\x001.1.1.2", "1.1.1.1", "r", "r"),
+            (b"search a.org b.org\n", "127.0.0.1", "redis", "redis.a.org redis.b.org redis"),
+            (b"search a.org\ndomain b.org\n", "127.0.0.1", "redis", "redis.b.org redis"),
+            (b"search a.org\nsearch\n", "127.0.0.1", "redis", "redis"),
+            (b"search .\n", "127.0.0.1", "redis", "redis"),
+            (b"search . a.org\n", "127.0.0.1", "redis", "redis redis.a.org"),
+            (b"search a.org. .b.org\n", "127.0.0.1", "redis", "redis.a.org redis.b.org redis"),
+            (b"search a.org A\xe9.org a.org\n", "127.0.0.1", "r", "r.a.org r.A\u{fffd}.org r"),
+            (b"search a.org\n", "127.0.0.1", "redis.local", "redis.local redis.local.a.org"),
+            (b"search a.org\n", "127.0.0.1", "redis.", "redis"),
+            (b"search svc.cluster.local\noptions edns0 ndots:5\n", "127.0.0.1", "a.b", "a.b.svc.cluster.local a.b"),
+            (b"search a.org\noptions ndots:x\n", "127.0.0.1", "a.b", "a.b a.b.a.org"),
+            (b"\tnameserver\t3.3.3.3\r\n", "3.3.3.3", "r", "r"),
+        ] {
+            let conf = confs(text, "");
+            let shown = String::from_utf8_lossy(text);
+            assert_eq!(
+                (written(&conf.servers).as_str(), names(&conf, host).as_str()),
+                (servers, expected),
+                "{shown:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn options_have_the_bounds_of_the_c_libraries() {
+        for (text, ndots, timeout, attempts) in [
+            ("", 1, 5, 2),
+            ("options timeout:1 attempts:3 ndots:2", 2, 1, 3),
+            ("options timeout:1\noptions attempts:3", 1, 1, 3),
+            ("options timeout:0 attempts:0 ndots:0", 0, 1, 1),
+            ("options timeout:31 attempts:6 ndots:16", 15, 30, 5),
+            ("options timeout:99999999999999999999 attempts:4294967296 ndots:18446744073709551616", 15, 30, 5),
+            ("options timeout: attempts:x ndots:-1 rotate", 1, 5, 2),
+            ("options timeout:3s attempts:4,", 1, 3, 4),
+            ("options timeout:3 timeout:4", 1, 4, 2),
+            ("timeout:3", 1, 5, 2),
+        ] {
+            let conf = confs(text.as_bytes(), "");
+            assert_eq!((conf.ndots, conf.timeout.as_secs(), conf.attempts), (ndots, timeout, attempts), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_domain_of_this_machine_is_searched_where_no_other_is_named() {
+        for (text, hostname, expected) in [
+            ("", "web1.example.org\n", "redis.example.org redis"),
+            ("", "web1\n", "redis"),
+            ("", "web1.", "redis"),
+            ("search a.org\n", "web1.example.org", "redis.a.org redis"),
+            ("search\n", "web1.example.org", "redis"),
+        ] {
+            assert_eq!(names(&confs(text.as_bytes(), hostname), "redis"), expected, "{text:?} {hostname:?}");
+        }
+    }
+
+    #[test]
+    fn no_search_list_is_longer_than_its_bound() {
+        let text =
+            ["search"].into_iter().map(str::to_owned).chain((0..100).map(|n| format!(" d{n}"))).collect::<String>();
+        let conf = confs(text.as_bytes(), "");
+        assert_eq!(conf.search.len(), MAX_SEARCH);
+        assert_eq!(names(&conf, "r").split(' ').count(), MAX_SEARCH + 1);
+    }
+
+    #[test]
+    fn the_hosts_file_lists_addresses() {
+        let hosts = b"127.0.0.1 localhost\n::1\tlocalhost ip6-localhost\n10.0.0.7 web.a.org  web # redis\nbad redis\n\
+            redis\n\xe9 redis\n10.0.0.8 caf\xe9 bar # \xff\nfe80::1%eth0 bar\n10.0.0.8 BAR bar\n10.0.0.1\xe9 bar\n\
+            10.0.0.9 last";
+        for (host, addresses) in [
+            ("localhost", "127.0.0.1 ::1"),
+            ("web", "10.0.0.7"),
+            ("WEB.a.org", "10.0.0.7"),
+            ("bar", "10.0.0.8 fe80::1%eth0"),
+            ("last", "10.0.0.9"),
+            ("redis", ""),
+            ("10.0.0.7", ""),
+            ("", ""),
+        ] {
+            assert_eq!(listed(hosts, host), addresses, "{host:?}");
+        }
+    }
+
+    #[test]
+    fn no_line_and_no_word_is_too_long() {
+        let name = "n".repeat(MAX_WORD);
+        let text = format!("10.0.0.1 {} x\n{} redis\n10.0.0.2 {name} redis", "a".repeat(5_000), "b ".repeat(5_000));
+        assert_eq!(listed(text.as_bytes(), "redis"), "10.0.0.2");
+        assert_eq!(listed(text.as_bytes(), "x"), "10.0.0.1");
+        assert_eq!(listed(text.as_bytes(), &name), "10.0.0.2");
+        let many: String = (0..100).map(|n| format!("10.0.0.{n} redis\n")).collect();
+        assert_eq!(listed(many.as_bytes(), "redis").split(' ').count(), MAX_ADDRESSES);
+    }
+
+    #[test]
+    fn some_addresses_need_no_file() {
+        for (host, addresses) in [
+            ("LocalHost", "127.0.0.1 ::1"),
+            ("localhost.", "127.0.0.1 ::1"),
+            ("redis.localhost", "127.0.0.1 ::1"),
+            ("localhost.redis", ""),
+            ("notlocalhost", ""),
+            ("redis", ""),
+        ] {
+            assert_eq!(written(&loopback(host)), addresses, "{host:?}");
+        }
+        for (word, address) in [
+            ("10.1.2.3", "10.1.2.3"),
+            ("fd00::1", "fd00::1"),
+            ("fe80::1%eth0", "fe80::1%eth0"),
+            ("fe80::1%", "fe80::1"),
+            ("10.1.2.3%eth0", ""),
+            ("%eth0", ""),
+            ("10.1", ""),
+            ("redis", ""),
+        ] {
+            assert_eq!(written(&Address::parse(word.as_bytes()).into_iter().collect::<Vec<_>>()), address, "{word:?}");
+        }
+    }
+}

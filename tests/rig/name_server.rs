@@ -1,0 +1,226 @@
+//! Name servers that a test plays, for notch in namespaces of its own: there they can have port 53, and the system's
+//! files are what the test writes.
+
+use std::env;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use super::Folder;
+
+/// Runs a test in namespaces of its own for users, mounts, the network and the name of the machine: this program starts
+/// itself again with that one test, given by its path in the suite.
+pub(crate) fn isolated(test: &str, body: impl FnOnce(&Etc)) {
+    if let Some(folder) = env::var_os(INSIDE) {
+        return body(&Etc(folder.into()));
+    }
+    let folder = Folder::new("etc");
+    for name in ["hosts", "resolv.conf"] {
+        fs::write(folder.file(name), "").expect("room for a file");
+    }
+    // The first part of the path is the suite itself, which the test's name does not have.
+    let (_, name) = test.split_once("::").expect("a path");
+    let enter = "cd \"$0\" && ip link set lo up && hostname notch && mount --bind hosts /etc/hosts && \
+                 mount --bind resolv.conf /etc/resolv.conf && exec \"$@\"";
+    let run = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "--net", "--uts", "sh", "-ec", enter])
+        .arg(folder.path())
+        .arg(env::current_exe().expect("this program has a path"))
+        .args(["--exact", name, "--nocapture", "--include-ignored"])
+        .env(INSIDE, folder.path())
+        .output()
+        .expect("unshare is missing (Debian: apt-get install util-linux)");
+    let (out, err) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    assert!(run.status.success() && out.contains("1 passed"), "in namespaces of its own:\n{out}\n{err}");
+}
+
+/// The files in `/etc` of an isolated test. They are changed in place, since it is their inodes that are mounted.
+pub(crate) struct Etc(PathBuf);
+
+impl Etc {
+    pub(crate) fn hosts(&self, bytes: impl AsRef<[u8]>) {
+        fs::write(self.path().join("hosts"), bytes).expect("room for a file");
+    }
+
+    pub(crate) fn resolv_conf(&self, bytes: impl AsRef<[u8]>) {
+        fs::write(self.path().join("resolv.conf"), bytes).expect("room for a file");
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+/// A question: the name in lower case, the kind of address, and the number of the query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Question {
+    pub(crate) name: String,
+    pub(crate) kind: u8,
+    pub(crate) id: u16,
+    /// When it was heard.
+    pub(crate) at: Instant,
+    pub(crate) is_tcp: bool,
+}
+
+/// What a name server makes of a question.
+pub(crate) enum Says {
+    /// These addresses, as far as they are of the kind that was asked for.
+    Addresses(Vec<IpAddr>),
+    /// A response code and nothing else: 2 is SERVFAIL, 3 NXDOMAIN, 5 REFUSED.
+    Code(u8),
+    /// The reply is cut short.
+    Truncated,
+    /// Nothing at all.
+    Nothing,
+    /// What the function makes of the query, whatever that is, one datagram after the other.
+    Bytes(Vec<Vec<u8>>),
+    /// Some of the above, after a while.
+    Late(Duration, Box<Self>),
+}
+
+impl Says {
+    pub(crate) fn address(address: &str) -> Self {
+        Self::Addresses(vec![address.parse().expect("an address")])
+    }
+
+    pub(crate) const NO_NAME: Self = Self::Code(3);
+    pub(crate) const FAILED: Self = Self::Code(2);
+
+    pub(crate) fn late(self, milliseconds: u64) -> Self {
+        Self::Late(Duration::from_millis(milliseconds), Box::new(self))
+    }
+}
+
+type Answer = dyn Fn(&Question, &[u8]) -> Says + Send + Sync;
+
+/// A name server on port 53 of an address. It lives as long as the test.
+pub(crate) struct NameServer {
+    heard: Arc<Mutex<Vec<Question>>>,
+    answer: Arc<Answer>,
+    address: SocketAddr,
+}
+
+impl NameServer {
+    /// Answers datagrams; no connection is accepted. The address may have a zone, as in `fe80::1%2`.
+    pub(crate) fn start(address: &str, answer: impl Fn(&Question, &[u8]) -> Says + Send + Sync + 'static) -> Self {
+        let address = if address.contains(':') { format!("[{address}]:53") } else { format!("{address}:53") };
+        let server =
+            Self { heard: Arc::default(), answer: Arc::new(answer), address: address.parse().expect("an address") };
+        let socket = UdpSocket::bind(server.address).expect("port 53 of this namespace");
+        let (heard, answer) = (server.heard.clone(), server.answer.clone());
+        thread::spawn(move || {
+            let mut query = [0; 512];
+            while let Ok((length, client)) = socket.recv_from(&mut query) {
+                let query = query[..length].to_vec();
+                let (socket, answer) = (socket.try_clone().expect("room for a file"), answer.clone());
+                let question = note(&heard, &query, false);
+                thread::spawn(move || {
+                    for reply in replies(answer(&question, &query), &query, question.kind) {
+                        let _ = socket.send_to(&reply, client);
+                    }
+                });
+            }
+        });
+        server
+    }
+
+    /// Knows one name with these addresses, and answers that any other does not exist.
+    pub(crate) fn of(address: &str, name: &'static str, addresses: &[&str]) -> Self {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|one| one.parse().expect("an address")).collect();
+        Self::start(address, move |question, _| match question.name == name {
+            true => Says::Addresses(addresses.clone()),
+            false => Says::NO_NAME,
+        })
+    }
+
+    /// Answers nothing.
+    pub(crate) fn silent(address: &str) -> Self {
+        Self::start(address, |_, _| Says::Nothing)
+    }
+
+    /// Also answers over TCP.
+    pub(crate) fn with_tcp(self) -> Self {
+        let listener = TcpListener::bind(self.address).expect("port 53 of this namespace");
+        let (heard, answer) = (self.heard.clone(), self.answer.clone());
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let (heard, answer) = (heard.clone(), answer.clone());
+                thread::spawn(move || {
+                    let mut length = [0; 2];
+                    stream.read_exact(&mut length).ok()?;
+                    let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
+                    stream.read_exact(&mut query).ok()?;
+                    let question = note(&heard, &query, true);
+                    let replies = replies(answer(&question, &query), &query, question.kind);
+                    for reply in &replies {
+                        let length = (reply.len() as u16).to_be_bytes();
+                        // In two parts, as TCP may bring them.
+                        stream.write_all(&length[..1]).ok()?;
+                        thread::sleep(Duration::from_millis(5));
+                        stream.write_all(&[&length[1..], reply].concat()).ok()?;
+                    }
+                    // Without a reply, the connection stays open until the client has enough.
+                    stream.read_exact(&mut [0]).ok()
+                });
+            }
+        });
+        self
+    }
+
+    /// The questions until now.
+    pub(crate) fn heard(&self) -> Vec<Question> {
+        self.heard.lock().expect("no holder panics").clone()
+    }
+}
+
+fn note(heard: &Mutex<Vec<Question>>, query: &[u8], is_tcp: bool) -> Question {
+    let (id, kind) = (u16::from_be_bytes([query[0], query[1]]), query[query.len() - 3]);
+    let mut labels = &query[HEAD..query.len() - 5];
+    let mut names = Vec::new();
+    while let Some((&length, rest)) = labels.split_first() {
+        let (label, rest) = rest.split_at(usize::from(length));
+        names.push(String::from_utf8_lossy(label).to_lowercase());
+        labels = rest;
+    }
+    let question = Question { name: names.join("."), kind, id, at: Instant::now(), is_tcp };
+    heard.lock().expect("no holder panics").push(question.clone());
+    question
+}
+
+fn replies(says: Says, query: &[u8], kind: u8) -> Vec<Vec<u8>> {
+    match says {
+        Says::Addresses(addresses) => vec![reply(query, kind, &addresses)],
+        Says::Code(code) => vec![[&query[..2], &[0x81, 0x80 | code, 0, 1, 0, 0, 0, 0, 0, 0], &query[HEAD..]].concat()],
+        Says::Truncated => vec![[&query[..2], &[0x83, 0x80, 0, 1, 0, 0, 0, 0, 0, 0], &query[HEAD..]].concat()],
+        Says::Nothing => Vec::new(),
+        Says::Bytes(replies) => replies,
+        Says::Late(after, says) => {
+            thread::sleep(after);
+            replies(*says, query, kind)
+        }
+    }
+}
+
+/// The reply with those of the addresses that are of the kind.
+pub(crate) fn reply(query: &[u8], kind: u8, addresses: &[IpAddr]) -> Vec<u8> {
+    let mut records = Vec::new();
+    for address in addresses.iter().filter(|address| address.is_ipv4() == (kind == 1)) {
+        let bytes = match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        records.push([&[0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 9, 0, bytes.len() as u8][..], &bytes].concat());
+    }
+    let count = (records.len() as u16).to_be_bytes();
+    [&query[..2], &[0x81, 0x80, 0, 1], &count, &[0; 4], &query[HEAD..], &records.concat()].concat()
+}
+
+/// Bytes in front of the question.
+const HEAD: usize = 12;
+
+/// Says that this is the program inside the namespaces, and where its files are.
+const INSIDE: &str = "NOTCH_TEST_ETC";
