@@ -112,6 +112,8 @@ pub enum Origin {
 pub enum Unusable {
     /// The system refused something.
     Io(&'static str, io::Error),
+    /// The user that notch runs as may not open this file, or not replace one in this folder.
+    Denied(&'static str, PathBuf, io::Error),
     /// There is no folder for it.
     NoFolder(PathBuf),
     /// No new file could take its place, which is how a ledger is kept small and mended.
@@ -127,10 +129,11 @@ pub enum Unusable {
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io(what, error) => {
-                write!(f, "cannot {what} it: {error}")?;
-                if error.kind() == ErrorKind::PermissionDenied { write!(f, "; {Access}") } else { Ok(()) }
+            Self::Io(what, error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {
+                write!(f, "cannot {what} it: {error}; mount a volume there, or set LEDGER elsewhere")
             }
+            Self::Io(what, error) => write!(f, "cannot {what} it: {error}"),
+            Self::Denied(what, path, error) => write!(f, "cannot {what} it: {error}; {}", Access(path)),
             Self::NoFolder(folder) => {
                 let folder = folder.to_string_lossy();
                 write!(f, "there is no folder {}: create it, or mount a volume there", folder.trim_end_matches('/'))
@@ -139,9 +142,6 @@ impl fmt::Display for Unusable {
                 ErrorKind::ResourceBusy | ErrorKind::CrossesDevices => f.write_str(
                     "it is a mount point, so no new file can take its place: mount its folder instead of it",
                 ),
-                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-                    write!(f, "no new file can take its place in its folder: {error}; {Access} to the folder")
-                }
                 _ => write!(f, "no new file can take its place: {error}"),
             },
             Self::Locked => f.write_str("another process counts in it: stop that one, or name another file"),
@@ -155,14 +155,25 @@ impl fmt::Display for Unusable {
     }
 }
 
-/// Who needs access.
-struct Access;
+/// Who needs access to a path, and who owns it, or the nearest folder above it that can be seen.
+struct Access<'a>(&'a Path);
 
-impl fmt::Display for Access {
+impl fmt::Display for Access<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match fs::metadata("/proc/self") {
-            Ok(process) => write!(f, "notch runs as uid {}: give that user write access", process.uid()),
-            Err(_) => f.write_str("give the user that notch runs as write access"),
+        let seen = self.0.ancestors().find_map(|path| Some((path.to_string_lossy(), fs::metadata(path).ok()?.uid())));
+        match (fs::metadata("/proc/self").map(|process| process.uid()), seen) {
+            (Ok(uid), Some((path, owner))) if uid == owner => {
+                write!(
+                    f,
+                    "notch runs as uid {uid}, which owns {path}: run `chmod u+rwX {path}`, or set LEDGER elsewhere"
+                )
+            }
+            (Ok(uid), Some((path, owner))) => write!(
+                f,
+                "notch runs as uid {uid}, and {path} belongs to uid {owner}: run `chown {uid} {path}`, or set \
+                 LEDGER elsewhere"
+            ),
+            _ => f.write_str("give the user that notch runs as write access, or set LEDGER elsewhere"),
         }
     }
 }
@@ -214,7 +225,7 @@ impl Ledger {
     /// anything in it is replaced for that.
     fn check_replaceable(&mut self) -> Result<(), Unusable> {
         if self.size > 0 {
-            File::open(folder(&self.path)).map_err(Unusable::Irreplaceable)?;
+            File::open(folder(&self.path)).map_err(|error| self.irreplaceable(error))?;
             // Another name for the same file asks the same of the folder and changes nothing: a mount point cannot have
             // one, and whoever may not remove it again may not replace the file either.
             let spare = beside(&self.path);
@@ -227,7 +238,14 @@ impl Ledger {
             // There may be room later, and until then the file that is there grows on.
             Err(error) if self.size > 0 && self.state != FileState::Suspect && is_full(&error) => Ok(()),
             Err(error) if is_full(&error) => Err(Unusable::Io("write", error)),
-            rewritten => rewritten.map_err(Unusable::Irreplaceable),
+            rewritten => rewritten.map_err(|error| self.irreplaceable(error)),
+        }
+    }
+
+    fn irreplaceable(&self, error: io::Error) -> Unusable {
+        match error.kind() {
+            ErrorKind::PermissionDenied => Unusable::Denied("replace", folder(&self.path).to_owned(), error),
+            _ => Unusable::Irreplaceable(error),
         }
     }
 
@@ -455,6 +473,7 @@ fn lock(path: &Path) -> Result<(File, bool), Unusable> {
         };
         let file = file.map_err(|error| match error.kind() {
             ErrorKind::NotFound => Unusable::NoFolder(folder(&target(path)).to_owned()),
+            ErrorKind::PermissionDenied => Unusable::Denied("open", path.to_owned(), error),
             _ => Unusable::Io("open", error),
         })?;
         match file.try_lock() {

@@ -402,10 +402,31 @@ fn a_folder_or_file_that_may_not_be_written_to_is_refused_with_the_user() {
         let Err(refused) = started else { panic!("counts in a folder of {folder:o} in a file of {file:o}") };
         assert_eq!(refused.code, Some(1), "{refused:?}");
         assert!(refused.stderr.contains("Permission denied") && refused.stderr.contains("uid "), "{refused:?}");
+        assert!(refused.stderr.contains("which owns ") && refused.stderr.contains("chmod"), "{refused:?}");
         assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
         assert!(settings.read_ledger() == sound, "the file was changed");
     }
     assert_eq!(bound_by_modes(&settings).start().visit(), 3);
+}
+
+#[test]
+fn a_folder_of_somebody_else_is_refused_with_both_users() {
+    let settings = Settings::ledger();
+    // Only root may give a folder away, and to anybody else that of the whole system belongs to another.
+    let given = std::os::unix::fs::chown(settings.folder(), Some(4321), None).is_ok();
+    let folder = if given { settings.folder().to_owned() } else { "/".into() };
+    let ledger = folder.join("notch.ledger");
+    let settings = settings.clone().with("LEDGER", &ledger.to_string_lossy());
+    // Without rights beyond those of its modes, under another number.
+    let refused = settings.by_way_of(&["unshare", "--user", "--map-user=1234"]).run(&[]);
+    assert_eq!((refused.code, refused.stderr.lines().count()), (Some(1), 1), "{refused:?}");
+    let folder = folder.display();
+    for words in
+        ["notch runs as uid 1234", &format!("{folder} belongs to uid "), &format!("`chown 1234 {folder}`"), "LEDGER"]
+    {
+        assert!(refused.stderr.contains(words), "{words}: {refused:?}");
+    }
+    assert!(!ledger.exists());
 }
 
 #[test]
