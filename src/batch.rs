@@ -5,7 +5,13 @@
 //! place `p` gets `total - n + p`. Reads are a line of their own, because a store that refuses to count may well go on
 //! reading.
 //!
+//! Waiters stand in the order of their arrival, so that those who have waited too long are always at the front
+//! ([`Batch::expire`]). As long as nothing was sent, the visits that expire are withdrawn from their lines; afterwards
+//! the lines stay as they were sent, since they may have been applied.
+//!
 //! `W` is whatever the driver wakes when there is an answer; a batch only carries it.
+
+use std::collections::VecDeque;
 
 use crate::counter::{Ask, Fault};
 
@@ -14,17 +20,31 @@ pub struct Batch<W> {
     lines: Vec<Line>,
     /// The lines in the order of what they ask, so that one for each is found without looking at all of them.
     sorted: Vec<usize>,
-    waiters: Vec<Waiter<W>>,
-    /// So many lines at the front have a reply.
+    waiters: VecDeque<Waiter<W>>,
+    /// So many lines at the front have a reply, or need none.
     replied: usize,
     number: i64,
     sent: bool,
 }
 
 struct Line {
+    /// What goes to the store: of visits, those that were not withdrawn.
     ask: Ask,
-    /// What the store replied, if it did.
-    total: Option<Result<i64, Fault>>,
+    /// Visits at the front of the line that expired before the line was sent.
+    withdrawn: i64,
+    /// For how many waiters, or probes, the line is asked.
+    wanted: usize,
+    state: LineState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LineState {
+    /// It is to be sent, or its reply is to come.
+    Pending,
+    /// Everything in it expired before it was sent.
+    Withdrawn,
+    /// What the store replied.
+    Replied(Result<i64, Fault>),
 }
 
 struct Waiter<W> {
@@ -44,7 +64,7 @@ impl<W> Batch<W> {
     /// An empty batch.
     #[must_use]
     pub const fn new() -> Self {
-        Self { lines: Vec::new(), sorted: Vec::new(), waiters: Vec::new(), replied: 0, number: 0, sent: false }
+        Self { lines: Vec::new(), sorted: Vec::new(), waiters: VecDeque::new(), replied: 0, number: 0, sent: false }
     }
 
     /// Adds an ask, for which `who` will be told one number. `false`, and nothing is added, if that would be one line
@@ -57,21 +77,38 @@ impl<W> Batch<W> {
         true
     }
 
+    /// Adds an ask whose reply is only of interest for what it shows of the store: [`Ask::Ping`], or a count of 0.
+    pub fn probe(&mut self, ask: Ask) {
+        if let Some(line) = self.line(&ask, true) {
+            self.want(line);
+        }
+    }
+
     fn join(&mut self, line: usize, ask: Ask, who: W) {
-        let (by, place) = match (&mut self.lines[line].ask, ask) {
+        self.want(line);
+        let Line { ask: sum, withdrawn, .. } = &mut self.lines[line];
+        let (by, place) = match (sum, ask) {
             (Ask::Count { by: sum, .. }, Ask::Count { by, .. }) => {
                 *sum += by;
-                (by, *sum)
+                (by, *withdrawn + *sum)
             }
             _ => (0, 0),
         };
-        self.waiters.push(Waiter { line, by, place, who });
+        self.waiters.push_back(Waiter { line, by, place, who });
     }
 
-    /// Adds all asks of a batch that was never sent, which is left empty; they were let in before.
-    pub fn absorb(&mut self, unsent: &mut Self) {
-        for Waiter { line, by: own, who, .. } in unsent.waiters.drain(..) {
-            let ask = match unsent.lines[line].ask {
+    fn want(&mut self, line: usize) {
+        let line = &mut self.lines[line];
+        line.wanted += 1;
+        line.state = LineState::Pending;
+    }
+
+    /// Adds all asks of a batch that was not sent either and whose waiters came later; it is left empty.
+    pub fn absorb(&mut self, later: &mut Self) {
+        for Waiter { line, by: own, who, .. } in later.waiters.drain(..) {
+            let Line { ask, wanted, .. } = &mut later.lines[line];
+            *wanted -= 1;
+            let ask = match *ask {
                 Ask::Count { key, .. } => Ask::Count { key, by: own },
                 ask => ask,
             };
@@ -79,7 +116,9 @@ impl<W> Batch<W> {
                 self.join(line, ask, who);
             }
         }
-        unsent.clear();
+        // What is wanted still is wanted by probes.
+        later.lines.iter().filter(|line| line.wanted > 0).for_each(|line| self.probe(line.ask));
+        later.clear();
     }
 
     fn clear(&mut self) {
@@ -107,13 +146,15 @@ impl<W> Batch<W> {
             other => other,
         };
         self.sorted.insert(at, self.lines.len());
-        self.lines.push(Line { ask, total: None });
+        self.lines.push(Line { ask, withdrawn: 0, wanted: 0, state: LineState::Pending });
         Some(self.lines.len() - 1)
     }
 
     /// Gives the batch its number, under which it may be sent more than once.
     pub fn begin(&mut self, number: i64) {
         self.number = number;
+        self.replied = 0;
+        self.skip_replied();
     }
 
     /// The number that it was given.
@@ -133,21 +174,33 @@ impl<W> Batch<W> {
         self.sent
     }
 
+    /// Whether it counts, or only reads.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        self.lines.iter().any(|line| line.ask.counts())
+    }
+
     /// How many wait in it.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn waiters(&self) -> usize {
         self.waiters.len()
     }
 
-    /// Whether nobody waits in it.
+    /// Whether it asks for nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.waiters.is_empty()
+        self.lines.is_empty()
+    }
+
+    /// Who has waited longest in it.
+    #[must_use]
+    pub fn first_waiter(&self) -> Option<&W> {
+        self.waiters.front().map(|waiter| &waiter.who)
     }
 
     /// What to ask of the store, in order: one ask for each line that has no reply yet, and no two for the same.
     pub fn asks(&self) -> impl Iterator<Item = Ask> + '_ {
-        self.lines.iter().filter(|line| line.total.is_none()).map(|line| line.ask)
+        self.lines.iter().filter(|line| line.state == LineState::Pending).map(|line| line.ask)
     }
 
     /// The first line that has no reply yet.
@@ -159,39 +212,91 @@ impl<W> Batch<W> {
     /// Takes the store's reply to [`Batch::expected`]: the total after it, or why there is none.
     pub fn reply(&mut self, total: Result<i64, Fault>) {
         if let Some(line) = self.lines.get_mut(self.replied) {
-            line.total = Some(total);
+            line.state = LineState::Replied(total);
             self.skip_replied();
         }
     }
 
+    /// Ends the lines that wait for a reply and for which `is_decided` holds, without asking the store.
+    pub fn decide(&mut self, is_decided: impl Fn(&Ask) -> bool, total: Result<i64, Fault>) {
+        let pending = self.lines.iter_mut().filter(|line| line.state == LineState::Pending);
+        pending.filter(|line| is_decided(&line.ask)).for_each(|line| line.state = LineState::Replied(total));
+        self.skip_replied();
+    }
+
     /// Forgets the replies that were this one, so that their lines are asked again.
     pub fn forget(&mut self, reply: Result<i64, Fault>) {
-        self.lines.iter_mut().filter(|line| line.total == Some(reply)).for_each(|line| line.total = None);
+        let reply = LineState::Replied(reply);
+        self.lines.iter_mut().filter(|line| line.state == reply).for_each(|line| line.state = LineState::Pending);
         self.replied = 0;
         self.skip_replied();
     }
 
     fn skip_replied(&mut self) {
         let rest = &self.lines[self.replied..];
-        self.replied += rest.iter().position(|line| line.total.is_none()).unwrap_or(rest.len());
+        self.replied += rest.iter().position(|line| line.state == LineState::Pending).unwrap_or(rest.len());
     }
 
     /// What the store has replied so far, ask by ask.
     pub fn replies(&self) -> impl Iterator<Item = (Ask, Result<i64, Fault>)> + '_ {
-        self.lines.iter().filter_map(|line| Some((line.ask, line.total?)))
+        self.lines.iter().filter_map(|line| match line.state {
+            LineState::Replied(total) => Some((line.ask, total)),
+            _ => None,
+        })
+    }
+
+    /// Ends the waiters at the front for whom `is_late` holds. Those whose line has a reply are told it; for the others
+    /// it is `fault`, which says whether the batch is on its way. A batch that was not sent is left without their
+    /// visits, and one that was not sent and has nobody left asks for nothing more.
+    pub fn expire(&mut self, fault: Fault, is_late: impl Fn(&W) -> bool, mut tell: impl FnMut(W, Result<i64, Fault>)) {
+        let may_be_applied = fault == Fault::Lost;
+        while self.first_waiter().is_some_and(&is_late)
+            && let Some(Waiter { line, by, place, who }) = self.waiters.pop_front()
+        {
+            let line = &mut self.lines[line];
+            tell(who, line.outcome(place, fault));
+            if !may_be_applied {
+                line.withdraw(by);
+            }
+        }
+        if !may_be_applied && self.lines.iter().all(|line| line.wanted == 0) {
+            self.clear();
+        }
     }
 
     /// Tells every waiter its number and leaves the batch empty, its memory ready for the next. Lines without a reply
     /// end in `fault`; but a read is never in doubt, it may always be tried again.
     pub fn tell(&mut self, fault: Fault, mut tell: impl FnMut(W, Result<i64, Fault>)) {
         for Waiter { line, place, who, .. } in self.waiters.drain(..) {
-            let Line { ask, total } = &self.lines[line];
-            let sum = if let Ask::Count { by, .. } = ask { *by } else { 0 };
-            let without = if !ask.counts() && fault == Fault::Lost { Fault::Down } else { fault };
-            // Wrapping, because what comes from the store need not make sense.
-            tell(who, total.unwrap_or(Err(without)).map(|total| total.wrapping_sub(sum - place)));
+            tell(who, self.lines[line].outcome(place, fault));
         }
         self.clear();
+    }
+}
+
+impl Line {
+    /// What the waiter at `place` is told; `fault` holds if there is no reply.
+    fn outcome(&self, place: i64, fault: Fault) -> Result<i64, Fault> {
+        let total = match self.state {
+            LineState::Replied(total) => total,
+            _ if !self.ask.counts() && fault == Fault::Lost => Err(Fault::Down),
+            _ => Err(fault),
+        };
+        let sum = if let Ask::Count { by, .. } = self.ask { self.withdrawn + by } else { 0 };
+        // Wrapping, because what comes from the store need not make sense.
+        total.map(|total| total.wrapping_sub(sum - place))
+    }
+
+    /// Takes the visits of a waiter at the front out of a line that was not sent.
+    fn withdraw(&mut self, visits: i64) {
+        if let Ask::Count { by, .. } = &mut self.ask {
+            *by -= visits;
+            self.withdrawn += visits;
+        }
+        self.wanted -= 1;
+        if self.wanted == 0 {
+            self.state = LineState::Withdrawn;
+        }
     }
 }
 
@@ -259,18 +364,78 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_sent_joins_what_gathers() {
-        let (mut unsent, mut batch) = (Batch::default(), Batch::default());
+    fn what_gathers_joins_what_was_never_sent() {
+        let (mut unsent, mut later) = (Batch::default(), Batch::default());
         for (who, ask) in (0..).zip([count("a", 2), count("a", 1), Ask::Ping]) {
             assert!(unsent.push(ask, who));
         }
-        assert!(batch.push(count("a", 1), 3));
-        batch.absorb(&mut unsent);
-        assert!(unsent.is_empty() && unsent.asks().next().is_none());
-        assert_eq!(batch.asks().collect::<Vec<_>>(), [count("a", 4), Ask::Ping]);
-        batch.reply(Ok(4));
-        batch.reply(Ok(0));
-        assert_eq!(told(&mut batch, Fault::Lost), [(3, Ok(1)), (0, Ok(3)), (1, Ok(4)), (2, Ok(0))]);
+        assert!(later.push(count("a", 1), 3));
+        later.probe(count("b", 0));
+        unsent.absorb(&mut later);
+        assert!(later.is_empty() && later.asks().next().is_none());
+        assert_eq!(unsent.asks().collect::<Vec<_>>(), [count("a", 4), Ask::Ping, count("b", 0)]);
+        for total in [Ok(4), Ok(0), Ok(9)] {
+            unsent.reply(total);
+        }
+        assert_eq!(told(&mut unsent, Fault::Lost), [(0, Ok(2)), (1, Ok(3)), (2, Ok(0)), (3, Ok(4))]);
+    }
+
+    fn expired(batch: &mut Batch<u32>, fault: Fault, until: u32) -> Vec<(u32, Result<i64, Fault>)> {
+        let mut expired = Vec::new();
+        batch.expire(fault, |&who| who < until, |who, total| expired.push((who, total)));
+        expired
+    }
+
+    #[test]
+    fn visits_that_expire_before_they_are_sent_are_not_sent() {
+        let mut batch = Batch::default();
+        let asks = [count("a", 2), count("b", 1), count("a", 1), Ask::Ping, count("a", 4)];
+        for (who, ask) in (0..).zip(asks) {
+            assert!(batch.push(ask, who));
+        }
+        assert_eq!(expired(&mut batch, Fault::Down, 2), [(0, Err(Fault::Down)), (1, Err(Fault::Down))]);
+        assert_eq!(batch.asks().collect::<Vec<_>>(), [count("a", 5), Ask::Ping]);
+        // A line of which nothing is left may be wanted again.
+        assert!(batch.push(count("b", 3), 5));
+        batch.begin(1);
+        assert_eq!(batch.asks().collect::<Vec<_>>(), [count("a", 5), count("b", 3), Ask::Ping]);
+        for total in [Ok(105), Ok(7), Ok(0)] {
+            batch.reply(total);
+        }
+        assert_eq!(batch.expected(), None);
+        assert_eq!(told(&mut batch, Fault::Lost), [(2, Ok(101)), (3, Ok(0)), (4, Ok(105)), (5, Ok(7))]);
+    }
+
+    #[test]
+    fn a_batch_whose_visits_have_all_expired_asks_for_nothing() {
+        for (probe, asks) in [(false, vec![]), (true, vec![count("a", 0)])] {
+            let mut batch = Batch::default();
+            assert!(batch.push(count("a", 2), 0) && batch.push(count("b", 1), 1));
+            if probe {
+                batch.probe(count("a", 0));
+            }
+            assert_eq!(expired(&mut batch, Fault::Down, 2).len(), 2);
+            assert_eq!((batch.is_empty(), batch.waiters()), (!probe, 0));
+            batch.begin(1);
+            assert_eq!(batch.asks().collect::<Vec<_>>(), asks);
+            assert_eq!(batch.expected(), asks.first().copied());
+        }
+    }
+
+    #[test]
+    fn visits_that_expire_on_their_way_stay_in_what_was_sent() {
+        let mut batch = Batch::default();
+        for (who, ask) in (0..).zip([count("a", 2), count("b", 1), count("a", 1), Ask::Ping]) {
+            assert!(batch.push(ask, who));
+        }
+        batch.begin(1);
+        batch.reply(Ok(9));
+        let sent: Vec<_> = batch.asks().collect();
+        let early = expired(&mut batch, Fault::Lost, 2);
+        assert_eq!(early, [(0, Ok(8)), (1, Err(Fault::Lost))]);
+        assert_eq!(batch.asks().collect::<Vec<_>>(), sent);
+        assert_eq!(expired(&mut batch, Fault::Lost, 4), [(2, Ok(9)), (3, Err(Fault::Down))], "a read is not in doubt");
+        assert!(!batch.is_empty() && batch.waiters() == 0, "its replies are still to come");
     }
 
     #[test]

@@ -193,10 +193,9 @@ impl Env {
     /// # Errors
     /// The first one that is [`Invalid`].
     pub fn config(mut self) -> Result<Box<Config>, Invalid> {
-        let log = self.logging();
         let config = Box::new(Config {
-            site: self.site(log.level >= LevelFilter::DEBUG),
-            log,
+            log: self.logging(),
+            site: self.site(),
             listen: self.listen(),
             store: self.store(),
             workers: self.workers(),
@@ -226,7 +225,7 @@ impl Env {
         }
     }
 
-    fn site(&mut self, records_requests: bool) -> Site {
+    fn site(&mut self) -> Site {
         let welcome = self.text("WELCOME");
         if welcome.len() > MAX_WELCOME {
             self.refuse("WELCOME", format_args!("longer than {MAX_WELCOME} bytes"));
@@ -237,7 +236,6 @@ impl Env {
             served_by: self.hostname(),
             welcome: Welcome::new(&welcome),
             metrics: Metrics::default(),
-            records_requests,
         }
     }
 

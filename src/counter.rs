@@ -69,7 +69,8 @@ impl fmt::Debug for Key {
 /// One question to the store. Whoever asks waits for one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// Count `by` visits, at least one (`INCRBY`). The answer is the number of the last of them.
+    /// Count `by` visits (`INCRBY`). The answer is the number of the last of them; 0 visits only show whether the
+    /// store counts.
     Count {
         /// The counter to raise.
         key: Key,
@@ -154,6 +155,8 @@ pub enum Cause {
     ClusterDown,
     /// `MOVED`, `ASK`: the key lives on another node.
     Elsewhere,
+    /// There are no scripts to count names with.
+    NoScripts,
     /// The disk under the ledger is full or failed, or another file is in its place.
     Disk,
     /// The store holds as many named counters as `MAX_COUNTERS` allows.
@@ -185,6 +188,9 @@ impl Cause {
             Self::Busy => "the store is busy with a script",
             Self::ClusterDown => "the store's cluster is down",
             Self::Elsewhere => "the key lives on another node of the cluster: point REDIS_HOST there",
+            Self::NoScripts => {
+                "the store runs no scripts for this user, which MAX_COUNTERS needs: list the names in COUNTERS"
+            }
             Self::Disk => "the ledger cannot be written: check its disk and its file",
             Self::TooMany => {
                 "MAX_COUNTERS is reached: existing counters count on, new names are refused; \
@@ -203,7 +209,10 @@ impl Cause {
     /// Whether it lies with one key, so that others may count well.
     #[must_use]
     pub fn is_of_the_key(self) -> bool {
-        matches!(self, Self::WrongType | Self::NotANumber | Self::Overflow | Self::TooMany | Self::Elsewhere)
+        matches!(
+            self,
+            Self::WrongType | Self::NotANumber | Self::Overflow | Self::TooMany | Self::NoScripts | Self::Elsewhere
+        )
     }
 
     /// Whether reads go on while counting is refused for this cause, so that a good read is no sign of recovery.

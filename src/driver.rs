@@ -7,24 +7,25 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use self::health::{Health, Status};
+use self::queue::Waiter;
 use crate::batch::Batch;
 use crate::config::{Limits, Store};
-use crate::counter::{Counters, Names};
-use crate::exchange::Record;
+use crate::counter::{Ask, Counters, Key, Names};
+use crate::exchange::Site;
 use crate::ledger::{self, Fsync, Ledger, Origin, Unusable};
+use crate::machine;
 use crate::metrics::{About, Metrics, Tally};
-use crate::redis::Login;
-use crate::routes::Route;
+use crate::redis::{Bound, Login, Sender};
 
 mod health;
 mod queue;
+mod reply_timeout;
 mod resolver;
 mod seats;
 pub mod threads;
@@ -186,10 +187,27 @@ fn metrics(driver: &'static str, store: &Store, limits: &Limits, workers: usize,
 }
 
 /// Notes that a batch was answered that was sent at that time, and says when.
-fn settled(tally: &Tally, batch: &Batch<usize>, sent: Instant) -> Instant {
+fn settled(tally: &Tally, batch: &Batch<Waiter>, sent: Instant) -> Instant {
     let now = Instant::now();
-    tally.settled(batch.len(), now - sent);
+    tally.settled(batch.waiters(), now - sent);
     now
+}
+
+/// Who counts in Redis: another sender at each start, and for each worker.
+fn sender(site: &Site, limits: &Limits) -> Sender {
+    let Counters { main, names } = &site.counters;
+    let bound = matches!(names, Names::Any).then_some(Bound { main: *main, most: limits.counters });
+    Sender { id: machine::random(), patience: limits.store, bound }
+}
+
+/// What to ask the store, if anything, so that its health is known although nobody visits: whether it counts again,
+/// where it `is_refusing`, or whether a connection that is `idle` still stands. Also when to look the next time.
+fn probe(is_refusing: bool, idle: bool, store: &Store, main: Key) -> (Option<Ask>, Duration) {
+    match store {
+        _ if is_refusing => (Some(Ask::Count { key: main, by: 0 }), PROBE_REFUSING),
+        Store::Redis(_) if idle => (Some(Ask::Ping), PROBE_IDLE),
+        _ => (None, PROBE_IDLE),
+    }
 }
 
 /// Which Redis it is, in words.
@@ -201,20 +219,6 @@ fn redis_place(login: &Login) -> String {
 fn announce(address: SocketAddr, into: &str, workers: usize, limits: &Limits) {
     let (version, connections) = (env!("CARGO_PKG_VERSION"), limits.connections);
     info!(workers, connections, version, "notch counts on http://{} into {into}", Place(address));
-}
-
-/// Microseconds since the first time that this was asked, for records of requests.
-fn micros() -> u64 {
-    static START: OnceLock<Instant> = OnceLock::new();
-    START.get_or_init(Instant::now).elapsed().as_micros() as u64
-}
-
-/// Logs the requests that were answered, one line each, and forgets them.
-fn log_requests(records: &mut Vec<Record>) {
-    for Record { method, path, route, status, number, micros } in records.drain(..) {
-        let (route, status) = (Route::NAMES[route as usize], status.code());
-        debug!(method = &*method, path = &*path, route, status, number, micros, "request");
-    }
 }
 
 /// Says that all goes as it should. The drivers say in one place what they can: each call of a macro of `tracing` is
@@ -257,7 +261,23 @@ impl Backoff {
     }
 }
 
+const SILENT: Status = Status::Away("it does not answer in time");
+
 const CLOSED: Status = Status::Away("it has closed the connection");
+
+/// How much of `DRAIN_TIMEOUT` is kept for the answers to visits that still wait then.
+fn last_answers(drain: Duration) -> Duration {
+    (drain / 4).min(LAST_ANSWERS)
+}
+
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// How long a connection with the store may be idle before it is probed, so that one that has died unseen is replaced
+/// before a visit needs it.
+const PROBE_IDLE: Duration = Duration::from_secs(5);
+
+/// How long after a refusal the store is asked again whether it counts.
+const PROBE_REFUSING: Duration = Duration::from_secs(1);
 
 /// How long a batch may be without a sync under `FSYNC=everysec`.
 const EVERY: Duration = Duration::from_secs(1);

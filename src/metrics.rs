@@ -169,6 +169,11 @@ impl Tally {
         self.add(RECONNECTS, 1);
     }
 
+    /// The store holds fewer visits than it did: numbers will be given again.
+    pub fn regressed(&self) {
+        self.add(REGRESSIONS, 1);
+    }
+
     fn note(&self, histogram: usize, bounds: [u64; COUNT - 1], value: u64) {
         let bucket = bounds.iter().position(|&bound| value <= bound).unwrap_or(bounds.len());
         self.add(histogram + bucket, 1);
@@ -212,7 +217,8 @@ const VISITS: usize = Route::NAMES.len() * CLASSES.len();
 const ASKS: usize = VISITS + 3;
 const TRIPS: usize = ASKS + COUNT + 2;
 const RECONNECTS: usize = TRIPS + COUNT + 2;
-const CELLS: usize = RECONNECTS + 1;
+const REGRESSIONS: usize = RECONNECTS + 1;
+const CELLS: usize = REGRESSIONS + 1;
 
 #[cfg(test)]
 mod tests {
@@ -342,6 +348,6 @@ mod tests {
                 _ => assert!(families.last().is_some_and(|family| line.starts_with(family)), "{line}"),
             }
         }
-        assert_eq!(families.len(), 10, "{families:?}");
+        assert_eq!(families.len(), 11, "{families:?}");
     }
 }

@@ -15,6 +15,10 @@
 //! it from us, it goes along each time; where Redis refuses scripts, or us the keys of receipts, `INCRBY` goes alone
 //! and is never sent twice.
 //!
+//! A receipt has to be there as long as its batch may be sent again. Redis may drop it before its time where memory is
+//! bounded and `maxmemory-policy` allows eviction, so the greeting reads both (`INFO memory`), and where receipts can be
+//! evicted no batch is sent again ([`Receipts`]).
+//!
 //! Left out on purpose: RESP3, pipelining of several batches.
 
 use std::time::Duration;
@@ -46,20 +50,47 @@ pub struct Sender {
     pub id: u64,
     /// How long a batch may be sent again after it was sent first.
     pub patience: Duration,
+    /// Set where clients choose the names of counters.
+    pub bound: Option<Bound>,
+}
+
+/// How many named counters visits may create in one store. Their keys are the members of a set, `{visits}:names`, which
+/// the script keeps.
+#[derive(Clone, Copy)]
+pub struct Bound {
+    /// The counter that needs no place in the set.
+    pub main: Key,
+    /// Most members of the set.
+    pub most: usize,
 }
 
 /// A session, from the connect to the first thing that goes wrong.
 pub struct Session<W> {
-    /// Replies to the greeting that have not come yet, the last two of them to `SCRIPT LOAD` and a `PING`.
+    /// Replies to the greeting that have not come yet, the last four of them to `SCRIPT LOAD`, `INFO memory`,
+    /// `GET` and `PING`.
     greetings: usize,
     sender: Sender,
     means: Means,
+    evictable: bool,
+    /// What the counter without a name held at the greeting, if it may be read.
+    total: Option<Result<i64, Cause>>,
     /// How a visit to this key is written, up to its number: what can be counted on to come again.
     front: (Option<Key>, Vec<u8>),
     owed: Batch<W>,
     encoded: usize,
     /// It is a replica that we talk to.
     replica: bool,
+}
+
+/// Whether a batch whose reply was lost may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receipts {
+    /// Yes: its receipt shows whether it was counted.
+    Kept,
+    /// No: Redis runs no scripts for this user, or refuses it the keys of receipts.
+    Refused,
+    /// No: Redis may evict receipts, or does not show whether it may.
+    Evictable,
 }
 
 /// By what visits are counted, the best first.
@@ -110,10 +141,11 @@ pub enum Fate {
 }
 
 impl<W> Session<W> {
-    /// Begins: writes `AUTH` and `SELECT` as far as `login` needs them, a `SCRIPT LOAD`, and a `PING` that shows
-    /// whether Redis, when it has just started, is there to count.
+    /// Begins: writes `AUTH` and `SELECT` as far as `login` needs them, a `SCRIPT LOAD`, an `INFO memory`, a `GET` of
+    /// `main`, the counter without a name, and a `PING` that shows whether Redis, when it has just started, is there to
+    /// count.
     #[must_use]
-    pub fn open(login: &Login, sender: Sender, wire: &mut Wire) -> Self {
+    pub fn open(login: &Login, main: &Key, sender: Sender, wire: &mut Wire) -> Self {
         let mut greetings = 0;
         let mut greet = |words: &[&[u8]]| {
             resp::command(wire.output(), words);
@@ -128,16 +160,54 @@ impl<W> Session<W> {
             greet(&[b"SELECT", &Decimal::new(i64::from(login.db))]);
         }
         greet(&[b"SCRIPT", b"LOAD", SCRIPT]);
+        greet(&[b"INFO", b"memory"]);
+        greet(&[b"GET", main.as_bytes()]);
         greet(&[b"PING"]);
-        let owed = Batch::default();
-        Self { greetings, sender, means: Means::Bare, front: (None, Vec::new()), owed, encoded: 0, replica: false }
+        Self {
+            greetings,
+            sender,
+            means: Means::Bare,
+            evictable: true,
+            total: None,
+            front: (None, Vec::new()),
+            owed: Batch::default(),
+            encoded: 0,
+            replica: false,
+        }
     }
 
-    /// Whether visits go with a receipt, so that a batch may be sent again that was in doubt before. Known when the
-    /// greeting is over, and `false` from then on where a batch shows that they may not.
+    /// Whether a batch may be sent again that was in doubt before. Known when the greeting is over, and
+    /// [`Receipts::Refused`] from then on where a batch shows that no receipt can be written.
     #[must_use]
-    pub fn keeps_receipts(&self) -> bool {
+    pub fn receipts(&self) -> Receipts {
+        match self.means {
+            Means::Bare => Receipts::Refused,
+            _ if self.evictable => Receipts::Evictable,
+            _ => Receipts::Kept,
+        }
+    }
+
+    /// Whether visits go by the script.
+    fn has_script(&self) -> bool {
         !matches!(self.means, Means::Bare)
+    }
+
+    /// What the counter without a name held at the greeting, or why it holds no count; `None` if it may not be read.
+    #[must_use]
+    pub fn total(&self) -> Option<Result<i64, Cause>> {
+        self.total
+    }
+
+    /// Who has waited longest for the batch under way.
+    #[must_use]
+    pub fn first_waiter(&self) -> Option<&W> {
+        self.owed.first_waiter()
+    }
+
+    /// Ends those at the front of the batch under way for whom `is_late` holds: their visits are in doubt. What was
+    /// sent stays as it is.
+    pub fn expire(&mut self, is_late: impl Fn(&W) -> bool, tell: impl FnMut(W, Result<i64, Fault>)) {
+        self.owed.expire(Fault::Lost, is_late, tell);
     }
 
     /// Whether Redis has answered everything so far, so that a batch may be submitted.
@@ -162,6 +232,11 @@ impl<W> Session<W> {
             Means::Script => Some([b"EVAL", SCRIPT]),
             Means::Bare => None,
         };
+        if script.is_none() {
+            // To look first and count then would be two steps, and others could come in between.
+            let refused = Err(Fault::Refused(Cause::NoScripts));
+            self.owed.decide(|ask| self.sender.bound(ask).is_some(), refused);
+        }
         for ask in self.owed.asks() {
             let out = wire.output();
             match (ask, script) {
@@ -172,6 +247,9 @@ impl<W> Session<W> {
                     out.extend_from_slice(&self.front.1);
                     resp::word(out, &Decimal::new(FIRST + self.owed.number()));
                     resp::word(out, &Decimal::new(by));
+                    if let Some(bound) = self.sender.bound(&ask) {
+                        resp::word(out, &Decimal::new(bound.most as i64));
+                    }
                 }
                 (Ask::Count { key, by: 1 }, None) => resp::command(out, &[b"INCR", key.as_bytes()]),
                 (Ask::Count { key, by }, None) => {
@@ -194,7 +272,9 @@ impl<W> Session<W> {
                 self.greetings -= 1;
                 match self.greetings {
                     0 => greeted(reply, b"PONG")?,
-                    1 => self.means = means(reply)?,
+                    1 => self.total = held(reply)?,
+                    2 => self.evictable = may_evict(reply)?,
+                    3 => self.means = means(reply)?,
                     _ => greeted(reply, b"OK")?,
                 }
             } else {
@@ -215,16 +295,18 @@ impl<W> Session<W> {
         if done && self.replica {
             return Err(Broken::Replica);
         }
-        // Refused whole, so nothing was counted; who may not keep receipts may still count.
-        let refused = |(ask, total): &(Ask, _)| ask.counts() && STEPS.contains(total);
+        // Refused whole, so nothing was counted; who may not keep receipts may still count. That names may not be kept
+        // says nothing of receipts.
+        let refused =
+            |(ask, total): &(Ask, _)| ask.counts() && self.sender.bound(ask).is_none() && STEPS.contains(total);
         let refusal = self.owed.replies().find(refused);
-        if let (true, true, Some((_, refusal))) = (done, self.keeps_receipts(), refusal) {
+        if let (true, true, Some((_, refusal))) = (done, self.has_script(), refusal) {
             self.means = if self.tries_on(refusal) { Means::Script } else { Means::Bare };
             self.front.0 = None;
             self.owed.forget(refusal);
             self.write(wire);
-            return Ok(None);
         }
+        let done = done && self.owed.expected().is_none();
         Ok((done && !self.owed.is_empty()).then_some(&mut self.owed))
     }
 
@@ -237,8 +319,8 @@ impl<W> Session<W> {
     fn read(&self, ask: Ask, reply: Reply<'_>) -> Option<Result<i64, Fault>> {
         match (ask, reply) {
             (_, Reply::Error(line)) => Some(Err(Fault::Refused(cause(line)))),
-            (Ask::Count { by, .. }, Reply::Bulk(before)) if self.keeps_receipts() => Some(after(before, by)),
-            (Ask::Count { .. }, Reply::Integer(total)) if !self.keeps_receipts() => Some(Ok(total)),
+            (Ask::Count { by, .. }, Reply::Bulk(before)) if self.has_script() => Some(after(before, by)),
+            (Ask::Count { .. }, Reply::Integer(total)) if !self.has_script() => Some(Ok(total)),
             (Ask::Total { .. }, Reply::Bulk(digits)) => Some(number(digits)),
             (Ask::Total { .. }, Reply::Null) => Some(Ok(0)),
             (Ask::Ping, Reply::Simple(b"PONG")) => Some(Ok(0)),
@@ -254,10 +336,17 @@ impl<W> Session<W> {
         }
         let fate = match (self.owed.is_sent(), self.owed.expected()) {
             (false, _) => Fate::Unsent,
-            (true, Some(_)) if self.keeps_receipts() => Fate::Repeatable,
+            (true, Some(_)) if self.receipts() == Receipts::Kept => Fate::Repeatable,
             (true, _) => Fate::Over,
         };
         Owed { fate, batch: self.owed }
+    }
+}
+
+impl Sender {
+    /// The bound that a visit is under: only named counters are.
+    fn bound(&self, ask: &Ask) -> Option<Bound> {
+        self.bound.filter(|bound| ask.counts() && ask.key() != Some(bound.main))
     }
 }
 
@@ -271,13 +360,20 @@ fn after(before: &[u8], by: i64) -> Result<i64, Fault> {
     number(before)?.checked_add(by).ok_or(Fault::Refused(Cause::Overflow))
 }
 
-/// The front of an increment that is done once, however often it is sent: all but the number of the batch and how many
-/// visits it is.
-fn once([command, script]: [&[u8]; 2], key: &Key, Sender { id, patience }: Sender) -> Vec<u8> {
-    let [kept, id] = [(patience + LATENESS).as_millis() as i64, (id >> 1) as i64].map(Decimal::new);
+/// The front of an increment that is done once, however often it is sent: all but the number of the batch, how many
+/// visits it is and, under a bound, how many names there may be.
+fn once([command, script]: [&[u8]; 2], key: &Key, sender: Sender) -> Vec<u8> {
+    let (kept, id) = ((sender.patience + LATENESS).as_millis() as i64, (sender.id >> 1) as i64);
+    let (kept, id) = (Decimal::new(kept), Decimal::new(id));
     let receipt = [b"{", hash_tag(key.as_bytes()), b"}:receipt:", &id].concat();
     let mut front = Vec::new();
-    resp::front(&mut front, 8, &[command, script, b"2", key.as_bytes(), &receipt, &kept]);
+    match sender.bound(&Ask::Count { key: *key, by: 0 }) {
+        None => resp::front(&mut front, 8, &[command, script, b"2", key.as_bytes(), &receipt, &kept]),
+        Some(Bound { main, .. }) => {
+            let names = [b"{", hash_tag(main.as_bytes()), b"}:names"].concat();
+            resp::front(&mut front, 10, &[command, script, b"3", key.as_bytes(), &receipt, &names, &kept]);
+        }
+    }
     front
 }
 
@@ -314,25 +410,83 @@ fn means(reply: Reply<'_>) -> Result<Means, Broken> {
     }
 }
 
-/// The cause behind an error reply, by how it begins.
+/// What a counter holds, as the greeting asks for it.
+fn held(reply: Reply<'_>) -> Result<Option<Result<i64, Cause>>, Broken> {
+    match reply {
+        Reply::Null => Ok(Some(Ok(0))),
+        Reply::Bulk(digits) => Ok(Some(resp::integer(digits).ok_or(Cause::NotANumber))),
+        Reply::Error(line) => match cause(line) {
+            Cause::Permission | Cause::Other | Cause::CannotPersist => Ok(None),
+            cause if cause.is_of_the_key() => Ok(Some(Err(cause))),
+            cause => Err(Broken::Greeting(cause)),
+        },
+        _ => Err(Broken::Garbage),
+    }
+}
+
+/// Whether Redis may drop keys that have an expiry before their time, as `INFO memory` shows: memory is bounded, and the
+/// policy is another than `noeviction`. Where it shows no policy, it may if memory is nearly used up, and where the user
+/// may not ask, it may.
+fn may_evict(reply: Reply<'_>) -> Result<bool, Broken> {
+    let info = match reply {
+        Reply::Bulk(info) => info,
+        Reply::Error(line) => match cause(line) {
+            Cause::Permission | Cause::Other | Cause::CannotPersist => return Ok(true),
+            cause => return Err(Broken::Greeting(cause)),
+        },
+        _ => return Err(Broken::Garbage),
+    };
+    let field = |name: &str| info.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(name.as_bytes()));
+    let bytes = |name| field(name).and_then(|digits| resp::integer(digits.trim_ascii_end())).unwrap_or(0);
+    let most = bytes("maxmemory:");
+    Ok(match field("maxmemory_policy:") {
+        Some(policy) => most > 0 && policy.trim_ascii_end() != b"noeviction",
+        None => most > 0 && bytes("used_memory:") > most / 10 * 9,
+    })
+}
+
+/// The cause behind an error reply, by how it begins. Redis up to 6.2 wraps errors that are raised within a script:
+/// `ERR Error running script (call to f_…): @user_script:4: -READONLY You can't write against a read only replica.`
 fn cause(line: &[u8]) -> Cause {
+    let mut line = line;
+    while let Some(at) = line.windows(SCRIPT_LINE.len()).position(|window| window == SCRIPT_LINE)
+        && let Some(error) = raised(&line[at + SCRIPT_LINE.len()..])
+    {
+        line = error;
+    }
+    let line = line.strip_prefix(b"ERR ").unwrap_or(line);
     let begins = |words: &str| matches!(line.strip_prefix(words.as_bytes()), Some([] | [b' ', ..]));
     ERRORS.iter().find(|(words, _)| begins(words)).map_or(Cause::Other, |&(_, cause)| cause)
 }
 
-/// Counts once. Keys: the counter, its receipt. Arguments: how many visits, the number of the batch in sixteen digits,
-/// how long to keep the receipt in milliseconds. Gives what the counter stood at before, as text, since Lua's numbers
-/// have 53 bits.
+/// What follows the place of an error in a script, `:4: ` or `: 4: `.
+fn raised(place: &[u8]) -> Option<&[u8]> {
+    let place = place.strip_prefix(b":")?.trim_ascii_start();
+    let digits = place.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let error = place[digits..].strip_prefix(b": ")?;
+    Some(error.strip_prefix(b"-").unwrap_or(error))
+}
+
+/// How the place of an error in a script begins.
+const SCRIPT_LINE: &[u8] = b"@user_script";
+
+/// Counts once. Keys: the counter, its receipt, and for a counter under a [`Bound`] the set of names. Arguments: how long
+/// to keep the receipt in milliseconds, the number of the batch in sixteen digits, how many visits, and under a bound
+/// the most names. Gives what the counter stood at before, as text, since Lua's numbers have 53 bits.
 ///
 /// The receipt is written first, so that a store that takes no writes refuses before anything is counted; an increment
-/// that is refused takes it back.
+/// that is refused takes it back. A count of no visits makes no counter.
 const SCRIPT: &[u8] = b"\
 local r=redis.call('GET',KEYS[2])or''
 if r>=ARGV[2]then return r:sub(18)end
-local b=redis.call('GET',KEYS[1])or'0'
-redis.call('SET',KEYS[2],ARGV[2]..' '..b,'PX',ARGV[1])
+local b=redis.call('GET',KEYS[1])
+local new=KEYS[3]and not b and redis.call('SISMEMBER',KEYS[3],KEYS[1])==0
+if new and redis.call('SCARD',KEYS[3])>=tonumber(ARGV[4])then return redis.error_reply('MAXNAMES')end
+redis.call('SET',KEYS[2],ARGV[2]..' '..(b or'0'),'PX',ARGV[1])
+if not b then b='0'if ARGV[3]=='0'then return b end end
 local n=redis.pcall('INCRBY',KEYS[1],ARGV[3])
 if type(n)=='table'then redis.call('SET',KEYS[2],r,'PX',ARGV[1])return n end
+if new then redis.call('SADD',KEYS[3],KEYS[1])end
 return b";
 
 /// Refusals that leave other means to count by.
@@ -345,22 +499,24 @@ const FIRST: i64 = 1_000_000_000_000_000;
 /// again, its receipt is kept.
 const LATENESS: Duration = Duration::from_secs(300);
 
-/// How error replies begin: by a word of their own, or by a sentence where Redis has only `ERR` for them.
-const ERRORS: [(&str, Cause); 25] = [
+/// How error replies begin: by a word of their own, or by a sentence where Redis has only `ERR` for them, which is left
+/// out here.
+const ERRORS: [(&str, Cause); 26] = [
+    ("MAXNAMES", Cause::TooMany),
     ("NOAUTH", Cause::Password),
     ("WRONGPASS", Cause::Password),
-    ("ERR AUTH", Cause::Password),
+    ("AUTH", Cause::Password),
     ("NOPERM", Cause::Permission),
-    ("ERR The user executing the script", Cause::Permission),
-    ("ERR ACL failure in script:", Cause::Permission),
+    ("The user executing the script", Cause::Permission),
+    ("ACL failure in script:", Cause::Permission),
     ("NOSCRIPT", Cause::NoScript),
     ("DENIED", Cause::Protected),
-    ("ERR max number of clients reached", Cause::Crowded),
-    ("ERR DB index", Cause::Database),
-    ("ERR invalid DB index", Cause::Database),
+    ("max number of clients reached", Cause::Crowded),
+    ("DB index", Cause::Database),
+    ("invalid DB index", Cause::Database),
     ("WRONGTYPE", Cause::WrongType),
-    ("ERR value is not an integer or out of range", Cause::NotANumber),
-    ("ERR increment or decrement would overflow", Cause::Overflow),
+    ("value is not an integer or out of range", Cause::NotANumber),
+    ("increment or decrement would overflow", Cause::Overflow),
     ("LOADING", Cause::Loading),
     ("MISCONF", Cause::CannotPersist),
     ("READONLY", Cause::ReadOnly),
@@ -384,7 +540,9 @@ mod tests {
         Login { host: "redis".into(), port: 6379, username: None, password: None, db: 0 }
     }
 
-    const SENDER: Sender = Sender { id: 84, patience: Duration::from_secs(2) };
+    const SENDER: Sender = Sender { id: 84, patience: Duration::from_secs(2), bound: None };
+
+    const INFO: &str = "$22\r\nmaxmemory:0\r\nother:1\r\n\r\n";
 
     const DIGEST: &str = "$40\r\n0123456789abcdef0123456789abcdef01234567\r\n";
 
@@ -403,13 +561,15 @@ mod tests {
 
     /// A session with a Redis that keeps scripts, or has none.
     fn greeted_session<W>(wire: &mut Wire, receipts: bool) -> Session<W> {
-        let mut session = Session::open(&login(), SENDER, wire);
+        let mut session = Session::open(&login(), &visits(), SENDER, wire);
         let sent = wire.unsent().len();
         wire.sent(sent);
         wire.take_in(if receipts { DIGEST.as_bytes() } else { b"-ERR unknown command\r\n" });
+        wire.take_in(INFO.as_bytes());
+        wire.take_in(b"$-1\r\n");
         wire.take_in(b"+PONG\r\n");
         assert!(session.settle(wire).is_ok_and(|answered| answered.is_none()));
-        assert!(session.is_free() && session.keeps_receipts() == receipts);
+        assert!(session.is_free() && session.has_script() == receipts);
         session
     }
 
@@ -434,6 +594,8 @@ mod tests {
 
     #[test]
     fn greets_with_what_the_login_needs() {
+        const ASKS: &[u8] =
+            b"*2\r\n$4\r\nINFO\r\n$6\r\nmemory\r\n*2\r\n$3\r\nGET\r\n$6\r\nvisits\r\n*1\r\n$4\r\nPING\r\n";
         for (username, password, db, greeting) in [
             (None, None, 0, &b""[..]),
             (None, Some("p w"), 0, b"*2\r\n$4\r\nAUTH\r\n$3\r\np w\r\n"),
@@ -443,9 +605,9 @@ mod tests {
             let login =
                 Login { username: username.map(str::to_owned), password: password.map(str::to_owned), db, ..login() };
             let mut wire = Wire::default();
-            let session = Session::<()>::open(&login, SENDER, &mut wire);
+            let session = Session::<()>::open(&login, &visits(), SENDER, &mut wire);
             let load = format!("*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n${}\r\n", SCRIPT.len());
-            assert_eq!(wire.unsent(), [greeting, load.as_bytes(), SCRIPT, b"\r\n*1\r\n$4\r\nPING\r\n"].concat());
+            assert_eq!(wire.unsent(), [greeting, load.as_bytes(), SCRIPT, b"\r\n", ASKS].concat());
             assert!(!session.is_free());
         }
     }
@@ -454,15 +616,15 @@ mod tests {
     fn a_greeting_ends_well_or_with_its_cause() {
         let refused = |cause| Err(Broken::Greeting(cause));
         for (says, end) in [
-            ("+OK\r\nDIGEST+PONG\r\n", Ok(true)),
-            ("+OK\r\nDIGEST-MISCONF Redis is configured to save\r\n", Ok(true)),
-            ("+OK\r\nDIGEST-NOPERM this user has no permissions\r\n", Ok(true)),
-            ("+OK\r\n-NOPERM this user has no permissions\r\n+PONG\r\n", Ok(true)),
-            ("+OK\r\n-ERR unknown command 'SCRIPT'\r\n+PONG\r\n", Ok(false)),
+            ("+OK\r\nDIGESTINFO+PONG\r\n", Ok(true)),
+            ("+OK\r\nDIGESTINFO$1\r\n7\r\n-MISCONF Redis is configured to save\r\n", Ok(true)),
+            ("+OK\r\nDIGESTINFO$1\r\n7\r\n-NOPERM this user has no permissions\r\n", Ok(true)),
+            ("+OK\r\n-NOPERM this user has no permissions\r\nINFO+PONG\r\n", Ok(true)),
+            ("+OK\r\n-ERR unknown command 'SCRIPT'\r\nINFO+PONG\r\n", Ok(false)),
             ("+OK\r\n-LOADING Redis is loading the dataset in memory\r\n", refused(Cause::Loading)),
             ("+OK\r\nDIGEST-ERR max number of clients reached\r\n", refused(Cause::Crowded)),
             ("+OK\r\nDIGEST-DENIED Redis is running in protected mode\r\n", refused(Cause::Protected)),
-            ("+OK\r\nDIGEST-ERR something new\r\n", refused(Cause::Other)),
+            ("+OK\r\nDIGESTINFO$1\r\n7\r\n-ERR something new\r\n", refused(Cause::Other)),
             ("+OK\r\n-NOAUTH Authentication required.\r\n", refused(Cause::Password)),
             ("-WRONGPASS invalid username-password pair or user is disabled.\r\n", refused(Cause::Password)),
             ("-ERR AUTH <password> called without any password configured\r\n", refused(Cause::Password)),
@@ -471,13 +633,129 @@ mod tests {
             ("+OK\r\n+OK\r\n", Err(Broken::Garbage)),
             ("+OK\r\n$3\r\nabc\r\n", Err(Broken::Garbage)),
             ("+OK\r\nDIGEST+OK\r\n", Err(Broken::Garbage)),
-            ("+OK\r\nDIGEST+PONG\r\nDIGEST", Err(Broken::Garbage)),
+            ("+OK\r\nDIGESTINFO+PONG\r\nDIGEST", Err(Broken::Garbage)),
         ] {
             let mut wire = Wire::default();
-            let mut session = Session::<()>::open(&Login { db: 3, ..login() }, SENDER, &mut wire);
-            wire.room().put_slice(says.replace("DIGEST", DIGEST).as_bytes());
+            let mut session = Session::<()>::open(&Login { db: 3, ..login() }, &visits(), SENDER, &mut wire);
+            wire.room().put_slice(
+                says.replace("DIGEST", DIGEST).replace("INFO", INFO).replace("+PONG", "$1\r\n7\r\n+PONG").as_bytes(),
+            );
             let settled = session.settle(&mut wire).map(|_| ());
-            assert_eq!(settled.map(|()| session.keeps_receipts()), end, "{says}");
+            assert_eq!(settled.map(|()| session.has_script()), end, "{says}");
+        }
+    }
+
+    #[test]
+    fn receipts_are_trusted_where_none_can_be_evicted() {
+        let bulk = |info: &str| format!("${}\r\n{info}\r\n", info.len());
+        for (says, receipts) in [
+            (bulk("# Memory\r\nused_memory:9\r\nmaxmemory:0\r\nmaxmemory_policy:volatile-ttl\r\n"), Receipts::Kept),
+            (bulk("maxmemory:10\r\nmaxmemory_policy:noeviction\r\n"), Receipts::Kept),
+            (bulk("maxmemory:10\r\nmaxmemory_policy:volatile-lru\r\n"), Receipts::Evictable),
+            (bulk("maxmemory:10\r\nmaxmemory_policy:allkeys-random\r\n"), Receipts::Evictable),
+            (bulk("used_memory:899\r\nmaxmemory:1000\r\n"), Receipts::Kept),
+            (bulk("used_memory:901\r\nmaxmemory:1000\r\n"), Receipts::Evictable),
+            (bulk(""), Receipts::Kept),
+            ("-NOPERM this user has no permissions to run the 'info' command\r\n".into(), Receipts::Evictable),
+            ("-ERR unknown command 'INFO'\r\n".into(), Receipts::Evictable),
+        ] {
+            let mut wire = Wire::default();
+            let mut session = Session::<()>::open(&login(), &visits(), SENDER, &mut wire);
+            wire.take_in([DIGEST, &says, "$-1\r\n+PONG\r\n"].concat().as_bytes());
+            assert!(session.settle(&mut wire).is_ok());
+            assert_eq!(session.receipts(), receipts, "{says}");
+        }
+    }
+
+    #[test]
+    fn errors_behind_a_script_are_known_by_their_code() {
+        const CALL: &str = "ERR Error running script (call to f_cf49228d90873fd38614ce7a84ca486dfc1ede32): ";
+        for (error, expected) in [
+            ("@user_script:4: -READONLY You can't write against a read only replica. ", Cause::ReadOnly),
+            (
+                "@user_script:2: @user_script: 2: -READONLY You can't write against a read only replica.",
+                Cause::ReadOnly,
+            ),
+            ("@user_script:2: @user_script: 2: -OOM command not allowed when used memory > 'maxmemory'.", {
+                Cause::OutOfMemory
+            }),
+            ("@user_script:2: -MISCONF Redis is configured to save RDB snapshots", Cause::CannotPersist),
+            ("@user_script:2: -NOREPLICAS Not enough good replicas to write.", Cause::NoReplicas),
+            ("@user_script:3: WRONGTYPE Operation against a key holding the wrong kind of value", Cause::WrongType),
+            ("@user_script:2: @user_script: 2: The user executing the script can't run this command or subcommand", {
+                Cause::Permission
+            }),
+            ("@user_script:1: @user_script: 1: The user executing the script can't access at least one of the keys", {
+                Cause::Permission
+            }),
+            (
+                "@user_script:1: @user_script: 1: Wrong number of args calling Redis command From Lua script",
+                Cause::Other,
+            ),
+            ("@user_script", Cause::Other),
+            ("@user_script:", Cause::Other),
+            ("@user_script:4", Cause::Other),
+            ("@user_script:4: ", Cause::Other),
+            ("READONLY", Cause::Other),
+        ] {
+            assert_eq!(cause(format!("{CALL}{error}").as_bytes()), expected, "{error}");
+        }
+        assert_eq!(cause(b"READONLY You can't write. script: 9dc3, on @user_script:4."), Cause::ReadOnly);
+        assert_eq!(cause(b"MAXNAMES"), Cause::TooMany);
+        assert_eq!(cause(b"ERR MAXNAMES"), Cause::TooMany);
+    }
+
+    #[test]
+    fn names_that_clients_choose_are_counted_under_their_bound() {
+        let sender = Sender { bound: Some(Bound { main: visits(), most: 9 }), ..SENDER };
+        let named = Key::new(b"visits:blog").expect("a good name");
+        let asks = [Ask::Count { key: visits(), by: 1 }, Ask::Count { key: named, by: 2 }];
+        let mut wire = Wire::default();
+        let mut session = Session::open(&login(), &visits(), sender, &mut wire);
+        wire.sent(wire.unsent().len());
+        wire.take_in([DIGEST, INFO, "$-1\r\n+PONG\r\n"].concat().as_bytes());
+        assert!(session.settle(&mut wire).is_ok());
+        session.submit(&mut batch(&asks), &mut wire);
+        let sent = String::from_utf8(wire.unsent().to_vec()).expect("text");
+        let bounded = "3\r\n$11\r\nvisits:blog\r\n$24\r\n{visits:blog}:receipt:42\r\n$14\r\n{visits}:names\r\n\
+                       $6\r\n302000\r\n$16\r\n1000000000000007\r\n$1\r\n2\r\n$1\r\n9\r\n";
+        assert!(sent.starts_with("*8\r\n") && sent.ends_with(bounded), "{sent}");
+        wire.sent(sent.len());
+        // That there is no room for a name leaves the receipts of all others as they are.
+        for error in ["-MAXNAMES\r\n", "-NOPERM No permissions to access a key\r\n"] {
+            wire.take_in(format!("$1\r\n4\r\n{error}").as_bytes());
+            let mut told = Vec::new();
+            let done = session.settle(&mut wire).expect("a sound session").expect("all is answered");
+            done.tell(Fault::Lost, |who, total| told.push((who, total)));
+            let cause = if error.starts_with("-MAX") { Cause::TooMany } else { Cause::Permission };
+            assert_eq!(told, [(0, Ok(5)), (1, Err(Fault::Refused(cause)))]);
+            assert!(session.has_script());
+            session.submit(&mut batch(&asks), &mut wire);
+            wire.sent(wire.unsent().len());
+        }
+    }
+
+    #[test]
+    fn without_scripts_there_is_no_room_for_names() {
+        let sender = Sender { bound: Some(Bound { main: visits(), most: 9 }), ..SENDER };
+        let named = Key::new(b"visits:blog").expect("a good name");
+        let refused = Err(Fault::Refused(Cause::NoScripts));
+        let (main, named) = (Ask::Count { key: visits(), by: 1 }, Ask::Count { key: named, by: 2 });
+        for (asks, reply, expected) in [
+            (&[named][..], &b""[..], vec![(0, refused)]),
+            (&[named, main, named], b":5\r\n", vec![(0, refused), (1, Ok(5)), (2, refused)]),
+        ] {
+            let mut wire = Wire::default();
+            let mut session = Session::open(&login(), &visits(), sender, &mut wire);
+            wire.take_in(["-ERR unknown command\r\n", INFO, "$-1\r\n+PONG\r\n"].concat().as_bytes());
+            assert!(session.settle(&mut wire).is_ok());
+            session.submit(&mut batch(asks), &mut wire);
+            wire.take_in(reply);
+            let mut told = Vec::new();
+            let done = session.settle(&mut wire).expect("a sound session").expect("all is answered");
+            done.tell(Fault::Lost, |who, total| told.push((who, total)));
+            assert_eq!(told, expected);
+            assert!(session.is_free());
         }
     }
 
@@ -683,11 +961,11 @@ mod tests {
         wire.take_in(b"-NOPERM No permissions to access a key\r\n$1\r\n4\r\n+PONG\r\n");
         assert!(session.settle(&mut wire).is_ok_and(|answered| answered.is_none()));
         assert_eq!(send(&mut wire), ["EVAL", "visits"]);
-        assert!(!session.is_free() && session.keeps_receipts());
+        assert!(!session.is_free() && session.has_script());
         wire.take_in(b"-NOPERM No permissions to access a key\r\n");
         assert!(session.settle(&mut wire).is_ok_and(|answered| answered.is_none()));
         assert_eq!(send(&mut wire), ["INCR", "visits"]);
-        assert!(!session.is_free() && !session.keeps_receipts());
+        assert!(!session.is_free() && !session.has_script());
         wire.take_in(b":5\r\n");
         let mut told = Vec::new();
         let done = session.settle(&mut wire).expect("a sound session").expect("all is answered");

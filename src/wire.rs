@@ -77,6 +77,13 @@ impl Wire {
         drop_front(&mut self.output, &mut self.sent, length);
     }
 
+    /// Takes all of [`Wire::unsent`] out, to be sent elsewhere.
+    #[must_use]
+    pub fn take_unsent(&mut self) -> Vec<u8> {
+        self.output.drain(..std::mem::take(&mut self.sent));
+        std::mem::take(&mut self.output)
+    }
+
     /// Takes over the buffers of a spare wire if this one has none.
     pub fn borrow(&mut self, spares: &mut Vec<Self>) {
         if self.input.capacity() == 0

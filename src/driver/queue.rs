@@ -1,21 +1,41 @@
-//! The queue before the store: the batch that gathers, and the clients who wait to be told a number.
+//! The queue before the store: the batch that gathers, and the batch that is in doubt.
 //!
-//! A batch carries seats: each client has one for as long as it is connected.
+//! A visit waits for `STORE_TIMEOUT` from its arrival, each for itself, wherever its batch is meanwhile. A batch carries
+//! seats: each client has one for as long as it is connected.
 
 use std::time::Instant;
 
 use super::seats::Seats;
 use crate::batch::Batch;
 use crate::counter::{Ask, Fault};
+use crate::redis::Session;
+
+/// Who waits for a number, and until when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Waiter {
+    pub(super) seat: usize,
+    pub(super) deadline: Instant,
+}
+
+/// How a batch goes to the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attempt {
+    /// For the first time.
+    First,
+    /// Again, because its reply was lost; it was sent first at this time.
+    Again(Instant),
+}
 
 /// The waiting room of one event loop.
 pub(super) struct Queue<W> {
-    gathering: Batch<usize>,
-    since: Option<Instant>,
-    /// A batch that was sent without a reply, to be sent again under its number before any other.
-    doubtful: Option<(Batch<usize>, Instant)>,
+    gathering: Batch<Waiter>,
+    /// A batch that was sent without a reply, to be sent again under its number before any other, and when it was sent
+    /// first.
+    doubtful: Option<(Batch<Waiter>, Instant)>,
     /// Batches taken so far.
     taken: i64,
+    /// From then on nobody waits any longer.
+    cutoff: Option<Instant>,
     pub(super) seats: Seats<W>,
 }
 
@@ -28,66 +48,118 @@ impl<W> Default for Queue<W> {
 impl<W> Queue<W> {
     /// Nobody waits and nobody sits.
     pub(super) const fn new() -> Self {
-        Self { gathering: Batch::new(), since: None, doubtful: None, taken: 0, seats: Seats::new() }
+        Self { gathering: Batch::new(), doubtful: None, taken: 0, cutoff: None, seats: Seats::new() }
     }
 
     /// Adds an ask to the batch that gathers, and says whether it is the first. If there is no room, the client has its
     /// answer at once.
-    pub(super) fn ask(&mut self, ask: Ask, seat: usize) -> bool {
-        if !self.gathering.push(ask, seat) {
-            self.seats.tell(seat, Err(Fault::Full));
+    pub(super) fn ask(&mut self, ask: Ask, waiter: Waiter) -> bool {
+        let first = self.gathering.is_empty();
+        if !self.gathering.push(ask, waiter) {
+            self.seats.tell(waiter.seat, Err(Fault::Full));
             return false;
-        }
-        let first = self.since.is_none();
-        if first {
-            self.since = Some(Instant::now());
         }
         first
     }
 
-    /// Since when somebody waits for a batch to be sent, or sent again.
-    pub(super) fn since(&self) -> Option<Instant> {
-        self.doubtful.as_ref().map(|doubtful| doubtful.1).or(self.since)
+    /// Adds an ask to which nobody waits for the answer, and says whether it is the first.
+    pub(super) fn probe(&mut self, ask: Ask) -> bool {
+        let first = self.gathering.is_empty();
+        self.gathering.probe(ask);
+        first
     }
 
-    /// Takes the batch that is to be sent next, if there is one, in exchange for an empty one, and says since when it
-    /// has gathered.
-    pub(super) fn take(&mut self, batch: &mut Batch<usize>) -> Option<Instant> {
-        if let Some((doubtful, since)) = self.take_doubtful() {
+    /// When the visit that has waited longest, of those whose batch is not on its way, has waited long enough.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let doubtful = self.doubtful.as_ref().and_then(|(batch, _)| batch.first_waiter());
+        self.earliest([doubtful, self.gathering.first_waiter()])
+    }
+
+    /// The first of these deadlines.
+    pub(super) fn earliest<const N: usize>(&self, waiters: [Option<&Waiter>; N]) -> Option<Instant> {
+        let first = waiters.into_iter().flatten().map(|waiter| waiter.deadline).min()?;
+        Some(self.cutoff.map_or(first, |cutoff| cutoff.min(first)))
+    }
+
+    /// Has nobody wait any longer than `now`, whatever their deadline.
+    pub(super) fn cut_off(&mut self, now: Instant) {
+        self.cutoff = Some(now);
+    }
+
+    /// Batches taken so far.
+    pub(super) fn taken(&self) -> i64 {
+        self.taken
+    }
+
+    /// Takes the batch that is to be sent next, if there is one, in exchange for an empty one.
+    pub(super) fn take(&mut self, batch: &mut Batch<Waiter>) -> Option<Attempt> {
+        if let Some((doubtful, sent)) = self.doubtful.take() {
             *batch = doubtful;
-            return Some(since);
+            return Some(Attempt::Again(sent));
         }
-        let since = self.since.take()?;
+        if self.gathering.is_empty() {
+            return None;
+        }
         std::mem::swap(&mut self.gathering, batch);
         self.taken += 1;
         batch.begin(self.taken);
-        Some(since)
+        Some(Attempt::First)
     }
 
-    /// Keeps a batch that was sent and not answered, and since when it has gathered.
-    pub(super) fn doubt(&mut self, batch: Batch<usize>, since: Instant) {
-        self.doubtful = Some((batch, since));
+    /// Keeps a batch that was sent first at `sent`, and not answered, if anybody still waits for it.
+    pub(super) fn doubt(&mut self, batch: Batch<Waiter>, sent: Instant) {
+        self.doubtful = (batch.waiters() > 0).then_some((batch, sent));
     }
 
     /// Takes the batch that was kept.
-    pub(super) fn take_doubtful(&mut self) -> Option<(Batch<usize>, Instant)> {
-        self.doubtful.take()
+    pub(super) fn take_doubtful(&mut self) -> Option<Batch<Waiter>> {
+        self.doubtful.take().map(|(batch, _)| batch)
     }
 
-    /// Has a batch that was not sent wait for the next connection, along with what has gathered meanwhile.
-    pub(super) fn put_back(&mut self, batch: &mut Batch<usize>, since: Instant) {
-        if !batch.is_empty() {
-            self.gathering.absorb(batch);
-            self.since = Some(since);
-        }
+    /// Has a batch that was not sent wait for the next connection, before what has gathered meanwhile.
+    pub(super) fn put_back(&mut self, batch: &mut Batch<Waiter>) {
+        batch.absorb(&mut self.gathering);
+        std::mem::swap(batch, &mut self.gathering);
     }
 
     /// Tells everybody in a batch; `fault` is for those to whom the store has not replied.
-    pub(super) fn tell(&mut self, batch: &mut Batch<usize>, fault: Fault, mut wake: impl FnMut(&W)) {
-        batch.tell(fault, |seat, result| {
-            if let Some(waker) = self.seats.tell(seat, result) {
-                wake(waker);
+    pub(super) fn tell(&mut self, batch: &mut Batch<Waiter>, fault: Fault, mut wake: impl FnMut(&W)) {
+        batch.tell(fault, |waiter, result| tell(&mut self.seats, waiter, result, &mut wake));
+    }
+
+    /// Tells everybody who has waited until their deadline: `unsent` is for those whose batch was never sent.
+    pub(super) fn expire(&mut self, now: Instant, unsent: Fault, mut wake: impl FnMut(&W)) {
+        let is_late = self.is_late(now);
+        let Self { gathering, doubtful, seats, .. } = self;
+        if let Some((batch, _)) = doubtful {
+            batch.expire(Fault::Lost, is_late, |waiter, result| tell(seats, waiter, result, &mut wake));
+            if batch.waiters() == 0 {
+                *doubtful = None;
             }
-        });
+        }
+        gathering.expire(unsent, is_late, |waiter, result| tell(seats, waiter, result, &mut wake));
+    }
+
+    /// The same for the batch that a session has sent.
+    pub(super) fn expire_sent(&mut self, session: &mut Session<Waiter>, now: Instant, mut wake: impl FnMut(&W)) {
+        let is_late = self.is_late(now);
+        session.expire(is_late, |waiter, result| tell(&mut self.seats, waiter, result, &mut wake));
+    }
+
+    /// The same for the batch that the ledger writes.
+    pub(super) fn expire_written(&mut self, batch: &mut Batch<Waiter>, now: Instant, mut wake: impl FnMut(&W)) {
+        let is_late = self.is_late(now);
+        batch.expire(Fault::Lost, is_late, |waiter, result| tell(&mut self.seats, waiter, result, &mut wake));
+    }
+
+    fn is_late(&self, now: Instant) -> impl Fn(&Waiter) -> bool + Copy + use<W> {
+        let cut_off = self.cutoff.is_some_and(|cutoff| cutoff <= now);
+        move |waiter| cut_off || waiter.deadline <= now
+    }
+}
+
+fn tell<W>(seats: &mut Seats<W>, waiter: Waiter, result: Result<i64, Fault>, wake: &mut impl FnMut(&W)) {
+    if let Some(waker) = seats.tell(waiter.seat, result) {
+        wake(waker);
     }
 }

@@ -19,11 +19,12 @@ use nix::sys::signal::SigSet;
 
 use self::ledger::Written;
 use self::redis::Link;
-use super::queue::Queue;
+use super::queue::{Queue, Waiter};
+use super::reply_timeout::ReplyTimeout;
 use super::{Failure, Health, LINGER, Status, spawn};
 use crate::batch::Batch;
 use crate::config::{Config, Limits, Store};
-use crate::counter::Fault;
+use crate::counter::{Fault, Key};
 use crate::exchange::Site;
 use crate::machine;
 use crate::metrics::Metrics;
@@ -52,7 +53,7 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
         limits,
         leaving: AtomicBool::new(false),
         closing: AtomicBool::new(false),
-        state: Mutex::new(State::new(&config.site.metrics)),
+        state: Mutex::new(State::new(&config.site.metrics, config.site.counters.main, limits.store)),
         gathered: Condvar::new(),
         impatient: Condvar::new(),
         left: Condvar::new(),
@@ -70,7 +71,7 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
             Some(spawn("ledger", STACK, Box::new(move || server.ledger(ledger)))?)
         }
     };
-    detach("impatience", Box::new(move || server.impatience()))?;
+    detach("timer", Box::new(move || server.expire_waiters(&config.store)))?;
     life(server, listener, address, signals)?;
     if let Some(clerk) = clerk {
         server.state().stopped = true;
@@ -104,7 +105,16 @@ fn life(server: &'static Server, listener: TcpListener, address: SocketAddr, sig
     server.close();
     // Whoever accepts is woken by one connection more, and closes the listener.
     let _ = TcpStream::connect_timeout(&super::reachable(address), LINGER);
-    if !server.wait(server.limits.drain, |state| state.hurried || state.open() == 0) {
+    let is_done = |state: &State| state.hurried || state.open() == 0;
+    let last_answers = super::last_answers(server.limits.drain);
+    let mut done = server.wait(server.limits.drain - last_answers, is_done);
+    if !done {
+        let mut state = server.state();
+        state.cut_off();
+        server.release(state);
+        done = server.wait(last_answers, is_done);
+    }
+    if !done {
         super::caution("stopping with connections still open: DRAIN_TIMEOUT has passed", None);
     }
     super::inform("stopped");
@@ -140,6 +150,10 @@ struct State {
     /// The batch that the ledger writes, if that is where we count.
     written: Written,
     health: Health,
+    /// How long Redis may be silent.
+    reply_timeout: ReplyTimeout,
+    /// The counter without a name.
+    main: Key,
     /// The number of connections in there changes under the lock that this is behind.
     metrics: &'static Metrics,
     /// Nobody waits, so that the first who does has to say so.
@@ -198,12 +212,14 @@ fn doze<'state>(event: &Condvar, state: MutexGuard<'state, State>, long: Duratio
 }
 
 impl State {
-    fn new(metrics: &'static Metrics) -> Self {
+    fn new(metrics: &'static Metrics, main: Key, store_timeout: Duration) -> Self {
         Self {
             queue: Queue::default(),
             link: None,
             written: Written::default(),
-            health: Health::new(metrics),
+            health: Health::new(metrics, main),
+            reply_timeout: ReplyTimeout::new(store_timeout),
+            main,
             metrics,
             dozing: false,
             hurried: false,
@@ -218,16 +234,11 @@ impl State {
         self.metrics.open.load(Ordering::Relaxed)
     }
 
-    /// Somebody is the first to wait: sends off what gathers if nothing is under way, and wakes whoever has to know.
+    /// Somebody is the first to wait: has what gathers sent off if nothing is under way, which [`Server::send`] does, and
+    /// wakes whoever has to know.
     fn has_gathered(&mut self, server: &Server) {
-        let Self { link, queue, .. } = self;
-        match link {
-            // If it fails, the thread that reads there learns of it too, and sees to the batch.
-            Some(link) => {
-                let _ = link.submit(queue);
-            }
-            None => server.gathered.notify_one(),
-        }
+        self.submit();
+        server.gathered.notify_one();
         self.rouse(server);
     }
 
@@ -238,7 +249,7 @@ impl State {
     }
 
     /// Ends a batch that the store has done with, or that is given up.
-    fn tell(&mut self, batch: &mut Batch<usize>, fault: Fault) {
+    fn tell(&mut self, batch: &mut Batch<Waiter>, fault: Fault) {
         self.health.learn(0, batch.replies());
         self.queue.tell(batch, fault, |chair| self.woken.push(chair.thread.clone()));
     }
@@ -259,10 +270,36 @@ impl State {
         }
     }
 
-    /// Ends the batch that is in doubt, and says whether there is one.
-    fn give_up_doubtful(&mut self) -> bool {
-        let doubtful = self.queue.take_doubtful();
-        doubtful.map(|(mut batch, _)| self.tell(&mut batch, Fault::Lost)).is_some()
+    /// Ends the batch that is in doubt.
+    fn give_up_doubtful(&mut self) {
+        if let Some(mut batch) = self.queue.take_doubtful() {
+            self.tell(&mut batch, Fault::Lost);
+        }
+    }
+
+    /// Ends every visit that waits, whatever its deadline.
+    fn cut_off(&mut self) {
+        self.queue.cut_off(Instant::now());
+        self.expire(Instant::now());
+    }
+
+    /// Ends the visits that have waited long enough, wherever they are.
+    fn expire(&mut self, now: Instant) {
+        let unsent = self.health.fault(0);
+        let Self { queue, written, woken, .. } = self;
+        queue.expire(now, unsent, |chair| woken.push(chair.thread.clone()));
+        queue.expire_written(&mut written.batch, now, |chair| woken.push(chair.thread.clone()));
+        if let Some(mut link) = self.link.take() {
+            link.keep_time(now, self);
+            self.link = Some(link);
+        }
+    }
+
+    /// When to look at what waits again, if anything does.
+    fn deadline(&self) -> Option<Instant> {
+        let link = self.link.as_ref().and_then(|link| link.deadline(self));
+        let written = self.queue.earliest([self.written.batch.first_waiter()]);
+        [self.queue.deadline(), written, link].into_iter().flatten().min()
     }
 }
 

@@ -26,8 +26,8 @@ use tokio::time::{Instant, sleep, timeout};
 use self::accept::accept;
 use self::ledger::{Desk, ledger};
 use self::redis::redis;
-use self::timer::impatience;
-use super::queue::Queue;
+use self::timer::expire_waiters;
+use super::queue::{Attempt, Queue, Waiter};
 use super::{Failure, Health, Status, spawn};
 use crate::batch::Batch;
 use crate::config::{Config, Limits, Store};
@@ -71,7 +71,7 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     super::announce(listener.local_addr().unwrap_or(config.listen), &into, count, &limits);
 
     let site = &config.site;
-    let health = Mutex::new(Health::new(&site.metrics));
+    let health = Mutex::new(Health::new(&site.metrics, site.counters.main));
     let server = keep(Server { site, limits, health, left: Mutex::new(None) });
     let mut workers = Vec::new();
     for (index, own) in runtimes.iter().enumerate() {
@@ -79,7 +79,7 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     }
     let workers: &'static [Worker] = workers.leak();
     for worker in workers {
-        worker.spawn(Box::pin(impatience(worker)));
+        worker.spawn(Box::pin(expire_waiters(worker, &config.store)));
         match store {
             Carrier::Redis(login) => worker.spawn(Box::pin(redis(worker, login))),
             Carrier::Ledger(desk) => worker.spawn(Box::pin(ledger(worker, desk))),
@@ -142,8 +142,14 @@ async fn life(
     for worker in workers {
         worker.order(State::close);
     }
-    let done = first(signals.take(), server.vacancy(1));
-    if timeout(server.limits.drain, done).await.is_err() {
+    let mut done = pin!(first(signals.take(), server.vacancy(1)));
+    let last_answers = super::last_answers(server.limits.drain);
+    let mut is_done = timeout(server.limits.drain - last_answers, &mut done).await.is_ok();
+    if !is_done {
+        workers.iter().for_each(|worker| worker.order(State::cut_off));
+        is_done = timeout(last_answers, done).await.is_ok();
+    }
+    if !is_done {
         super::caution("stopping with connections still open: DRAIN_TIMEOUT has passed", None);
     }
     super::inform("stopped");
@@ -256,8 +262,10 @@ struct State {
     queue: Queue<Waker>,
     /// The store's task, if it waits for a batch to begin.
     carrier: Option<Waker>,
-    /// The task that sees to it that nobody waits too long, if nobody waits.
+    /// The task that ends visits that wait too long, if nobody waits.
     patience: Option<Waker>,
+    /// The store's task, once it has sent a batch.
+    awaiting_reply: Option<Waker>,
     spares: Vec<Wire>,
 }
 
@@ -272,10 +280,10 @@ impl Worker {
         self.spawn(Box::pin(async move { state(order) }));
     }
 
-    /// Waits until somebody asks, and takes the batch. Says since when it has gathered.
-    async fn gathered(&self, batch: &mut Batch<usize>) -> Instant {
+    /// Waits until somebody asks, and takes the batch.
+    async fn gathered(&self, batch: &mut Batch<Waiter>) {
         poll_fn(|cx| match self.take(batch) {
-            Some(since) => Poll::Ready(since),
+            Some(_) => Poll::Ready(()),
             None => {
                 state(|state| state.carrier = Some(cx.waker().clone()));
                 Poll::Pending
@@ -284,22 +292,41 @@ impl Worker {
         .await
     }
 
-    fn take(&self, batch: &mut Batch<usize>) -> Option<Instant> {
-        state(|state| state.queue.take(batch)).map(Instant::from_std)
+    /// Takes the batch that is to be sent next, if there is one.
+    fn take(&self, batch: &mut Batch<Waiter>) -> Option<Attempt> {
+        state(|state| state.queue.take(batch))
+    }
+
+    /// Asks the store something to which nobody waits for the answer.
+    fn probe(&self, ask: Ask) {
+        state(|state| {
+            if state.queue.probe(ask) {
+                state.has_gathered();
+            }
+        });
+    }
+
+    /// Ends the visits that have waited long enough to be sent, or sent again.
+    fn expire(&self, now: StdInstant) {
+        let unsent = lock(&self.server.health).fault(self.index);
+        state(|state| {
+            state.now.set(super::unix_time());
+            state.queue.expire(now, unsent, Waker::wake_by_ref);
+        });
     }
 
     /// Has a batch that was not sent wait for the next connection.
-    fn put_back(&self, batch: &mut Batch<usize>, since: Instant) {
+    fn put_back(&self, batch: &mut Batch<Waiter>) {
         state(|state| {
-            state.queue.put_back(batch, since.into_std());
+            state.queue.put_back(batch);
             state.has_gathered();
         });
     }
 
-    /// Has a batch that may be sent again wait for the next connection.
-    fn doubt(&self, batch: Batch<usize>, since: Instant) {
+    /// Has a batch that was sent first at `sent`, and may be sent again, wait for the next connection.
+    fn doubt(&self, batch: Batch<Waiter>, sent: Instant) {
         state(|state| {
-            state.queue.doubt(batch, since.into_std());
+            state.queue.doubt(batch, sent.into_std());
             state.has_gathered();
         });
     }
@@ -309,12 +336,17 @@ impl Worker {
     }
 
     /// Notes that a batch was answered that was sent at that time, and says when.
-    fn settled(&self, batch: &Batch<usize>, sent: Instant) -> Instant {
+    fn settled(&self, batch: &Batch<Waiter>, sent: Instant) -> Instant {
         super::settled(self.server.site.metrics.worker(self.index), batch, sent.into_std()).into()
     }
 
+    /// What to ask the store for `/readyz`.
+    fn readiness(&self) -> Ask {
+        lock(&self.server.health).readiness(self.index)
+    }
+
     /// Ends a batch that the store has done with, or that is given up.
-    fn tell(&self, batch: &mut Batch<usize>, fault: Fault) {
+    fn tell(&self, batch: &mut Batch<Waiter>, fault: Fault) {
         lock(&self.server.health).learn(self.index, batch.replies());
         state(|state| {
             // The answers are of this second.
@@ -332,16 +364,24 @@ impl Worker {
         }
     }
 
-    /// Ends the batch that is in doubt, and says whether there is one.
-    fn give_up_doubtful(&self) -> bool {
-        let doubtful = state(|state| state.queue.take_doubtful());
-        doubtful.map(|(mut batch, _)| self.tell(&mut batch, Fault::Lost)).is_some()
+    /// Ends the batch that is in doubt.
+    fn give_up_doubtful(&self) {
+        if let Some(mut batch) = state(|state| state.queue.take_doubtful()) {
+            self.tell(&mut batch, Fault::Lost);
+        }
     }
 }
 
 impl State {
     const fn new() -> Self {
-        Self { now: Now::new(), queue: Queue::new(), carrier: None, patience: None, spares: Vec::new() }
+        Self {
+            now: Now::new(),
+            queue: Queue::new(),
+            carrier: None,
+            patience: None,
+            awaiting_reply: None,
+            spares: Vec::new(),
+        }
     }
 
     /// Has every connection closed as soon as nothing is under way on it.
@@ -356,9 +396,36 @@ impl State {
         }
     }
 
-    fn ask(&mut self, ask: Ask, seat: usize) {
-        if self.queue.ask(ask, seat) {
+    fn ask(&mut self, ask: Ask, waiter: Waiter) {
+        if self.queue.ask(ask, waiter) {
             self.has_gathered();
+        }
+    }
+
+    /// Ends every visit that waits, whatever its deadline.
+    fn cut_off(&mut self) {
+        let now = StdInstant::now();
+        self.now.set(super::unix_time());
+        self.queue.cut_off(now);
+        self.queue.expire(now, Fault::Down, Waker::wake_by_ref);
+        if let Some(waker) = self.awaiting_reply.take() {
+            waker.wake();
+        }
+    }
+
+    /// When somebody has waited long enough to be sent; if nobody waits, the task is woken by the first who does.
+    fn next_deadline(&mut self, cx: &Context<'_>) -> Option<StdInstant> {
+        let deadline = self.queue.deadline();
+        if deadline.is_none() {
+            self.patience = Some(cx.waker().clone());
+        }
+        deadline
+    }
+
+    /// Has the task woken when nobody may wait any longer.
+    fn await_reply(&mut self, cx: &Context<'_>) {
+        if !self.awaiting_reply.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.awaiting_reply = Some(cx.waker().clone());
         }
     }
 

@@ -23,4 +23,5 @@ mod link;
 mod port;
 mod process;
 mod redis;
+mod slow;
 mod soak;

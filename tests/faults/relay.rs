@@ -35,6 +35,10 @@ pub(crate) enum Mood {
     Silent,
     /// They are taken and closed.
     Slam,
+    /// The greeting is answered, and nothing after it: what notch sends is read, what Redis replies is dropped.
+    Mute,
+    /// The greeting is answered, and nothing that notch sends is read after it.
+    Deaf,
 }
 
 pub(crate) struct Relay {
@@ -46,6 +50,11 @@ struct Shared {
     redis: u16,
     mood: Mood,
     trick: Option<Trick>,
+    /// Connections up to this one swallow what is sent on them, as if the way had been lost, while both ends believe it
+    /// stands.
+    swallowing: usize,
+    /// How long each reply takes longer than it would.
+    delay: Duration,
     /// How many connections were taken.
     taken: usize,
     /// Both sides of those that stand.
@@ -58,7 +67,16 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
         let port = listener.local_addr().expect("a bound listener has an address").port();
         let (mood, standing) = (Mood::Pass, HashMap::new());
-        let shared = Arc::new(Mutex::new(Shared { redis, mood, trick: None, taken: 0, standing, over: false }));
+        let shared = Arc::new(Mutex::new(Shared {
+            redis,
+            mood,
+            trick: None,
+            swallowing: 0,
+            delay: Duration::ZERO,
+            taken: 0,
+            standing,
+            over: false,
+        }));
         let own = shared.clone();
         thread::spawn(move || accept(&listener, &own));
         Self { port, shared }
@@ -83,6 +101,17 @@ impl Relay {
     pub(crate) fn set(&self, mood: Mood) {
         lock(&self.shared).mood = mood;
         self.cut();
+    }
+
+    /// Has all connections that stand swallow what is sent on them from now on. New ones pass everything.
+    pub(crate) fn swallow(&self) {
+        let mut state = lock(&self.shared);
+        state.swallowing = state.taken;
+    }
+
+    /// Has each reply take so long from now on.
+    pub(crate) fn delay(&self, delay: Duration) {
+        lock(&self.shared).delay = delay;
     }
 
     /// Cuts all connections that stand.
@@ -140,15 +169,16 @@ fn accept(listener: &TcpListener, shared: &Arc<Mutex<Shared>>) {
         match state.mood {
             Mood::Slam => {}
             Mood::Silent => drop(state.standing.insert(number, vec![notch])),
-            Mood::Pass => {
+            Mood::Pass | Mood::Mute | Mood::Deaf => {
                 // A Redis that is away looks like one that closes at once.
                 let Ok(redis) = TcpStream::connect(("127.0.0.1", state.redis)) else { continue };
                 let again = |stream: &TcpStream| stream.try_clone().expect("a second handle on a socket");
                 state.standing.insert(number, vec![again(&notch), again(&redis)]);
+                let mood = state.mood;
                 for (from, to, way) in [(again(&notch), again(&redis), Way::Request), (redis, notch, Way::Reply)] {
                     let shared = shared.clone();
                     thread::spawn(move || {
-                        pass(&from, &to, way, &shared);
+                        pass(&from, &to, Connection { way, number, mood }, &shared);
                         hang_up(&[from, to]);
                         lock(&shared).standing.remove(&number);
                     });
@@ -158,12 +188,32 @@ fn accept(listener: &TcpListener, shared: &Arc<Mutex<Shared>>) {
     }
 }
 
+/// One direction of a connection.
+#[derive(Clone, Copy)]
+struct Connection {
+    way: Way,
+    number: usize,
+    /// The mood in which it was taken.
+    mood: Mood,
+}
+
 /// Passes bytes on in one direction, up to the end of the connection.
-fn pass(mut from: &TcpStream, mut to: &TcpStream, way: Way, shared: &Mutex<Shared>) {
+fn pass(mut from: &TcpStream, mut to: &TcpStream, connection: Connection, shared: &Mutex<Shared>) {
+    let Connection { way, number, mood } = connection;
     let _ = to.set_nodelay(true);
     let mut bytes = [0; 64 << 10];
+    let mut is_greeted = false;
     while let Ok(length @ 1..) = from.read(&mut bytes) {
         let bytes = &bytes[..length];
+        let (swallowed, delay) = {
+            let state = lock(shared);
+            (number <= state.swallowing, if way == Way::Reply { state.delay } else { Duration::ZERO })
+        };
+        if swallowed || (is_greeted && mood == Mood::Mute && way == Way::Reply) {
+            continue;
+        }
+        thread::sleep(delay);
+        is_greeted |= bytes.ends_with(b"PONG\r\n") || bytes.ends_with(b"PING\r\n");
         let trick = lock(shared).trick(way, length);
         let passed = match trick {
             None => to.write_all(bytes),
@@ -188,6 +238,9 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream, way: Way, shared: &Mutex<Share
         };
         if passed.is_err() {
             return;
+        }
+        if is_greeted && mood == Mood::Deaf && way == Way::Request {
+            until("the connection is given up", || (!lock(shared).standing.contains_key(&number)).then_some(()));
         }
     }
 }

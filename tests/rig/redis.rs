@@ -57,9 +57,13 @@ impl Redis {
         child.wait().expect("the child is ours to wait for");
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.as_ref().expect("a Redis that runs").id()
+    }
+
     /// Has Redis stand still for as long as `meanwhile` takes.
     pub(crate) fn while_stopped<T>(&self, meanwhile: impl FnOnce() -> T) -> T {
-        let process = self.child.as_ref().expect("a Redis that runs").id();
+        let process = self.id();
         signal(process, "STOP");
         let result = meanwhile();
         signal(process, "CONT");

@@ -12,12 +12,13 @@
 //!
 //! Commands have to come as RESP arrays of bulk strings, byte for byte as RESP has them; they are compared word by
 //! word, and `INCRBY key 1` counts as `INCR key`. A `PING` that the script does not expect is answered by itself, as
-//! are the words of a greeting; any other command out of turn fails the test.
+//! are the words of a greeting, and a count of 0, which only shows that counting works; any other command out of turn
+//! fails the test.
 //!
 //! This Redis refuses scripts, or runs them ([`Script::play_with_receipts`]); then a visit is heard as `ONCE visits 1
-//! #1`: the counter, how many, and the number of the batch.
+//! #1`: the counter, how many, and the number of the batch among those that are heard.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -37,10 +38,31 @@ pub(crate) struct Script {
 struct Shared {
     /// Every command with the number of its connection, the first being 1.
     heard: Vec<(usize, String)>,
+    /// The connections whose greeting is over.
+    greeted: HashSet<usize>,
+    /// The numbers of the batches with visits, in the order in which they came first.
+    batches: Vec<String>,
     steps_done: usize,
     complaint: Option<String>,
     streams: HashMap<usize, TcpStream>,
     ended: bool,
+}
+
+impl Shared {
+    /// Writes the number of a batch as its place among those that came before, since counts of 0 come at any time, and
+    /// take a number, too.
+    fn count_batches(&mut self, words: String) -> String {
+        let Some((once, batch)) = words.split_once(" #") else { return words };
+        if once.ends_with(" 0") {
+            return once.to_owned();
+        }
+        let known = self.batches.iter().position(|known| known == batch);
+        let place = known.unwrap_or_else(|| {
+            self.batches.push(batch.to_owned());
+            self.batches.len() - 1
+        });
+        format!("{once} #{}", place + 1)
+    }
 }
 
 enum Step {
@@ -187,8 +209,9 @@ impl Player {
             };
             match words {
                 None => return Err(format!("connection {connection} sent what is not a command")),
-                Some(words) if words == expected => {
+                Some(words) if words == expected && !self.is_greeting(connection, &words) => {
                     self.last = connection;
+                    self.note_greeting(connection, &words);
                     return Ok(());
                 }
                 Some(words) if self.answered_by_itself(connection, &words) => {}
@@ -197,14 +220,30 @@ impl Player {
         }
     }
 
+    /// Whether a read is that of the greeting, which ends with a `PING`.
+    fn is_greeting(&self, connection: usize, words: &str) -> bool {
+        words.starts_with("GET ") && !self.shared().greeted.contains(&connection)
+    }
+
+    fn note_greeting(&self, connection: usize, words: &str) {
+        if words == "PING" {
+            self.shared().greeted.insert(connection);
+        }
+    }
+
     /// What a test about something else need not write down.
     fn answered_by_itself(&self, connection: usize, words: &str) -> bool {
         let reply = match words.split(' ').next() {
+            _ if words == "INCRBY visits 0" => ":0\r\n",
+            _ if words == "ONCE visits 0" => "$1\r\n0\r\n",
             Some("PING") => "+PONG\r\n",
+            Some("GET") if self.is_greeting(connection, words) => "$-1\r\n",
+            Some("INFO") => "$11\r\nmaxmemory:0\r\n",
             Some("CLIENT" | "SELECT" | "AUTH") => "+OK\r\n",
             Some("SCRIPT") => self.loaded,
             _ => return false,
         };
+        self.note_greeting(connection, words);
         self.say(connection, reply.as_bytes());
         true
     }
@@ -254,10 +293,12 @@ fn accept(listener: &TcpListener, shared: &Arc<Mutex<Shared>>, speak: &Sender<(u
 fn listen(number: usize, stream: TcpStream, shared: &Mutex<Shared>, speak: &Sender<(usize, Option<String>)>) {
     let mut stream = BufReader::new(stream);
     while let Some(command) = command(&mut stream) {
-        if let Some(words) = &command {
+        let command = command.map(|words| {
             let mut state = shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let words = state.count_batches(words);
             state.heard.push((number, words.clone()));
-        }
+            words
+        });
         if speak.send((number, command)).is_err() {
             return;
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::BufMut;
 use notch::batch::Batch;
 use notch::counter::{Ask, Fault, Key};
-use notch::redis::{Fate, Login, Sender, Session};
+use notch::redis::{Fate, Login, Receipts, Sender, Session};
 use notch::resp::{self, Reply, decode};
 use notch::wire::{MAX_UNREAD, Wire};
 
@@ -57,8 +57,13 @@ fn ask(letter: &u8) -> Option<Ask> {
 /// Plays it through, with a socket that takes `sends` bytes of each batch.
 fn converse(login: &Login, batches: &[Vec<Ask>], says: &[u8], mut arrival: Arrival<'_>, sends: usize) {
     let mut wire = Wire::default();
-    let mut session = Session::open(login, Sender { id: 84, patience: Duration::from_secs(2) }, &mut wire);
-    let greetings = 2 + usize::from(login.password.is_some()) + usize::from(login.db != 0);
+    let mut session = Session::open(
+        login,
+        &Key::new(b"visits").expect("a good name"),
+        Sender { id: 84, patience: Duration::from_secs(2), bound: None },
+        &mut wire,
+    );
+    let greetings = 4 + usize::from(login.password.is_some()) + usize::from(login.db != 0);
     send(&mut wire, usize::MAX);
     // Who has no such script, or may not keep receipts, is asked again in another way, so that what replies belong to
     // is not told by their order.
@@ -79,14 +84,14 @@ fn converse(login: &Login, batches: &[Vec<Ask>], says: &[u8], mut arrival: Arriv
             }
             batch.begin(1);
             session.submit(&mut batch, &mut wire);
-            assert!(batch.is_empty());
+            assert_eq!(batch.waiters(), 0);
             send(&mut wire, sends);
         }
         let room = wire.room().remaining_mut();
         assert!(room > 0, "it waits for more, and has no room for it");
         wire.room().put_slice(arrival.next(room));
         // Settled by the greeting, before the first batch.
-        let receipts = session.keeps_receipts();
+        let receipts = session.receipts() != Receipts::Refused;
         match session.settle(&mut wire) {
             Err(_) => {
                 broken = true;
@@ -107,16 +112,17 @@ fn converse(login: &Login, batches: &[Vec<Ask>], says: &[u8], mut arrival: Arriv
         wire.room().put_slice(&vec![b'x'; room]);
         assert!(session.settle(&mut wire).is_err(), "it waits for what will never be whole");
     }
-    let receipts = session.keeps_receipts();
+    let receipts = session.receipts() != Receipts::Refused;
+    let kept = session.receipts() == Receipts::Kept;
     let mut rest = session.into_owed(&wire);
     let Some(asks) = owed else {
-        assert!(rest.batch.is_empty(), "it owes what nobody asked for");
+        assert!(rest.batch.waiters() == 0, "it owes what nobody asked for");
         return;
     };
     // A reply to what was not sent is from a Redis that lies; but what it is told counts as counted.
     let untouched = sends == 0 && rest.batch.replies().next().is_none();
     assert!(again || (rest.fate == Fate::Unsent) == untouched);
-    assert!(receipts || rest.fate != Fate::Repeatable, "it may count twice");
+    assert!(kept || rest.fate != Fate::Repeatable, "it may count twice");
     let mut told = Told::new(asks, receipts);
     rest.batch.tell(Fault::Lost, |who, total| told.take(who, total));
     told.check(&mut replies, false, again);

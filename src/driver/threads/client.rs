@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::super::{LINGER, after, left, log_requests, micros, unix_time};
+use super::super::queue::Waiter;
+use super::super::{LINGER, after, left, unix_time};
 use super::{CHUNK, Chair, Server};
 use crate::counter::{Ask, Fault};
 use crate::exchange::{Exchange, Now, Want};
@@ -27,10 +28,15 @@ impl Client {
 
     /// Asks the store and waits for its answer; meanwhile the client's memory is lent out.
     fn ask(&self, ask: Ask, wire: &mut Wire) -> Result<i64, Fault> {
+        let deadline = after(self.server.limits.store);
         let mut state = self.server.state();
         wire.give_back(&mut state.spares);
-        if state.queue.ask(ask, self.seat) {
+        // Only this depends on what is known of the store.
+        let ask = if ask == Ask::Ping { state.health.readiness(0) } else { ask };
+        if state.queue.ask(ask, Waiter { seat: self.seat, deadline }) {
             state.has_gathered(self.server);
+            self.server.send(state);
+            state = self.server.state();
         }
         loop {
             if let Some(total) = state.queue.seats.answer(self.seat) {
@@ -92,11 +98,7 @@ impl Talk {
         let (mut idle, mut served) = (limits.header, false);
         loop {
             self.tick();
-            let want = exchange.next(self.client.server.site, &mut self.now, &mut self.wire);
-            if !self.now.records.is_empty() {
-                log_requests(&mut self.now.records);
-            }
-            match want {
+            match exchange.next(self.client.server.site, &mut self.now, &mut self.wire) {
                 Want::Request => {
                     self.send()?;
                     self.rest(served);
@@ -111,7 +113,6 @@ impl Talk {
                     }
                     self.send()?;
                     if self.receive(left(deadline))? != Wake::Ready {
-                        self.tick();
                         exchange.time_out(self.client.server.site, &mut self.now, &mut self.wire);
                     }
                 }
@@ -136,9 +137,6 @@ impl Talk {
         self.now.set(unix_time());
         self.now.leaving = server.leaving.load(Ordering::Relaxed);
         self.now.closing = server.closing.load(Ordering::Relaxed);
-        if server.site.records_requests {
-            self.now.micros = micros();
-        }
     }
 
     /// Sends all that is unsent.

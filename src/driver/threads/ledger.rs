@@ -3,6 +3,7 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use super::super::queue::Waiter;
 use super::super::{Status, left, settled, sync_if_due};
 use super::{Server, State, doze};
 use crate::batch::Batch;
@@ -13,13 +14,13 @@ impl Server {
     /// The count in the ledger: one batch after the other.
     pub(super) fn ledger(&self, mut ledger: Ledger) {
         self.note(Status::Up);
-        let (mut asks, mut results, mut sync, mut free) = (Vec::new(), Vec::new(), None, Instant::now());
+        let (mut asks, mut results, mut sync) = (Vec::new(), Vec::new(), None);
         while self.collect(&mut asks, sync) {
             ledger.commit(&asks, &mut results);
             let mut state = self.state();
             let State { written, metrics, .. } = &mut *state;
-            if let Some(since) = written.since {
-                free = settled(metrics.worker(0), &written.batch, since.max(free));
+            if let Some(sent) = written.sent {
+                settled(metrics.worker(0), &written.batch, sent);
             }
             results.drain(..).for_each(|result| written.batch.reply(result));
             state.tell_written();
@@ -38,8 +39,8 @@ impl Server {
             if *stopped {
                 return false;
             }
-            written.since = queue.take(&mut written.batch);
-            if written.since.is_some() {
+            if queue.take(&mut written.batch).is_some() {
+                written.sent = Some(Instant::now());
                 asks.extend(written.batch.asks());
                 return true;
             }
@@ -53,17 +54,17 @@ impl Server {
 }
 
 impl State {
-    /// Ends the batch that the ledger has written, or takes too long to.
+    /// Ends the batch that the ledger has written.
     pub(super) fn tell_written(&mut self) {
         let mut batch = std::mem::take(&mut self.written.batch);
         self.tell(&mut batch, Fault::Lost);
-        self.written = Written { batch, since: None };
+        self.written = Written { batch, sent: None };
     }
 }
 
-/// A batch that the ledger writes, and since when it has been waited for.
+/// A batch that the ledger writes, and when it was handed over.
 #[derive(Default)]
 pub(super) struct Written {
-    batch: Batch<usize>,
-    pub(super) since: Option<Instant>,
+    pub(super) batch: Batch<Waiter>,
+    sent: Option<Instant>,
 }

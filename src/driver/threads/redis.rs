@@ -1,60 +1,62 @@
 //! The count in Redis: one connection after the other.
+//!
+//! Whoever adds the first visit to a batch, or takes the reply to the batch before, sends the next one off. What is to be
+//! sent is written without the lock that all share, and a socket that does not take it at once gets a thread that waits
+//! for it: so a Redis that has stopped reading holds nobody up.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
+use std::sync::MutexGuard;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::super::queue::Queue;
-use super::super::{Backoff, CLOSED, Status, connect, settled};
-use super::{CHUNK, Chair, Server, State};
+use super::super::queue::{Attempt, Waiter};
+use super::super::{Backoff, CLOSED, SILENT, Status, connect, sender, settled};
+use super::{CHUNK, Server, State, detach};
 use crate::batch::Batch;
-use crate::counter::Fault;
-use crate::machine;
-use crate::redis::{Fate, Login, Sender, Session};
+use crate::counter::{Fault, Key};
+use crate::redis::{Fate, Login, Receipts, Sender, Session};
 use crate::wire::Wire;
 
 impl Server {
     /// The count in Redis: one connection after the other.
-    pub(super) fn redis(&self, login: &Login) {
-        let patience = self.limits.store;
-        let sender = Sender { id: machine::random(), patience };
+    pub(super) fn redis(&'static self, login: &Login) {
+        let sender = sender(self.site, &self.limits);
         let mut backoff = Backoff::default();
-        let mut away = Instant::now();
         loop {
-            let connected = connect(login, patience)
+            let connected = connect(login, self.limits.store)
                 .and_then(|socket| socket.set_write_timeout(Some(PROMPT)).map(|()| socket).map_err(|_| CLOSED));
             let status = match connected {
                 Ok(socket) => {
-                    let (status, proven) = self.converse(login, sender, socket);
-                    if proven {
-                        (backoff, away) = (Backoff::default(), Instant::now());
+                    let (status, served) = self.converse(login, sender, socket);
+                    if served {
+                        backoff = Backoff::default();
                     }
                     status
                 }
                 Err(status) => status,
             };
-            self.note(status);
-            if !status.passes() || away.elapsed() >= patience {
-                let mut state = self.state();
+            let mut state = self.state();
+            state.health.note(0, status);
+            if !status.passes() {
                 state.give_up(status.fault());
-                self.release(state);
             }
+            self.release(state);
             thread::sleep(backoff.pause());
         }
     }
 
-    /// Reads replies until something goes wrong; says what, and whether Redis had greeted us.
-    fn converse(&self, login: &Login, sender: Sender, socket: TcpStream) -> (Status, bool) {
+    /// Reads replies until something goes wrong; says what, and whether a batch was answered.
+    fn converse(&'static self, login: &Login, sender: Sender, socket: TcpStream) -> (Status, bool) {
         let socket = Arc::new(socket);
         let mut chunk = [0; CHUNK];
         let mut state = self.state();
-        let link = state.link.insert(Box::new(Link::open(login, sender, socket.clone())));
-        let mut result = link.send();
+        state.link = Some(Box::new(Link::open(login, &self.site.counters.main, sender, socket.clone())));
+        let mut result = Ok(());
         state.rouse(self);
         while result.is_ok() {
-            self.release(state);
+            self.send(state);
             let read = (&*socket).read(&mut chunk);
             state = self.state();
             result = match read {
@@ -65,12 +67,45 @@ impl Server {
             };
         }
         let Some(link) = state.link.take() else { return (CLOSED, false) };
-        let (late, proven) = (link.late, link.proven);
-        state.close(link);
+        let (silent, served) = (link.silent, link.served);
+        state.close(*link);
         state.rouse(self);
         self.release(state);
-        (if late { Status::Away("it does not answer in time") } else { result.err().unwrap_or(CLOSED) }, proven)
+        (if silent { SILENT } else { result.err().unwrap_or(CLOSED) }, served)
     }
+
+    /// Unlocks, wakes those who have been told something, and writes what the connection with Redis has to send.
+    pub(super) fn send(&'static self, mut state: MutexGuard<'_, State>) {
+        let outgoing = state.link.as_mut().and_then(|link| link.outgoing());
+        self.release(state);
+        let Some((socket, bytes)) = outgoing else { return };
+        let Some(rest) = write(&socket, &bytes) else { return };
+        let rest = bytes[rest..].to_owned();
+        let patiently = move || {
+            let mut rest = &rest[..];
+            // It ends at the latest when the connection is given up.
+            while let Some(written) = write(&socket, rest) {
+                rest = &rest[written..];
+            }
+        };
+        // Without a thread, the connection is found to be silent.
+        let _ = detach("redis-write", Box::new(patiently));
+    }
+}
+
+/// Writes as much as the socket takes within [`PROMPT`]. Returns how much that is if there is more; an error is left to
+/// the thread that reads.
+fn write(mut socket: &TcpStream, bytes: &[u8]) -> Option<usize> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match socket.write(&bytes[written..]) {
+            Ok(length) => written += length,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Some(written),
+            Err(_) => return None,
+        }
+    }
+    None
 }
 
 impl State {
@@ -82,12 +117,20 @@ impl State {
         received
     }
 
+    /// Has the connection with Redis send off what has gathered, if it is free to.
+    pub(super) fn submit(&mut self) {
+        let Some(mut link) = self.link.take() else { return };
+        // If something is wrong, the thread that reads there learns of it too.
+        let _ = link.submit(self);
+        self.link = Some(link);
+    }
+
     /// What may be sent, or sent again, waits for the next connection.
-    fn close(&mut self, link: Box<Link>) {
+    fn close(&mut self, link: Link) {
         let mut owed = link.session.into_owed(&link.wire);
         match owed.fate {
-            Fate::Unsent => self.queue.put_back(&mut owed.batch, link.since),
-            Fate::Repeatable => self.queue.doubt(owed.batch, link.since),
+            Fate::Unsent => self.queue.put_back(&mut owed.batch),
+            Fate::Repeatable => self.queue.doubt(owed.batch, link.first_sent),
             Fate::Over => self.tell(&mut owed.batch, Fault::Lost),
         }
     }
@@ -97,80 +140,119 @@ impl State {
 pub(super) struct Link {
     socket: Arc<TcpStream>,
     wire: Wire,
-    session: Session<usize>,
+    session: Session<Waiter>,
     /// Empty, but for the moment in which a batch passes through.
-    batch: Batch<usize>,
-    /// Since when the batch under way, or the greeting, has been waited for.
-    since: Instant,
-    /// Since when the session is free, or was before that batch: it was sent at the later of the two.
-    free: Instant,
-    /// Redis has greeted us.
-    proven: bool,
+    batch: Batch<Waiter>,
+    /// When the batch under way, or the greeting, was sent on this connection.
+    sent: Instant,
+    /// When that batch was sent first, on whichever connection.
+    first_sent: Instant,
+    /// Whether batches may be sent again, as it was last noted.
+    receipts: Option<Receipts>,
+    greeted: bool,
+    /// A batch was answered: this connection is worth another like it at once.
+    served: bool,
     /// It was given up.
-    late: bool,
+    silent: bool,
 }
 
 impl Link {
-    fn open(login: &Login, sender: Sender, socket: Arc<TcpStream>) -> Self {
+    fn open(login: &Login, main: &Key, sender: Sender, socket: Arc<TcpStream>) -> Self {
         let mut wire = Wire::default();
-        let session = Session::open(login, sender, &mut wire);
-        let (batch, since) = (Batch::default(), Instant::now());
-        Self { socket, wire, session, batch, since, free: since, proven: false, late: false }
+        let session = Session::open(login, main, sender, &mut wire);
+        let (batch, sent) = (Batch::default(), Instant::now());
+        Self {
+            socket,
+            wire,
+            session,
+            batch,
+            sent,
+            first_sent: sent,
+            receipts: None,
+            greeted: false,
+            served: false,
+            silent: false,
+        }
     }
 
     /// Takes bytes from Redis: has those woken whose batch is answered, and sends off the next.
     fn receive(&mut self, mut bytes: &[u8], state: &mut State) -> Result<(), Status> {
         while !bytes.is_empty() {
             bytes = self.wire.take_in(bytes);
-            if let Some(batch) = self.session.settle(&mut self.wire).map_err(Status::of)? {
-                self.free = settled(state.metrics.worker(0), batch, self.since.max(self.free));
-                state.tell(batch, Fault::Lost);
+            self.settle(state)?;
+        }
+        self.submit(state)
+    }
+
+    /// Takes what has arrived.
+    fn settle(&mut self, state: &mut State) -> Result<(), Status> {
+        if let Some(batch) = self.session.settle(&mut self.wire).map_err(Status::of)? {
+            let now = settled(state.metrics.worker(0), batch, self.sent);
+            if batch.counts() {
+                state.reply_timeout.record_round_trip(now - self.first_sent);
             }
-        }
-        if self.session.is_free() && !std::mem::replace(&mut self.proven, true) {
-            self.free = Instant::now();
-            state.health.greeted(0);
-        }
-        if self.proven && !self.session.keeps_receipts() {
-            state.health.without_receipts();
-            state.give_up_doubtful();
-        }
-        self.submit(&mut state.queue)
-    }
-
-    /// Since when something is waited for.
-    pub(super) fn since(&self) -> Option<Instant> {
-        (!self.late && !self.session.is_free()).then_some(self.since)
-    }
-
-    /// Has the thread that reads here find the end.
-    pub(super) fn give_up(&mut self) {
-        self.late = true;
-        let _ = self.socket.shutdown(Shutdown::Both);
-    }
-
-    /// Sends off what has gathered, if nothing is under way.
-    pub(super) fn submit(&mut self, queue: &mut Queue<Chair>) -> Result<(), Status> {
-        if self.session.is_free()
-            && let Some(since) = queue.take(&mut self.batch)
-        {
-            self.since = since;
-            self.session.submit(&mut self.batch, &mut self.wire);
-        }
-        self.send()
-    }
-
-    fn send(&mut self) -> Result<(), Status> {
-        while !self.wire.unsent().is_empty() {
-            match (&*self.socket).write(self.wire.unsent()) {
-                Ok(length) => self.wire.sent(length),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Err(CLOSED),
-            }
+            self.served = true;
+            state.tell(batch, Fault::Lost);
         }
         Ok(())
     }
+
+    /// Has the session write what has gathered, if nothing is under way.
+    fn submit(&mut self, state: &mut State) -> Result<(), Status> {
+        while self.session.is_free() {
+            if !std::mem::replace(&mut self.greeted, true) {
+                state.health.greeted(0, self.session.total());
+            }
+            if self.receipts != Some(self.session.receipts()) {
+                self.receipts = Some(self.session.receipts());
+                state.health.receipts(self.session.receipts());
+            }
+            if self.receipts != Some(Receipts::Kept) {
+                state.give_up_doubtful();
+            }
+            let Some(attempt) = state.queue.take(&mut self.batch) else { break };
+            self.sent = Instant::now();
+            self.first_sent = match attempt {
+                Attempt::First => self.sent,
+                Attempt::Again(first_sent) => first_sent,
+            };
+            self.session.submit(&mut self.batch, &mut self.wire);
+            // What needs no reply is settled without one.
+            self.settle(state)?;
+        }
+        Ok(())
+    }
+
+    /// When to look at it again: it is silent then, or a visit has waited long enough for its reply.
+    pub(super) fn deadline(&self, state: &State) -> Option<Instant> {
+        if self.silent || self.session.is_free() {
+            return None;
+        }
+        let silent = self.sent + state.reply_timeout.duration(self.receipts);
+        Some(state.queue.earliest([self.session.first_waiter()]).map_or(silent, |late| late.min(silent)))
+    }
+
+    /// Gives up a connection that is silent, which the thread that reads there finds out, and ends visits that have
+    /// waited long enough for a reply.
+    pub(super) fn keep_time(&mut self, now: Instant, state: &mut State) {
+        if self.silent || self.session.is_free() {
+            return;
+        }
+        if now >= self.sent + state.reply_timeout.duration(self.receipts) {
+            state.reply_timeout.record_timeout();
+            self.silent = true;
+            let _ = self.socket.shutdown(Shutdown::Both);
+        }
+        let State { queue, woken, .. } = state;
+        queue.expire_sent(&mut self.session, now, |chair| woken.push(chair.thread.clone()));
+    }
+
+    /// What is to be written, and where, if anything.
+    fn outgoing(&mut self) -> Option<(Arc<TcpStream>, Vec<u8>)> {
+        let bytes = self.wire.take_unsent();
+        (!bytes.is_empty()).then(|| (self.socket.clone(), bytes))
+    }
 }
 
-/// How long Redis may take to accept a batch. It is sent under the lock that all share, and seldom fills a segment.
-const PROMPT: Duration = Duration::from_millis(100);
+/// How long whoever sends a batch may be held up by that.
+const PROMPT: Duration = Duration::from_millis(10);

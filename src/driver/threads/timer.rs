@@ -1,38 +1,38 @@
-//! Visits that have waited too long.
+//! Visits that have waited too long, and probes of the store.
 
-use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::Instant;
 
+use super::super::{PROBE_IDLE, after, left, probe};
 use super::{Server, doze};
+use crate::config::Store;
 
 impl Server {
-    /// Sees to it that nobody waits longer than `STORE_TIMEOUT`, in the queue or for a reply.
-    pub(super) fn impatience(&self) {
-        let patience = self.limits.store;
+    /// Ends the visits that have waited for `STORE_TIMEOUT`, gives up a connection that is silent, and probes the store.
+    pub(super) fn expire_waiters(&'static self, store: &Store) {
+        let (mut probe_at, mut taken) = (after(PROBE_IDLE), 0);
         let mut state = self.state();
         loop {
-            let waiting = [state.queue.since(), state.written.since, state.link.as_ref().and_then(|link| link.since())];
-            let Some(since) = waiting.into_iter().flatten().min() else {
-                state.dozing = true;
-                state = self.impatient.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            let left = patience.saturating_sub(since.elapsed());
-            if left > Duration::ZERO {
-                state = doze(&self.impatient, state, left);
+            let deadline = state.deadline();
+            let next = deadline.map_or(probe_at, |deadline| deadline.min(probe_at));
+            if Instant::now() < next {
+                state.dozing = deadline.is_none();
+                state = doze(&self.impatient, state, left(next));
                 continue;
             }
-            if state.queue.since() == Some(since) {
-                if !state.give_up_doubtful() {
-                    let fault = state.health.fault(0);
-                    state.give_up(fault);
+            state.expire(Instant::now());
+            if Instant::now() >= probe_at {
+                let is_refusing = state.health.is_refusing(0);
+                let (ask, pause) = probe(is_refusing, state.queue.taken() == taken, store, state.main);
+                // A probe is a batch, too.
+                taken = state.queue.taken() + i64::from(ask.is_some());
+                if let Some(ask) = ask
+                    && state.queue.probe(ask)
+                {
+                    state.has_gathered(self);
                 }
-            } else if state.written.since == Some(since) {
-                state.tell_written();
-            } else if let Some(link) = &mut state.link {
-                link.give_up();
+                probe_at = after(pause);
             }
-            self.release(state);
+            self.send(state);
             state = self.state();
         }
     }

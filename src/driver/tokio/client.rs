@@ -11,7 +11,8 @@ use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::super::{LINGER, log_requests, micros, unix_time};
+use super::super::queue::Waiter;
+use super::super::{LINGER, unix_time};
 use super::accept::Place;
 use super::timer::Alarm;
 use super::{Server, State, read, state};
@@ -36,24 +37,17 @@ impl Client {
 
     /// A turn of the exchange.
     fn turn<T>(&self, turn: impl FnOnce(&Site, &mut Now) -> T) -> T {
-        let site = self.server().site;
-        state(|state| {
-            if site.records_requests {
-                state.now.micros = micros();
-            }
-            let done = turn(site, &mut state.now);
-            if !state.now.records.is_empty() {
-                log_requests(&mut state.now.records);
-            }
-            done
-        })
+        state(|state| turn(self.server().site, &mut state.now))
     }
 
     /// Asks the store. Until it answers, the client's memory is lent out.
     fn ask(&self, ask: Ask, wire: &mut Wire) {
+        let deadline = StdInstant::now() + self.server().limits.store;
+        // Only this depends on what is known of the store.
+        let ask = if ask == Ask::Ping { self.place.worker.readiness() } else { ask };
         state(|state| {
             wire.give_back(&mut state.spares);
-            state.ask(ask, self.seat);
+            state.ask(ask, Waiter { seat: self.seat, deadline });
         });
     }
 

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant as StdInstant};
 
 use tokio::time::Instant;
 
-use super::super::{Status, spawn, sync_if_due};
+use super::super::queue::Waiter;
+use super::super::{Status, spawn, sync_if_due, unix_time};
 use super::timer::Alarm;
-use super::{STACK, Worker, keep, lock};
+use super::{STACK, Worker, keep, lock, state};
 use crate::batch::Batch;
 use crate::counter::{Ask, Fault};
 use crate::ledger::Ledger;
@@ -20,24 +21,32 @@ use crate::ledger::Ledger;
 pub(super) async fn ledger(worker: &'static Worker, desk: &'static Desk) {
     worker.note(Status::Up);
     let mut batch = Batch::default();
-    let mut free = Instant::now();
-    let mut alarm = Alarm::new(free);
+    let mut alarm = Alarm::new(Instant::now());
     loop {
-        let since = worker.gathered(&mut batch).await;
-        let deadline = since + worker.server.limits.store;
+        worker.gathered(&mut batch).await;
+        let sent = Instant::now();
         desk.submit(worker.index, batch.asks());
         poll_fn(|cx| {
             if desk.poll(worker.index, &mut batch, cx).is_ready() {
                 return Poll::Ready(());
             }
             // A disk that is this slow has the next batch wait, but not these visitors.
-            if !batch.is_empty() && alarm.poll(deadline, cx).is_ready() {
-                worker.tell(&mut batch, Fault::Lost);
+            while let Some(deadline) = state(|state| {
+                state.await_reply(cx);
+                state.queue.earliest([batch.first_waiter()])
+            }) {
+                if alarm.poll(deadline.into(), cx).is_pending() {
+                    break;
+                }
+                state(|state| {
+                    state.now.set(unix_time());
+                    state.queue.expire_written(&mut batch, Instant::now().into_std(), Waker::wake_by_ref);
+                });
             }
             Poll::Pending
         })
         .await;
-        free = worker.settled(&batch, since.max(free));
+        worker.settled(&batch, sent);
         worker.tell(&mut batch, Fault::Lost);
     }
 }
@@ -83,7 +92,7 @@ impl Desk {
     }
 
     /// Waits for the results of what was submitted, and puts them into the batch.
-    fn poll(&self, worker: usize, batch: &mut Batch<usize>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(&self, worker: usize, batch: &mut Batch<Waiter>, cx: &mut Context<'_>) -> Poll<()> {
         let tray = &mut lock(&self.trays).each[worker];
         if tray.results.is_empty() {
             tray.waker = Some(cx.waker().clone());

@@ -3,34 +3,34 @@
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-use super::super::{Backoff, CLOSED, Status, spawn};
+use super::super::queue::{Attempt, Waiter};
+use super::super::reply_timeout::ReplyTimeout;
+use super::super::{Backoff, CLOSED, SILENT, Status, spawn, unix_time};
 use super::timer::Alarm;
 use super::{Inbox, STACK, Worker, lock, read, state};
 use crate::batch::Batch;
 use crate::counter::Fault;
-use crate::machine;
-use crate::redis::{Fate, Login, Sender, Session};
+use crate::redis::{Fate, Login, Receipts, Sender, Session};
 use crate::wire::Wire;
 
 /// The count in Redis: one connection after the other, one batch after the other.
 pub(super) async fn redis(worker: &'static Worker, login: &'static Login) {
-    let patience = worker.server.limits.store;
-    let sender = Sender { id: machine::random(), patience };
+    let sender = super::super::sender(worker.server.site, &worker.server.limits);
+    let mut timeout = ReplyTimeout::new(worker.server.limits.store);
     let mut backoff = Backoff::default();
-    let mut away = Instant::now();
     loop {
-        let status = match connect(login, patience).await {
+        let status = match connect(login, worker.server.limits.store).await {
             Ok(socket) => {
-                let mut link = Link::open(worker, socket, login, sender);
+                let mut link = Link::open(worker, socket, login, sender, &mut timeout);
                 let status = poll_fn(|cx| link.poll(cx)).await;
-                if link.proven {
-                    (backoff, away) = (Backoff::default(), Instant::now());
+                if link.served {
+                    backoff = Backoff::default();
                 }
                 link.close();
                 status
@@ -38,7 +38,7 @@ pub(super) async fn redis(worker: &'static Worker, login: &'static Login) {
             Err(status) => status,
         };
         worker.note(status);
-        if !status.passes() || away.elapsed() >= patience {
+        if !status.passes() {
             worker.give_up(status.fault());
         }
         sleep(backoff.pause()).await;
@@ -56,29 +56,52 @@ async fn connect(login: &'static Login, patience: Duration) -> Result<TcpStream,
 }
 
 /// One connection to Redis, from the greeting to the first thing that goes wrong.
-struct Link {
+struct Link<'a> {
     worker: &'static Worker,
     socket: TcpStream,
     wire: Wire,
-    session: Session<usize>,
+    session: Session<Waiter>,
     /// Empty, but for the moment in which a batch passes through.
-    batch: Batch<usize>,
-    /// Since when the batch under way, or the greeting, has been waited for.
-    since: Instant,
-    /// Since when the session is free, or was before that batch: it was sent at the later of the two.
-    free: Instant,
+    batch: Batch<Waiter>,
+    timeout: &'a mut ReplyTimeout,
+    /// When the batch under way, or the greeting, was sent on this connection.
+    sent: Instant,
+    /// When that batch was sent first, on whichever connection.
+    first_sent: Instant,
     alarm: Alarm,
-    /// Redis has greeted us.
-    proven: bool,
+    /// Whether batches may be sent again, as it was last noted.
+    receipts: Option<Receipts>,
+    greeted: bool,
+    /// A batch was answered: this connection is worth another like it at once.
+    served: bool,
 }
 
-impl Link {
-    fn open(worker: &'static Worker, socket: TcpStream, login: &Login, sender: Sender) -> Self {
+impl<'a> Link<'a> {
+    fn open(
+        worker: &'static Worker,
+        socket: TcpStream,
+        login: &Login,
+        sender: Sender,
+        timeout: &'a mut ReplyTimeout,
+    ) -> Self {
         let mut wire = Wire::default();
-        let session = Session::open(login, sender, &mut wire);
-        let since = Instant::now();
-        let (batch, alarm) = (Batch::default(), Alarm::new(since));
-        Self { worker, socket, wire, session, batch, since, free: since, alarm, proven: false }
+        let session = Session::open(login, &worker.server.site.counters.main, sender, &mut wire);
+        let sent = Instant::now();
+        let (batch, alarm) = (Batch::default(), Alarm::new(sent));
+        Self {
+            worker,
+            socket,
+            wire,
+            session,
+            batch,
+            timeout,
+            sent,
+            first_sent: sent,
+            alarm,
+            receipts: None,
+            greeted: false,
+            served: false,
+        }
     }
 
     /// Carries batches until something goes wrong, and says what.
@@ -91,39 +114,77 @@ impl Link {
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Status> {
         while self.receive(cx)? {
-            if let Some(batch) = self.session.settle(&mut self.wire).map_err(Status::of)? {
-                self.free = self.worker.settled(batch, self.since.max(self.free));
-                self.worker.tell(batch, Fault::Lost);
-            }
+            self.settle()?;
         }
-        if self.session.is_free() {
-            self.submit(cx);
+        while self.session.is_free() && self.submit(cx) {
+            // What needs no reply is settled without one.
+            self.settle()?;
         }
         self.send(cx)?;
-        let deadline = self.since + self.worker.server.limits.store;
-        if !self.session.is_free() && self.alarm.poll(deadline, cx).is_ready() {
-            return Err(Status::Away("it does not answer in time"));
+        self.keep_time(cx)
+    }
+
+    /// Takes what has arrived.
+    fn settle(&mut self) -> Result<(), Status> {
+        if let Some(batch) = self.session.settle(&mut self.wire).map_err(Status::of)? {
+            let now = self.worker.settled(batch, self.sent);
+            if batch.counts() {
+                self.timeout.record_round_trip(now - self.first_sent);
+            }
+            self.served = true;
+            self.worker.tell(batch, Fault::Lost);
         }
         Ok(())
     }
 
-    /// Sends off what has gathered, or waits for it.
-    fn submit(&mut self, cx: &mut Context<'_>) {
-        if !std::mem::replace(&mut self.proven, true) {
-            self.free = Instant::now();
-            lock(&self.worker.server.health).greeted(self.worker.index);
+    /// Sends off what has gathered, or waits for it, and says whether there was something.
+    fn submit(&mut self, cx: &mut Context<'_>) -> bool {
+        if !std::mem::replace(&mut self.greeted, true) {
+            lock(&self.worker.server.health).greeted(self.worker.index, self.session.total());
         }
-        if !self.session.keeps_receipts() {
-            lock(&self.worker.server.health).without_receipts();
+        if self.receipts != Some(self.session.receipts()) {
+            self.receipts = Some(self.session.receipts());
+            lock(&self.worker.server.health).receipts(self.session.receipts());
+        }
+        if self.receipts != Some(Receipts::Kept) {
             self.worker.give_up_doubtful();
         }
-        match self.worker.take(&mut self.batch) {
-            Some(since) => {
-                self.since = since;
-                self.session.submit(&mut self.batch, &mut self.wire);
+        let Some(attempt) = self.worker.take(&mut self.batch) else {
+            state(|state| state.carrier = Some(cx.waker().clone()));
+            return false;
+        };
+        self.sent = Instant::now();
+        self.first_sent = match attempt {
+            Attempt::First => self.sent,
+            Attempt::Again(first_sent) => first_sent.into(),
+        };
+        self.session.submit(&mut self.batch, &mut self.wire);
+        true
+    }
+
+    /// Replaces a connection that is silent, and ends visits that have waited long enough for a reply.
+    fn keep_time(&mut self, cx: &mut Context<'_>) -> Result<(), Status> {
+        while !self.session.is_free() {
+            let silent = self.sent + self.timeout.duration(self.receipts);
+            let late = state(|state| {
+                state.await_reply(cx);
+                state.queue.earliest([self.session.first_waiter()])
+            });
+            let late = late.map(Instant::from_std);
+            if self.alarm.poll(late.map_or(silent, |late| late.min(silent)), cx).is_pending() {
+                return Ok(());
             }
-            None => state(|state| state.carrier = Some(cx.waker().clone())),
+            let now = Instant::now();
+            if now >= silent {
+                self.timeout.record_timeout();
+                return Err(SILENT);
+            }
+            state(|state| {
+                state.now.set(unix_time());
+                state.queue.expire_sent(&mut self.session, now.into_std(), Waker::wake_by_ref);
+            });
         }
+        Ok(())
     }
 
     /// Whether bytes have come.
@@ -150,8 +211,8 @@ impl Link {
     fn close(self) {
         let mut owed = self.session.into_owed(&self.wire);
         match owed.fate {
-            Fate::Unsent => self.worker.put_back(&mut owed.batch, self.since),
-            Fate::Repeatable => self.worker.doubt(owed.batch, self.since),
+            Fate::Unsent => self.worker.put_back(&mut owed.batch),
+            Fate::Repeatable => self.worker.doubt(owed.batch, self.first_sent),
             Fate::Over => self.worker.tell(&mut owed.batch, Fault::Lost),
         }
     }

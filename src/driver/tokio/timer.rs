@@ -6,26 +6,33 @@ use std::task::{Context, Poll};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::super::{PROBE_IDLE, probe};
 use super::{Worker, lock, state};
+use crate::config::Store;
 
-/// Sees to it that nobody waits longer than `STORE_TIMEOUT` to be sent to the store.
-pub(super) async fn impatience(worker: &'static Worker) {
+/// Ends the visits that have waited for `STORE_TIMEOUT` before they were sent, or sent again, and probes the store.
+pub(super) async fn expire_waiters(worker: &'static Worker, store: &'static Store) {
     // It is the first task on its thread.
     state(|state| state.now.worker = worker.index);
+    let mut probe_at = Instant::now() + PROBE_IDLE;
+    let (mut alarm, mut taken) = (Alarm::new(probe_at), 0);
     loop {
-        let since = poll_fn(|cx| {
-            state(|state| {
-                if state.queue.since().is_none() {
-                    state.patience = Some(cx.waker().clone());
-                }
-                state.queue.since().map_or(Poll::Pending, Poll::Ready)
-            })
+        let now = poll_fn(|cx| {
+            let deadline = state(|state| state.next_deadline(cx)).map(Instant::from_std);
+            alarm.poll(deadline.map_or(probe_at, |deadline| deadline.min(probe_at)), cx).map(|()| Instant::now())
         })
         .await;
-        sleep_until(Instant::from_std(since) + worker.server.limits.store).await;
-        if state(|state| state.queue.since()) == Some(since) && !worker.give_up_doubtful() {
-            let fault = lock(&worker.server.health).fault(worker.index);
-            worker.give_up(fault);
+        worker.expire(now.into_std());
+        if now >= probe_at {
+            let taken_now = state(|state| state.queue.taken());
+            let is_refusing = lock(&worker.server.health).is_refusing(worker.index);
+            let (ask, pause) = probe(is_refusing, taken_now == taken, store, worker.server.site.counters.main);
+            // A probe is a batch, too.
+            taken = taken_now + i64::from(ask.is_some());
+            if let Some(ask) = ask {
+                worker.probe(ask);
+            }
+            probe_at = now + pause;
         }
     }
 }

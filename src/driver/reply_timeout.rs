@@ -1,0 +1,135 @@
+//! How long a connection to the store may be silent before it is replaced.
+//!
+//! The time follows the round trips that were measured, as TCP's retransmission timer does (RFC 6298): a store that
+//! always takes a second is slow, and one that takes a millisecond and then a second is silent. It is the time of an
+//! *attempt*, from the moment a batch was sent on a connection; how long a *visit* waits is `STORE_TIMEOUT`, from its
+//! arrival, and a matter of the queue. The two are apart so that a batch can be sent again, on another connection,
+//! while its visits still wait.
+
+use std::time::Duration;
+
+use crate::redis::Receipts;
+
+/// The estimate of one worker, over all its connections.
+pub(super) struct ReplyTimeout {
+    /// Smoothed round trip, and how far round trips stray from it; `None` before the first.
+    measured: Option<(Duration, Duration)>,
+    current: Duration,
+    /// `STORE_TIMEOUT`.
+    visit: Duration,
+}
+
+impl ReplyTimeout {
+    /// Before anything was measured.
+    pub(super) fn new(visit: Duration) -> Self {
+        let current = (visit / 2).min(INITIAL);
+        Self { measured: None, current, visit }
+    }
+
+    /// How long to wait for a reply from now on; where the batch may not be sent again, as long as its visits wait.
+    pub(super) fn duration(&self, receipts: Option<Receipts>) -> Duration {
+        match receipts {
+            None | Some(Receipts::Kept) => self.current,
+            Some(_) => self.current.max(self.visit),
+        }
+    }
+
+    /// Notes how long a batch took, from when it was first sent, on whichever connection, until it was answered.
+    pub(super) fn record_round_trip(&mut self, took: Duration) {
+        let (smoothed, variation) = match self.measured {
+            None => (took, took / 2),
+            Some((smoothed, variation)) => ((smoothed * 7 + took) / 8, (variation * 3 + smoothed.abs_diff(took)) / 4),
+        };
+        self.measured = Some((smoothed, variation));
+        // A steady store shows no variation, and yet may take half as long again once.
+        let expected = smoothed + (variation * 4).max(smoothed / 2);
+        self.current = expected.clamp(self.least(), MAX);
+    }
+
+    /// Notes that a connection was silent for [`ReplyTimeout::duration`]. The next one gets twice as long, since the
+    /// store may have become slower; but not so long that one which is back would not be found.
+    pub(super) fn record_timeout(&mut self) {
+        self.current = (self.current * 2).min((self.visit * 2).max(self.current));
+    }
+
+    /// Short enough for another attempt within `STORE_TIMEOUT`, long enough for a disk that hesitates.
+    fn least(&self) -> Duration {
+        (self.visit / 4).min(INITIAL)
+    }
+}
+
+/// The first timeout, and the greatest lower bound (RFC 6298, 2.1 and 2.4).
+const INITIAL: Duration = Duration::from_secs(1);
+
+/// The upper bound (RFC 6298, 2.5).
+const MAX: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn a_fast_store_is_silent_soon_and_a_slow_one_is_not() {
+        for (visit, round_trips, least, most) in [
+            (millis(2000), &[][..], 1000, 1000),
+            (millis(200), &[], 100, 100),
+            (millis(60_000), &[], 1000, 1000),
+            (millis(2000), &[1; 5], 500, 500),
+            (millis(60_000), &[1; 5], 1000, 1000),
+            (millis(2000), &[1200; 20], 1800, 1900),
+            (millis(2000), &[1, 1, 1, 900, 1, 1], 500, 1200),
+            (millis(2000), &[5000; 3], 7500, 20_000),
+            (millis(2000), &[600_000; 3], 60_000, 60_000),
+        ] {
+            let mut timeout = ReplyTimeout::new(visit);
+            round_trips.iter().for_each(|&took| timeout.record_round_trip(millis(took)));
+            let duration = timeout.duration(None);
+            assert!((millis(least)..=millis(most)).contains(&duration), "{visit:?} {round_trips:?}: {duration:?}");
+        }
+    }
+
+    #[test]
+    fn an_attempt_leaves_time_for_another_within_a_visit() {
+        for visit in [millis(40), millis(2000), millis(6000), millis(86_400_000)] {
+            let mut timeout = ReplyTimeout::new(visit);
+            assert!(timeout.duration(None) <= visit / 2);
+            timeout.record_round_trip(millis(1));
+            assert!(timeout.duration(None) <= visit / 4);
+        }
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_sent_again_is_waited_for_as_long_as_its_visits_wait() {
+        let mut timeout = ReplyTimeout::new(millis(2000));
+        timeout.record_round_trip(millis(1));
+        for receipts in [Receipts::Refused, Receipts::Evictable] {
+            assert_eq!(timeout.duration(Some(receipts)), millis(2000));
+        }
+        assert_eq!(timeout.duration(Some(Receipts::Kept)), millis(500));
+    }
+
+    #[test]
+    fn timeouts_double_up_to_a_bound_and_a_round_trip_ends_that() {
+        let mut timeout = ReplyTimeout::new(millis(2000));
+        timeout.record_round_trip(millis(1));
+        let waited: Vec<_> = (0..5)
+            .map(|_| {
+                let duration = timeout.duration(None).as_millis();
+                timeout.record_timeout();
+                duration
+            })
+            .collect();
+        assert_eq!(waited, [500, 1000, 2000, 4000, 4000]);
+        timeout.record_round_trip(millis(1));
+        assert_eq!(timeout.duration(None), millis(500));
+        // One that is known to be slow does not get less for being silent.
+        (0..5).for_each(|_| timeout.record_round_trip(millis(9000)));
+        let slow = timeout.duration(None);
+        timeout.record_timeout();
+        assert_eq!(timeout.duration(None), slow);
+    }
+}

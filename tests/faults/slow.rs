@@ -1,0 +1,228 @@
+//! A store that is slow, and connections to it that are silent: each visit waits for `STORE_TIMEOUT` from its own
+//! arrival, a connection is replaced when it is silent for longer than it has ever been, and neither is taken for the
+//! other.
+
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::audit::{Doubt, LOST_CONNECTION, Tally};
+use super::crowd::{Crowd, Visitor};
+use super::relay::{Mood, Relay};
+use crate::rig::{NEVER, Notch, Redis, Settings, until};
+
+fn behind_a_relay(redis: &Redis, timeout: &str) -> (Relay, Notch) {
+    let relay = Relay::to(redis.port);
+    let notch = Settings::redis(relay.port).with("WORKERS", "1").with("STORE_TIMEOUT", timeout).start();
+    (relay, notch)
+}
+
+/// strace at a process, which has a kind of system call take longer.
+struct Slowed(Child);
+
+impl Slowed {
+    fn start(redis: &Redis, millis: u64) -> Self {
+        let inject = format!("--inject=fdatasync:delay_enter={}", millis * 1000);
+        let mut command = Command::new("strace");
+        command.args(["-f", "-o", "/dev/null", "-e", "trace=fdatasync", &inject, "-p", &redis.id().to_string()]);
+        let child = command.stderr(Stdio::null()).spawn().expect("strace is there");
+        let status = format!("/proc/{}/status", redis.id());
+        until("strace has taken hold of Redis", || {
+            let status = std::fs::read_to_string(&status).expect("Redis runs");
+            (!status.contains("TracerPid:\t0\n")).then_some(())
+        });
+        Self(child)
+    }
+}
+
+impl Drop for Slowed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What became of one visit, and how long that took.
+fn timed_visit(visitor: &mut Visitor) -> (bool, Duration) {
+    let (start, answered) = (Instant::now(), visitor.tally.answered());
+    visitor.visit(1);
+    (visitor.tally.answered() > answered, start.elapsed())
+}
+
+#[test]
+fn a_disk_that_takes_its_time_is_no_silence() {
+    for (timeout, doubt) in [("6s", Doubt::None), ("2s", Doubt::Possible)] {
+        let redis = Redis::durable();
+        let (relay, notch) = behind_a_relay(&redis, timeout);
+        let mut tally = Tally::default();
+        tally.note_number(notch.visit());
+        let lines = notch.log().len();
+        let slowed = Slowed::start(&redis, 1200);
+        let over = Instant::now() + Duration::from_secs(10);
+        let visitors: Vec<_> = (0..2)
+            .map(|_| {
+                let mut visitor = Visitor::of(&notch);
+                thread::spawn(move || {
+                    let mut longest = Duration::ZERO;
+                    while Instant::now() < over {
+                        longest = longest.max(timed_visit(&mut visitor).1);
+                    }
+                    (visitor.tally, longest)
+                })
+            })
+            .collect();
+        for visitor in visitors {
+            let (own, longest) = visitor.join().expect("visitors do not panic");
+            assert!(longest < Duration::from_secs(if timeout == "2s" { 2 } else { 6 }) + SLACK, "{longest:?}");
+            tally.absorb(own);
+        }
+        drop(slowed);
+        let taken = relay.taken();
+        assert!(taken <= 5, "{timeout}: {taken} connections, where one or two were enough");
+        assert!(notch.log().len() <= lines + 4, "{:#?}", notch.log());
+        tally.note_number(notch.visit_when_it_counts());
+        tally.audit(redis.say("GET visits").parse().expect("a count"), doubt);
+    }
+}
+
+#[test]
+fn every_reply_late_by_as_much_as_the_first() {
+    let redis = Redis::start(&[]);
+    let (relay, notch) = behind_a_relay(&redis, "8s");
+    let mut tally = Tally::default();
+    tally.note_number(notch.visit());
+    relay.delay(Duration::from_millis(1500));
+    let crowd = Crowd::at(&notch, 3);
+    crowd.until_answered(6);
+    let taken = relay.taken();
+    crowd.until_answered(6);
+    assert_eq!(relay.taken(), taken, "a store that is known to be slow keeps its connection");
+    relay.delay(Duration::ZERO);
+    tally.absorb(crowd.leave());
+    tally.audit(redis.say("GET visits").parse().expect("a count"), Doubt::None);
+}
+
+#[test]
+fn a_connection_that_swallows_what_is_sent_is_replaced_in_time() {
+    for timeout in ["2s", "6s"] {
+        let redis = Redis::start(&[]);
+        let (relay, notch) = behind_a_relay(&redis, timeout);
+        let mut visitors: Vec<_> = (0..4).map(|_| Visitor::of(&notch)).collect();
+        visitors.iter_mut().for_each(|visitor| visitor.visit(1));
+        relay.swallow();
+        let mut tally = Tally::default();
+        let visits = visitors.into_iter().map(|mut visitor| {
+            thread::spawn(move || {
+                (0..20).for_each(|_| visitor.visit(1));
+                visitor.tally
+            })
+        });
+        visits.collect::<Vec<_>>().into_iter().for_each(|own| tally.absorb(own.join().expect("no panic")));
+        assert_eq!((tally.answered(), tally.refused), (4 * 21, 0), "{timeout}: {tally:?}");
+        tally.audit(redis.say("GET visits").parse().expect("a count"), LOST_CONNECTION);
+        assert_eq!(relay.taken(), 2);
+    }
+}
+
+#[test]
+fn an_idle_connection_that_has_died_unseen_is_replaced_before_a_visit_needs_it() {
+    let redis = Redis::start(&[]);
+    let (relay, notch) = behind_a_relay(&redis, "2s");
+    assert_eq!(notch.visit(), 1);
+    let taken = relay.taken();
+    relay.swallow();
+    relay.until_taken_after(taken);
+    until("the store is up again", || notch.get("/metrics").text().contains("\nnotch_store_up 1\n").then_some(()));
+    assert_eq!(notch.visit(), 2);
+    assert_eq!(relay.taken(), taken + 1);
+}
+
+#[test]
+fn connections_that_only_greet_are_not_made_over_and_over() {
+    const WATCHED: Duration = Duration::from_secs(8);
+    let redis = Redis::start(&[]);
+    let (relay, notch) = behind_a_relay(&redis, "1s");
+    let mut tally = Tally::default();
+    tally.note_number(notch.visit());
+    for (mood, most) in [(Mood::Mute, 14), (Mood::Slam, 45), (Mood::Silent, 14)] {
+        relay.set(mood);
+        let (taken, lines) = (relay.taken(), notch.log().len());
+        let crowd = Crowd::at(&notch, 3);
+        thread::sleep(WATCHED);
+        let (taken, lines) = (relay.taken() - taken, notch.log().len() - lines);
+        assert!(taken <= most, "{mood:?}: {taken} connections in {WATCHED:?}");
+        assert!(lines <= 6, "{mood:?}: {:#?}", notch.log());
+        relay.set(Mood::Pass);
+        crowd.until_answered(1);
+        tally.absorb(crowd.leave());
+    }
+    tally.audit(redis.say("GET visits").parse().expect("a count"), Doubt::Possible);
+}
+
+#[test]
+fn each_visit_waits_from_its_own_arrival() {
+    const TIMEOUT: Duration = Duration::from_secs(6);
+    let redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).with("WORKERS", "1").with("STORE_TIMEOUT", "6s").start();
+    let mut tally = Tally::default();
+    tally.note_number(notch.visit());
+    let (note, noted) = channel();
+    let visit = |after: Duration| {
+        let (mut visitor, note) = (Visitor::of(&notch), note.clone());
+        thread::spawn(move || {
+            thread::sleep(after);
+            let (answered, took) = timed_visit(&mut visitor);
+            note.send((after, answered, took, visitor.tally)).expect("the test listens");
+        });
+    };
+    redis.while_stopped(|| {
+        (0..3).for_each(|_| visit(Duration::ZERO));
+        (0..100).for_each(|_| visit(TIMEOUT / 2));
+        // The first have waited long enough, the others have not.
+        thread::sleep(TIMEOUT + TIMEOUT / 4);
+    });
+    for _ in 0..103 {
+        let (after, answered, took, own) = noted.recv_timeout(2 * TIMEOUT).expect("every visit ends");
+        if after.is_zero() {
+            assert!(!answered && (TIMEOUT - SLACK / 4..TIMEOUT + SLACK).contains(&took), "{answered} after {took:?}");
+        } else {
+            assert!(answered, "a visit that could wait was turned away after {took:?}: {own:?}");
+        }
+        tally.absorb(own);
+    }
+    tally.audit(redis.say("GET visits").parse().expect("a count"), Doubt::Possible);
+}
+
+#[test]
+fn a_redis_that_does_not_read_holds_up_nobody_else() {
+    let redis = Redis::start(&["--maxclients", "200"]);
+    let relay = Relay::to(redis.port);
+    let settings = Settings::redis(relay.port).with("COUNTERS", "*").with("STORE_TIMEOUT", NEVER);
+    let notch = settings.with("WORKERS", "1").start();
+    assert_eq!(notch.visit(), 1);
+    relay.set(Mood::Deaf);
+    let name = |number: usize| format!("a-name-of-thirty-characters-{number:04}");
+    let mut clients: Vec<_> = (0..900)
+        .map(|number| {
+            let mut client = notch.client();
+            client.send_request("GET", &format!("/count/{}", name(number)), &[]);
+            client
+        })
+        .collect();
+    let mut slowest = Duration::ZERO;
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        let start = Instant::now();
+        assert_eq!(notch.get("/livez").status, 200);
+        slowest = slowest.max(start.elapsed());
+    }
+    assert!(slowest < Duration::from_millis(250), "somebody who needs no store waited for {slowest:?}");
+    relay.set(Mood::Pass);
+    for client in &mut clients {
+        assert_eq!(client.answer().number(), 1);
+    }
+}
+
+/// What a busy machine may add to a deadline.
+const SLACK: Duration = Duration::from_secs(1);
