@@ -1,0 +1,288 @@
+//! `notch-redis` as a process: started in a data folder, on a port and with the variables that a test gives it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::net::TcpStream;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+use std::{env, thread};
+
+use crate::rig::{Folder, PATIENCE, Settings, free_port, signal, until};
+
+/// A data folder, and the server that may run on it. The server is killed when this is dropped.
+pub(crate) struct Store {
+    /// Programs by the names that the image has them under, the configuration, secrets and the log.
+    tools: Folder,
+    data: Folder,
+    pub(crate) port: u16,
+    variables: BTreeMap<String, String>,
+    child: Option<Child>,
+}
+
+/// How one run of `notch-redis` ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) success: bool,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+}
+
+impl Store {
+    /// A store with an empty data folder, not started. Its file is rewritten as often as Redis can, which is slowed
+    /// down so that a rewrite is nearly always in progress while there are visits.
+    pub(crate) fn new() -> Self {
+        let tools = Folder::new("image");
+        let server = server();
+        for name in ["redis-server", "redis-check-aof"] {
+            symlink(&server, tools.file(name)).expect("a link to the server under test");
+        }
+        let store =
+            Self { tools, data: Folder::new("data"), port: free_port(), variables: BTreeMap::new(), child: None };
+        store.configure("auto-aof-rewrite-min-size 2kb\nrdb-key-save-delay 30000\n");
+        store
+    }
+
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.variables.insert(name.into(), value.into());
+        self
+    }
+
+    /// Sets a variable to the name of a file with this content.
+    pub(crate) fn with_file(self, name: &str, content: &str) -> Self {
+        let file = self.tools.file(name);
+        fs::write(&file, content).expect("a secret written for the test");
+        self.with(name, &file.display().to_string())
+    }
+
+    /// A store of the same settings with an empty data folder: a new machine.
+    pub(crate) fn elsewhere(&self) -> Self {
+        let mut store = Self::new();
+        store.variables = self.variables.clone();
+        store
+    }
+
+    /// Writes the configuration: that of the image, with a folder and a port of this test, and further lines.
+    pub(crate) fn configure(&self, more: &str) {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("redis/redis.conf");
+        let shipped = fs::read_to_string(shipped).expect("the image's configuration");
+        let own = shipped.replace("\ndir /data\n", &format!("\ndir {}\n", self.data.path().display()));
+        assert_ne!(own, shipped, "the folder of the image");
+        let more = format!("port {}\nbind 127.0.0.1\n{more}", self.port);
+        fs::write(self.conf(), own + &more).expect("a configuration written for the test");
+    }
+
+    fn conf(&self) -> PathBuf {
+        self.tools.file("redis.conf")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.tools.file("log")
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.data.file(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("redis/notch-redis"));
+        let path = env::var("PATH").expect("a search path");
+        command.env_clear().env("PATH", format!("{}:{path}", self.tools.path().display()));
+        command.env("NOTCH_REDIS_CONF", self.conf()).envs(&self.variables).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// Starts the server; fails with its log when it ends instead of becoming healthy.
+    pub(crate) fn try_start(&mut self) -> Result<String, String> {
+        let log = OpenOptions::new().create(true).write(true).truncate(true).open(self.log_file()).expect("a log");
+        let also = log.try_clone().expect("another handle of the log");
+        let mut child = self.command(&[]).stdout(log).stderr(also).spawn().expect("a shell");
+        let healthy = until("notch-redis is healthy or ends", || {
+            let ended = child.try_wait().expect("our own child").is_some();
+            // A check takes several processes: it is made when somebody listens there.
+            let healthy = !ended && TcpStream::connect(("127.0.0.1", self.port)).is_ok() && self.is_healthy();
+            healthy.then_some(true).or(ended.then_some(false))
+        });
+        if healthy {
+            self.child = Some(child);
+            Ok(self.log())
+        } else {
+            assert!(!child.wait().expect("our own child").success(), "an end without a start is a failure");
+            Err(self.log())
+        }
+    }
+
+    pub(crate) fn start(&mut self) -> String {
+        self.try_start().unwrap_or_else(|log| panic!("notch-redis did not start: {log}"))
+    }
+
+    /// Starts where it has to be refused, and returns the log.
+    pub(crate) fn refuse(&mut self) -> String {
+        let log = self.try_start().err();
+        log.unwrap_or_else(|| panic!("notch-redis started: {}", self.log()))
+    }
+
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.log_file()).unwrap_or_default()).into_owned()
+    }
+
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.run(&["healthcheck"]).success
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        let mut child = self.child.take().expect("a server that runs");
+        child.kill().expect("our own child");
+        child.wait().expect("our own child");
+    }
+
+    /// SIGTERM, as `docker stop` sends it.
+    pub(crate) fn stop(&mut self) {
+        let mut child = self.child.take().expect("a server that runs");
+        signal(child.id(), "TERM");
+        let status = until("the server ends", || child.try_wait().expect("our own child"));
+        assert!(status.success(), "{status}: {}", self.log());
+    }
+
+    pub(crate) fn while_stopped<T>(&self, meanwhile: impl FnOnce() -> T) -> T {
+        let process = self.child.as_ref().expect("a server that runs").id();
+        signal(process, "STOP");
+        let result = meanwhile();
+        signal(process, "CONT");
+        result
+    }
+
+    /// Runs `notch-redis` with these arguments to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
+        Ended::of(self.command(arguments).output().expect("a shell"))
+    }
+
+    /// Runs it with `input` as its standard input.
+    pub(crate) fn run_with(&self, arguments: &[&str], input: &[u8]) -> Ended {
+        let file = self.tools.file("input");
+        fs::write(&file, input).expect("an input written for the test");
+        let input = File::open(&file).expect("the input just written");
+        Ended::of(self.command(arguments).stdin(input).output().expect("a shell"))
+    }
+
+    /// As [`Self::run`], with `output` as its standard output.
+    pub(crate) fn run_into(&self, arguments: &[&str], output: &str) -> Ended {
+        let output = OpenOptions::new().write(true).open(output).expect("a device");
+        Ended::of(self.command(arguments).stdout(output).stderr(Stdio::piped()).output().expect("a shell"))
+    }
+
+    /// What `notch-redis cli` prints.
+    pub(crate) fn cli(&self, words: &[&str]) -> String {
+        let ended = self.run(&[&["cli"], words].concat());
+        assert!(ended.success, "{words:?}: {ended:?}");
+        ended.text()
+    }
+
+    /// What redis-cli prints that logs in as these further arguments say.
+    pub(crate) fn stranger(&self, words: &[&str]) -> String {
+        let mut command = Command::new("redis-cli");
+        command.args(["-p", &self.port.to_string(), "--no-auth-warning"]).args(words).stdin(Stdio::null());
+        let output = command.output().expect("redis-cli is installed");
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim_end().to_owned()
+    }
+
+    /// A backup of what is there now.
+    pub(crate) fn backup(&self) -> Vec<u8> {
+        let ended = self.run(&["backup"]);
+        assert!(ended.success, "{ended:?}");
+        ended.stdout
+    }
+
+    pub(crate) fn restore(&self, backup: &[u8]) {
+        let ended = self.run_with(&["restore"], backup);
+        assert!(ended.success, "{ended:?}");
+    }
+
+    /// Settings of a notch that counts in this store, which waits for it however long it is away.
+    pub(crate) fn notch(&self) -> Settings {
+        let mut settings = Settings::redis(self.port).with("STORE_TIMEOUT", "1m");
+        for name in ["REDIS_USERNAME", "REDIS_PASSWORD", "REDIS_PASSWORD_FILE", "COUNTER_KEY", "COUNTERS"] {
+            if let Some(value) = self.variables.get(name) {
+                settings = settings.with(name, value);
+            }
+        }
+        settings
+    }
+
+    pub(crate) fn total(&self) -> i64 {
+        self.notch().start().total()
+    }
+
+    /// Whether a rewrite of the file is in progress.
+    pub(crate) fn is_rewriting(&self) -> bool {
+        self.cli(&["info", "persistence"]).contains("aof_rewrite_in_progress:1")
+    }
+
+    /// What the file was last rewritten into: another after each rewrite.
+    pub(crate) fn generation(&self) -> String {
+        if is_old() {
+            let inode = fs::metadata(self.path("appendonly.aof")).expect("the append-only file").ino();
+            return inode.to_string();
+        }
+        let manifest = fs::read_to_string(self.path("appendonlydir/appendonly.aof.manifest")).expect("a manifest");
+        manifest.lines().next().expect("a base").to_owned()
+    }
+
+    /// The append-only file, or all parts of it, and their names.
+    pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        let mut files = BTreeMap::new();
+        for folder in [self.path(""), self.path("appendonlydir")] {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                if entry.path().is_file() && !entry.file_name().to_string_lossy().starts_with('.') {
+                    let name = entry.file_name().to_string_lossy().into_owned();
+                    files.insert(name, fs::read(entry.path()).expect("a file of the store"));
+                }
+            }
+        }
+        files
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if thread::panicking() {
+            eprintln!("notch-redis printed:\n{}", self.log());
+        }
+    }
+}
+
+impl Ended {
+    fn of(output: Output) -> Self {
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        Self { success: output.status.success(), stdout: output.stdout, stderr }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).trim_end().to_owned()
+    }
+}
+
+/// The server under test, by its whole path.
+fn server() -> PathBuf {
+    let name = env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
+    let path = env::var_os("PATH").expect("a search path");
+    let places = env::split_paths(&path).map(|folder| folder.join(&name));
+    let found = places.into_iter().find(|place| place.is_file());
+    let found = found.unwrap_or_else(|| panic!("{} is missing (Debian: apt-get install redis-server)", name.display()));
+    fs::canonicalize(found).expect("the path of a file")
+}
+
+/// Whether the server keeps a single file and has no selectors, as Redis before 7.0.
+pub(crate) fn is_old() -> bool {
+    let output = Command::new(server()).arg("--version").output().expect("the server under test");
+    String::from_utf8_lossy(&output.stdout).starts_with("Redis server v=6.")
+}
+
+/// The longest that a check of health may take on a busy machine: it ends itself after 3 seconds.
+pub(crate) const CHECK: Duration = PATIENCE;

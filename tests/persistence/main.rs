@@ -1,0 +1,20 @@
+//! The store image, `redis/notch-redis` with `redis/redis.conf`, on this machine instead of in a container: what it keeps
+//! through kills, restarts, rewrites, backups and restores with every setting of passwords, and what it refuses.
+//!
+//! `REDIS_SERVER` names the server, as for the other suites; `scripts/stores` runs all of this on each kind there is.
+
+#[path = "../rig/mod.rs"]
+mod rig;
+
+#[path = "../faults/audit.rs"]
+#[allow(dead_code, reason = "shared with the faults, which take more of it")]
+mod audit;
+#[path = "../faults/crowd.rs"]
+#[allow(dead_code, reason = "shared with the faults, which take more of it")]
+mod crowd;
+mod image;
+
+mod backups;
+mod folders;
+mod passwords;
+mod replay;

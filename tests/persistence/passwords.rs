@@ -1,0 +1,313 @@
+//! The count through kills, restarts, rewrites, and down and up again, with every setting of passwords; and who may log
+//! in then.
+
+use crate::audit::{Doubt, Tally};
+use crate::crowd::Crowd;
+use crate::image::{Store, is_old};
+use crate::rig::until;
+
+const PASSWORD: &str = r#"it"s $3cret \ with spaces"#;
+
+fn confined(store: Store) -> Store {
+    store.with("REDIS_USERNAME", "notch")
+}
+
+#[test]
+fn without_a_password() {
+    keeps_the_count(Store::new());
+}
+
+#[test]
+fn with_a_password() {
+    keeps_the_count(Store::new().with("REDIS_PASSWORD", PASSWORD));
+}
+
+#[test]
+fn with_a_password_in_a_file() {
+    keeps_the_count(Store::new().with_file("REDIS_PASSWORD_FILE", &format!("{PASSWORD}\r\n")));
+}
+
+#[test]
+fn with_a_user() {
+    keeps_the_count(confined(Store::new().with("REDIS_PASSWORD", PASSWORD)));
+}
+
+#[test]
+fn with_a_user_and_a_password_in_a_file() {
+    keeps_the_count(confined(Store::new().with_file("REDIS_PASSWORD_FILE", PASSWORD)));
+}
+
+#[test]
+fn with_a_user_and_an_administrator() {
+    keeps_the_count(
+        confined(Store::new().with("REDIS_PASSWORD", PASSWORD)).with("REDIS_ADMIN_PASSWORD", "another $3cret"),
+    );
+}
+
+#[test]
+fn with_a_user_and_an_administrator_and_passwords_in_files() {
+    let store = Store::new().with_file("REDIS_PASSWORD_FILE", &format!("{PASSWORD}\n"));
+    keeps_the_count(confined(store).with_file("REDIS_ADMIN_PASSWORD_FILE", "another $3cret\n"));
+}
+
+#[test]
+fn with_a_user_and_a_file_beside_a_variable() {
+    let store = Store::new().with("REDIS_PASSWORD", PASSWORD);
+    keeps_the_count(confined(store).with_file("REDIS_ADMIN_PASSWORD_FILE", "another $3cret"));
+}
+
+#[test]
+fn with_a_user_and_a_variable_beside_a_file() {
+    let store = Store::new().with_file("REDIS_PASSWORD_FILE", PASSWORD);
+    keeps_the_count(confined(store).with("REDIS_ADMIN_PASSWORD", "another $3cret"));
+}
+
+#[test]
+fn with_a_user_and_a_key_of_signs() {
+    let store = confined(Store::new().with("REDIS_PASSWORD", PASSWORD));
+    keeps_the_count(store.with("COUNTER_KEY", "a*[b]{t?g}(c)"));
+}
+
+/// Everything that may happen to a store in its life, under load; at the end, every number was given once and none is
+/// lost.
+fn keeps_the_count(mut store: Store) {
+    store.start();
+    let notch = store.notch().start();
+    let crowd = Crowd::at(&notch, 4);
+    crowd.until_answered(30);
+
+    store.kill();
+    store.start();
+    crowd.until_answered(30);
+
+    rewrite(&store, &crowd);
+    store.stop();
+    store.start();
+    crowd.until_answered(30);
+
+    // A kill in the middle of a rewrite, which leaves its files behind.
+    until("a rewrite is in progress", || store.is_rewriting().then_some(()));
+    store.kill();
+    store.start();
+    rewrite(&store, &crowd);
+    store.kill();
+    store.start();
+    crowd.until_answered(30);
+
+    // Under load, each backup has what was answered before it, and nothing that was not asked for when it ended.
+    let mut backups = Vec::new();
+    for _ in 0..3 {
+        until("a rewrite is in progress", || store.is_rewriting().then_some(()));
+        let least = notch.total();
+        let backup = store.backup();
+        backups.push((least, backup, notch.total()));
+    }
+    let mut tally = crowd.leave();
+    tally.audit(notch.total(), Doubt::None);
+    assert!(!notch.log().iter().any(|line| line.contains("receipts")), "visits go with receipts: {:?}", notch.log());
+
+    // Down and up.
+    let total = notch.total();
+    let notch = notch.stop();
+    store.stop();
+    let log = store.start();
+    assert!(log.contains(&format!(": {total}\n")), "the start prints the count: {log}");
+    let notch = notch.start();
+    goes_on(&notch, &mut tally, total);
+    tally.audit(notch.total(), Doubt::None);
+
+    for (least, backup, most) in &backups {
+        // On a new machine: no folder, no server, nothing but the backup.
+        let mut new = store.elsewhere();
+        new.restore(backup);
+        new.start();
+        let notch = new.notch().start();
+        let restored = notch.total();
+        assert!((least..=most).contains(&&restored), "{restored} is not within {least} and {most}");
+        goes_on(&notch, &mut Tally::default(), restored);
+        new.kill();
+        new.start();
+        goes_on(&notch, &mut Tally::default(), restored + 3);
+    }
+
+    // On the same machine, in place of what is there.
+    let total = notch.total();
+    let backup = store.backup();
+    goes_on(&notch, &mut tally, total);
+    tally.audit(notch.total(), Doubt::None);
+    store.stop();
+    store.restore(&backup);
+    store.start();
+    assert_eq!(store.total(), total, "the count is the old one again");
+}
+
+/// Waits until Redis has rewritten its file under load.
+fn rewrite(store: &Store, crowd: &Crowd) {
+    let before = store.generation();
+    until("the file is rewritten", || (store.generation() != before).then_some(()));
+    crowd.until_answered(30);
+}
+
+/// The next three visits have the next three numbers.
+fn goes_on(notch: &crate::rig::Notch, tally: &mut Tally, total: i64) {
+    for number in total + 1..=total + 3 {
+        assert_eq!(notch.visit(), number);
+        tally.note_number(number);
+    }
+}
+
+#[test]
+fn nobody_logs_in_as_the_default_user_beside_a_confined_one() {
+    let mut store = confined(Store::new().with("REDIS_PASSWORD", PASSWORD));
+    store.start();
+    assert_eq!(store.cli(&["ping"]), "PONG");
+    for words in [
+        &["ping"][..],
+        &["get", "visits"],
+        &["set", "visits", "1"],
+        &["info"],
+        &["acl", "whoami"],
+        &["config", "get", "*"],
+        &["eval", "return 1", "0"],
+        &["multi"],
+        &["subscribe", "x"],
+    ] {
+        let reply = store.stranger(words);
+        assert!(reply.starts_with("NOAUTH"), "{words:?}: {reply}");
+    }
+    for words in [
+        &["auth", ""][..],
+        &["auth", "default"],
+        &["auth", PASSWORD],
+        &["auth", "default", ""],
+        &["auth", "default", "default"],
+        &["auth", "default", PASSWORD],
+        &["auth", "notch", ""],
+        &["auth", "notch-redis-rehearsal", ""],
+        &["hello", "3", "auth", "default", ""],
+        &["hello", "2", "auth", "default", PASSWORD],
+    ] {
+        let reply = store.stranger(words);
+        assert!(reply.contains("WRONGPASS"), "{words:?}: {reply}");
+    }
+    // A connection that was reset belongs to the default user again.
+    let login = ["--user", "notch", "--pass", PASSWORD];
+    let script = store.run_with(&["cli"], b"ping\nreset\nget visits\n");
+    assert_eq!(script.text(), "PONG\nRESET\nNOAUTH Authentication required.", "{script:?}");
+    assert_eq!(store.stranger(&[&login[..], &["ping"]].concat()), "PONG");
+}
+
+#[test]
+fn the_confined_user_may_do_nothing_but_count() {
+    for (key, tag) in [("visits", "visits"), ("a{b}c", "b"), ("x{}", "x{}"), ("p*q", "p*q")] {
+        let store = confined(Store::new().with("REDIS_PASSWORD", PASSWORD)).with("REDIS_ADMIN_PASSWORD", "keeper");
+        let mut store = store.with("COUNTER_KEY", key);
+        store.start();
+        let say = |words: &[&str]| store.stranger(&[&["--user", "notch", "--pass", PASSWORD], words].concat());
+        let (receipt, names) = (format!("{{{tag}}}:receipt:1"), format!("{{{tag}}}:names"));
+        let named = format!("{key}:shop");
+        for words in [
+            &["ping"][..],
+            &["select", "1"],
+            &["info", "memory"],
+            &["get", key],
+            &["incrby", key, "1"],
+            &["incrby", &named, "1"],
+            &["get", &receipt],
+            &["set", &receipt, "1000000000000001 0", "px", "302000"],
+            &["sadd", &names, "shop"],
+            &["scard", &names],
+            &["sismember", &names, "shop"],
+            &["script", "load", "return 1"],
+            &["eval", "return redis.call('sadd',KEYS[1],'blog')", "1", &names],
+        ] {
+            let reply = say(words);
+            assert!(!reply.contains("NOPERM") && !reply.contains("ERR"), "{key}: {words:?}: {reply}");
+        }
+        let denied = [
+            &["flushall"][..],
+            &["config", "get", "*"],
+            &["config", "set", "appendonly", "no"],
+            &["acl", "list"],
+            &["keys", "*"],
+            &["shutdown"],
+            &["bgrewriteaof"],
+            &["del", key],
+            &["publish", key, "1"],
+            &["subscribe", key],
+            &["get", "other"],
+            &["incrby", "other", "1"],
+            &["sadd", "other", "1"],
+            &["sadd", "{other}:names", "1"],
+            &["srem", &names, "shop"],
+            &["smembers", &names],
+            &["eval", "return redis.call('get',KEYS[1])", "1", "other"],
+            &["eval", "return redis.call('flushall')", "0"],
+        ];
+        // Before 7.0 a user has the same commands on all of its keys.
+        let fine = [
+            &["set", key, "1"][..],
+            &["set", &names, "1"],
+            &["incrby", &receipt, "1"],
+            &["incrby", &names, "1"],
+            &["sadd", key, "1"],
+        ];
+        for words in denied.iter().chain(fine.iter().filter(|_| !is_old())) {
+            let reply = say(words);
+            let refused = ["NOPERM", "ACL failure in script", "user executing the script can't"];
+            assert!(refused.iter().any(|text| reply.contains(text)), "{key}: {words:?}: {reply}");
+        }
+        // Patterns match nothing but what they name.
+        if key == "p*q" {
+            assert!(say(&["get", "pXq"]).contains("NOPERM"));
+        }
+        assert_eq!(store.cli(&["get", key]), "1", "notch-redis cli is the administrator");
+    }
+}
+
+#[test]
+fn settings_that_would_be_ignored_or_leave_the_door_open_are_refused() {
+    let name = |name: &str| Store::new().with("REDIS_PASSWORD", "x").with("REDIS_USERNAME", name);
+    for (store, complaint) in [
+        (Store::new().with("REDIS_USERNAME", "notch"), "REDIS_USERNAME needs REDIS_PASSWORD"),
+        (Store::new().with("REDIS_ADMIN_PASSWORD", "x"), "REDIS_ADMIN_PASSWORD needs REDIS_USERNAME"),
+        (
+            Store::new().with("REDIS_PASSWORD", "x").with("REDIS_ADMIN_PASSWORD", "x"),
+            "REDIS_ADMIN_PASSWORD needs REDIS_USERNAME",
+        ),
+        (name("default").with("REDIS_ADMIN_PASSWORD", "x"), "REDIS_ADMIN_PASSWORD needs REDIS_USERNAME"),
+        (Store::new().with_file("REDIS_PASSWORD_FILE", "\r\n"), "REDIS_PASSWORD_FILE names an empty file"),
+        (Store::new().with("REDIS_PASSWORD_FILE", "/no/such/file"), "REDIS_PASSWORD_FILE cannot be read"),
+        (
+            Store::new().with("REDIS_PASSWORD", "x").with_file("REDIS_PASSWORD_FILE", "y"),
+            "REDIS_PASSWORD and REDIS_PASSWORD_FILE are both set",
+        ),
+        (
+            name("notch").with("REDIS_ADMIN_PASSWORD", "x").with_file("REDIS_ADMIN_PASSWORD_FILE", "y"),
+            "REDIS_ADMIN_PASSWORD and REDIS_ADMIN_PASSWORD_FILE are both set",
+        ),
+        (name("two words"), "REDIS_USERNAME"),
+        (name("line\nuser default on nopass ~* +@all"), "REDIS_USERNAME"),
+        (name("a\"b"), "REDIS_USERNAME"),
+        (name("notch-redis-rehearsal"), "REDIS_USERNAME"),
+        (name("notch").with("COUNTER_KEY", "a b"), "COUNTER_KEY"),
+        (name("notch").with("COUNTER_KEY", "a\nb"), "COUNTER_KEY"),
+        (Store::new().with("NOTCH_REDIS_CONF", "/no/such/file"), "the configuration cannot be read: /no/such/file"),
+    ] {
+        let ended = store.run(&[]);
+        assert!(!ended.success && ended.stderr.contains(complaint), "{complaint}: {ended:?}");
+        assert!(ended.stderr.starts_with("notch-redis: "), "{ended:?}");
+    }
+}
+
+#[test]
+fn the_default_user_may_be_named() {
+    let store = Store::new().with("REDIS_PASSWORD", PASSWORD);
+    let mut store = store.with("REDIS_USERNAME", "default");
+    store.start();
+    let notch = store.notch().start();
+    assert_eq!((notch.visit(), notch.visit()), (1, 2));
+    store.kill();
+    store.start();
+    assert_eq!(notch.visit(), 3);
+}
