@@ -193,9 +193,10 @@ impl Env {
     /// # Errors
     /// The first one that is [`Invalid`].
     pub fn config(mut self) -> Result<Box<Config>, Invalid> {
+        let log = self.logging();
         let config = Box::new(Config {
-            log: self.logging(),
-            site: self.site(),
+            site: self.site(log.level >= LevelFilter::DEBUG),
+            log,
             listen: self.listen(),
             store: self.store(),
             workers: self.workers(),
@@ -225,7 +226,7 @@ impl Env {
         }
     }
 
-    fn site(&mut self) -> Site {
+    fn site(&mut self, records_requests: bool) -> Site {
         let welcome = self.text("WELCOME");
         if welcome.len() > MAX_WELCOME {
             self.refuse("WELCOME", format_args!("longer than {MAX_WELCOME} bytes"));
@@ -236,6 +237,7 @@ impl Env {
             served_by: self.hostname(),
             welcome: Welcome::new(&welcome),
             metrics: Metrics::default(),
+            records_requests,
         }
     }
 

@@ -7,21 +7,23 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use self::health::{Health, Status};
 use self::queue::Waiter;
 use crate::batch::Batch;
 use crate::config::{Limits, Store};
 use crate::counter::{Ask, Counters, Key, Names};
-use crate::exchange::Site;
+use crate::exchange::{Record, Site};
 use crate::ledger::{self, Fsync, Ledger, Origin, Unusable};
 use crate::machine;
 use crate::metrics::{About, Metrics, Tally};
 use crate::redis::{Bound, Login, Sender};
+use crate::routes::Route;
 
 mod health;
 mod queue;
@@ -219,6 +221,20 @@ fn redis_place(login: &Login) -> String {
 fn announce(address: SocketAddr, into: &str, workers: usize, limits: &Limits) {
     let (version, connections) = (env!("CARGO_PKG_VERSION"), limits.connections);
     info!(workers, connections, version, "notch counts on http://{} into {into}", Place(address));
+}
+
+/// Microseconds since the first time that this was asked, for records of requests.
+fn micros() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed().as_micros() as u64
+}
+
+/// Logs the requests that were answered, one line each, and forgets them.
+fn log_requests(records: &mut Vec<Record>) {
+    for Record { method, path, route, status, number, micros } in records.drain(..) {
+        let (route, status) = (Route::NAMES[route as usize], status.code());
+        debug!(method = &*method, path = &*path, route, status, number, micros, "request");
+    }
 }
 
 /// Says that all goes as it should. The drivers say in one place what they can: each call of a macro of `tracing` is

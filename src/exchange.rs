@@ -25,6 +25,8 @@ pub struct Site {
     pub welcome: Welcome,
     /// What has been done so far; the driver knows who will do it.
     pub metrics: Metrics,
+    /// Whether each request that was answered is recorded, for the driver to log.
+    pub records_requests: bool,
 }
 
 impl Site {
@@ -34,14 +36,15 @@ impl Site {
     }
 
     /// Writes an answer, and notes that it is there.
-    fn answer(&self, plan: &Plan, answer: Answer<'_>, body: &[&[u8]], now: &Now, wire: &mut Wire) {
+    fn answer(&self, plan: &Plan, answer: Answer<'_>, body: &[&[u8]], now: &Now, wire: &mut Wire) -> Status {
         let answer = Answer { origin: self.origins.said(plan.share), bare: plan.bare, ..answer };
         http::answer(wire.output(), &answer, &now.date, &self.served_by, body);
         self.tally(now).answered(plan.route, answer.status);
+        answer.status
     }
 
     /// Writes an answer that has words and no number: a line, or a page where a browser asks and it is an error.
-    fn say(&self, plan: &Plan, answer: Answer<'_>, words: [&str; 2], now: &Now, wire: &mut Wire) {
+    fn say(&self, plan: &Plan, answer: Answer<'_>, words: [&str; 2], now: &Now, wire: &mut Wire) -> Status {
         let is_error = answer.status != Status::Ok;
         if plan.form == Form::Html && is_error {
             let page = render::error_page(answer.status.line(), words, &self.served_by);
@@ -50,7 +53,7 @@ impl Site {
         }
         let form = if plan.form == Form::Json { Form::Json } else { Form::Text };
         let body = render::line(form, if is_error { "error" } else { "status" }, words);
-        self.answer(plan, Answer { media: Some(form.media()), ..answer }, &body, now, wire);
+        self.answer(plan, Answer { media: Some(form.media()), ..answer }, &body, now, wire)
     }
 }
 
@@ -62,6 +65,10 @@ pub struct Now {
     date: [u8; 29],
     heard: Heard,
     said: Said,
+    /// The requests answered since the driver has logged them, if they are recorded at all.
+    pub records: Vec<Record>,
+    /// Microseconds since whenever, if requests are recorded: the time that a request is read or answered.
+    pub micros: u64,
     /// Whose now it is.
     pub worker: usize,
     /// The server is about to go: it says so at `/readyz`.
@@ -82,7 +89,17 @@ impl Now {
     pub const fn new() -> Self {
         let heard = Heard { bytes: Vec::new(), head: None };
         let said = Said { bytes: Vec::new(), of: None };
-        Self { second: None, date: [b' '; 29], heard, said, worker: 0, leaving: false, closing: false }
+        Self {
+            second: None,
+            date: [b' '; 29],
+            heard,
+            said,
+            records: Vec::new(),
+            micros: 0,
+            worker: 0,
+            leaving: false,
+            closing: false,
+        }
     }
 
     /// Sets the time in seconds since 1970. The date is rendered once a second.
@@ -159,6 +176,43 @@ struct Said {
     of: Option<(Form, Share, Connection, usize)>,
 }
 
+/// What a log says of a request that was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its method, in printable ASCII and not longer than 16 bytes.
+    pub method: String,
+    /// Where it went, in printable ASCII and not longer than 128 bytes; without its query, which may hold anything.
+    pub path: String,
+    /// The same as metrics tell it.
+    pub route: Route,
+    /// What was answered.
+    pub status: Status,
+    /// The visitor's number, or the total.
+    pub number: Option<i64>,
+    /// Microseconds from the reading of its head to the writing of its answer.
+    pub micros: u64,
+}
+
+/// A request that is to be recorded, before it has its answer.
+struct Noted {
+    method: String,
+    path: String,
+    since: u64,
+}
+
+impl Noted {
+    fn new(head: &[u8], now: &Now) -> Self {
+        let (method, path) = http::request_line(head);
+        Self { method: shown(method, 16), path: shown(path, 128), since: now.micros }
+    }
+}
+
+/// So many bytes of these, with a question mark for each that is not plain.
+fn shown(bytes: &[u8], most: usize) -> String {
+    let plain = bytes.iter().take(most).map(|&byte| if byte.is_ascii_graphic() { char::from(byte) } else { '?' });
+    plain.chain(bytes.get(most).into_iter().flat_map(|_| "...".chars())).collect()
+}
+
 /// What an exchange needs before it can go on. Before it waits for any of this, a driver sends what is unsent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
@@ -182,6 +236,8 @@ pub struct Exchange {
     turn: Turn,
     /// How the badge looks that is to be drawn; in a box, since few connections draw any.
     look: Option<Box<Look>>,
+    /// What is to be recorded of the request, if it is.
+    noted: Option<Box<Noted>>,
     /// So much of what is unread holds no whole head.
     searched: usize,
     /// Turns finished: requests, or runs of visits.
@@ -271,7 +327,9 @@ impl Exchange {
             let plan = routes::plan(&head, &site.counters, &site.origins);
             let (turn, framing) = (Turn { plan, connection: connection(&head.framing) }, head.framing);
             let look = (plan.form == Form::Badge).then(|| Box::new(Look::new(head.query)));
-            if look.is_none() {
+            if site.records_requests {
+                self.noted = Some(Box::new(Noted::new(unread, now)));
+            } else if look.is_none() {
                 now.heard.keep(&unread[..used], turn, framing);
             }
             return Ok(Some(Read { turn, framing, used, look }));
@@ -309,6 +367,7 @@ impl Exchange {
             && self.turn.connection != Connection::Close
             && matches!(self.turn.plan.form, Form::Text | Form::Json)
             && visits < MAX_RUN
+            && !site.records_requests
             && let Ok(Some(Read { turn, framing, used, .. })) = self.read(site, now, wire)
             && turn == self.turn
             && framing.body.is_over()
@@ -326,13 +385,21 @@ impl Exchange {
         if now.closing {
             self.turn.connection = Connection::Close;
         }
-        self.turn.answer(total, self.look.take().as_deref(), site, now, wire);
+        let status = self.turn.answer(total, self.look.take().as_deref(), site, now, wire);
+        if site.records_requests {
+            let is_counter = matches!(self.turn.plan.act, Act::Welcome(_) | Act::Count(_) | Act::Total(_));
+            self.record(self.turn.plan.route, status, total.ok().filter(|_| is_counter), now);
+        }
         self.served += 1;
         self.state = if self.turn.connection == Connection::Close { State::Closed } else { State::Head };
     }
 
     /// Refuses a request, in the form that it prefers as far as that can be read, and without a body if it is a `HEAD`.
-    fn refuse(&mut self, reject: &Reject, site: &Site, now: &Now, wire: &mut Wire) {
+    fn refuse(&mut self, reject: &Reject, site: &Site, now: &mut Now, wire: &mut Wire) {
+        if site.records_requests {
+            self.noted.get_or_insert_with(|| Box::new(Noted::new(wire.unread(), now)));
+            self.record(Route::Refused, reject.status, None, now);
+        }
         let (form, bare) = match self.state {
             State::Head => {
                 let (is_head, accept) = http::peek(wire.unread());
@@ -344,6 +411,15 @@ impl Exchange {
         let answer = Answer { status: reject.status, connection: Connection::Close, ..plain(form) };
         site.say(&plan, answer, [reject.words, ""], now, wire);
         self.state = State::Closed;
+    }
+
+    /// Leaves it to the driver to log what was answered.
+    fn record(&mut self, route: Route, status: Status, number: Option<i64>, now: &mut Now) {
+        if let Some(noted) = self.noted.take() {
+            let Noted { method, path, since } = *noted;
+            let micros = now.micros.saturating_sub(since);
+            now.records.push(Record { method, path, route, status, number, micros });
+        }
     }
 }
 
@@ -366,7 +442,7 @@ impl Turn {
     }
 
     /// Writes the page of a counter.
-    fn page(&self, key: &Key, total: Result<i64, Fault>, site: &Site, now: &Now, wire: &mut Wire) {
+    fn page(&self, key: &Key, total: Result<i64, Fault>, site: &Site, now: &Now, wire: &mut Wire) -> Status {
         let Plan { act, form, .. } = self.plan;
         let (status, [what, why]) = match (act, total) {
             (Act::Welcome(_), Err(fault)) => (Status::Ok, ["no count right now: ", render::why(fault)]),
@@ -391,21 +467,28 @@ impl Turn {
         };
         let policy = Some(render::POLICY);
         let answer = Answer { status, policy, connection: self.connection, ..plain(form) };
-        site.answer(&self.plan, answer, &[&page.html()], now, wire);
+        site.answer(&self.plan, answer, &[&page.html()], now, wire)
     }
 
     /// Writes a badge. Browsers draw it whatever the status, which is that of the text.
-    fn badge(&self, total: Result<i64, Fault>, look: &Look, site: &Site, now: &Now, wire: &mut Wire) {
+    fn badge(&self, total: Result<i64, Fault>, look: &Look, site: &Site, now: &Now, wire: &mut Wire) -> Status {
         let Plan { act, form, .. } = self.plan;
         let status = if total.is_ok() { Status::Ok } else { said(act, total, now.leaving).0 };
         let policy = Some("default-src 'none'");
         let answer = Answer { status, policy, cache: NOT_EVEN_BY_PROXIES, connection: self.connection, ..plain(form) };
         let drawing = look.svg(total.map(Decimal::new).as_deref().ok());
-        site.answer(&self.plan, answer, &[&drawing], now, wire);
+        site.answer(&self.plan, answer, &[&drawing], now, wire)
     }
 
     /// Writes the answer; `total` is the store's, where it was asked, and `look` that of a badge.
-    fn answer(&self, total: Result<i64, Fault>, look: Option<&Look>, site: &Site, now: &mut Now, wire: &mut Wire) {
+    fn answer(
+        &self,
+        total: Result<i64, Fault>,
+        look: Option<&Look>,
+        site: &Site,
+        now: &mut Now,
+        wire: &mut Wire,
+    ) -> Status {
         let Plan { act, route, form, .. } = self.plan;
         if let (Form::Html, Act::Welcome(key) | Act::Count(key) | Act::Total(key)) = (form, &act) {
             return self.page(key, total, site, now, wire);
@@ -416,7 +499,8 @@ impl Turn {
         let number = total.map(Decimal::new);
         if let (Act::Count(key), Ok(number)) = (&act, &number) {
             now.tell(wire.output(), self, site, &render::count(form, key, number));
-            return site.tally(now).answered(route, Status::Ok);
+            site.tally(now).answered(route, Status::Ok);
+            return Status::Ok;
         }
         let page;
         let mut answer = Answer { connection: self.connection, ..plain(form) };
@@ -453,7 +537,7 @@ impl Turn {
                 return site.say(&self.plan, answer, words, now, wire);
             }
         };
-        site.answer(&self.plan, answer, &body, now, wire);
+        site.answer(&self.plan, answer, &body, now, wire)
     }
 }
 
@@ -532,7 +616,14 @@ mod tests {
         let names = Names::These(vec!["blog".into()]);
         let metrics = Metrics::new(About::default(), 1, false);
         let (counters, origins) = (Counters { main, names }, Origins::default());
-        Site { counters, origins, served_by: "here".into(), welcome: Welcome::new("Hi"), metrics }
+        Site {
+            counters,
+            origins,
+            served_by: "here".into(),
+            welcome: Welcome::new("Hi"),
+            metrics,
+            records_requests: false,
+        }
     }
 
     /// A client, a server and a store that counts in memory.
@@ -908,6 +999,56 @@ mod tests {
         let parts: Vec<_> = told.split("200 ").collect();
         let [_, "1 ", x, "3 ", y] = &parts[..] else { panic!("{told}") };
         assert!(x.contains("<title>x: 2</title>") && y.contains("<title>y: 4</title>"), "{told}");
+    }
+
+    #[test]
+    fn recorded_requests_have_the_same_answers() {
+        let requests = "GET /count HTTP/1.1\r\nHost: a\r\n\r\nGET /count HTTP/1.1\r\nHost: a\r\n\r\n\
+                        HEAD /total/blog?secret HTTP/1.1\r\nHost: a\r\n\r\n\
+                        POST http://a/count HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhiDELETE /\"no HTTP/1.1\r\n";
+        let play = |records_requests, at_a_time| {
+            let mut stage = Stage::new(Ok(6));
+            stage.site.records_requests = records_requests;
+            stage.arrive(requests.as_bytes(), at_a_time);
+            stage.now.micros = 30;
+            stage.exchange.time_out(&stage.site, &mut stage.now, &mut stage.wire);
+            stage.go_on();
+            (String::from_utf8(stage.out).expect("UTF-8"), stage.now.records)
+        };
+        let record = |method: &str, path: &str, route, status, number| Record {
+            method: method.into(),
+            path: path.into(),
+            route,
+            status,
+            number,
+            micros: 0,
+        };
+        for at_a_time in [1, 7, 1000] {
+            let (out, records) = play(true, at_a_time);
+            assert_eq!((out, Vec::new()), play(false, at_a_time));
+            let expected = [
+                record("GET", "/count", Route::Count, Status::Ok, Some(7)),
+                record("GET", "/count", Route::Count, Status::Ok, Some(8)),
+                record("HEAD", "/total/blog", Route::Total, Status::Ok, Some(8)),
+                record("POST", "http://a/count", Route::Count, Status::Ok, Some(9)),
+                record("DELETE", "/\"no", Route::Refused, Status::TimedOut, None),
+            ];
+            assert_eq!(records, expected);
+        }
+    }
+
+    #[test]
+    fn a_record_is_short_and_takes_the_time_from_the_head_on() {
+        let mut stage = Stage::new(Ok(0));
+        stage.site.records_requests = true;
+        stage.now.micros = 100;
+        let (method, path) = ("X".repeat(17), "y".repeat(129));
+        stage.arrive(format!("POST /{path} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n").as_bytes(), 1000);
+        stage.now.micros = 142;
+        stage.arrive(format!("x{method} / HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes(), 1000);
+        let [long_path, long_method] = &stage.now.records[..] else { panic!("{:?}", stage.now.records) };
+        assert_eq!((long_path.micros, &long_path.path[126..], long_path.path.len()), (42, "yy...", 131));
+        assert_eq!((long_method.micros, &*long_method.method), (0, "XXXXXXXXXXXXXXXX..."));
     }
 
     #[test]

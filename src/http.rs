@@ -38,6 +38,12 @@ pub enum Status {
 }
 
 impl Status {
+    /// The code alone.
+    #[must_use]
+    pub fn code(self) -> u64 {
+        self.line().bytes().take(3).fold(0, |code, digit| code * 10 + u64::from(digit - b'0'))
+    }
+
     /// Code and reason.
     #[must_use]
     pub fn line(self) -> &'static str {
@@ -170,6 +176,14 @@ pub fn peek(bytes: &[u8]) -> (bool, [&[u8]; MAX_ACCEPT]) {
     let fields = lines.skip(1).filter_map(|line| line.split_at_checked(ACCEPT.len()));
     let mut values = fields.filter(|(name, _)| name.eq_ignore_ascii_case(ACCEPT)).map(|(_, value)| value);
     (head.starts_with(b"HEAD "), std::array::from_fn(|_| values.next().unwrap_or_default()))
+}
+
+/// Method and path of a head, as far as its first line can be split into words. For a log alone: any head has them.
+#[must_use]
+pub fn request_line(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let (line, _) = split_before(bytes.trim_ascii_start(), b"\r\n");
+    let (method, target) = split_before(line, b" ");
+    (method, split_before(target.trim_ascii_start(), b" ?#").0)
 }
 
 /// Whether a request line ends in a version of HTTP, if in none that is spoken here.

@@ -120,11 +120,12 @@ impl Visit for Line {
         self.extend(&[&value.to_string()]);
     }
 
-    // No event of ours has one of these, and the defaults would bring in all that it takes to print them.
-
-    fn record_i64(&mut self, field: &Field, _: i64) {
-        self.record_str(field, UNPRINTED);
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.name(field);
+        self.extend(&[&value.to_string()]);
     }
+
+    // No event of ours has one of these, and the defaults would bring in all that it takes to print them.
 
     fn record_f64(&mut self, field: &Field, _: f64) {
         self.record_str(field, UNPRINTED);

@@ -40,6 +40,92 @@ fn nothing_is_said_of_single_requests() {
 }
 
 #[test]
+fn with_debug_each_request_is_a_line() {
+    let settings = Settings::ledger().with("LOG", "debug").with("LOG_FORMAT", "json").with("COUNTERS", "shop");
+    let notch = settings.start();
+    let mut client = notch.client();
+    for (method, path) in [("GET", "/count"), ("POST", "/count"), ("GET", "/count/shop"), ("HEAD", "/total?secret=1")] {
+        client.ask(method, path, &[]);
+    }
+    let visit = "GET /count HTTP/1.1\r\nHost: h\r\n\r\n";
+    client.send(visit.repeat(2));
+    assert_eq!((client.answer().number(), client.answer().number()), (3, 4));
+    for (method, path, accept) in [
+        ("GET", "/", "text/html"),
+        ("GET", "/badge.svg", "*/*"),
+        ("GET", "/badge/shop.json", "*/*"),
+        ("GET", "/livez", "*/*"),
+        ("GET", "/readyz", "*/*"),
+        ("GET", "/metrics", "*/*"),
+        ("GET", "/robots.txt", "*/*"),
+        ("GET", "/nowhere%20\\\"'<b>", "application/json"),
+        ("DELETE", "/count", "*/*"),
+    ] {
+        client.ask(method, path, &[("Accept", accept)]);
+    }
+    for refused in ["BREW /count?secret HTTP/1.1\r\n\r\n", "\x1b[31m\u{9b}forged\r\n\r\n"] {
+        let mut client = notch.client();
+        client.send(refused);
+        client.rest();
+    }
+    notch.signal("TERM");
+    let log = notch.ended().1;
+    assert!(log.iter().all(|line| !line.contains("secret") && !line.contains(char::is_control)), "{log:#?}");
+    let of = |line: &Json, name: &str| line.member(name).and_then(Json::text).unwrap_or_default().to_owned();
+    let number = |line: &Json, name: &str| {
+        (0..1000).find(|number| line.member(name) == Some(&Json::of(*number))).map_or(String::new(), |n| n.to_string())
+    };
+    let lines: Vec<_> = log.iter().map(|line| Json::parse(line).expect("a line of JSON")).collect();
+    let lines: Vec<_> = lines.iter().filter(|line| of(line, "message") == "request").collect();
+    let shown: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            assert_eq!(of(line, "level"), "DEBUG");
+            assert!(line.member("micros").is_some(), "how long it took: {line:?}");
+            let words = ["method", "path", "route"].map(|name| of(line, name));
+            [&words[..], &["status", "number"].map(|name| number(line, name))].concat().join(" ")
+        })
+        .collect();
+    let expected = [
+        "GET /count count 200 1",
+        "POST /count count 200 2",
+        "GET /count/shop count 200 1",
+        "HEAD /total total 200 2",
+        "GET /count count 200 3",
+        "GET /count count 200 4",
+        "GET / page 200 4",
+        "GET /badge.svg badge 200 5",
+        "GET /badge/shop.json badge 200 1",
+        "GET /livez livez 200 ",
+        "GET /readyz readyz 200 ",
+        "GET /metrics metrics 200 ",
+        "GET /robots.txt other 200 ",
+        "GET /nowhere%20\\\"'<b> other 404 ",
+        "DELETE /count count 405 ",
+        "BREW /count refused 501 ",
+        "?[31m??forged  refused 400 ",
+    ];
+    assert_eq!(shown, expected, "{log:#?}");
+}
+
+#[test]
+fn with_debug_a_visit_that_fails_is_a_line_with_its_time() {
+    let mut redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).with("LOG", "debug").with("STORE_TIMEOUT", "300ms").start();
+    notch.visit();
+    redis.kill();
+    until("a visit fails", || (notch.get("/count").status == 503).then_some(()));
+    notch.signal("TERM");
+    let log = notch.ended().1;
+    let failed = log.iter().find(|line| line.contains(" status=503")).unwrap_or_else(|| panic!("{log:#?}"));
+    assert!(failed.contains(r#"DEBUG request method="GET" path="/count" route="count""#), "{failed}");
+    assert!(!failed.contains("number="), "{failed}");
+    let (_, micros) = failed.rsplit_once("micros=").expect("how long it took");
+    let micros: u64 = micros.parse().expect("a number");
+    assert!((1000..15_000_000).contains(&micros), "{failed}");
+}
+
+#[test]
 fn a_store_that_goes_and_comes_is_said_once_each() {
     let mut redis = Redis::durable();
     let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "300ms").start();

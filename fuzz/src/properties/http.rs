@@ -63,7 +63,8 @@ impl Visit {
         let metrics = Metrics::new(About::default(), 1, false);
         let (counters, served_by) = (Counters { main, names }, "here".to_owned());
         let origins = Origins::new(vec!["http://a".to_owned()]);
-        let site = Site { counters, origins, served_by, welcome: Welcome::new("Hi"), metrics };
+        let welcome = Welcome::new("Hi");
+        let site = Site { counters, origins, served_by, welcome, metrics, records_requests: false };
         let mut now = Now::default();
         now.leaving = leaving;
         now.set(784_111_777);

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::super::queue::Waiter;
-use super::super::{LINGER, after, left, unix_time};
+use super::super::{LINGER, after, left, log_requests, micros, unix_time};
 use super::{CHUNK, Chair, Server};
 use crate::counter::{Ask, Fault};
 use crate::exchange::{Exchange, Now, Want};
@@ -98,7 +98,11 @@ impl Talk {
         let (mut idle, mut served) = (limits.header, false);
         loop {
             self.tick();
-            match exchange.next(self.client.server.site, &mut self.now, &mut self.wire) {
+            let want = exchange.next(self.client.server.site, &mut self.now, &mut self.wire);
+            if !self.now.records.is_empty() {
+                log_requests(&mut self.now.records);
+            }
+            match want {
                 Want::Request => {
                     self.send()?;
                     self.rest(served);
@@ -113,6 +117,7 @@ impl Talk {
                     }
                     self.send()?;
                     if self.receive(left(deadline))? != Wake::Ready {
+                        self.tick();
                         exchange.time_out(self.client.server.site, &mut self.now, &mut self.wire);
                     }
                 }
@@ -137,6 +142,9 @@ impl Talk {
         self.now.set(unix_time());
         self.now.leaving = server.leaving.load(Ordering::Relaxed);
         self.now.closing = server.closing.load(Ordering::Relaxed);
+        if server.site.records_requests {
+            self.now.micros = micros();
+        }
     }
 
     /// Sends all that is unsent.

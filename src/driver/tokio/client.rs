@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::super::queue::Waiter;
-use super::super::{LINGER, unix_time};
+use super::super::{LINGER, log_requests, micros, unix_time};
 use super::accept::Place;
 use super::timer::Alarm;
 use super::{Server, State, read, state};
@@ -37,7 +37,17 @@ impl Client {
 
     /// A turn of the exchange.
     fn turn<T>(&self, turn: impl FnOnce(&Site, &mut Now) -> T) -> T {
-        state(|state| turn(self.server().site, &mut state.now))
+        let site = self.server().site;
+        state(|state| {
+            if site.records_requests {
+                state.now.micros = micros();
+            }
+            let done = turn(site, &mut state.now);
+            if !state.now.records.is_empty() {
+                log_requests(&mut state.now.records);
+            }
+            done
+        })
     }
 
     /// Asks the store. Until it answers, the client's memory is lent out.
