@@ -7,10 +7,13 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::sys::signal::{SigSet, Signal};
 use tracing::{debug, info, warn};
 
 use self::health::{Health, Status};
@@ -158,6 +161,68 @@ fn sync_if_due(ledger: &mut Ledger, due: Option<Instant>) -> Option<Instant> {
     Some(after(EVERY))
 }
 
+/// Has a thread wait for `signals` that nothing else holds up, be it a disk or a full pipe behind the log.
+///
+/// The first one is handed to `stop` by its name; from then on the process has the time that `limits` give it, and no
+/// more. The second one ends it at once. So does the first as long as serving has not begun, which is what the flag is
+/// for that comes back.
+fn watch(
+    signals: SigSet,
+    stack: usize,
+    limits: &Limits,
+    stop: Box<dyn Fn(&'static str) + Send>,
+) -> io::Result<&'static AtomicBool> {
+    let serving: &AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
+    let longest = limits.drain_delay + limits.drain + OVERTIME;
+    let work = move || {
+        let signal = received(signals);
+        if !serving.load(Ordering::Relaxed) {
+            process::exit(0);
+        }
+        let end = move || {
+            thread::sleep(longest);
+            process::exit(0);
+        };
+        // Without that thread, the server's own end has to do.
+        let _ = spawn("deadline", stack, Box::new(end));
+        stop(signal.as_str());
+        received(signals);
+        process::exit(0);
+    };
+    spawn("signals", stack, Box::new(work)).map(|_| serving)
+}
+
+fn received(signals: SigSet) -> Signal {
+    loop {
+        if let Ok(signal) = signals.wait() {
+            return signal;
+        }
+    }
+}
+
+/// When nobody waits for the store any longer, so that the answers go out before `deadline`.
+fn last_answers(deadline: Instant, limits: &Limits) -> Instant {
+    deadline - (limits.drain / 4).min(LAST_ANSWERS)
+}
+
+/// Says how it ended: only an end that is not as it should be is worth a line of its own.
+fn stopped(is_drained: bool, is_synced: bool) {
+    if !is_drained {
+        caution("stopping with connections still open: DRAIN_TIMEOUT has passed", None);
+    }
+    if !is_synced {
+        caution("stopping without the disk, which does not answer: DRAIN_TIMEOUT has passed", None);
+    }
+    debug!("stopped");
+}
+
+/// Syncs a ledger for the last time.
+fn sync_at_end(ledger: &mut Ledger) {
+    if let Err(error) = ledger.sync() {
+        caution("the ledger could not be synced: a power cut would lose the last visits", Some(&error));
+    }
+}
+
 /// Where somebody who listens on `address` can be reached from this machine: on every address means loopback too.
 #[must_use]
 pub fn reachable(mut address: SocketAddr) -> SocketAddr {
@@ -281,11 +346,11 @@ const SILENT: Status = Status::Away("it does not answer in time");
 
 const CLOSED: Status = Status::Away("it has closed the connection");
 
-/// How much of `DRAIN_TIMEOUT` is kept for the answers to visits that still wait then.
-fn last_answers(drain: Duration) -> Duration {
-    (drain / 4).min(LAST_ANSWERS)
-}
+/// What the process may take to end once `DRAIN_TIMEOUT` has passed.
+const OVERTIME: Duration = Duration::from_millis(250);
 
+/// How long before the end of `DRAIN_TIMEOUT` nobody waits for the store any longer, if that is not more than a quarter
+/// of it.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// How long a connection with the store may be idle before it is probed, so that one that has died unseen is replaced

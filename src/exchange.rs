@@ -71,7 +71,7 @@ pub struct Now {
     pub micros: u64,
     /// Whose now it is.
     pub worker: usize,
-    /// The server is about to go: it says so at `/readyz`.
+    /// The server is about to go: it says so at `/readyz`, and connections close after the answer to what has come.
     pub leaving: bool,
     /// Connections close after the answer under way.
     pub closing: bool,
@@ -382,7 +382,9 @@ impl Exchange {
 
     /// Writes the last answer that is due, and decides whether another request may follow.
     fn finish(&mut self, total: Result<i64, Fault>, site: &Site, now: &mut Now, wire: &mut Wire) {
-        if now.closing {
+        // What has come already is answered first, as long as there is time: a client that sends several requests at once
+        // would have to guess which of them were heard.
+        if now.closing || (now.leaving && wire.unread().is_empty()) {
             self.turn.connection = Connection::Close;
         }
         let status = self.turn.answer(total, self.look.take().as_deref(), site, now, wire);
@@ -938,14 +940,26 @@ mod tests {
 
     #[test]
     fn a_server_that_goes_says_so_and_closes() {
-        let mut stage = Stage::new(Ok(0));
-        stage.now.leaving = true;
-        stage.arrive(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\nGET /count HTTP/1.1\r\nHost: a\r\n\r\n", 200);
-        assert_eq!(stage.told(), "503 not ready: this server is about to go 200 1 .");
-        stage.now.closing = true;
-        stage.arrive(b"GET /count HTTP/1.1\r\nHost: a\r\n\r\nGET /count HTTP/1.1\r\nHost: a\r\n\r\n", 200);
-        assert!(stage.told().ends_with(" 200 2 200 3 x"), "{}", stage.told());
-        assert_eq!(String::from_utf8_lossy(&stage.out).matches("Connection: close").count(), 1);
+        let visit = "GET /count HTTP/1.1\r\nHost: a\r\n\r\n";
+        let pair = ["GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n", visit].concat();
+        let half = [visit, "GET /count HTTP/1.1\r\nHost"].concat();
+        for (leaving, closing, requests, told) in [
+            (true, false, visit, "200 1 x"),
+            // What has come already is answered, and the last answer closes.
+            (true, false, &pair, "503 not ready: this server is about to go 200 1 x"),
+            (true, false, &[visit, visit].concat(), "200 1 200 2 x"),
+            (true, false, &half, "200 1 +"),
+            (true, true, &half, "200 1 x"),
+            (true, true, &pair, "503 not ready: this server is about to go x"),
+            (true, true, &[visit, visit].concat(), "200 1 200 2 x"),
+        ] {
+            let mut stage = Stage::new(Ok(0));
+            (stage.now.leaving, stage.now.closing) = (leaving, closing);
+            stage.arrive(requests.as_bytes(), 200);
+            assert_eq!(stage.told(), told, "{requests:?}");
+            let closes = String::from_utf8_lossy(&stage.out).matches("Connection: close").count();
+            assert_eq!(closes, usize::from(told.ends_with('x')), "{requests:?}");
+        }
     }
 
     #[test]

@@ -11,8 +11,8 @@
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::Thread;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::SigSet;
@@ -21,7 +21,8 @@ use self::ledger::Written;
 use self::redis::Link;
 use super::queue::{Queue, Waiter};
 use super::reply_timeout::ReplyTimeout;
-use super::{Failure, Health, LINGER, Status, spawn};
+use super::seats::GRACE;
+use super::{Failure, Health, OVERTIME, Status, after, last_answers, left, spawn};
 use crate::batch::Batch;
 use crate::config::{Config, Limits, Store};
 use crate::counter::{Fault, Key};
@@ -52,32 +53,41 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
         site: &config.site,
         limits,
         leaving: AtomicBool::new(false),
+        deaf: AtomicBool::new(false),
         closing: AtomicBool::new(false),
         state: Mutex::new(State::new(&config.site.metrics, config.site.counters.main, limits.store)),
         gathered: Condvar::new(),
         impatient: Condvar::new(),
         left: Condvar::new(),
     }));
+    let (main, stop) = (thread::current(), &*Box::leak(Box::new(OnceLock::new())));
+    let asked = move |signal| {
+        let _ = stop.set(signal);
+        main.unpark();
+    };
+    let serving = super::watch(signals, STACK, &limits, Box::new(asked))?;
     let announce = |into: &str| super::announce(address, into, 1, &limits);
-    let clerk = match &config.store {
+    match &config.store {
         Store::Redis(login) => {
             announce(&super::redis_place(login));
+            server.state().synced = true;
             detach("redis", Box::new(move || server.redis(login)))?;
-            None
         }
         Store::Ledger(path, fsync) => {
             let (ledger, into) = super::open_ledger(path, *fsync, &config.site.counters, &limits)?;
             announce(&into);
-            Some(spawn("ledger", STACK, Box::new(move || server.ledger(ledger)))?)
+            detach("ledger", Box::new(move || server.ledger(ledger)))?;
         }
-    };
-    detach("timer", Box::new(move || server.expire_waiters(&config.store)))?;
-    life(server, listener, address, signals)?;
-    if let Some(clerk) = clerk {
-        server.state().stopped = true;
-        server.gathered.notify_one();
-        let _ = clerk.join();
     }
+    detach("timer", Box::new(move || server.expire_waiters(&config.store)))?;
+    serving.store(true, Ordering::Relaxed);
+    let deadline = life(server, listener, address, stop)?;
+    let is_drained = server.wait(Duration::ZERO, |state| state.open() == 0);
+    server.state().stopped = true;
+    server.gathered.notify_one();
+    // Also where clients have taken all the time there was.
+    let is_synced = server.wait(left(deadline).max(OVERTIME / 2), |state| state.synced);
+    super::stopped(is_drained, is_synced);
     Ok(())
 }
 
@@ -86,44 +96,40 @@ fn detach(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     spawn(name, STACK, work).map(drop)
 }
 
-/// From the first connection to the last.
-fn life(server: &'static Server, listener: TcpListener, address: SocketAddr, signals: SigSet) -> io::Result<()> {
-    detach("accept", Box::new(move || server.accept(&listener)))?;
-    received(signals);
-    super::inform("asked to stop: not ready any more");
-    server.leaving.store(true, Ordering::Relaxed);
-    // A second signal means at once.
-    let hurry = move || {
-        received(signals);
-        server.state().hurried = true;
-        server.left.notify_all();
+/// From the first connection to the last. Returns when all has to be over.
+fn life(
+    server: &'static Server,
+    listener: TcpListener,
+    address: SocketAddr,
+    stop: &OnceLock<&'static str>,
+) -> io::Result<Instant> {
+    detach("accept", Box::new(move || server.accept(listener)))?;
+    let signal = loop {
+        match stop.get() {
+            Some(signal) => break signal,
+            None => thread::park(),
+        }
     };
-    detach("signal", Box::new(hurry))?;
-    if server.wait(server.limits.drain_delay, |state| state.hurried) {
-        return Ok(());
-    }
+    server.leaving.store(true, Ordering::Relaxed);
+    super::inform(&["received ", signal, ": not ready, connections close after their answers"].concat());
+    thread::sleep(server.limits.drain_delay);
+
+    let deadline = after(server.limits.drain);
+    let last_answers = last_answers(deadline, &server.limits);
+    server.deaf.store(true, Ordering::Relaxed);
+    // Whoever accepts is woken by one connection more, if no other comes.
+    let _ = TcpStream::connect_timeout(&super::reachable(address), GRACE);
+    server.wait(left(last_answers), |state| !state.accepting);
+    // Whoever rests has a moment in which a request that is on its way arrives.
+    server.wait(left(last_answers).min(GRACE), |state| state.open() == 0);
     server.close();
-    // Whoever accepts is woken by one connection more, and closes the listener.
-    let _ = TcpStream::connect_timeout(&super::reachable(address), LINGER);
-    let is_done = |state: &State| state.hurried || state.open() == 0;
-    let last_answers = super::last_answers(server.limits.drain);
-    let mut done = server.wait(server.limits.drain - last_answers, is_done);
-    if !done {
+    if !server.wait(left(last_answers), |state| state.open() == 0) {
         let mut state = server.state();
         state.cut_off();
         server.release(state);
-        done = server.wait(last_answers, is_done);
+        server.wait(left(deadline), |state| state.open() == 0);
     }
-    if !done {
-        super::caution("stopping with connections still open: DRAIN_TIMEOUT has passed", None);
-    }
-    super::inform("stopped");
-    Ok(())
-}
-
-/// Waits for a signal.
-fn received(signals: SigSet) {
-    while signals.wait().is_err() {}
+    Ok(deadline)
 }
 
 /// What all threads share.
@@ -132,6 +138,8 @@ struct Server {
     limits: Limits,
     /// Not ready any more.
     leaving: AtomicBool,
+    /// Accepts no connection but those that have come already.
+    deaf: AtomicBool,
     /// Connections close as soon as nothing is under way on them.
     closing: AtomicBool,
     state: Mutex<State>,
@@ -139,7 +147,7 @@ struct Server {
     gathered: Condvar,
     /// Somebody waits, for the thread that sees to it that nobody waits too long.
     impatient: Condvar,
-    /// A connection is closed, or the server hurries.
+    /// A connection is closed, or no more are accepted, or the ledger is.
     left: Condvar,
 }
 
@@ -158,8 +166,11 @@ struct State {
     metrics: &'static Metrics,
     /// Nobody waits, so that the first who does has to say so.
     dozing: bool,
-    hurried: bool,
+    /// Connections are accepted.
+    accepting: bool,
     stopped: bool,
+    /// What was counted is on the disk, if it is for us to see to that.
+    synced: bool,
     spares: Vec<Wire>,
     /// Those who have been told, to be woken once the lock is free.
     woken: Vec<Thread>,
@@ -222,8 +233,9 @@ impl State {
             main,
             metrics,
             dozing: false,
-            hurried: false,
+            accepting: true,
             stopped: false,
+            synced: false,
             spares: Vec::new(),
             woken: Vec::new(),
         }

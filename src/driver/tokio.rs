@@ -21,13 +21,14 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use self::accept::accept;
 use self::ledger::{Desk, ledger};
 use self::redis::redis;
 use self::timer::expire_waiters;
 use super::queue::{Attempt, Queue, Waiter};
+use super::seats::GRACE;
 use super::{Failure, Health, Status, spawn};
 use crate::batch::Batch;
 use crate::config::{Config, Limits, Store};
@@ -61,6 +62,8 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     let limits = config.limits.within(machine::open_files(), count);
     config.site.metrics = super::metrics("tokio", &config.store, &limits, count, false);
     let config: &Config = Box::leak(config);
+    let stop = keep(Inbox::new());
+    let serving = super::watch(signals, STACK, &limits, Box::new(|signal| stop.put(signal)))?;
     let (store, into) = match &config.store {
         Store::Redis(login) => (Carrier::Redis(login), super::redis_place(login)),
         Store::Ledger(path, fsync) => {
@@ -89,11 +92,15 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
         spawn("worker", STACK, Box::new(move || own.block_on(pending())))?;
     }
     let first = runtimes.remove(0);
-    first.block_on(life(server, workers, listener, watch(signals)?))?;
+    serving.store(true, Ordering::Relaxed);
+    let deadline = first.block_on(life(server, workers, listener, stop))?;
+    let is_drained = server.open().load(Ordering::SeqCst) == 0;
     first.shutdown_background();
-    if let Carrier::Ledger(desk) = store {
-        desk.close();
-    }
+    let is_synced = match store {
+        Carrier::Ledger(desk) => desk.close(deadline.into_std()),
+        Carrier::Redis(_) => true,
+    };
+    super::stopped(is_drained, is_synced);
     Ok(())
 }
 
@@ -120,40 +127,38 @@ fn listen(address: SocketAddr) -> io::Result<StdListener> {
     socket.listen(BACKLOG)?.into_std()
 }
 
-/// From the first connection to the last.
+/// From the first connection to the last. Returns when all has to be over.
 async fn life(
     server: &'static Server,
     workers: &'static [Worker],
     listener: StdListener,
-    signals: &Inbox<()>,
-) -> io::Result<()> {
-    let accepting = accept(server, workers, TcpListener::from_std(listener)?);
-    let accepting = workers[0].spawn(Box::pin(accepting));
-    signals.take().await;
-    super::inform("asked to stop: not ready any more");
+    stop: &Inbox<&'static str>,
+) -> io::Result<Instant> {
+    let enough = keep(Inbox::new());
+    let accepting = accept(server, workers, TcpListener::from_std(listener)?, enough);
+    let mut accepting = workers[0].spawn(Box::pin(accepting));
+    let signal = stop.take().await;
     for worker in workers {
         worker.order(|state| state.now.leaving = true);
     }
-    // A second signal means at once, here and below.
-    if first(signals.take(), sleep(server.limits.drain_delay)).await {
-        return Ok(());
-    }
+    super::inform(&["received ", signal, ": not ready, connections close after their answers"].concat());
+    sleep(server.limits.drain_delay).await;
+
+    let deadline = Instant::now() + server.limits.drain;
+    let last_answers = Instant::from_std(super::last_answers(deadline.into_std(), &server.limits));
+    enough.put(());
+    let _ = timeout_at(last_answers, &mut accepting).await;
     accepting.abort();
+    // Whoever rests has a moment in which a request that is on its way arrives.
+    let _ = timeout_at(last_answers.min(Instant::now() + GRACE), server.vacancy(1)).await;
     for worker in workers {
         worker.order(State::close);
     }
-    let mut done = pin!(first(signals.take(), server.vacancy(1)));
-    let last_answers = super::last_answers(server.limits.drain);
-    let mut is_done = timeout(server.limits.drain - last_answers, &mut done).await.is_ok();
-    if !is_done {
+    if timeout_at(last_answers, server.vacancy(1)).await.is_err() {
         workers.iter().for_each(|worker| worker.order(State::cut_off));
-        is_done = timeout(last_answers, done).await.is_ok();
+        let _ = timeout_at(deadline, server.vacancy(1)).await;
     }
-    if !is_done {
-        super::caution("stopping with connections still open: DRAIN_TIMEOUT has passed", None);
-    }
-    super::inform("stopped");
-    Ok(())
+    Ok(deadline)
 }
 
 /// Where threads leave what a task waits for.
@@ -180,31 +185,6 @@ impl<T> Inbox<T> {
         })
         .await
     }
-}
-
-/// Takes signals on a thread of its own, since that is how to wait for them without a handler.
-fn watch(signals: SigSet) -> io::Result<&'static Inbox<()>> {
-    let inbox = keep(Inbox::new());
-    let work = move || {
-        loop {
-            if signals.wait().is_ok() {
-                inbox.put(());
-            }
-        }
-    };
-    spawn("signals", STACK, Box::new(work))?;
-    Ok(inbox)
-}
-
-/// Waits for one of the two, and says whether it was the first.
-async fn first<A>(one: impl Future<Output = A>, other: impl Future) -> bool {
-    let (mut one, mut other) = (pin!(one), pin!(other));
-    poll_fn(|cx| match (one.as_mut().poll(cx), other.as_mut().poll(cx)) {
-        (Poll::Ready(_), _) => Poll::Ready(true),
-        (_, Poll::Ready(_)) => Poll::Ready(false),
-        _ => Poll::Pending,
-    })
-    .await
 }
 
 /// What all workers share.

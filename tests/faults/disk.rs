@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::audit::{Doubt, Tally};
 use super::crowd::{Crowd, Visitor};
 use super::preload::{Disk, EDQUOT, EINTR, EIO, ENOSPC, Fault};
-use crate::rig::{NEVER, Settings};
+use crate::rig::{NEVER, Settings, until};
 
 /// Has strace do this to calls on the ledger, the file that is to replace it, or their folder. Of calls that open, only
 /// those of the file that is to replace it: the others are made at the start.
@@ -339,6 +339,58 @@ fn a_disk_that_fails_in_all_ways_under_load() {
         notch.kill();
         tally.audit(settings.start().total(), Doubt::Possible);
     }
+}
+
+#[test]
+fn a_disk_that_stands_still_does_not_hold_up_the_end() {
+    for (fsync, drain, signals) in
+        [("always", "1s", 1), ("everysec", "1s", 1), ("always", NEVER, 2), ("everysec", NEVER, 2)]
+    {
+        let settings = ledger().with("FSYNC", fsync).with("DRAIN_TIMEOUT", drain).with("WORKERS", "1");
+        let (disk, on_disk) = Disk::under(&settings);
+        let notch = on_disk.start();
+        assert_eq!(notch.visit(), 1);
+        disk.fail(&[("fdatasync", "hang", 0)]);
+        let mut client = notch.client();
+        client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
+        let mut total = 1;
+        let mut behind = notch.client();
+        if fsync == "always" {
+            disk.until_hung();
+            behind.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
+        } else {
+            assert_eq!(client.answer().number(), 2);
+            total = 2;
+        }
+        for _ in 0..signals {
+            notch.signal("TERM");
+            until("the signal is taken", || notch.log().iter().any(|line| line.contains("SIGTERM")).then_some(()));
+        }
+        if (fsync, signals) == ("always", 1) {
+            // Who waits is told what is known, before the end.
+            client.answer().assert_in_doubt();
+            behind.answer().assert_not_counted();
+        }
+        // The disk still stands: the process does not wait for it.
+        let (status, log) = notch.ended();
+        assert_eq!(status.code(), Some(0), "{log:#?}");
+        assert_eq!(log.iter().any(|line| line.contains("WARN")), signals == 1, "{log:#?}");
+        disk.recover();
+        let notch = settings.start();
+        assert!((total..=2).contains(&notch.total()));
+    }
+}
+
+#[test]
+fn a_disk_that_stands_still_at_the_start_does_not_hold_up_the_end() {
+    let settings = ledger();
+    let (disk, on_disk) = Disk::under(&settings);
+    disk.fail(&[("fsync", "hang", 0)]);
+    let script = "\"$0\" & until [ -e faults.hung ]; do sleep 0.01; done; kill -TERM $!; wait $!";
+    let ended = on_disk.with("PATH", "/usr/bin:/bin").by_way_of(&["sh", "-c", script]).run(&[]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    disk.recover();
+    assert_eq!(settings.start().visit(), 1);
 }
 
 /// Visits in one breath, and breaths, for a ledger of more than a megabyte.

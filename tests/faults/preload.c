@@ -6,10 +6,11 @@
  *   done   the call does all that it should and reports the error
  *   short  every other call writes half of what it should, and the next reports the error
  *   once   as fail, and the line is not heeded again
- *   hang   the call waits until the file is gone */
+ *   hang   the call waits until the file is gone; meanwhile there is a file of its name with ".hung" at the end */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,6 +45,9 @@ static enum how read_fault(const char *call, int *error) {
 static enum how fault(const char *call, int *error) {
     enum how how = read_fault(call, error);
     if (how == HANG) {
+        char hung[4096];
+        snprintf(hung, sizeof hung, "%s.hung", getenv("FAULTS"));
+        close(open(hung, O_CREAT | O_WRONLY | O_CLOEXEC, 0644));
         while (read_fault(call, error) == HANG) usleep(1000);
         return GOOD;
     }

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::{env, fs, process};
 
-use crate::rig::Settings;
+use crate::rig::{Settings, until};
 
 /// Error numbers of Linux.
 pub(crate) const EINTR: i32 = 4;
@@ -38,6 +38,11 @@ impl Disk {
         // In one step, because it is read at any time.
         let beside = self.faults.with_extension("next");
         fs::write(&beside, lines.concat()).and_then(|()| fs::rename(&beside, &self.faults)).expect("a file");
+    }
+
+    /// Waits until a call hangs.
+    pub(crate) fn until_hung(&self) {
+        until("a call hangs", || self.faults.with_extension("hung").exists().then_some(()));
     }
 
     pub(crate) fn recover(&self) {

@@ -4,8 +4,9 @@ use std::fs;
 use std::net::TcpStream;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
-use crate::rig::{Client, NEVER, Notch, Script, Settings, signal, until};
+use crate::rig::{Answer, Client, NEVER, Notch, Script, Settings, signal, until};
 
 fn scripted(script: &Script) -> Settings {
     Settings::redis(script.port).with("STORE_TIMEOUT", NEVER).with("WORKERS", "1")
@@ -106,6 +107,114 @@ fn a_balancer_sees_it_coming_while_visits_go_on() {
     assert_eq!(notch.get("/livez").status, 200, "it is not dead yet");
     let json = notch.ask("GET", "/readyz", &[("Accept", "application/json")]);
     assert!(json.json().member("error").is_some(), "{json:?}");
+}
+
+#[test]
+fn from_the_signal_on_every_answer_is_the_last() {
+    // One worker: each of them hears of the signal by itself.
+    let notch = Settings::ledger().with("DRAIN_DELAY", NEVER).with("WORKERS", "1").start();
+    let requests = [
+        ("GET", "/count", ""),
+        ("POST", "/count", "Content-Length: 0\r\n"),
+        ("GET", "/", "Accept: text/html\r\n"),
+        ("HEAD", "/total", ""),
+        ("GET", "/badge.svg", ""),
+        ("GET", "/metrics", ""),
+        ("GET", "/readyz", ""),
+        ("GET", "/favicon.ico", ""),
+        ("GET", "/nowhere", ""),
+        ("DELETE", "/count", ""),
+    ];
+    let mut kept: Vec<_> = requests.iter().map(|_| notch.client()).collect();
+    for client in &mut kept {
+        assert!(!client.get("/livez").closes());
+    }
+    let mut several = notch.client();
+    assert!(!several.get("/livez").closes());
+    notch.signal("TERM");
+    until("readiness turns", || (notch.get("/readyz").status == 503).then_some(()));
+    for (client, (method, path, fields)) in kept.iter_mut().zip(requests) {
+        client.send(format!("{method} {path} HTTP/1.1\r\nHost: h\r\n{fields}\r\n"));
+        let answer = client.answer_to(method);
+        assert!(answer.closes(), "{method} {path}: {answer:?}");
+        assert!(client.rest().is_empty(), "{method} {path}: the connection is closed");
+    }
+    // What was sent at once is answered at once, and the last answer says that it is the last.
+    several.send("GET /total HTTP/1.1\r\nHost: h\r\n\r\n".repeat(3) + "GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
+    let closes: Vec<_> = several.rest().iter().map(Answer::closes).collect();
+    assert_eq!(closes, [false, false, false, true]);
+    // New connections have one answer each.
+    let mut client = notch.client();
+    assert!(client.get("/count").closes() && client.rest().is_empty());
+}
+
+#[test]
+fn a_planned_stop_cuts_no_client_that_keeps_its_connection() {
+    let settings = Settings::ledger().with("DRAIN_DELAY", "1s").with("DRAIN_TIMEOUT", NEVER);
+    let notch = settings.start();
+    let paced = |pause: u64| {
+        let (address, mut client) = (notch.address, Some(notch.client()));
+        thread::spawn(move || {
+            let (mut numbers, mut cut) = (Vec::new(), 0);
+            while let Some(mut kept) = client.take().or_else(|| Client::try_connect(address).ok()) {
+                let sent = kept.try_send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
+                let answer = sent.ok().and_then(|()| kept.next_answer("GET"));
+                cut += usize::from(answer.is_none());
+                if let Some(answer) = answer {
+                    numbers.push(answer.number());
+                    client = (!answer.closes()).then_some(kept);
+                }
+                thread::sleep(Duration::from_millis(pause));
+            }
+            (numbers, cut)
+        })
+    };
+    // Each of them asks again long before the delay is over, whatever else the machine has to do.
+    let clients: Vec<_> = (0..24).map(|place| paced(5 + 8 * place)).collect();
+    until("the load is on", || (notch.total() > 100).then_some(()));
+    notch.signal("TERM");
+    assert_eq!(notch.ended().0.code(), Some(0));
+    let told: Vec<_> = clients.into_iter().map(|client| client.join().expect("clients do not panic")).collect();
+    let cut: usize = told.iter().map(|(_, cut)| cut).sum();
+    let mut numbers: Vec<_> = told.into_iter().flat_map(|(numbers, _)| numbers).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=numbers.len() as i64).collect::<Vec<_>>());
+    assert_eq!(cut, 0, "of {} requests", numbers.len() + cut);
+    assert_eq!(settings.start().total(), numbers.len() as i64);
+}
+
+#[test]
+fn what_is_on_its_way_at_the_signal_is_served_without_any_delay() {
+    let notch = Settings::ledger().with("DRAIN_TIMEOUT", NEVER).start();
+    let mut kept: Vec<_> = (0..8).map(|_| notch.client()).collect();
+    for client in &mut kept {
+        client.get("/livez");
+    }
+    let mut silent = notch.client();
+    // Standing still it cannot have read any of it when the signal comes.
+    notch.signal("STOP");
+    let mut new: Vec<_> = (0..8).map(|_| notch.client()).collect();
+    for client in kept.iter_mut().chain(&mut new) {
+        client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
+    }
+    notch.signal("TERM");
+    notch.signal("CONT");
+    let mut numbers: Vec<_> = kept.iter_mut().chain(&mut new).map(|client| client.answer().number()).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=16).collect::<Vec<_>>());
+    assert!(silent.rest().is_empty());
+    assert_eq!(notch.ended().0.code(), Some(0));
+}
+
+#[test]
+fn a_planned_stop_is_one_line_of_the_log() {
+    let notch = Settings::ledger().with("DRAIN_DELAY", "100ms").start();
+    notch.visit();
+    let before = notch.log().len();
+    notch.signal("TERM");
+    let log = notch.ended().1;
+    assert_eq!(log.len(), before + 1, "{log:#?}");
+    assert!(log[before].contains("INFO received SIGTERM"), "{log:#?}");
 }
 
 #[test]

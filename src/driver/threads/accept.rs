@@ -12,12 +12,20 @@ use super::client::{Client, serve};
 use super::{Server, detach, doze};
 
 impl Server {
-    /// Accepts connections until the server closes.
-    pub(super) fn accept(&'static self, listener: &TcpListener) {
+    /// Accepts connections until the server is deaf, and then those that have come already.
+    pub(super) fn accept(&'static self, listener: TcpListener) {
+        self.accept_all(&listener);
+        drop(listener);
+        self.state().accepting = false;
+        self.left.notify_all();
+    }
+
+    fn accept_all(&'static self, listener: &TcpListener) {
         let mut backoff = Backoff::default();
         loop {
             let accepted = listener.accept();
-            if self.closing.load(Ordering::Relaxed) {
+            let deaf = self.deaf.load(Ordering::Relaxed);
+            if deaf && (accepted.is_err() || listener.set_nonblocking(true).is_err()) {
                 return;
             }
             match accepted {

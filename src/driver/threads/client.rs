@@ -178,7 +178,13 @@ impl Talk {
         self.be_patient(patience)?;
         let mut chunk = [0; CHUNK];
         let room = CHUNK.min(crate::wire::MAX_UNREAD - self.wire.unread().len());
-        let read = (&*self.socket).read(&mut chunk[..room]);
+        // A process that was stopped and goes on finds its wait interrupted, because that has a limit (signal(7)).
+        let read = loop {
+            match (&*self.socket).read(&mut chunk[..room]) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
         let mut state = self.client.server.state();
         state.queue.seats.rise(self.client.seat);
         match read {

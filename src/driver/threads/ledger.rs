@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::super::queue::Waiter;
-use super::super::{Status, left, settled, sync_if_due};
+use super::super::{Status, left, settled, sync_at_end, sync_if_due};
 use super::{Server, State, doze};
 use crate::batch::Batch;
 use crate::counter::{Ask, Fault};
@@ -27,7 +27,9 @@ impl Server {
             self.release(state);
             sync = sync_if_due(&mut ledger, sync);
         }
-        let _ = ledger.sync();
+        sync_at_end(&mut ledger);
+        self.state().synced = true;
+        self.left.notify_all();
     }
 
     /// Waits for asks, until a sync is due at most. `false` once the server stops.

@@ -1,24 +1,47 @@
 //! Accepting connections, up to `MAX_CONNECTIONS`, and making room for one more.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 
 use tokio::net::TcpListener;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use super::super::seats::GRACE;
 use super::super::{Backoff, caution};
 use super::client::serve;
-use super::{Server, State, Worker, lock};
+use super::{Inbox, Server, State, Worker, lock};
 
 /// Accepts connections and hands each to the worker that has the fewest. When there are as many as there may be, one
-/// that rests has to go.
-pub(super) async fn accept(server: &'static Server, workers: &'static [Worker], listener: TcpListener) {
+/// that rests has to go. Told that it is `enough`, it accepts those that have come already, and ends.
+pub(super) async fn accept(
+    server: &'static Server,
+    workers: &'static [Worker],
+    listener: TcpListener,
+    enough: &'static Inbox<()>,
+) {
     let mut backoff = Backoff::default();
+    let mut ending = false;
     loop {
+        let accepted = poll_fn(|cx| match listener.poll_accept(cx) {
+            Poll::Pending if ending => Poll::Ready(None),
+            Poll::Pending => pin!(enough.take()).poll(cx).map(|()| None),
+            ready => ready.map(Some),
+        })
+        .await;
+        let Some(accepted) = accepted else {
+            if ending {
+                return;
+            }
+            ending = true;
+            // Has the event loop look once more.
+            yield_now().await;
+            continue;
+        };
         // Taken out of this worker's event loop, because it may go to another's.
-        let accepted = poll_fn(|cx| listener.poll_accept(cx)).await;
         match accepted.and_then(|(socket, _)| socket.into_std()) {
             Ok(socket) => {
                 backoff = Backoff::default();
@@ -30,6 +53,7 @@ pub(super) async fn accept(server: &'static Server, workers: &'static [Worker], 
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(_) if ending => return,
             Err(error) => {
                 if backoff.is_first() {
                     caution(

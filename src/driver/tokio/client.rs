@@ -9,6 +9,7 @@ use std::time::Instant as StdInstant;
 
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::super::queue::Waiter;
@@ -199,7 +200,7 @@ impl Talk {
                 Poll::Pending => self.alarm.poll(deadline, cx).map(|()| Ok(Wake::Late)),
             })
             .await?;
-            if wake != Wake::Ready {
+            if wake != Wake::Ready && !(resting && self.has_bytes().await) {
                 return Ok(wake);
             }
             self.rise();
@@ -209,6 +210,12 @@ impl Talk {
                 Poll::Ready(read) => return read.map(|_| Wake::Ready),
             }
         }
+    }
+
+    /// Whether a request has come that the event loop has not told of yet.
+    async fn has_bytes(&self) -> bool {
+        yield_now().await;
+        poll_fn(|cx| Poll::Ready(self.socket.poll_read_ready(cx).is_ready())).await
     }
 
     fn rest(&self, now: StdInstant, served: bool) {

@@ -4,13 +4,12 @@ use std::future::poll_fn;
 use std::io;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::thread;
 use std::time::{Duration, Instant as StdInstant};
 
 use tokio::time::Instant;
 
 use super::super::queue::Waiter;
-use super::super::{Status, spawn, sync_if_due, unix_time};
+use super::super::{OVERTIME, Status, left, spawn, sync_at_end, sync_if_due, unix_time};
 use super::timer::Alarm;
 use super::{STACK, Worker, keep, lock, state};
 use crate::batch::Batch;
@@ -56,12 +55,13 @@ pub(super) async fn ledger(worker: &'static Worker, desk: &'static Desk) {
 pub(super) struct Desk {
     trays: Mutex<Trays>,
     bell: Condvar,
-    thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 struct Trays {
     each: Vec<Tray>,
     closed: bool,
+    /// The thread that owns the ledger has synced it for the last time.
+    done: bool,
 }
 
 /// One worker's side of the desk.
@@ -75,14 +75,9 @@ struct Tray {
 impl Desk {
     pub(super) fn open(ledger: Ledger, workers: usize) -> io::Result<&'static Self> {
         let each = (0..workers).map(|_| Tray::default()).collect();
-        let desk = keep(Self {
-            trays: Mutex::new(Trays { each, closed: false }),
-            bell: Condvar::new(),
-            thread: Mutex::default(),
-        });
+        let desk = keep(Self { trays: Mutex::new(Trays { each, closed: false, done: false }), bell: Condvar::new() });
         let clerk = Clerk { ledger, asks: Vec::new(), results: Vec::new(), owners: Vec::new() };
-        let thread = spawn("ledger", STACK, Box::new(move || clerk.work(desk)))?;
-        *lock(&desk.thread) = Some(thread);
+        spawn("ledger", STACK, Box::new(move || clerk.work(desk)))?;
         Ok(desk)
     }
 
@@ -138,13 +133,16 @@ impl Desk {
         }
     }
 
-    /// Waits until what was committed is synced. What was not is not answered either.
-    pub(super) fn close(&self) {
-        lock(&self.trays).closed = true;
-        self.bell.notify_one();
-        if let Some(thread) = lock(&self.thread).take() {
-            let _ = thread.join();
-        }
+    /// Waits until what was committed is synced, until `deadline` at most, and says whether it is. What was not is not
+    /// answered either.
+    pub(super) fn close(&self, deadline: StdInstant) -> bool {
+        let mut trays = lock(&self.trays);
+        trays.closed = true;
+        self.bell.notify_all();
+        // Also where clients have taken all the time there was.
+        let patience = left(deadline).max(OVERTIME / 2);
+        let waited = self.bell.wait_timeout_while(trays, patience, |trays| !trays.done);
+        waited.unwrap_or_else(PoisonError::into_inner).0.done
     }
 }
 
@@ -166,6 +164,8 @@ impl Clerk {
             desk.deal(&mut self);
             sync = sync_if_due(&mut self.ledger, sync);
         }
-        let _ = self.ledger.sync();
+        sync_at_end(&mut self.ledger);
+        lock(&desk.trays).done = true;
+        desk.bell.notify_all();
     }
 }
