@@ -342,6 +342,27 @@ fn a_disk_that_fails_in_all_ways_under_load() {
 }
 
 #[test]
+fn a_disk_that_is_well_again_is_noticed_without_a_visit() {
+    let settings = Settings::ledger();
+    let (disk, on_disk) = Disk::under(&settings);
+    let notch = on_disk.start();
+    assert_eq!(notch.visit(), 1);
+    let is_up = || notch.get("/metrics").text().contains("\nnotch_store_up 1\n");
+    for fault in [("write", "fail", ENOSPC), ("write", "done", EIO), ("write", "short", EDQUOT)] {
+        disk.fail(&[fault]);
+        notch.get("/count").assert_not_counted();
+        assert!(!is_up(), "{fault:?}");
+        let before = settings.read_ledger();
+        disk.recover();
+        until("the store counts again", || is_up().then_some(()));
+        assert!(settings.read_ledger() == before, "to find that out counts nothing");
+    }
+    assert_eq!(notch.visit(), 2);
+    notch.kill();
+    assert_eq!(settings.start().total(), 2);
+}
+
+#[test]
 fn a_disk_that_stands_still_does_not_hold_up_the_end() {
     for (fsync, drain, signals) in
         [("always", "1s", 1), ("everysec", "1s", 1), ("always", NEVER, 2), ("everysec", NEVER, 2)]

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use crate::rig::{Answer, Client, NEVER, Notch, Script, Settings, signal, until};
+use crate::rig::{Answer, Client, NEVER, Notch, Script, Settings, free_port, signal, until};
 
 fn scripted(script: &Script) -> Settings {
     Settings::redis(script.port).with("STORE_TIMEOUT", NEVER).with("WORKERS", "1")
@@ -80,18 +80,41 @@ fn many_answers_under_way_go_out() {
 #[test]
 fn what_never_comes_is_not_waited_for_beyond_the_limit() {
     let script = Script::play("> INCR visits\nhold");
-    let notch = scripted(&script).with("DRAIN_TIMEOUT", "300ms").start();
-    let mut client = notch.client();
-    client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
+    let notch = scripted(&script).with("DRAIN_TIMEOUT", "2s").start();
+    let mut sent = notch.client();
+    sent.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
     let mut half = notch.client();
     half.send("GET /count HTT");
     script.reach(1);
+    let mut unsent: Vec<_> = (0..3).map(|_| notch.client()).collect();
+    for client in &mut unsent {
+        client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
+    }
     notch.signal("TERM");
+    // Nobody is left without an answer: what was sent is in doubt, what was not is surely not counted.
+    sent.answer().assert_in_doubt();
+    for client in &mut unsent {
+        let answer = client.answer();
+        answer.assert_not_counted();
+        assert!(answer.closes(), "{answer:?}");
+    }
     let (status, log) = notch.ended();
     assert_eq!(status.code(), Some(0), "{log:#?}");
-    // Cut off or told that nobody knows; not told a number, nor that it was not counted.
-    let answers = client.rest();
-    assert!(answers.iter().all(|answer| answer.status == 504), "{answers:?}");
+    // What was never asked in full has no answer.
+    assert!(half.rest().is_empty());
+}
+
+#[test]
+fn who_waits_for_a_store_that_is_away_is_refused_before_the_end() {
+    let settings = Settings::redis(free_port()).with("STORE_TIMEOUT", NEVER).with("DRAIN_TIMEOUT", "2s");
+    let notch = settings.start();
+    let mut clients: Vec<_> = (0..5).map(|_| notch.client()).collect();
+    for client in &mut clients {
+        client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
+    }
+    notch.signal("TERM");
+    clients.iter_mut().for_each(|client| client.answer().assert_not_counted());
+    assert_eq!(notch.ended().0.code(), Some(0));
 }
 
 #[test]
