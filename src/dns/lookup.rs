@@ -4,7 +4,8 @@
 //! a moment, because one of them may have the name: glibc asks them in order, and what it finds is to be found here. As
 //! in glibc, the search goes on after a candidate for which a server failed or none answered, and the failure is
 //! reported only if nothing is found. What a server did for one candidate is remembered for the next: one that was
-//! silent is asked, but no longer waited for where another has answered.
+//! silent is asked, but no longer waited for where another has answered. Where servers are slow, the next candidate is
+//! asked for before the one before is over, but never preferred to it.
 //!
 //! Times are counted from the start of the lookup, so that this file needs no clock. The driver performs each [`Step`]
 //! and reports what came of it, until one is the last.
@@ -55,7 +56,7 @@ pub struct Lookup<'a> {
     servers: [Server; MAX_SERVERS],
     /// Names that were not asked for yet.
     names: vec::IntoIter<Vec<u8>>,
-    /// Names that were asked for. The last is waited for; a late reply counts for the others, too.
+    /// Names that were asked for. A late reply counts, too.
     candidates: Vec<Candidate>,
     /// Queries to be sent.
     outbox: VecDeque<Place>,
@@ -83,6 +84,10 @@ struct Candidate {
     enough: Option<Duration>,
     /// No longer waited for from then on.
     end: Duration,
+    /// When the next name is asked for, whether this one is over or not.
+    next: Duration,
+    /// It is over, and it has been noted which servers were silent.
+    is_noted: bool,
     /// When to ask again, and how often.
     resend: Duration,
     interval: Duration,
@@ -133,9 +138,13 @@ impl<'a> Lookup<'a> {
     /// Returns what to do at this time.
     pub fn poll(&mut self, now: Duration) -> Step<'_> {
         while !self.is_waiting(now) {
-            if self.candidates.iter().any(Candidate::has_addresses) || !self.ask_next(now) {
+            if self.has_addresses() || !self.ask_next(now) {
                 return Step::Done(self.finish());
             }
+        }
+        // Slow servers get the next question before they have answered this one, so that the time is enough for all.
+        if !self.has_addresses() && self.candidates.last().is_some_and(|candidate| now >= candidate.next) {
+            self.ask_next(now);
         }
         if let Some(place) = self.truncated() {
             let candidate = &self.candidates[place.0];
@@ -196,14 +205,25 @@ impl<'a> Lookup<'a> {
         &mut self.candidates[candidate].questions[kind]
     }
 
-    /// Whether the current candidate may still be answered in time.
-    fn is_waiting(&self, now: Duration) -> bool {
-        let any = self.candidates.iter().find(|candidate| candidate.has_addresses()).or(self.candidates.last());
-        now < self.deadline
-            && any.is_some_and(|candidate| {
-                now < candidate.enough.unwrap_or(candidate.end)
-                    && candidate.questions.iter().any(|question| self.is_pending(question, now))
-            })
+    fn has_addresses(&self) -> bool {
+        self.candidates.iter().any(Candidate::has_addresses)
+    }
+
+    /// Whether a candidate is waited for: the first that is not over. Those behind it do not count until then, as they
+    /// would not have been asked for if it had been answered at once.
+    fn is_waiting(&mut self, now: Duration) -> bool {
+        for place in 0..self.candidates.len() {
+            let candidate = &self.candidates[place];
+            let is_late = now >= candidate.enough.unwrap_or(candidate.end).min(self.deadline);
+            if !is_late && candidate.questions.iter().any(|question| self.is_pending(question, now)) {
+                return true;
+            }
+            if candidate.has_addresses() {
+                return false;
+            }
+            self.note_silence(place);
+        }
+        false
     }
 
     /// Whether a server that is worth waiting for has not answered yet. One that is silent is worth it only as long as
@@ -220,12 +240,11 @@ impl<'a> Lookup<'a> {
 
     /// Goes on to the next name. `false` if there is none, or no time.
     fn ask_next(&mut self, now: Duration) -> bool {
-        self.note_silence();
         while now < self.deadline {
             let Some(name) = self.names.next() else { return false };
             let Some(candidate) = self.candidate(&name, now) else { continue };
             self.candidates.push(candidate);
-            self.ask_all();
+            self.ask_all(self.candidates.len() - 1);
             return true;
         }
         false
@@ -252,15 +271,20 @@ impl<'a> Lookup<'a> {
             questions: [question(id, A)?, question(!id, AAAA)?],
             enough: None,
             end: now + time,
+            next: now + STAGGER.min(left / 8),
+            is_noted: false,
             resend: now + interval,
             interval,
             resends: self.conf.attempts - 1,
         })
     }
 
-    /// Remembers which servers have not answered the candidate that is no longer waited for.
-    fn note_silence(&mut self) {
-        let Some(candidate) = self.candidates.last() else { return };
+    /// Remembers which servers have not answered a candidate that is over.
+    fn note_silence(&mut self, place: usize) {
+        let candidate = &mut self.candidates[place];
+        if std::mem::replace(&mut candidate.is_noted, true) {
+            return;
+        }
         for (place, server) in self.servers.iter_mut().enumerate() {
             let is_silent = |question: &Question| question.servers[place] == Progress::Asked(0);
             if *server != Server::Unreachable && candidate.questions.iter().all(is_silent) {
@@ -271,17 +295,18 @@ impl<'a> Lookup<'a> {
 
     /// Asks again where a datagram may have been lost.
     fn resend(&mut self, now: Duration) {
-        let Some(candidate) = self.candidates.last_mut() else { return };
-        if candidate.resends > 0 && now >= candidate.resend {
-            candidate.resends -= 1;
-            candidate.resend = now + candidate.interval;
-            self.ask_all();
+        for place in 0..self.candidates.len() {
+            let candidate = &mut self.candidates[place];
+            if !candidate.is_noted && candidate.resends > 0 && now >= candidate.resend {
+                candidate.resends -= 1;
+                candidate.resend = now + candidate.interval;
+                self.ask_all(place);
+            }
         }
     }
 
-    /// Asks every server both questions of the current candidate.
-    fn ask_all(&mut self) {
-        let candidate = self.candidates.len().saturating_sub(1);
+    /// Asks every server both questions of a candidate.
+    fn ask_all(&mut self, candidate: usize) {
         for server in 0..self.conf.servers.len() {
             self.outbox.extend([(candidate, 0, server), (candidate, 1, server)]);
         }
@@ -324,7 +349,7 @@ impl Candidate {
     fn events(&self) -> impl Iterator<Item = Duration> {
         let resend = Some(self.resend).filter(|_| self.resends > 0);
         let enough = self.questions.iter().filter_map(|question| question.enough);
-        enough.chain(self.enough).chain(resend).chain([self.end])
+        enough.chain(self.enough).chain(resend).chain([self.next, self.end])
     }
 
     fn failure(&self) -> Failure {
@@ -378,6 +403,9 @@ impl Question {
 /// another server after one without addresses. Enough for whoever answers at all, and little for a server that drops
 /// questions for IPv6, as some do.
 const GRACE: Duration = Duration::from_millis(100);
+
+/// How long a name is waited for until the next is asked for, too: longer than a server nearby takes.
+const STAGGER: Duration = Duration::from_millis(50);
 
 /// Longest time until a query is sent again.
 const MAX_RESEND: Duration = Duration::from_secs(1);
@@ -541,7 +569,24 @@ mod tests {
                     _ => Reply(2, NoName),
                 },
                 both(9),
-                2 + 100 + 2,
+                2 + 100,
+            ),
+            (
+                "slow servers, and the last candidate is the name",
+                SEARCH,
+                |(_, name, ..)| Reply(340, if name == "redis" { Here(9) } else { NoName }),
+                both(9),
+                50 + 50 + 50 + 340,
+            ),
+            (
+                "an earlier candidate is preferred although it is slower",
+                SEARCH,
+                |(_, name, ..)| match name {
+                    "redis.a" => Reply(200, Here(1)),
+                    _ => Reply(1, Here(2)),
+                },
+                both(1),
+                200,
             ),
             (
                 "a dead server is waited for once",
@@ -552,7 +597,7 @@ mod tests {
                     _ => Reply(2, NoName),
                 },
                 both(9),
-                2 + 100 + 2 + 2 + 2,
+                2 + 100 + 2,
             ),
             (
                 "the faster server does not know the name",
@@ -653,14 +698,14 @@ mod tests {
                     _ => Reply(1, Failed),
                 },
                 both(9),
-                250 + 2 + 2 + 1,
+                250,
             ),
             (
                 "all are silent for one candidate",
                 SEARCH,
                 |(_, name, ..)| if name == "redis.a" { Silence } else { Reply(1, Here(9)) },
                 both(9),
-                251,
+                250,
             ),
             (
                 "a slow reply counts although the search went on",
