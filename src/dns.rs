@@ -9,7 +9,7 @@ use std::net::IpAddr;
 mod files;
 mod lookup;
 
-pub use files::{Address, Conf, ConfParser, Hosts, MAX_ADDRESSES, MAX_SEARCH, MAX_SERVERS, loopback};
+pub use files::{Conf, ConfParser, Hosts, Interfaces, MAX_ADDRESSES, MAX_SEARCH, MAX_SERVERS, address, loopback};
 pub use lookup::{Failure, Lookup, Step};
 
 /// Encodes one question to a name server, for [`A`] or [`AAAA`] (RFC 1035, section 4.1). `None` if `host` can be no

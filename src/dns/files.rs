@@ -4,38 +4,30 @@
 //! UTF-8, so they are parsed in pieces of any length, of which no more than one word is kept. What cannot be understood
 //! is skipped, as the C libraries do.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-/// An IP address, and for a link-local one the network interface to which it belongs (RFC 4007, section 11).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Address {
-    /// The address itself.
-    pub ip: IpAddr,
-    /// Name or number of the interface; empty if none is given.
-    pub zone: String,
-}
-
-impl Address {
-    /// Parses `10.0.0.1`, `fd00::1` or `fe80::1%eth0`.
-    #[must_use]
-    pub fn parse(word: &[u8]) -> Option<Self> {
-        let text = str::from_utf8(word).ok()?;
-        let (ip, zone) = text.split_once('%').unwrap_or((text, ""));
-        let ip: IpAddr = ip.parse().ok()?;
-        (ip.is_ipv6() || zone.is_empty()).then(|| Self { ip, zone: zone.to_owned() })
+/// Parses an address: `10.0.0.1`, `fd00::1`, or `fe80::1%eth0` with the name or number of the network interface to which
+/// a link-local address belongs (RFC 4007, section 11). `None` if it is none, or if there is no such interface.
+#[must_use]
+pub fn address(word: &[u8], port: u16, interface: Interfaces) -> Option<SocketAddr> {
+    let text = str::from_utf8(word).ok()?;
+    let (ip, zone) = text.split_once('%').unwrap_or((text, ""));
+    match ip.parse().ok()? {
+        IpAddr::V4(_) if !zone.is_empty() => None,
+        IpAddr::V4(ip) => Some(SocketAddr::new(ip.into(), port)),
+        IpAddr::V6(ip) => {
+            let scope = if zone.is_empty() { 0 } else { zone.parse().ok().or_else(|| interface(zone))? };
+            Some(SocketAddrV6::new(ip, port, 0, scope).into())
+        }
     }
 }
 
-impl<T: Into<IpAddr>> From<T> for Address {
-    fn from(ip: T) -> Self {
-        Self { ip: ip.into(), zone: String::new() }
-    }
-}
+/// Finds the number of a network interface by its name.
+pub type Interfaces = fn(&str) -> Option<u32>;
 
 /// Returns the addresses of `localhost` and of the names in it, whatever the files list (RFC 6761, section 6.3).
 #[must_use]
-pub fn loopback(host: &str) -> Vec<Address> {
+pub fn loopback(host: &str) -> Vec<IpAddr> {
     let name = host.strip_suffix('.').unwrap_or(host).as_bytes();
     let domain = name.rsplit(|&byte| byte == b'.').next().unwrap_or_default();
     if domain.eq_ignore_ascii_case(b"localhost") {
@@ -48,35 +40,39 @@ pub fn loopback(host: &str) -> Vec<Address> {
 /// The hosts file, searched for one host.
 pub struct Hosts<'a> {
     host: &'a [u8],
+    port: u16,
+    interfaces: Interfaces,
     words: Words,
     /// The address at the start of the current line.
-    address: Option<Address>,
-    found: Vec<Address>,
+    address: Option<SocketAddr>,
+    found: Vec<SocketAddr>,
 }
 
 impl<'a> Hosts<'a> {
-    /// Starts to search for `host`.
+    /// Starts to search for `host`, whose addresses are to have this port.
     #[must_use]
-    pub fn new(host: &'a str) -> Self {
-        Self { host: host.as_bytes(), words: Words::new(b"#"), address: None, found: Vec::new() }
+    pub fn new(host: &'a str, port: u16, interfaces: Interfaces) -> Self {
+        Self { host: host.as_bytes(), port, interfaces, words: Words::new(b"#"), address: None, found: Vec::new() }
     }
 
     /// Searches the next piece of the file.
     pub fn read(&mut self, piece: &[u8]) {
-        let Self { host, words, address, found } = self;
-        words.split(piece, |index, word| {
+        let Self { host, port, interfaces, words, address, found } = self;
+        words.split(piece, &mut |index, word| {
             if index == 0 {
-                *address = Address::parse(word);
+                *address = self::address(word, *port, *interfaces);
             } else if word.eq_ignore_ascii_case(host) {
-                let new = address.take().filter(|new| found.len() < MAX_ADDRESSES && !found.contains(new));
-                found.extend(new);
+                match *address {
+                    Some(new) if found.len() < MAX_ADDRESSES && !found.contains(&new) => found.push(new),
+                    _ => {}
+                }
             }
         });
     }
 
     /// Returns the addresses that the file lists for the host, in its order, [`MAX_ADDRESSES`] at most.
     #[must_use]
-    pub fn finish(mut self) -> Vec<Address> {
+    pub fn finish(mut self) -> Vec<SocketAddr> {
         self.read(b"\n");
         self.found
     }
@@ -86,13 +82,13 @@ impl<'a> Hosts<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conf {
     /// The name servers, 1 to [`MAX_SERVERS`].
-    pub servers: Vec<Address>,
+    pub servers: Vec<SocketAddr>,
     /// Domains in which a short name is searched, without the dots around them; the root is empty.
     pub search: Vec<Vec<u8>>,
     /// A name with fewer dots is a short one.
     pub ndots: usize,
-    /// How long the answer for one name is waited for.
-    pub timeout: Duration,
+    /// How long the answer for one name is waited for, in milliseconds.
+    pub timeout: u64,
     /// How often a name server is asked for one name.
     pub attempts: u32,
 }
@@ -102,22 +98,25 @@ impl Conf {
     /// is full.
     #[must_use]
     pub fn candidates(&self, host: &str) -> Vec<Vec<u8>> {
-        let (as_is, host) = (host.strip_suffix('.'), host.as_bytes());
-        if let Some(full) = as_is {
-            return vec![full.into()];
-        }
-        let searched = self.search.iter().map(|domain| match domain.is_empty() {
-            true => host.to_vec(),
-            false => [host, domain].join(&b'.'),
-        });
-        let is_short = host.iter().filter(|&&byte| byte == b'.').count() < self.ndots;
-        let (first, last) = if is_short { (None, Some(host.to_vec())) } else { (Some(host.to_vec()), None) };
         let mut names: Vec<Vec<u8>> = Vec::new();
-        for name in first.into_iter().chain(searched).chain(last) {
+        let mut add = |name: Vec<u8>| {
             if !names.contains(&name) {
                 names.push(name);
             }
+        };
+        if let Some(full) = host.strip_suffix('.') {
+            add(full.into());
+            return names;
         }
+        let is_short = host.bytes().filter(|&byte| byte == b'.').count() < self.ndots;
+        if !is_short {
+            add(host.into());
+        }
+        for domain in &self.search {
+            let dot: &[u8] = if domain.is_empty() { b"" } else { b"." };
+            add([host.as_bytes(), dot, domain].concat());
+        }
+        add(host.into());
         names
     }
 
@@ -125,7 +124,7 @@ impl Conf {
         if let Some(number) = value(option, b"ndots:") {
             self.ndots = number.min(MAX_NDOTS) as usize;
         } else if let Some(number) = value(option, b"timeout:") {
-            self.timeout = Duration::from_secs(number.clamp(1, MAX_TIMEOUT).into());
+            self.timeout = u64::from(number.clamp(1, MAX_TIMEOUT)) * 1000;
         } else if let Some(number) = value(option, b"attempts:") {
             self.attempts = number.clamp(1, MAX_ATTEMPTS);
         }
@@ -142,6 +141,7 @@ fn value(option: &[u8], name: &[u8]) -> Option<u32> {
 
 /// `/etc/resolv.conf` while it is parsed.
 pub struct ConfParser {
+    interfaces: Interfaces,
     words: Words,
     keyword: Keyword,
     /// The file has a search list, if only an empty one.
@@ -158,19 +158,19 @@ enum Keyword {
     Other,
 }
 
-impl Default for ConfParser {
-    fn default() -> Self {
-        let timeout = Duration::from_secs(DEFAULT_TIMEOUT);
-        let conf = Conf { servers: Vec::new(), search: Vec::new(), ndots: 1, timeout, attempts: DEFAULT_ATTEMPTS };
-        Self { words: Words::new(b"#;"), keyword: Keyword::Other, has_search: false, conf }
-    }
-}
-
 impl ConfParser {
+    /// Starts with the settings of an empty file.
+    #[must_use]
+    pub fn new(interfaces: Interfaces) -> Self {
+        let timeout = DEFAULT_TIMEOUT * 1000;
+        let conf = Conf { servers: Vec::new(), search: Vec::new(), ndots: 1, timeout, attempts: DEFAULT_ATTEMPTS };
+        Self { interfaces, words: Words::new(b"#;"), keyword: Keyword::Other, has_search: false, conf }
+    }
+
     /// Parses the next piece of the file.
     pub fn read(&mut self, piece: &[u8]) {
-        let Self { words, keyword, has_search, conf } = self;
-        words.split(piece, |index, word| match *keyword {
+        let Self { interfaces, words, keyword, has_search, conf } = self;
+        words.split(piece, &mut |index, word| match *keyword {
             _ if index == 0 => {
                 *keyword = match word {
                     b"nameserver" => Keyword::NameServer,
@@ -185,8 +185,10 @@ impl ConfParser {
                 }
             }
             Keyword::NameServer if index == 1 && conf.servers.len() < MAX_SERVERS => {
-                let new = Address::parse(word).filter(|new| !conf.servers.contains(new));
-                conf.servers.extend(new);
+                match address(word, PORT, *interfaces) {
+                    Some(new) if !conf.servers.contains(&new) => conf.servers.push(new),
+                    _ => {}
+                }
             }
             Keyword::Search if conf.search.len() < MAX_SEARCH => conf.search.push(trim_dots(word).to_vec()),
             Keyword::Options => conf.set_option(word),
@@ -201,11 +203,13 @@ impl ConfParser {
         self.read(b"\n");
         let mut conf = self.conf;
         if conf.servers.is_empty() {
-            conf.servers.push(Ipv4Addr::LOCALHOST.into());
+            conf.servers.push((Ipv4Addr::LOCALHOST, PORT).into());
         }
-        if !self.has_search {
-            let domain = hostname.trim_ascii().split_once('.').map_or("", |(_, domain)| domain);
-            conf.search.extend(Some(trim_dots(domain.as_bytes()).to_vec()).filter(|domain| !domain.is_empty()));
+        let mut parts = hostname.trim_ascii().splitn(2, '.');
+        if let (false, Some(_), Some(domain @ [_, ..])) =
+            (self.has_search, parts.next(), parts.next().map(|domain| trim_dots(domain.as_bytes())))
+        {
+            conf.search.push(domain.to_vec());
         }
         conf
     }
@@ -236,26 +240,26 @@ impl Words {
 
     /// Passes each word that ends in this piece to `take`, with its place in its line. One that is too long to mean
     /// anything is passed as an empty one.
-    fn split(&mut self, piece: &[u8], mut take: impl FnMut(usize, &[u8])) {
+    fn split(&mut self, piece: &[u8], take: &mut dyn FnMut(usize, &[u8])) {
         for &byte in piece {
             match byte {
                 b'\n' => {
-                    self.end_word(&mut take);
+                    self.end_word(take);
                     (self.index, self.is_comment) = (0, false);
                 }
                 _ if self.is_comment => {}
                 _ if self.comments.contains(&byte) => {
-                    self.end_word(&mut take);
+                    self.end_word(take);
                     self.is_comment = true;
                 }
-                _ if byte.is_ascii_whitespace() => self.end_word(&mut take),
+                _ if byte.is_ascii_whitespace() => self.end_word(take),
                 _ if self.word.len() <= MAX_WORD => self.word.push(byte),
                 _ => {}
             }
         }
     }
 
-    fn end_word(&mut self, take: &mut impl FnMut(usize, &[u8])) {
+    fn end_word(&mut self, take: &mut dyn FnMut(usize, &[u8])) {
         if self.word.is_empty() {
             return;
         }
@@ -264,6 +268,9 @@ impl Words {
         self.word.clear();
     }
 }
+
+/// Where name servers listen.
+const PORT: u16 = 53;
 
 /// Most name servers that are asked, as in the C libraries.
 pub const MAX_SERVERS: usize = 3;
@@ -291,7 +298,7 @@ mod tests {
     /// Parses a file in pieces of every length.
     fn confs(text: &[u8], hostname: &str) -> Conf {
         let parse = |length: usize| {
-            let mut parser = ConfParser::default();
+            let mut parser = ConfParser::new(interfaces);
             text.chunks(length).for_each(|piece| parser.read(piece));
             parser.finish(hostname)
         };
@@ -304,7 +311,7 @@ mod tests {
 
     fn listed(text: &[u8], host: &str) -> String {
         let parse = |length: usize| {
-            let mut hosts = Hosts::new(host);
+            let mut hosts = Hosts::new(host, 6379, interfaces);
             text.chunks(length).for_each(|piece| hosts.read(piece));
             hosts.finish()
         };
@@ -315,9 +322,15 @@ mod tests {
         written(&whole)
     }
 
-    fn written(addresses: &[Address]) -> String {
-        let write =
-            |Address { ip, zone }: &Address| if zone.is_empty() { ip.to_string() } else { format!("{ip}%{zone}") };
+    fn interfaces(name: &str) -> Option<u32> {
+        (name == "eth0").then_some(7)
+    }
+
+    fn written(addresses: &[SocketAddr]) -> String {
+        let write = |address: &SocketAddr| match address {
+            SocketAddr::V6(address) if address.scope_id() > 0 => format!("{}%{}", address.ip(), address.scope_id()),
+            address => address.ip().to_string(),
+        };
         addresses.iter().map(write).collect::<Vec<_>>().join(" ")
     }
 
@@ -339,7 +352,12 @@ mod tests {
                 "r",
             ),
             (b"nameserver 1.1.1.1\nnameserver x\nnameserver 1.1.1.1\nnameserver ::2\n", "1.1.1.1 ::2", "r", "r"),
-            (b"nameserver fe80::1%eth0\nnameserver fe80::1%2\n", "fe80::1%eth0 fe80::1%2", "r", "r"),
+            (
+                b"nameserver fe80::1%eth1\nnameserver fe80::1%eth0\nnameserver fe80::1%2\n",
+                "fe80::1%7 fe80::1%2",
+                "r",
+                "r",
+            ),
             (b"nameserver\nnameserver x\nserver 1.1.1.1\nnameserver 1.1.1.1%eth0", "127.0.0.1", "r", "r"),
             (b"# nameserver 1.1.1.1\n;nameserver 1.1.1.1\nnameserver 2.2.2.2 # here", "2.2.2.2", "r", "r"),
             (b"nameserver 2.2.2.2#here\nnameserver 3.3.3.3;", "2.2.2.2 3.3.3.3", "r", "r"),
@@ -383,7 +401,7 @@ mod tests {
             ("timeout:3", 1, 5, 2),
         ] {
             let conf = confs(text.as_bytes(), "");
-            assert_eq!((conf.ndots, conf.timeout.as_secs(), conf.attempts), (ndots, timeout, attempts), "{text}");
+            assert_eq!((conf.ndots, conf.timeout / 1000, conf.attempts), (ndots, timeout, attempts), "{text}");
         }
     }
 
@@ -418,7 +436,7 @@ mod tests {
             ("localhost", "127.0.0.1 ::1"),
             ("web", "10.0.0.7"),
             ("WEB.a.org", "10.0.0.7"),
-            ("bar", "10.0.0.8 fe80::1%eth0"),
+            ("bar", "10.0.0.8 fe80::1%7"),
             ("last", "10.0.0.9"),
             ("redis", ""),
             ("10.0.0.7", ""),
@@ -449,19 +467,22 @@ mod tests {
             ("notlocalhost", ""),
             ("redis", ""),
         ] {
-            assert_eq!(written(&loopback(host)), addresses, "{host:?}");
+            let found: Vec<_> = loopback(host).iter().map(ToString::to_string).collect();
+            assert_eq!(found.join(" "), addresses, "{host:?}");
         }
-        for (word, address) in [
+        for (word, expected) in [
             ("10.1.2.3", "10.1.2.3"),
             ("fd00::1", "fd00::1"),
-            ("fe80::1%eth0", "fe80::1%eth0"),
+            ("fe80::1%eth0", "fe80::1%7"),
+            ("fe80::1%eth1", ""),
             ("fe80::1%", "fe80::1"),
             ("10.1.2.3%eth0", ""),
             ("%eth0", ""),
             ("10.1", ""),
             ("redis", ""),
         ] {
-            assert_eq!(written(&Address::parse(word.as_bytes()).into_iter().collect::<Vec<_>>()), address, "{word:?}");
+            let found: Vec<_> = address(word.as_bytes(), 53, interfaces).into_iter().collect();
+            assert_eq!(written(&found), expected, "{word:?}");
         }
     }
 }

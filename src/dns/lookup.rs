@@ -7,12 +7,10 @@
 //! silent is asked, but no longer waited for where another has answered. Where servers are slow, the next candidate is
 //! asked for before the one before is over, but never preferred to it.
 //!
-//! Times are counted from the start of the lookup, so that this file needs no clock. The driver performs each [`Step`]
-//! and reports what came of it, until one is the last.
+//! Times are milliseconds since the start of the lookup, so that this file needs no clock. The driver performs each
+//! [`Step`] and reports what came of it, until one is the last.
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::time::Duration;
 use std::vec;
 
 use super::{A, AAAA, Conf, MAX_ADDRESSES, MAX_SERVERS, Verdict};
@@ -24,9 +22,9 @@ pub enum Step<'a> {
     Send(usize, &'a [u8]),
     /// Send a query to a server over TCP (RFC 7766) and pass its reply to [`Lookup::receive`], if it comes before this
     /// time; then, whatever datagrams have come meanwhile.
-    Connect(usize, &'a [u8], Duration),
+    Connect(usize, &'a [u8], u64),
     /// Wait for datagrams until this time.
-    Wait(Duration),
+    Wait(u64),
     /// The lookup has ended.
     Done(Result<Vec<IpAddr>, Failure>),
 }
@@ -52,14 +50,12 @@ pub struct Lookup<'a> {
     conf: &'a Conf,
     /// Source of query numbers that nobody can guess.
     random: fn() -> u64,
-    deadline: Duration,
+    deadline: u64,
     servers: [Server; MAX_SERVERS],
     /// Names that were not asked for yet.
     names: vec::IntoIter<Vec<u8>>,
     /// Names that were asked for. A late reply counts, too.
     candidates: Vec<Candidate>,
-    /// Queries to be sent.
-    outbox: VecDeque<Place>,
 }
 
 /// One question to one server: the places of candidate, question and server.
@@ -80,17 +76,15 @@ enum Server {
 
 struct Candidate {
     questions: [Question; 2],
-    /// No longer waited for, from then on, where one kind of address is known.
-    enough: Option<Duration>,
-    /// No longer waited for from then on.
-    end: Duration,
+    /// No longer waited for from then on: sooner where one kind of address is known.
+    end: u64,
     /// When the next name is asked for, whether this one is over or not.
-    next: Duration,
+    next: u64,
     /// It is over, and it has been noted which servers were silent.
     is_noted: bool,
     /// When to ask again, and how often.
-    resend: Duration,
-    interval: Duration,
+    resend: u64,
+    interval: u64,
     resends: u32,
 }
 
@@ -98,10 +92,12 @@ struct Candidate {
 struct Question {
     query: Vec<u8>,
     servers: [Progress; MAX_SERVERS],
+    /// Servers to which the query is to be sent.
+    unsent: [bool; MAX_SERVERS],
     /// Whether the name exists, as the first server to answer has it.
     answer: Option<bool>,
-    /// No longer waited for from then on, since one server has answered.
-    enough: Option<Duration>,
+    /// Other servers are no longer waited for from then on, since one has answered.
+    end: u64,
     found: Vec<IpAddr>,
 }
 
@@ -123,7 +119,7 @@ enum Progress {
 impl<'a> Lookup<'a> {
     /// Starts to look `host` up, within the time from zero to `deadline`.
     #[must_use]
-    pub fn new(conf: &'a Conf, host: &str, deadline: Duration, random: fn() -> u64) -> Self {
+    pub fn new(conf: &'a Conf, host: &str, deadline: u64, random: fn() -> u64) -> Self {
         Self {
             conf,
             random,
@@ -131,12 +127,11 @@ impl<'a> Lookup<'a> {
             servers: [Server::Unknown; MAX_SERVERS],
             names: conf.candidates(host).into_iter(),
             candidates: Vec::new(),
-            outbox: VecDeque::new(),
         }
     }
 
     /// Returns what to do at this time.
-    pub fn poll(&mut self, now: Duration) -> Step<'_> {
+    pub fn poll(&mut self, now: u64) -> Step<'_> {
         while !self.is_waiting(now) {
             if self.has_addresses() || !self.ask_next(now) {
                 return Step::Done(self.finish());
@@ -146,29 +141,27 @@ impl<'a> Lookup<'a> {
         if !self.has_addresses() && self.candidates.last().is_some_and(|candidate| now >= candidate.next) {
             self.ask_next(now);
         }
-        if let Some(place) = self.truncated() {
-            let candidate = &self.candidates[place.0];
+        if let Some((candidate, kind, server)) =
+            self.find(|question, server| question.found.is_empty() && question.servers[server] == Progress::Truncated)
+        {
+            let Candidate { questions, end, .. } = &mut self.candidates[candidate];
+            questions[kind].servers[server] = Progress::Retried;
             // Whatever keeps TCP from working, another server still has time to answer.
-            let until = candidate.enough.unwrap_or(now + candidate.end.saturating_sub(now) / 2);
-            let question = self.question(place);
-            question.servers[place.2] = Progress::Retried;
-            return Step::Connect(place.2, &question.query, until);
+            return Step::Connect(server, &questions[kind].query, now + end.saturating_sub(now) / 2);
         }
         self.resend(now);
-        while let Some(place) = self.outbox.pop_front() {
-            if self.question(place).is_open(place.2) {
-                return Step::Send(place.2, &self.question(place).query);
-            }
+        if let Some((candidate, kind, server)) = self.find(|question, server| question.unsent[server]) {
+            let question = &mut self.candidates[candidate].questions[kind];
+            question.unsent[server] = false;
+            return Step::Send(server, &question.query);
         }
-        let events = self.candidates.iter().flat_map(Candidate::events).filter(|&event| event > now);
-        Step::Wait(events.min().unwrap_or(self.deadline).min(self.deadline))
+        Step::Wait(self.next_event(now))
     }
 
     /// Takes what a server sent.
-    pub fn receive(&mut self, server: usize, message: &[u8], now: Duration) {
-        let Self { candidates, outbox, servers, conf, .. } = self;
-        for (place, candidate) in candidates.iter_mut().enumerate() {
-            for (kind, question) in candidate.questions.iter_mut().enumerate() {
+    pub fn receive(&mut self, server: usize, message: &[u8], now: u64) {
+        for candidate in &mut self.candidates {
+            for question in &mut candidate.questions {
                 // Of several servers with addresses, the first holds.
                 let mut ignored = Vec::new();
                 let found = if question.found.is_empty() { &mut question.found } else { &mut ignored };
@@ -176,15 +169,16 @@ impl<'a> Lookup<'a> {
                 if verdict == Verdict::Foreign {
                     continue;
                 }
-                servers[server] = Server::Alive;
-                if question.take(server, verdict, conf.attempts) {
-                    outbox.push_back((place, kind, server));
-                }
+                self.servers[server] = Server::Alive;
+                question.take(server, verdict, self.conf.attempts);
                 if question.answer.is_some() {
-                    question.enough.get_or_insert(now + GRACE);
+                    question.end = question.end.min(now + GRACE);
                 }
-                if !question.found.is_empty() || question.answer == Some(false) {
-                    candidate.enough.get_or_insert(now + GRACE);
+                let is_found = !question.found.is_empty();
+                if is_found && now >= candidate.end {
+                    candidate.end = now + GRACE;
+                } else if is_found || question.answer == Some(false) {
+                    candidate.end = candidate.end.min(now + GRACE);
                 }
                 return;
             }
@@ -194,15 +188,41 @@ impl<'a> Lookup<'a> {
     /// Notes that nothing can be sent to a server: it, or a router on the way, has said so.
     pub fn lose(&mut self, server: usize) {
         self.servers[server] = Server::Unreachable;
-        for question in self.candidates.iter_mut().flat_map(|candidate| &mut candidate.questions) {
-            if matches!(question.servers[server], Progress::Asked(_)) {
-                question.servers[server] = Progress::Unreachable;
+        for candidate in &mut self.candidates {
+            for question in &mut candidate.questions {
+                question.unsent[server] = false;
+                if matches!(question.servers[server], Progress::Asked(_)) {
+                    question.servers[server] = Progress::Unreachable;
+                }
             }
         }
     }
 
-    fn question(&mut self, (candidate, kind, _): Place) -> &mut Question {
-        &mut self.candidates[candidate].questions[kind]
+    /// The first question and server for which this holds.
+    fn find(&self, holds: impl Fn(&Question, usize) -> bool) -> Option<Place> {
+        for (place, candidate) in self.candidates.iter().enumerate() {
+            for (kind, question) in candidate.questions.iter().enumerate() {
+                if let Some(server) = (0..self.conf.servers.len()).find(|&server| holds(question, server)) {
+                    return Some((place, kind, server));
+                }
+            }
+        }
+        None
+    }
+
+    /// When there may be something to do although nothing was received.
+    fn next_event(&self, now: u64) -> u64 {
+        let mut next = self.deadline;
+        for candidate in &self.candidates {
+            let resend = if candidate.resends > 0 { candidate.resend } else { candidate.end };
+            let [one, other] = candidate.questions.each_ref().map(|question| question.end);
+            for event in [resend, candidate.next, candidate.end, one, other] {
+                if event > now {
+                    next = next.min(event);
+                }
+            }
+        }
+        next
     }
 
     fn has_addresses(&self) -> bool {
@@ -211,10 +231,10 @@ impl<'a> Lookup<'a> {
 
     /// Whether a candidate is waited for: the first that is not over. Those behind it do not count until then, as they
     /// would not have been asked for if it had been answered at once.
-    fn is_waiting(&mut self, now: Duration) -> bool {
+    fn is_waiting(&mut self, now: u64) -> bool {
         for place in 0..self.candidates.len() {
             let candidate = &self.candidates[place];
-            let is_late = now >= candidate.enough.unwrap_or(candidate.end).min(self.deadline);
+            let is_late = now >= candidate.end.min(self.deadline);
             if !is_late && candidate.questions.iter().any(|question| self.is_pending(question, now)) {
                 return true;
             }
@@ -228,48 +248,53 @@ impl<'a> Lookup<'a> {
 
     /// Whether a server that is worth waiting for has not answered yet. One that is silent is worth it only as long as
     /// no other says anything.
-    fn is_pending(&self, question: &Question, now: Duration) -> bool {
-        let servers = || question.servers[..self.conf.servers.len()].iter().zip(self.servers);
-        let is_asked = |progress: &Progress| matches!(progress, Progress::Asked(_) | Progress::Truncated);
-        let is_reply = |progress| matches!(progress, Progress::Failed | Progress::Retried | Progress::Answered);
-        let is_answered = servers().any(|(&progress, _)| is_reply(progress));
-        question.found.is_empty()
-            && question.enough.is_none_or(|enough| now < enough)
-            && servers().any(|(progress, server)| is_asked(progress) && (server != Server::Silent || !is_answered))
+    fn is_pending(&self, question: &Question, now: u64) -> bool {
+        if !question.found.is_empty() || now >= question.end {
+            return false;
+        }
+        let (mut is_answered, mut is_asked, mut is_worthwhile) = (false, false, false);
+        for (progress, server) in question.servers.iter().zip(self.servers).take(self.conf.servers.len()) {
+            match progress {
+                Progress::Asked(_) | Progress::Truncated => {
+                    is_asked = true;
+                    is_worthwhile |= server != Server::Silent;
+                }
+                Progress::Failed | Progress::Retried | Progress::Answered => is_answered = true,
+                Progress::Unreachable => {}
+            }
+        }
+        is_worthwhile || (is_asked && !is_answered)
     }
 
     /// Goes on to the next name. `false` if there is none, or no time.
-    fn ask_next(&mut self, now: Duration) -> bool {
+    fn ask_next(&mut self, now: u64) -> bool {
         while now < self.deadline {
             let Some(name) = self.names.next() else { return false };
             let Some(candidate) = self.candidate(&name, now) else { continue };
             self.candidates.push(candidate);
-            self.ask_all(self.candidates.len() - 1);
             return true;
         }
         false
     }
 
-    fn candidate(&self, name: &[u8], now: Duration) -> Option<Candidate> {
+    fn candidate(&self, name: &[u8], now: u64) -> Option<Candidate> {
         let id = (self.random)() as u16;
-        let mut servers = [Progress::Asked(0); MAX_SERVERS];
-        for (progress, server) in servers.iter_mut().zip(self.servers) {
-            if server == Server::Unreachable {
-                *progress = Progress::Unreachable;
-            }
-        }
+        let servers = self.servers.map(|server| match server {
+            Server::Unreachable => Progress::Unreachable,
+            _ => Progress::Asked(0),
+        });
+        let unsent = servers.map(|progress| progress != Progress::Unreachable);
         let question = |id, kind| {
             let query = super::query(id, name, kind)?;
-            Some(Question { query, servers, answer: None, enough: None, found: Vec::new() })
+            Some(Question { query, servers, unsent, answer: None, end: u64::MAX, found: Vec::new() })
         };
         // No candidate takes the time of all that follow.
         let left = self.deadline.saturating_sub(now);
         let share = if self.names.len() == 0 { left } else { left / 2 };
         let time = self.conf.timeout.min(share);
-        let interval = (time / self.conf.attempts).min(MAX_RESEND);
+        let interval = (time / u64::from(self.conf.attempts)).min(MAX_RESEND);
         Some(Candidate {
             questions: [question(id, A)?, question(!id, AAAA)?],
-            enough: None,
             end: now + time,
             next: now + STAGGER.min(left / 8),
             is_noted: false,
@@ -294,41 +319,24 @@ impl<'a> Lookup<'a> {
     }
 
     /// Asks again where a datagram may have been lost.
-    fn resend(&mut self, now: Duration) {
-        for place in 0..self.candidates.len() {
-            let candidate = &mut self.candidates[place];
+    fn resend(&mut self, now: u64) {
+        for candidate in &mut self.candidates {
             if !candidate.is_noted && candidate.resends > 0 && now >= candidate.resend {
                 candidate.resends -= 1;
                 candidate.resend = now + candidate.interval;
-                self.ask_all(place);
-            }
-        }
-    }
-
-    /// Asks every server both questions of a candidate.
-    fn ask_all(&mut self, candidate: usize) {
-        for server in 0..self.conf.servers.len() {
-            self.outbox.extend([(candidate, 0, server), (candidate, 1, server)]);
-        }
-    }
-
-    /// The first reply that was cut short.
-    fn truncated(&self) -> Option<Place> {
-        for (place, candidate) in self.candidates.iter().enumerate() {
-            for (kind, question) in candidate.questions.iter().enumerate().filter(|(_, one)| one.found.is_empty()) {
-                let server = question.servers.iter().position(|&progress| progress == Progress::Truncated);
-                if let Some(server) = server {
-                    return Some((place, kind, server));
+                for question in &mut candidate.questions {
+                    question.unsent = [0, 1, 2].map(|server| question.is_open(server));
                 }
             }
         }
-        None
     }
 
     /// Returns the addresses of the first candidate that has any, IPv4 first, or why there are none.
     fn finish(&mut self) -> Result<Vec<IpAddr>, Failure> {
         let Some(candidate) = self.candidates.iter_mut().find(|candidate| candidate.has_addresses()) else {
-            return Err(self.candidates.iter().map(Candidate::failure).max().unwrap_or(Failure::NoSuchName));
+            // Names that were not asked for had no time.
+            let default = if self.names.len() == 0 { Failure::NoSuchName } else { Failure::NoServer };
+            return Err(self.candidates.iter().map(Candidate::failure).max().unwrap_or(default));
         };
         let [mut found, others] = candidate.questions.each_mut().map(|question| std::mem::take(&mut question.found));
         for address in others {
@@ -345,19 +353,12 @@ impl Candidate {
         self.questions.iter().any(|question| !question.found.is_empty())
     }
 
-    /// When there may be something to do although nothing was received.
-    fn events(&self) -> impl Iterator<Item = Duration> {
-        let resend = Some(self.resend).filter(|_| self.resends > 0);
-        let enough = self.questions.iter().filter_map(|question| question.enough);
-        enough.chain(self.enough).chain(resend).chain([self.next, self.end])
-    }
-
     fn failure(&self) -> Failure {
-        let answers = self.questions.each_ref().map(|question| question.answer);
-        match answers {
-            _ if answers.contains(&Some(false)) => Failure::NoSuchName,
+        match self.questions.each_ref().map(|question| question.answer) {
+            [Some(false), _] | [_, Some(false)] => Failure::NoSuchName,
             [Some(true), Some(true)] => Failure::NoAddress,
-            _ => self.questions.iter().filter_map(Question::failure).max().unwrap_or(Failure::NoServer),
+            [None, _] => self.questions[0].failure(),
+            [_, None] => self.questions[1].failure(),
         }
     }
 }
@@ -368,8 +369,8 @@ impl Question {
         self.answer.is_none() && matches!(self.servers[server], Progress::Asked(_))
     }
 
-    /// Notes the reply of one server. Returns whether to ask it again at once.
-    fn take(&mut self, server: usize, verdict: Verdict, attempts: u32) -> bool {
+    /// Notes the reply of one server.
+    fn take(&mut self, server: usize, verdict: Verdict, attempts: u32) {
         let progress = &mut self.servers[server];
         match (verdict, *progress) {
             (Verdict::Exists | Verdict::NoName, _) => {
@@ -377,38 +378,42 @@ impl Question {
                 // A name that has addresses exists, whichever server denied it before.
                 let exists = self.answer.unwrap_or(verdict == Verdict::Exists);
                 self.answer = Some(exists || !self.found.is_empty());
+                self.unsent = [false; MAX_SERVERS];
             }
             (_, Progress::Retried) => {}
             (Verdict::Truncated, _) => *progress = Progress::Truncated,
             (Verdict::Failed, Progress::Asked(failures)) if failures + 1 < attempts => {
                 *progress = Progress::Asked(failures + 1);
-                return self.answer.is_none();
+                self.unsent[server] = self.answer.is_none();
             }
             _ => *progress = Progress::Failed,
         }
-        false
     }
 
-    fn failure(&self) -> Option<Failure> {
-        let failure = |progress: &Progress| match progress {
-            Progress::Retried | Progress::Truncated => Some(Failure::Truncated),
-            Progress::Failed | Progress::Asked(1..) => Some(Failure::ServerFailed),
-            Progress::Unreachable | Progress::Asked(_) | Progress::Answered => None,
-        };
-        if self.answer.is_some() { None } else { self.servers.iter().filter_map(failure).max() }
+    /// Why there is no answer.
+    fn failure(&self) -> Failure {
+        let mut failure = Failure::NoServer;
+        for progress in &self.servers {
+            failure = failure.max(match progress {
+                Progress::Retried | Progress::Truncated => Failure::Truncated,
+                Progress::Failed | Progress::Asked(1..) => Failure::ServerFailed,
+                Progress::Unreachable | Progress::Asked(_) | Progress::Answered => Failure::NoServer,
+            });
+        }
+        failure
     }
 }
 
 /// How long other replies are waited for after one that would do: addresses of the other kind after those of one, or
 /// another server after one without addresses. Enough for whoever answers at all, and little for a server that drops
 /// questions for IPv6, as some do.
-const GRACE: Duration = Duration::from_millis(100);
+const GRACE: u64 = 100;
 
 /// How long a name is waited for until the next is asked for, too: longer than a server nearby takes.
-const STAGGER: Duration = Duration::from_millis(50);
+const STAGGER: u64 = 50;
 
 /// Longest time until a query is sent again.
-const MAX_RESEND: Duration = Duration::from_secs(1);
+const MAX_RESEND: u64 = 1000;
 
 #[cfg(test)]
 mod tests {
@@ -483,13 +488,13 @@ mod tests {
 
     /// Looks `redis` up in a world whose clock goes as it is told.
     fn look_up(conf: &str, deadline: u64, world: World) -> Outcome {
-        let mut parser = ConfParser::default();
+        let mut parser = ConfParser::new(|_| None);
         parser.read(conf.as_bytes());
         let conf = parser.finish("");
-        let mut lookup = Lookup::new(&conf, "redis", Duration::from_millis(deadline), || 0x1234);
-        let (mut now, mut sent) = (Duration::ZERO, Vec::new());
+        let mut lookup = Lookup::new(&conf, "redis", deadline, || 0x1234);
+        let (mut now, mut sent) = (0, Vec::new());
         // Time, server and bytes of what is on its way; no bytes say that nobody listens.
-        let mut coming: Vec<(Duration, usize, Vec<u8>)> = Vec::new();
+        let mut coming: Vec<(u64, usize, Vec<u8>)> = Vec::new();
         for _ in 0..1000 {
             match lookup.poll(now) {
                 Step::Send(server, query) => {
@@ -500,15 +505,15 @@ mod tests {
                     let before = sent.iter().filter(is_same).count();
                     match world((server, &name, kind, before)) {
                         Reply(after, content) => {
-                            coming.push((now + Duration::from_millis(after), server, encode(query, content)));
+                            coming.push((now + after, server, encode(query, content)));
                         }
                         Silence => {}
                         Unreachable => coming.push((now, server, Vec::new())),
                     }
-                    sent.push((server, name, kind, now.as_millis() as u64));
+                    sent.push((server, name, kind, now));
                 }
                 Step::Connect(server, query, until) => {
-                    assert!(until <= Duration::from_millis(deadline));
+                    assert!(until <= deadline);
                     let (name, kind) = (name(query), query[query.len() - 3]);
                     match world((server, &name, kind, 0)) {
                         Reply(_, Cut(Some(last))) => {
@@ -522,7 +527,7 @@ mod tests {
                         let (_, server, bytes) = coming.remove(0);
                         lookup.receive(server, &bytes, now);
                     }
-                    sent.push((server, format!("tcp:{name}"), kind, now.as_millis() as u64));
+                    sent.push((server, format!("tcp:{name}"), kind, now));
                 }
                 Step::Wait(until) => {
                     assert!(until > now, "waits for what is past");
@@ -536,7 +541,7 @@ mod tests {
                         _ => now = until,
                     }
                 }
-                Step::Done(result) => return (result, now.as_millis() as u64, sent),
+                Step::Done(result) => return (result, now, sent),
             }
         }
         panic!("no end: {sent:?}");
@@ -785,13 +790,15 @@ mod tests {
 
     #[test]
     fn what_can_be_no_name_is_not_asked_for() {
-        let mut parser = ConfParser::default();
+        let mut parser = ConfParser::new(|_| None);
         parser.read(["search ", &"a".repeat(64), " ", &"b.".repeat(125), " c"].concat().as_bytes());
         let conf = parser.finish("");
-        let mut lookup = Lookup::new(&conf, "redis", Duration::from_secs(1), || 0);
-        let Step::Send(0, query) = lookup.poll(Duration::ZERO) else { panic!("nothing to send") };
+        let mut lookup = Lookup::new(&conf, "redis", 1_000, || 0);
+        let Step::Send(0, query) = lookup.poll(0) else { panic!("nothing to send") };
         assert_eq!(name(query), "redis.c");
-        let mut lookup = Lookup::new(&conf, "redis..test", Duration::from_secs(1), || 0);
-        assert_eq!(lookup.poll(Duration::ZERO), Step::Done(Err(Failure::NoSuchName)));
+        let mut lookup = Lookup::new(&conf, "redis..test", 1_000, || 0);
+        assert_eq!(lookup.poll(0), Step::Done(Err(Failure::NoSuchName)));
+        let mut lookup = Lookup::new(&conf, "redis", 0, || 0);
+        assert_eq!(lookup.poll(0), Step::Done(Err(Failure::NoServer)), "without any time");
     }
 }

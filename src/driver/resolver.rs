@@ -5,36 +5,39 @@
 //! reached.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 
 use super::{Status, left};
-use crate::dns::{self, Address, Conf, ConfParser, Failure, Hosts, Lookup, MAX_REPLY, Step};
+use crate::dns::{self, Conf, ConfParser, Failure, Hosts, Lookup, MAX_REPLY, Step};
 use crate::machine;
 
 /// Returns the addresses of `host`, at least one, if they are found before `deadline`.
 pub(super) fn look_up(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, Status> {
-    if let Some(literal) = Address::parse(host.as_bytes()) {
-        return socket_address(&literal, port).map(|address| vec![address]).ok_or(NO_INTERFACE);
+    if let Some(address) = dns::address(host.as_bytes(), port, machine::interface) {
+        return Ok(vec![address]);
     }
-    let mut listed = Hosts::new(host);
+    if host.contains(':') {
+        return Err(NO_INTERFACE);
+    }
+    let mut listed = Hosts::new(host, port, machine::interface);
     read_file("/etc/hosts", deadline, &mut |piece| listed.read(piece));
-    let mut addresses = listed.finish();
-    if addresses.is_empty() {
-        addresses = dns::loopback(host);
+    let listed = listed.finish();
+    if !listed.is_empty() {
+        return Ok(listed);
     }
-    if addresses.is_empty() {
-        addresses = ask(&read_conf(deadline), host, deadline)?.into_iter().map(Address::from).collect();
+    let mut found = dns::loopback(host);
+    if found.is_empty() {
+        found = ask(&read_conf(deadline), host, deadline)?;
     }
-    let addresses: Vec<_> = addresses.iter().filter_map(|address| socket_address(address, port)).collect();
-    if addresses.is_empty() { Err(NO_INTERFACE) } else { Ok(addresses) }
+    Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
 }
 
 fn read_conf(deadline: Instant) -> Conf {
-    let mut parser = ConfParser::default();
+    let mut parser = ConfParser::new(machine::interface);
     read_file("/etc/resolv.conf", deadline, &mut |piece| parser.read(piece));
     parser.finish(&machine::read("/proc/sys/kernel/hostname"))
 }
@@ -51,11 +54,10 @@ fn read_file(path: &str, deadline: Instant, take: &mut dyn FnMut(&[u8])) {
 /// Asks the name servers.
 fn ask(conf: &Conf, host: &str, deadline: Instant) -> Result<Vec<IpAddr>, Status> {
     let begin = Instant::now();
-    let servers: Vec<_> = conf.servers.iter().map(|server| socket_address(server, DNS)).collect();
-    let sockets: Vec<_> = servers.iter().map(|server| open((*server)?).ok()).collect();
-    let mut lookup = Lookup::new(conf, host, left(deadline), machine::random);
+    let sockets: Vec<_> = conf.servers.iter().map(|&server| open(server).ok()).collect();
+    let mut lookup = Lookup::new(conf, host, left(deadline).as_millis() as u64, machine::random);
     loop {
-        match lookup.poll(begin.elapsed()) {
+        match lookup.poll(since(begin)) {
             Step::Send(server, query) => {
                 let sent = sockets[server].as_ref().map_or(Err(ErrorKind::NotConnected.into()), |one| one.send(query));
                 // What finds no room on its way is lost, as datagrams are.
@@ -64,14 +66,14 @@ fn ask(conf: &Conf, host: &str, deadline: Instant) -> Result<Vec<IpAddr>, Status
                 }
             }
             Step::Connect(server, query, until) => {
-                let reply = servers[server].map(|server| ask_over_tcp(server, query, begin + until));
-                if let Some(Ok(reply)) = reply {
-                    lookup.receive(server, &reply, begin.elapsed());
+                let until = begin + Duration::from_millis(until);
+                if let Ok(reply) = ask_over_tcp(conf.servers[server], query, until) {
+                    lookup.receive(server, &reply, since(begin));
                 }
                 receive(&sockets, &mut lookup, begin);
             }
             Step::Wait(until) => {
-                wait(&sockets, begin + until);
+                wait(&sockets, until.saturating_sub(since(begin)));
                 receive(&sockets, &mut lookup, begin);
             }
             Step::Done(result) => return result.map_err(status),
@@ -88,14 +90,12 @@ fn open(server: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Waits until a server has sent something, or until a time.
-fn wait(sockets: &[Option<UdpSocket>], until: Instant) {
+/// Waits until a server has sent something, for so many milliseconds at most.
+fn wait(sockets: &[Option<UdpSocket>], time: u64) {
     let mut events: Vec<_> =
         sockets.iter().flatten().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)).collect();
-    // Rounded up, so that it is not waited in many short times at the end.
-    let timeout = PollTimeout::try_from(left(until) + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
     // Whatever is reported is found by reading, and a signal in between does no harm.
-    let _ = poll(&mut events, timeout);
+    let _ = poll(&mut events, u16::try_from(time).unwrap_or(u16::MAX));
 }
 
 /// Takes what the servers have sent.
@@ -106,7 +106,7 @@ fn receive(sockets: &[Option<UdpSocket>], lookup: &mut Lookup<'_>, begin: Instan
         // A server that floods us is not read for longer than one that does not.
         for _ in 0..MAX_DATAGRAMS {
             match socket.recv(&mut datagram) {
-                Ok(length) => lookup.receive(server, &datagram[..length], begin.elapsed()),
+                Ok(length) => lookup.receive(server, &datagram[..length], since(begin)),
                 Err(error) if is_full(&error) => break,
                 Err(_) => {
                     lookup.lose(server);
@@ -153,16 +153,9 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
-/// `None` if there is no such network interface.
-fn socket_address(address: &Address, port: u16) -> Option<SocketAddr> {
-    let scope = match address.zone.as_str() {
-        "" => 0,
-        zone => zone.parse().ok().or_else(|| machine::interface(zone))?,
-    };
-    Some(match address.ip {
-        IpAddr::V4(ip) => SocketAddr::new(ip.into(), port),
-        IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, scope).into(),
-    })
+/// Milliseconds that have passed.
+fn since(begin: Instant) -> u64 {
+    begin.elapsed().as_millis() as u64
 }
 
 fn status(failure: Failure) -> Status {
@@ -179,10 +172,7 @@ fn status(failure: Failure) -> Status {
 }
 
 const NO_INTERFACE: Status =
-    Status::Away("the address of the Redis host names a network interface that does not exist");
-
-/// Where name servers listen.
-const DNS: u16 = 53;
+    Status::Away("the Redis host is no IPv6 address, or one of a network interface that does not exist");
 
 /// Most datagrams of one server that are read before the others have their turn.
 const MAX_DATAGRAMS: usize = 16;
