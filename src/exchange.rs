@@ -551,7 +551,7 @@ fn said(act: Act, total: Result<i64, Fault>, leaving: bool) -> (Status, [&'stati
         (Act::Ready, Ok(_)) => (Status::Ok, ["ready", ""]),
         (Act::Ready, Err(fault)) => (Status::Unavailable, ["not ready: ", render::why(fault)]),
         (Act::Count(_), Err(Fault::Lost)) => (Status::InDoubt, [DOUBT, render::why(Fault::Lost)]),
-        (Act::Count(_), Err(fault @ Fault::Refused(Cause::TooMany))) => {
+        (Act::Count(_), Err(fault @ Fault::Refused(Cause::TooMany | Cause::NoScripts))) => {
             (Status::InsufficientStorage, ["not counted: ", render::why(fault)])
         }
         (Act::Count(_), Err(fault)) => (Status::Unavailable, ["not counted, try again: ", render::why(fault)]),

@@ -102,6 +102,25 @@ fn replies_that_come_too_late_reach_nobody() {
     }
 }
 
+/// A receipt that Redis has dropped would let a batch count twice, so none is relied on where Redis may drop them.
+#[test]
+fn nothing_is_sent_again_on_the_word_of_a_receipt_that_may_be_evicted() {
+    for (policy, doubts) in [("volatile-ttl", 1), ("volatile-lru", 1), ("allkeys-lru", 1), ("noeviction", 0)] {
+        let redis = Redis::start(&["--maxmemory", "64mb", "--maxmemory-policy", policy]);
+        let relay = Relay::to(redis.port);
+        let notch = Settings::redis(relay.port).with("WORKERS", "1").with("STORE_TIMEOUT", NEVER).start();
+        let mut visitor = Visitor::of(&notch);
+        recover(&notch, &redis, &mut visitor.tally, Doubt::None);
+        let said = notch.log().iter().any(|line| line.contains("maxmemory-policy noeviction"));
+        assert_eq!(said, doubts > 0, "{policy}: {:#?}", notch.log());
+        relay.arm(Trick::CutReply(0));
+        visitor.visit(1);
+        assert!(relay.disarm(), "nothing was cut");
+        assert_eq!(visitor.tally.doubts, doubts, "{policy}");
+        recover(&notch, &redis, &mut visitor.tally, Doubt::Possible);
+    }
+}
+
 #[test]
 fn what_redis_never_said_is_no_number() {
     let (redis, relay, notch) = behind_a_relay(NEVER);

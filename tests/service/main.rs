@@ -11,6 +11,7 @@ mod rig;
 mod badges;
 mod cors;
 mod framing;
+mod health;
 mod healthcheck;
 mod ledger;
 mod logs;

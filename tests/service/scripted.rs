@@ -167,6 +167,23 @@ fn a_doubt_that_lasts_is_told_in_time() {
 }
 
 #[test]
+fn a_batch_that_nobody_waits_for_is_not_sent_again() {
+    let script = Script::play_with_receipts(
+        "> ONCE visits 1 #1\nhold\nclose\n> ONCE visits 1 #1\nhold\nclose\n> ONCE visits 1 #2\n< $1\\r\\n1\\r\\n",
+    );
+    let notch = settings(&script).with("STORE_TIMEOUT", "3s").start();
+    let mut client = notch.client();
+    client.send_request("GET", "/count", &[]);
+    script.reach(1);
+    script.release();
+    script.reach(4);
+    client.answer().assert_in_doubt();
+    script.release();
+    assert_eq!(notch.visit_when_it_counts(), 2);
+    script.done();
+}
+
+#[test]
 fn a_read_that_breaks_off_is_no_doubt() {
     for said in ["", "$", "$2\\r\\n4"] {
         let script = Script::play(&format!("> GET visits\n< {said}\nclose\n> GET visits\n< $2\\r\\n42\\r\\n"));

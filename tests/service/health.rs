@@ -1,0 +1,204 @@
+//! What notch knows of its store: it is ready where visits count, and finds out by itself when they count again.
+
+use std::thread;
+
+use crate::rig::{NEVER, Notch, Redis, Settings, until};
+
+fn store_up(notch: &Notch) -> bool {
+    notch.get("/metrics").text().contains("\nnotch_store_up 1\n")
+}
+
+fn regressions(notch: &Notch) -> u64 {
+    let page = notch.get("/metrics");
+    let number = page.text().lines().find_map(|line| line.strip_prefix("notch_store_regressions_total "));
+    number.and_then(|number| number.parse().ok()).expect("a number of regressions")
+}
+
+fn said(notch: &Notch, words: &str) -> usize {
+    notch.log().iter().filter(|line| line.contains(words)).count()
+}
+
+fn ready(notch: &Notch) -> bool {
+    let status = notch.get("/readyz").status;
+    assert!(matches!(status, 200 | 503), "{status}");
+    status == 200
+}
+
+/// Visits on so many connections that every worker serves some.
+fn crowd(notch: &Notch) {
+    notch.ask_at_once(&[("GET", "/count", &[][..])].repeat(16));
+}
+
+#[test]
+fn a_store_that_counts_again_is_found_without_visits() {
+    let redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).with("WORKERS", "3").start();
+    for (begin, end) in [
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+        ("ACL SETUSER default -incrby -evalsha -eval", "ACL SETUSER default +@all"),
+    ] {
+        until("visits count", || {
+            crowd(&notch);
+            (store_up(&notch) && ready(&notch)).then_some(())
+        });
+        redis.told(begin);
+        until("visits are refused", || {
+            crowd(&notch);
+            (!store_up(&notch) && !ready(&notch)).then_some(())
+        });
+        let total = redis.say("GET visits");
+        redis.told(end);
+        until(&format!("the store is up again after {end}"), || store_up(&notch).then_some(()));
+        until("it is ready again", || ready(&notch).then_some(()));
+        assert_eq!(redis.say("GET visits"), total, "finding out has counted nothing");
+    }
+    assert_eq!(said(&notch, "the store counts again"), 3, "{:#?}", notch.log());
+}
+
+#[test]
+fn a_named_counter_in_trouble_is_no_matter_of_the_store() {
+    let redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).with("COUNTERS", "blog,shop").start();
+    redis.told("RPUSH visits:blog a");
+    redis.told("SET visits:shop 9223372036854775807");
+    for _ in 0..3 {
+        for (path, status) in [("/count/blog", 503), ("/total/blog", 503), ("/count/shop", 503), ("/count", 200)] {
+            assert_eq!(notch.get(path).status, status, "{path}");
+            assert!(store_up(&notch) && ready(&notch), "after {path}");
+        }
+    }
+    assert_eq!(said(&notch, "the store does not count"), 0, "{:#?}", notch.log());
+    // Two conditions that come in turn are said three times a minute at most.
+    let lines = said(&notch, "visits of visits:blog get an error") + said(&notch, "visits of visits:shop get an error");
+    assert!((2..=3).contains(&lines), "{:#?}", notch.log());
+}
+
+#[test]
+fn it_is_ready_where_visits_count_though_none_has_come() {
+    for (begin, end) in [
+        ("RPUSH visits a", "DEL visits"),
+        ("SET visits many", "DEL visits"),
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+        ("ACL SETUSER default -incrby -incr -evalsha -eval", "ACL SETUSER default +@all"),
+    ] {
+        let redis = Redis::start(&[]);
+        redis.told(begin);
+        let notch = Settings::redis(redis.port).start();
+        assert!(!ready(&notch), "{begin}");
+        assert_eq!(notch.get("/livez").status, 200);
+        redis.told(end);
+        until(&format!("it is ready after {end}"), || ready(&notch).then_some(()));
+        // Without scripts, it is Redis that makes a counter of what holds nothing.
+        assert!(begin.starts_with("ACL") || redis.say("EXISTS visits") == "0", "to ask makes no counter");
+        assert_eq!(notch.visit(), 1);
+    }
+}
+
+#[test]
+fn a_store_that_lost_visits_is_said_aloud() {
+    let mut redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).with("WORKERS", "1").with("COUNTERS", "blog").start();
+    for number in 1..=5 {
+        assert_eq!(notch.visit(), number);
+        assert_eq!(notch.get("/count/blog").number(), number);
+    }
+    assert_eq!(regressions(&notch), 0);
+    redis.kill();
+    redis.restart();
+    // The greeting shows it before anybody visits.
+    until("the loss is seen", || (regressions(&notch) == 1).then_some(()));
+    assert_eq!(notch.get("/count/blog").number(), 1);
+    assert_eq!(regressions(&notch), 2);
+    for name in ["visits", "visits:blog"] {
+        assert_eq!(said(&notch, &format!("the store has lost visits of {name}: numbers")), 1, "{:#?}", notch.log());
+    }
+    // By hand it is the same: numbers are given again.
+    redis.told("SET visits 10");
+    assert_eq!(notch.visit(), 11);
+    redis.told("SET visits 3");
+    assert_eq!(notch.visit(), 4);
+    assert_eq!(regressions(&notch), 3);
+}
+
+#[test]
+fn what_the_store_holds_is_said_at_the_start() {
+    let redis = Redis::start(&[]);
+    for (value, words) in [(None, "holds no visits of visits yet"), (Some("41"), "holds visits of visits total=41")] {
+        if let Some(value) = value {
+            redis.told(&format!("SET visits {value}"));
+        }
+        let notch = Settings::redis(redis.port).start();
+        until("it is said", || (said(&notch, words) == 1).then_some(()));
+    }
+    let other = Settings::redis(redis.port).with("COUNTER_KEY", "visitors").start();
+    until("it is said of the key that is set", || {
+        (said(&other, "holds no visits of visitors yet; if it should, check COUNTER_KEY") == 1).then_some(())
+    });
+}
+
+#[test]
+fn names_are_bound_in_redis_for_all_who_count_there() {
+    let redis = Redis::start(&[]);
+    let settings = Settings::redis(redis.port).with("COUNTERS", "*").with("MAX_COUNTERS", "5");
+    let (one, two) = (settings.start(), settings.start());
+    redis.told("SET visits:by-hand 7");
+    let refused: usize = thread::scope(|scope| {
+        let visitors = (0..8).map(|visitor| {
+            let notch = if visitor % 2 == 0 { &one } else { &two };
+            scope.spawn(move || {
+                let mut client = notch.client();
+                let statuses = (0..20).map(|name| client.get(&format!("/count/name-{}", (name + visitor) % 20)).status);
+                statuses.filter(|&status| status == 507).count()
+            })
+        });
+        visitors.collect::<Vec<_>>().into_iter().map(|visitor| visitor.join().expect("no panic")).sum()
+    });
+    assert_eq!(refused, 8 * 15, "the names that came first have their place, and no other");
+    assert_eq!(redis.say("SCARD {visits}:names"), "5");
+    assert_eq!(redis.say("KEYS visits:name-*").lines().count(), 5);
+    for notch in [&one, &two] {
+        let refusal = notch.get("/count/one-more");
+        assert_eq!(refusal.status, 507);
+        assert!(refusal.text().contains("MAX_COUNTERS"), "{refusal:?}");
+        assert_eq!(notch.get("/total/one-more").number(), 0);
+        assert!(store_up(notch) && ready(notch));
+        notch.visit();
+    }
+    assert_eq!(one.get("/count/by-hand").number(), 8, "a counter that is there counts");
+    let kept = redis.say("SRANDMEMBER {visits}:names");
+    let name = kept.strip_prefix("visits:").expect("the key of a named counter");
+    assert_eq!(two.get(&format!("/count/{name}")).number(), 9);
+    // A counter that is removed, and comes again, takes no second place.
+    redis.told(&format!("DEL {kept}"));
+    assert_eq!(one.get(&format!("/count/{name}")).number(), 1);
+    assert_eq!(redis.say("SCARD {visits}:names"), "5");
+    redis.told(&format!("SREM {{visits}}:names {kept}"));
+    redis.told(&format!("DEL {kept}"));
+    assert_eq!(two.get("/count/one-more").number(), 1);
+}
+
+#[test]
+fn names_that_are_listed_need_no_place() {
+    let redis = Redis::start(&[]);
+    let settings = Settings::redis(redis.port).with("COUNTERS", "a,b,c").with("MAX_COUNTERS", "1");
+    let notch = settings.start();
+    for path in ["/count/a", "/count/b", "/count/c"] {
+        assert_eq!(notch.get(path).number(), 1);
+    }
+    assert_eq!(redis.say("EXISTS {visits}:names"), "0");
+}
+
+#[test]
+fn without_scripts_any_name_is_one_too_many() {
+    let redis = Redis::start(&[]);
+    redis.told("ACL SETUSER default -eval -evalsha -script");
+    let notch = Settings::redis(redis.port).with("COUNTERS", "*").with("STORE_TIMEOUT", NEVER).start();
+    assert_eq!(notch.visit(), 1);
+    let refusal = notch.get("/count/blog");
+    assert_eq!(refusal.status, 507);
+    assert!(refusal.text().contains("list the names in COUNTERS"), "{refusal:?}");
+    assert_eq!(redis.say("EXISTS visits:blog"), "0");
+    assert_eq!(notch.visit(), 2);
+}
