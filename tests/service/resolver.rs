@@ -190,6 +190,17 @@ isolated!(a_name_server_that_is_silent_about_one_name_does_not_end_the_search, |
     finds(&redis, &named(&redis));
 });
 
+isolated!(slow_name_servers_leave_time_for_every_candidate, |etc: &Etc| {
+    let redis = Redis::start(&[]);
+    let _server = NameServer::start("127.0.0.2", |question, _| match question.name.as_str() {
+        "redis" => Says::address("127.0.0.1").late(600),
+        _ => Says::NO_NAME.late(600),
+    });
+    etc.resolv_conf(format!("nameserver 127.0.0.2\n{KUBERNETES}"));
+    // One candidate after the other would take 2.4 s, and a lookup takes 2 s at most.
+    finds(&redis, &named(&redis).with("STORE_TIMEOUT", "4s"));
+});
+
 isolated!(a_name_that_one_server_denies_is_found_through_another, |etc: &Etc| {
     let redis = Redis::start(&[]);
     let _public = NameServer::start("127.0.0.2", |_, _| Says::NO_NAME);
