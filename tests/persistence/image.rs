@@ -35,7 +35,7 @@ impl Store {
     pub(crate) fn new() -> Self {
         let tools = Folder::new("image");
         let server = server();
-        for name in ["redis-server", "redis-check-aof"] {
+        for name in ["redis-server", "redis-check-aof", "redis-check-rdb"] {
             symlink(&server, tools.file(name)).expect("a link to the server under test");
         }
         let store =

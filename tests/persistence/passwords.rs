@@ -192,8 +192,12 @@ fn nobody_logs_in_as_the_default_user_beside_a_confined_one() {
     }
     // A connection that was reset belongs to the default user again.
     let login = ["--user", "notch", "--pass", PASSWORD];
-    let script = store.run_with(&["cli"], b"ping\nreset\nget visits\n");
-    assert_eq!(script.text(), "PONG\nRESET\nNOAUTH Authentication required.", "{script:?}");
+    let script = store.run_with(&["cli"], b"ping\nreset\nget visits\n").text();
+    if is_old() {
+        assert!(script.starts_with("PONG\nNOPERM"), "a user of Redis 6 needs a right for it: {script}");
+    } else {
+        assert_eq!(script, "PONG\nRESET\nNOAUTH Authentication required.");
+    }
     assert_eq!(store.stranger(&[&login[..], &["ping"]].concat()), "PONG");
 }
 
