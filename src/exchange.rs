@@ -389,8 +389,7 @@ impl Exchange {
         }
         let status = self.turn.answer(total, self.look.take().as_deref(), site, now, wire);
         if site.records_requests {
-            let is_counter = matches!(self.turn.plan.act, Act::Welcome(_) | Act::Count(_) | Act::Total(_));
-            self.record(self.turn.plan.route, status, total.ok().filter(|_| is_counter), now);
+            self.record(self.turn.plan.route, status, total.ok(), now);
         }
         self.served += 1;
         self.state = if self.turn.connection == Connection::Close { State::Closed } else { State::Head };
@@ -415,11 +414,15 @@ impl Exchange {
         self.state = State::Closed;
     }
 
-    /// Leaves it to the driver to log what was answered.
+    /// Leaves it to the driver to log what was answered. Out of the way of those who need it not.
+    #[cold]
+    #[inline(never)]
     fn record(&mut self, route: Route, status: Status, number: Option<i64>, now: &mut Now) {
         if let Some(noted) = self.noted.take() {
             let Noted { method, path, since } = *noted;
             let micros = now.micros.saturating_sub(since);
+            let is_counter = matches!(self.turn.plan.act, Act::Welcome(_) | Act::Count(_) | Act::Total(_));
+            let number = number.filter(|_| is_counter);
             now.records.push(Record { method, path, route, status, number, micros });
         }
     }

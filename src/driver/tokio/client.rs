@@ -38,17 +38,7 @@ impl Client {
 
     /// A turn of the exchange.
     fn turn<T>(&self, turn: impl FnOnce(&Site, &mut Now) -> T) -> T {
-        let site = self.server().site;
-        state(|state| {
-            if site.records_requests {
-                state.now.micros = micros();
-            }
-            let done = turn(site, &mut state.now);
-            if !state.now.records.is_empty() {
-                log_requests(&mut state.now.records);
-            }
-            done
-        })
+        state(|state| turn(self.server().site, &mut state.now))
     }
 
     /// Asks the store. Until it answers, the client's memory is lent out.
@@ -115,6 +105,17 @@ struct Talk {
     alarm: Alarm,
 }
 
+/// Logs the requests that were answered, and takes the time for those that will be. Out of the way, since it is seldom
+/// wanted.
+#[cold]
+#[inline(never)]
+fn log_records() {
+    state(|state| {
+        log_requests(&mut state.now.records);
+        state.now.micros = micros();
+    });
+}
+
 /// Why a wait has ended.
 #[derive(PartialEq)]
 enum Wake {
@@ -131,8 +132,16 @@ impl Talk {
         // then.
         let (mut begun, mut deadline) = (0, Instant::now() + limits.header);
         let mut idle = None;
+        let records = self.client.server().site.records_requests;
         loop {
-            match self.client.turn(|site, now| exchange.next(site, now, &mut self.wire)) {
+            if records {
+                log_records();
+            }
+            let want = self.client.turn(|site, now| exchange.next(site, now, &mut self.wire));
+            if records {
+                log_records();
+            }
+            match want {
                 Want::Request => {
                     self.send().await?;
                     let now = Instant::now();
@@ -150,6 +159,9 @@ impl Talk {
                     self.send().await?;
                     if self.receive(deadline, false).await? != Wake::Ready {
                         state(|state| state.now.set(unix_time()));
+                        if records {
+                            log_records();
+                        }
                         self.client.turn(|site, now| exchange.time_out(site, now, &mut self.wire));
                     }
                 }
@@ -159,6 +171,9 @@ impl Talk {
                 Want::Total(ask) => {
                     self.client.ask(ask, &mut self.wire);
                     let total = self.client.answered(&mut self.wire).await;
+                    if records {
+                        log_records();
+                    }
                     self.client.turn(|site, now| exchange.answer(total, site, now, &mut self.wire));
                 }
                 Want::Close => {
