@@ -289,12 +289,16 @@ fn announce(address: SocketAddr, into: &str, workers: usize, limits: &Limits) {
 }
 
 /// Microseconds since the first time that this was asked, for records of requests.
+#[cold]
+#[inline(never)]
 fn micros() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     START.get_or_init(Instant::now).elapsed().as_micros() as u64
 }
 
-/// Logs the requests that were answered, one line each, and forgets them.
+/// Logs the requests that were answered, one line each, and forgets them. Seldom wanted, it is out of the way.
+#[cold]
+#[inline(never)]
 fn log_requests(records: &mut Vec<Record>) {
     for Record { method, path, route, status, number, micros } in records.drain(..) {
         let (route, status) = (Route::NAMES[route as usize], status.code());

@@ -41,6 +41,13 @@ impl Client {
         state(|state| turn(self.server().site, &mut state.now))
     }
 
+    /// Takes the time of a request or its answer, if that is recorded.
+    fn stamp(&self, now: &mut Now) {
+        if self.server().site.records_requests {
+            now.micros = micros();
+        }
+    }
+
     /// Asks the store. Until it answers, the client's memory is lent out.
     fn ask(&self, ask: Ask, wire: &mut Wire) {
         let deadline = StdInstant::now() + self.server().limits.store;
@@ -57,6 +64,7 @@ impl Client {
         poll_fn(|cx| {
             self.seated(cx, |state| {
                 let Some(total) = state.queue.seats.answer(self.seat) else { return Poll::Pending };
+                self.stamp(&mut state.now);
                 wire.borrow(&mut state.spares);
                 Poll::Ready(total)
             })
@@ -105,17 +113,6 @@ struct Talk {
     alarm: Alarm,
 }
 
-/// Logs the requests that were answered, and takes the time for those that will be. Out of the way, since it is seldom
-/// wanted.
-#[cold]
-#[inline(never)]
-fn log_records() {
-    state(|state| {
-        log_requests(&mut state.now.records);
-        state.now.micros = micros();
-    });
-}
-
 /// Why a wait has ended.
 #[derive(PartialEq)]
 enum Wake {
@@ -132,16 +129,8 @@ impl Talk {
         // then.
         let (mut begun, mut deadline) = (0, Instant::now() + limits.header);
         let mut idle = None;
-        let records = self.client.server().site.records_requests;
         loop {
-            if records {
-                log_records();
-            }
-            let want = self.client.turn(|site, now| exchange.next(site, now, &mut self.wire));
-            if records {
-                log_records();
-            }
-            match want {
+            match self.client.turn(|site, now| exchange.next(site, now, &mut self.wire)) {
                 Want::Request => {
                     self.send().await?;
                     let now = Instant::now();
@@ -158,10 +147,10 @@ impl Talk {
                     }
                     self.send().await?;
                     if self.receive(deadline, false).await? != Wake::Ready {
-                        state(|state| state.now.set(unix_time()));
-                        if records {
-                            log_records();
-                        }
+                        state(|state| {
+                            state.now.set(unix_time());
+                            self.client.stamp(&mut state.now);
+                        });
                         self.client.turn(|site, now| exchange.time_out(site, now, &mut self.wire));
                     }
                 }
@@ -171,9 +160,6 @@ impl Talk {
                 Want::Total(ask) => {
                     self.client.ask(ask, &mut self.wire);
                     let total = self.client.answered(&mut self.wire).await;
-                    if records {
-                        log_records();
-                    }
                     self.client.turn(|site, now| exchange.answer(total, site, now, &mut self.wire));
                 }
                 Want::Close => {
@@ -184,8 +170,11 @@ impl Talk {
         }
     }
 
-    /// Sends all that is unsent.
+    /// Sends all that is unsent. The answers among it may be recorded.
     async fn send(&mut self) -> io::Result<()> {
+        if self.client.server().site.records_requests {
+            state(|state| log_requests(&mut state.now.records));
+        }
         let mut deadline = None;
         while !self.wire.unsent().is_empty() {
             match self.socket.try_write(self.wire.unsent()) {
@@ -240,6 +229,7 @@ impl Talk {
     fn rise(&mut self) {
         state(|state| {
             state.now.set(unix_time());
+            self.client.stamp(&mut state.now);
             self.wire.borrow(&mut state.spares);
             state.queue.seats.rise(self.client.seat);
         });
