@@ -216,6 +216,18 @@ fn stopped(is_drained: bool, is_synced: bool) {
     debug!("stopped");
 }
 
+/// Says that the disk has failed under a ledger, once and then at most every minute: those who are in doubt for it are
+/// told so, but a visit more leaves no trace.
+fn report_disk(ledger: &Ledger, reported: &mut Option<Instant>) {
+    if !ledger.is_sound() && reported.is_none_or(|last| last.elapsed() >= REPORT) {
+        *reported = Some(Instant::now());
+        caution(
+            "the disk under the ledger fails: visits are in doubt, and none is counted before all are in a new file",
+            None,
+        );
+    }
+}
+
 /// Syncs a ledger for the last time.
 fn sync_at_end(ledger: &mut Ledger) {
     if let Err(error) = ledger.sync() {
@@ -363,6 +375,9 @@ const PROBE_IDLE: Duration = Duration::from_secs(5);
 
 /// How long after a refusal the store is asked again whether it counts.
 const PROBE_REFUSING: Duration = Duration::from_secs(1);
+
+/// How long a disk that fails is not reported again.
+const REPORT: Duration = Duration::from_secs(60);
 
 /// How long a batch may be without a sync under `FSYNC=everysec`.
 const EVERY: Duration = Duration::from_secs(1);

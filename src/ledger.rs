@@ -139,6 +139,11 @@ impl fmt::Display for Unusable {
                 write!(f, "there is no folder {}: create it, or mount a volume there", folder.trim_end_matches('/'))
             }
             Self::Irreplaceable(error) => match error.kind() {
+                ErrorKind::ReadOnlyFilesystem => write!(
+                    f,
+                    "no new file can take its place, because its folder is read-only: {error}; mount the folder to be \
+                     written to, not the file alone"
+                ),
                 ErrorKind::ResourceBusy | ErrorKind::CrossesDevices => f.write_str(
                     "it is a mount point, so no new file can take its place: mount its folder instead of it",
                 ),
@@ -225,15 +230,16 @@ impl Ledger {
     /// anything in it is replaced for that.
     fn check_replaceable(&mut self) -> Result<(), Unusable> {
         if self.size > 0 {
-            File::open(folder(&self.path)).map_err(|error| self.irreplaceable(error))?;
+            let folder = File::open(folder(&self.path)).and_then(|folder| folder.metadata());
+            let is_sticky = folder.map_err(|error| self.irreplaceable(error))?.mode() & STICKY != 0;
             // Another name for the same file asks the same of the folder and changes nothing: a mount point cannot have
-            // one, and whoever may not remove it again may not replace the file either.
+            // one. Only in a sticky folder it may be had and not be removed.
             let spare = beside(&self.path);
-            if fs::hard_link(&self.path, &spare).is_ok() && fs::remove_file(&spare).is_ok() {
+            if !is_sticky && fs::hard_link(&self.path, &spare).is_ok() && fs::remove_file(&spare).is_ok() {
                 return Ok(());
             }
         }
-        // Either that was refused for good, or there are no hard links here.
+        // That was refused for good, or says nothing here: so it is done.
         match self.rewrite() {
             // There may be room later, and until then the file that is there grows on.
             Err(error) if self.size > 0 && self.state != FileState::Suspect && is_full(&error) => Ok(()),
@@ -558,6 +564,9 @@ const HEADER: &[u8] = b"*2\r\n$4\r\nECHO\r\n$14\r\nnotch ledger 1\r\n";
 
 /// Smaller than this in bytes, a file is not written anew to save space.
 const MIN_REWRITE: u64 = 1024 * 1024;
+
+/// The mode of a folder in which only the owner of a file may replace it (inode(7)).
+const STICKY: u32 = 0o1000;
 
 /// Bytes of a new file that are written at a time.
 const PIECE: usize = 64 * 1024;

@@ -283,6 +283,10 @@ fn what_became_of_a_batch_is_told_as_it_is() {
             let answer = notch.get("/count");
             assert_eq!(answer.status, status, "{faults:?}: {answer:?}");
             tally.note(&answer);
+            let reported = || notch.log().iter().any(|line| line.contains("WARN the disk under the ledger fails"));
+            if status == 504 {
+                until("the log says what is wrong", || reported().then_some(()));
+            }
             if status == 503 && !anew && !faults.iter().any(|fault| fault.0 == "ftruncate" && fault.1 == "fail") {
                 assert!(settings.read_ledger() == before, "{faults:?}: a batch that was refused is in the file");
             }

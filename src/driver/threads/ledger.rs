@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::super::queue::Waiter;
-use super::super::{Status, left, settled, sync_at_end, sync_if_due};
+use super::super::{Status, left, report_disk, settled, sync_at_end, sync_if_due};
 use super::{Server, State, doze};
 use crate::batch::Batch;
 use crate::counter::{Ask, Fault};
@@ -14,9 +14,10 @@ impl Server {
     /// The count in the ledger: one batch after the other.
     pub(super) fn ledger(&self, mut ledger: Ledger) {
         self.note(Status::Up);
-        let (mut asks, mut results, mut sync) = (Vec::new(), Vec::new(), None);
+        let (mut asks, mut results, mut sync, mut reported) = (Vec::new(), Vec::new(), None, None);
         while self.collect(&mut asks, sync) {
             ledger.commit(&asks, &mut results);
+            report_disk(&ledger, &mut reported);
             let mut state = self.state();
             let State { written, metrics, .. } = &mut *state;
             if let Some(sent) = written.sent {

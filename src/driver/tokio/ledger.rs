@@ -9,7 +9,7 @@ use std::time::{Duration, Instant as StdInstant};
 use tokio::time::Instant;
 
 use super::super::queue::Waiter;
-use super::super::{OVERTIME, Status, left, spawn, sync_at_end, sync_if_due, unix_time};
+use super::super::{OVERTIME, Status, left, report_disk, spawn, sync_at_end, sync_if_due, unix_time};
 use super::timer::Alarm;
 use super::{STACK, Worker, keep, lock, state};
 use crate::batch::Batch;
@@ -157,9 +157,10 @@ struct Clerk {
 
 impl Clerk {
     fn work(mut self, desk: &Desk) {
-        let mut sync = None;
+        let (mut sync, mut reported) = (None, None);
         while desk.collect(sync, &mut self) {
             self.ledger.commit(&self.asks, &mut self.results);
+            report_disk(&self.ledger, &mut reported);
             self.asks.clear();
             desk.deal(&mut self);
             sync = sync_if_due(&mut self.ledger, sync);
