@@ -19,6 +19,8 @@ pub struct Bound {
 /// The totals by key.
 pub(super) struct Totals {
     all: BTreeMap<Box<[u8]>, i64>,
+    /// Counters that begin with the batch that is being written, sorted by key.
+    fresh: Vec<(Key, i64)>,
     bound: Bound,
     /// How many of them are named counters of `bound.main`.
     named: usize,
@@ -26,45 +28,67 @@ pub(super) struct Totals {
 
 impl Totals {
     pub(super) const fn new(bound: Bound) -> Self {
-        Self { all: BTreeMap::new(), bound, named: 0 }
+        Self { all: BTreeMap::new(), fresh: Vec::new(), bound, named: 0 }
     }
 
     pub(super) fn of(&self, key: &Key) -> i64 {
         self.all.get(key.as_bytes()).copied().unwrap_or(0)
     }
 
-    /// Counts for a key that is there or has room, and returns its total.
+    /// Counts for a key that is there or has room, and returns its total. One that begins is kept once
+    /// [`Totals::keep_fresh`] says so.
     pub(super) fn add(&mut self, key: &Key, by: i64) -> Result<i64, Cause> {
         self.count(key, by, self.bound.named)
     }
 
     /// Counts what the file holds, which has room even if it is more than the bound allows now.
-    pub(super) fn restore(&mut self, key: &Key, by: i64) -> Result<i64, Cause> {
-        self.count(key, by, usize::MAX)
+    pub(super) fn restore(&mut self, key: &Key, by: i64) -> Result<(), Cause> {
+        self.count(key, by, usize::MAX)?;
+        self.keep_fresh();
+        Ok(())
     }
 
     fn count(&mut self, key: &Key, by: i64, most: usize) -> Result<i64, Cause> {
         if let Some(total) = self.all.get_mut(key.as_bytes()) {
-            *total = total.checked_add(by).ok_or(Cause::Overflow)?;
-            return Ok(*total);
+            return raise(total, by);
         }
-        let named = self.is_named(key);
-        if named && self.named >= most {
-            return Err(Cause::TooMany);
+        match self.find_fresh(key) {
+            Ok(at) => raise(&mut self.fresh[at].1, by),
+            Err(at) => {
+                let named = self.is_named(key);
+                if named && self.named >= most {
+                    return Err(Cause::TooMany);
+                }
+                self.named += usize::from(named);
+                self.fresh.insert(at, (*key, by));
+                Ok(by)
+            }
         }
-        self.named += usize::from(named);
-        self.all.insert(key.as_bytes().into(), by);
-        Ok(by)
     }
 
-    /// Takes back what [`Totals::add`] has counted.
-    pub(super) fn take_back(&mut self, key: &Key, by: i64) {
-        let Some(total) = self.all.get_mut(key.as_bytes()) else { return };
-        *total -= by;
-        if *total == 0 {
-            self.all.remove(key.as_bytes());
-            self.named -= usize::from(self.is_named(key));
+    /// Keeps the counters that have begun since this was said the last time.
+    pub(super) fn keep_fresh(&mut self) {
+        for (key, total) in self.fresh.drain(..) {
+            self.all.insert(key.as_bytes().into(), total);
         }
+    }
+
+    /// Takes back that counters have begun.
+    pub(super) fn drop_fresh(&mut self) {
+        let named = self.fresh.iter().filter(|(key, _)| self.is_named(key)).count();
+        self.named -= named;
+        self.fresh.clear();
+    }
+
+    /// Takes back what [`Totals::add`] has counted for a counter that was there before.
+    pub(super) fn take_back(&mut self, key: &Key, by: i64) {
+        if let Some(total) = self.all.get_mut(key.as_bytes()) {
+            *total -= by;
+        }
+    }
+
+    fn find_fresh(&self, key: &Key) -> Result<usize, usize> {
+        self.fresh.binary_search_by(|(other, _)| other.cmp(key))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], i64)> {
@@ -87,6 +111,11 @@ impl Totals {
         let name = key.as_bytes().strip_prefix(self.bound.main.as_bytes());
         name.is_some_and(|name| name.first() == Some(&b':'))
     }
+}
+
+fn raise(total: &mut i64, by: i64) -> Result<i64, Cause> {
+    *total = total.checked_add(by).ok_or(Cause::Overflow)?;
+    Ok(*total)
 }
 
 #[cfg(test)]
@@ -115,16 +144,23 @@ mod tests {
         ] {
             assert_eq!(totals.add(&key(name), by), expected, "{name}");
         }
-        totals.take_back(&key("visits:b"), 5);
+        totals.drop_fresh();
         assert_eq!(totals.add(&key("visits:c"), 1), Ok(1), "there is room again");
-        assert_eq!((totals.of(&key("visits:b")), totals.of(&key("visits:c"))), (0, 1));
+        totals.keep_fresh();
+        assert_eq!(totals.add(&key("visits:d"), 1), Ok(1));
+        assert_eq!(totals.add(&key("visits:c"), 4), Ok(5));
+        totals.drop_fresh();
+        totals.take_back(&key("visits:c"), 4);
+        totals.take_back(&key("visits:d"), 1);
+        let all = ["visits", "visits:a", "visits:c", "visits:d"].map(|name| totals.of(&key(name)));
+        assert_eq!((all, totals.len()), ([0, 0, 1, 0], 1));
     }
 
     #[test]
     fn what_the_file_holds_has_room_and_counts_on() {
         let mut totals = totals(1);
         for name in ["visits:a", "visits:b", "visits:c", "other"] {
-            assert_eq!(totals.restore(&key(name), 7), Ok(7));
+            assert_eq!(totals.restore(&key(name), 7), Ok(()));
         }
         assert_eq!(totals.add(&key("visits:c"), 1), Ok(8));
         assert_eq!(totals.add(&key("visits:d"), 1), Err(Cause::TooMany));
@@ -141,7 +177,7 @@ mod tests {
             (&["other", "visits:a"], None),
         ] {
             let mut totals = totals(9);
-            names.iter().for_each(|name| assert_eq!(totals.restore(&key(name), 1), Ok(1)));
+            names.iter().for_each(|name| assert_eq!(totals.restore(&key(name), 1), Ok(())));
             assert_eq!(totals.foreign_key().as_deref(), foreign, "{names:?}");
         }
     }

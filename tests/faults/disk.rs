@@ -346,6 +346,28 @@ fn a_disk_that_fails_in_all_ways_under_load() {
 }
 
 #[test]
+fn a_name_that_was_refused_takes_no_place_and_one_in_doubt_does() {
+    let settings = ledger().with("COUNTERS", "*").with("MAX_COUNTERS", "1");
+    let (disk, on_disk) = Disk::under(&settings);
+    let notch = on_disk.start();
+    for fault in [("write", "fail", ENOSPC), ("write", "done", EIO)] {
+        disk.fail(&[fault]);
+        notch.get("/count/a").assert_not_counted();
+        disk.recover();
+        assert_eq!(notch.get("/total/a").number(), 0);
+    }
+    disk.fail(&[("fdatasync", "fail", EIO)]);
+    notch.get("/count/b").assert_in_doubt();
+    disk.recover();
+    assert_eq!(notch.get("/count/b").number(), 2);
+    assert_eq!(notch.get("/count/a").status, 507);
+    notch.kill();
+    let notch = settings.start();
+    assert_eq!((notch.get("/total/a").number(), notch.get("/total/b").number()), (0, 2));
+    assert_eq!(notch.get("/count/a").status, 507);
+}
+
+#[test]
 fn a_disk_that_is_well_again_is_noticed_without_a_visit() {
     let settings = Settings::ledger();
     let (disk, on_disk) = Disk::under(&settings);
