@@ -384,7 +384,8 @@ impl Exchange {
     fn finish(&mut self, total: Result<i64, Fault>, site: &Site, now: &mut Now, wire: &mut Wire) {
         // What has come already is answered first, as long as there is time: a client that sends several requests at once
         // would have to guess which of them were heard.
-        if now.closing || (now.leaving && wire.unread().is_empty()) {
+        // Empty lines are no request (RFC 9112 section 2.2).
+        if now.closing || (now.leaving && wire.unread().iter().all(|byte| b"\r\n".contains(byte))) {
             self.turn.connection = Connection::Close;
         }
         let status = self.turn.answer(total, self.look.take().as_deref(), site, now, wire);
@@ -948,6 +949,7 @@ mod tests {
         let half = [visit, "GET /count HTTP/1.1\r\nHost"].concat();
         for (leaving, closing, requests, told) in [
             (true, false, visit, "200 1 x"),
+            (true, false, &[visit, "\r\n"].concat(), "200 1 x"),
             // What has come already is answered, and the last answer closes.
             (true, false, &pair, "503 not ready: this server is about to go 200 1 x"),
             (true, false, &[visit, visit].concat(), "200 1 200 2 x"),
