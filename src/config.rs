@@ -34,6 +34,8 @@ pub struct Config {
     pub site: Site,
     /// Event loops; `None` for as many as there are processors.
     pub workers: Option<usize>,
+    /// Most bytes of memory to use, if it is less than what control groups allow.
+    pub memory: Option<usize>,
     /// Bounds of time and number.
     pub limits: Limits,
 }
@@ -78,14 +80,10 @@ pub struct Limits {
     pub drain: Duration,
 }
 
-impl Limits {
-    /// As many connections as there can be next to what `workers` need for themselves, where the system allows us only
-    /// so many open files. Without this, clients could hold every file that the way to the store needs.
-    #[must_use]
-    pub fn within(self, files: usize, workers: usize) -> Self {
-        let most = files.saturating_sub(FILES + workers * FILES_PER_WORKER).max(1);
-        Self { connections: self.connections.min(most), ..self }
-    }
+/// Files that `workers` event loops need beside those of connections.
+#[must_use]
+pub fn files(workers: usize) -> usize {
+    FILES + workers * FILES_PER_WORKER
 }
 
 /// What the log shows, and how.
@@ -141,6 +139,7 @@ const SETTINGS: &[Setting] = &[
     setting("WELCOME", "Welcome! Every visit counts.", "sentence of the start page", "Hello"),
     setting("WORKERS", "processors", "event loops", "2"),
     setting("MAX_CONNECTIONS", "10000", "connections open at once", "10000"),
+    setting("MEMORY_LIMIT", "", "most memory to use, unless the control group allows less", "64m"),
     setting("STORE_TIMEOUT", "2s", "how long a visit waits for the store", "2s"),
     setting("HEADER_TIMEOUT", "10s", "how long a request may take to arrive", "10s"),
     setting("IDLE_TIMEOUT", "60s", "how long a connection may idle", "60s"),
@@ -200,6 +199,7 @@ impl Env {
             listen: self.listen(),
             store: self.store(),
             workers: self.workers(),
+            memory: self.memory(),
             limits: self.limits(),
         });
         self.judged(config)
@@ -423,6 +423,16 @@ impl Env {
         self.is_given("WORKERS").then(|| self.number("WORKERS", 1, MAX_WORKERS) as usize)
     }
 
+    /// `6m`, `64m`, `1g`.
+    fn memory(&mut self) -> Option<usize> {
+        let text = self.given("MEMORY_LIMIT");
+        let bytes = bytes(&text);
+        if bytes.is_none() && !text.is_empty() {
+            self.unlike("MEMORY_LIMIT", &text, format_args!("no amount of memory like 500k, 64m or 1g"));
+        }
+        bytes
+    }
+
     fn limits(&mut self) -> Limits {
         Limits {
             connections: self.number("MAX_CONNECTIONS", 1, MAX_CONNECTIONS) as usize,
@@ -582,6 +592,14 @@ fn millis(text: &str) -> Result<u64, &'static str> {
         _ => return Err("no duration like 500ms, 5s or 2m"),
     };
     number(amount, 0, MAX_MILLIS).map(|amount| amount * unit).ok_or("no duration up to 24 hours")
+}
+
+/// Bytes, or so many times 2^10, 2^20 or 2^30 of them.
+fn bytes(text: &str) -> Option<usize> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (amount, unit) = text.split_at(digits);
+    let unit = ["", "k", "m", "g"].iter().position(|name| unit.eq_ignore_ascii_case(name))?;
+    amount.parse::<usize>().ok()?.checked_mul(1 << (10 * unit))
 }
 
 fn port(text: &str) -> Option<u16> {
@@ -929,10 +947,13 @@ mod tests {
     }
 
     #[test]
-    fn connections_leave_files_for_the_rest() {
-        let limits = read(&[]).expect("good settings").limits;
-        for (files, workers, connections) in [(1024, 2, 992), (usize::MAX, 64, 10_000), (10, 2, 1)] {
-            assert_eq!(limits.within(files, workers).connections, connections);
+    fn memory_may_have_a_unit() {
+        for (text, bytes) in [("", None), ("6291456", Some(6 << 20)), ("500K", Some(500 << 10)), ("1g", Some(1 << 30))]
+        {
+            assert_eq!(read(&[("MEMORY_LIMIT", text)]).expect("good settings").memory, bytes, "{text}");
+        }
+        for text in ["m", "64mb", "6.4m", "-1", "+1", "18446744073709551615g", "64 m"] {
+            assert!(read(&[("MEMORY_LIMIT", text)]).is_err(), "{text}");
         }
     }
 

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::sys::signal::{SigSet, Signal};
 use tracing::{debug, info, warn};
 
+use self::capacity::{Capacity, bound, capacity, reset};
 use self::health::{Health, Status};
 use self::queue::Waiter;
 use crate::batch::Batch;
@@ -28,6 +29,7 @@ use crate::metrics::{About, Metrics, Tally};
 use crate::redis::{Bound, Login, Sender};
 use crate::routes::Route;
 
+mod capacity;
 mod health;
 mod queue;
 mod reply_timeout;
@@ -44,6 +46,10 @@ pub enum Failure {
     Listen(SocketAddr, io::Error),
     /// The ledger cannot be used.
     Ledger(PathBuf, Unusable),
+    /// So many files may be open, and so many are needed for so many event loops.
+    Files(usize, usize, usize),
+    /// So many bytes of memory are too few for so many event loops.
+    Memory(usize, usize),
     /// The system gives no thread or event queue.
     System(io::Error),
 }
@@ -68,6 +74,16 @@ impl fmt::Display for Failure {
                 write!(f, "cannot listen on {}: {error}; set LISTEN to another address", Place(*address))
             }
             Self::Ledger(path, unusable) => write!(f, "cannot count in {}: {unusable}", path.to_string_lossy()),
+            Self::Files(limit, needed, workers) => write!(
+                f,
+                "the limit of open files is {limit}, but WORKERS={workers} needs {needed}: raise it (ulimit -n), or \
+                 lower WORKERS"
+            ),
+            Self::Memory(limit, workers) => write!(
+                f,
+                "{limit} bytes of memory are too few for WORKERS={workers}: raise the limit of the control group or \
+                 MEMORY_LIMIT, or lower WORKERS"
+            ),
             Self::System(error) => write!(f, "the system refuses a thread or an event queue: {error}"),
         }
     }

@@ -28,6 +28,8 @@ pub mod metrics;
 pub mod exchange;
 pub mod dns;
 pub mod machine;
+pub mod cgroup;
+pub mod memory;
 pub mod log;
 pub mod config;
 pub mod driver;

@@ -6,16 +6,11 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// How many processors we may use: those of our affinity, or as many as the quota of our control group comes to
-/// (sched_setaffinity(2), the kernel's cgroup-v2.rst, `cpu.max`), 1 at least.
-///
-/// What std has for it would be a thirtieth of the image, for it also understands control groups of the first version.
+/// Bytes of memory that the machine has, as far as it says (proc_meminfo(5)).
 #[must_use]
-pub fn processors() -> usize {
-    let own = read("/proc/self/cgroup");
-    let group = line(&own, "0::").unwrap_or_default();
-    let quota = quota(&read(&["/sys/fs/cgroup", group, "/cpu.max"].concat()));
-    affinity(&read("/proc/self/status")).min(quota).max(1)
+pub fn memory() -> Option<usize> {
+    let total = read("/proc/meminfo");
+    number(line(&total, "MemTotal:")?.split_ascii_whitespace().next()?).map(|kilobytes| kilobytes * 1024)
 }
 
 /// How many files the system allows us to have open (`ulimit -n`), as far as it says.
@@ -93,22 +88,15 @@ fn interface_in(table: &str, name: &str) -> Option<u32> {
 }
 
 /// The processors in the mask of `/proc/self/status` (proc_pid_status(5)).
-fn affinity(status: &str) -> usize {
+#[must_use]
+pub fn affinity(status: &str) -> usize {
     let mask = line(status, "Cpus_allowed:").unwrap_or_default();
     mask.chars().filter_map(|digit| digit.to_digit(16)).map(|digit| digit.count_ones() as usize).sum()
 }
 
-/// The whole processors in a line of quota and period, both in microseconds; `max` is no quota.
-fn quota(max: &str) -> usize {
-    let mut words = max.split_ascii_whitespace().map(number);
-    match (words.next(), words.next()) {
-        (Some(Some(quota)), Some(Some(period @ 1..))) => quota / period,
-        _ => usize::MAX,
-    }
-}
-
 /// What follows `start` in the first line that begins with it.
-fn line<'a>(text: &'a str, start: &str) -> Option<&'a str> {
+#[must_use]
+pub fn line<'a>(text: &'a str, start: &str) -> Option<&'a str> {
     let mut lines = text.as_bytes().split(|&byte| byte == b'\n');
     str::from_utf8(lines.find_map(|line| line.strip_prefix(start.as_bytes()))?).ok()
 }
@@ -137,18 +125,6 @@ mod tests {
         ] {
             assert_eq!(affinity(status), processors, "{status:?}");
         }
-        for (max, processors) in [
-            ("max 100000\n", usize::MAX),
-            ("200000 100000\n", 2),
-            ("150000 100000\n", 1),
-            ("50000 100000\n", 0),
-            ("", usize::MAX),
-            ("1 0\n", usize::MAX),
-            ("100000\n", usize::MAX),
-        ] {
-            assert_eq!(quota(max), processors, "{max:?}");
-        }
-        assert!(processors() >= 1);
     }
 
     #[test]
@@ -174,6 +150,7 @@ mod tests {
     #[test]
     fn this_machine_says_what_it_is() {
         assert!(open_files() > 0);
+        assert!(memory().is_some_and(|bytes| bytes > 0));
         assert_ne!(random(), random());
         assert_eq!(read("/no/such/file"), "");
         assert!(content("/proc/self/exe".as_ref()).is_err(), "a program is no text");

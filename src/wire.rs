@@ -53,12 +53,35 @@ impl Wire {
         rest
     }
 
-    /// Moves what is unread to the front, and says how many bytes more may come.
+    /// Moves what is unread to the front, and says how many bytes more may come. Memory for them grows with those that
+    /// have come, so that a peer cannot have it by few bytes.
     fn make_room(&mut self) -> usize {
         self.input.drain(..std::mem::take(&mut self.consumed));
         let room = MAX_UNREAD.saturating_sub(self.input.len());
-        self.input.reserve(room);
+        let enough = if self.input.is_empty() { FIRST } else { LEAST };
+        if self.input.capacity() - self.input.len() < room.min(enough) {
+            self.input.reserve_exact(room.min(FIRST));
+        }
         room
+    }
+
+    /// Bytes of memory that the buffers take.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.input.capacity() + self.output.capacity()
+    }
+
+    /// Gives up the memory that nothing is in, for a connection that has stalled. Some of it stays, so that a peer that
+    /// sends byte by byte does not have the rest copied each time.
+    pub fn shrink(&mut self) {
+        self.input.drain(..std::mem::take(&mut self.consumed));
+        self.output.drain(..std::mem::take(&mut self.sent));
+        for bytes in [&mut self.input, &mut self.output] {
+            let kept = if bytes.is_empty() { 0 } else { bytes.len() + SLACK };
+            if bytes.capacity() > kept + kept / 8 {
+                bytes.shrink_to(kept);
+            }
+        }
     }
 
     /// Where the protocols append what is to be sent.
@@ -94,8 +117,7 @@ impl Wire {
         }
     }
 
-    /// Gives the buffers away if nothing is in them: to the spare wires while there are fewer than eight,
-    /// else to the allocator.
+    /// Gives the buffers away if nothing is in them: to the spare wires while there are few, else to the allocator.
     pub fn give_back(&mut self, spares: &mut Vec<Self>) {
         if !self.input.is_empty() || !self.output.is_empty() {
             return;
@@ -117,11 +139,20 @@ fn drop_front(bytes: &mut Vec<u8>, done: &mut usize, length: usize) {
     }
 }
 
+/// Memory for the first bytes that come: enough for sixteen requests at once, and for all but the longest heads.
+const FIRST: usize = 4 * 1024;
+
+/// Memory for further bytes of a request that has begun, as long as there is so much of it.
+const LEAST: usize = 64;
+
+/// Memory for further bytes that a connection keeps when it has stalled.
+const SLACK: usize = 512;
+
 /// Spare wires that a worker keeps. One is enough as long as every answer is sent at once.
-const MAX_SPARES: usize = 8;
+const MAX_SPARES: usize = 4;
 
 /// Largest output buffer worth keeping.
-const MAX_SPARE_OUTPUT: usize = 64 * 1024;
+const MAX_SPARE_OUTPUT: usize = 32 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -137,6 +168,26 @@ mod tests {
         assert_eq!(wire.unread().len(), MAX_UNREAD);
         wire.consume(1);
         assert_eq!(wire.room().remaining_mut(), 1);
+    }
+
+    #[test]
+    fn memory_grows_with_what_came_and_shrinks_to_it() {
+        let mut wire = Wire::default();
+        let mut grown = Vec::new();
+        for length in [1, 4000, 4000, 4000, 4000] {
+            wire.take_in(&vec![b'x'; length]);
+            grown.push(wire.capacity());
+        }
+        assert!(grown[0] == FIRST && grown[2] <= 3 * FIRST, "{grown:?}");
+        assert!(grown.is_sorted() && grown.iter().all(|capacity| *capacity <= 2 * MAX_UNREAD), "{grown:?}");
+        wire.consume(10_000);
+        wire.output().extend_from_slice(b"abc");
+        wire.sent(1);
+        wire.shrink();
+        assert_eq!((wire.capacity(), wire.unread().len(), wire.unsent()), (6003 + SLACK + 6, 6001, &b"bc"[..]));
+        wire.take_in(b"d");
+        wire.shrink();
+        assert_eq!(wire.capacity(), 6003 + SLACK + 6, "a byte is not copied to elsewhere");
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! sends what has gathered meanwhile. So a lone visit costs two changes of thread, and a batch as many as it has
 //! visits.
 //!
-//! Threads are bounded by `MAX_THREADS` as well as `MAX_CONNECTIONS`. At the bound, a connection on which nothing was
-//! asked yet is closed for the new one, or else the one that has rested longest; if none rests, the new one waits.
+//! Threads are bounded by `MAX_THREADS` as well as `MAX_CONNECTIONS` and memory. At the bound, a connection is closed
+//! for the new one as `seats` says; if all are being served, the new one waits.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -21,13 +21,13 @@ use self::ledger::Written;
 use self::redis::Link;
 use super::queue::{Queue, Waiter};
 use super::reply_timeout::ReplyTimeout;
-use super::seats::GRACE;
-use super::{Failure, Health, OVERTIME, Status, after, last_answers, left, spawn};
+use super::seats::{Fate, GRACE};
+use super::{Capacity, Failure, Health, OVERTIME, Status, after, last_answers, left, spawn};
 use crate::batch::Batch;
 use crate::config::{Config, Limits, Store};
 use crate::counter::{Fault, Key};
 use crate::exchange::Site;
-use crate::machine;
+use crate::memory::Costs;
 use crate::metrics::Metrics;
 use crate::wire::Wire;
 
@@ -44,14 +44,18 @@ mod timer;
 pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     let listener = TcpListener::bind(config.listen).map_err(|error| Failure::Listen(config.listen, error))?;
     let address = listener.local_addr().unwrap_or(config.listen);
-    let limits = config.limits.within(machine::open_files(), 1);
-    let limits = Limits { connections: limits.connections.min(MAX_THREADS), ..limits };
-    config.site.metrics = super::metrics("threads", &config.store, &limits, 1, true);
+    // The threads share one state, and so are one event loop.
+    config.workers = None;
+    let capacity = super::capacity(&config, COSTS, 1, MAX_THREADS)?;
+    super::bound(&listener, &capacity)?;
+    let Capacity { workers, limits, share, .. } = capacity;
+    config.site.metrics = super::metrics("threads", &config.store, &limits, workers, true);
     // It is never dropped: some of the threads that look at it serve until the process ends.
     let config: &_ = Box::leak(config);
     let server: &_ = Box::leak(Box::new(Server {
         site: &config.site,
         limits,
+        share,
         leaving: AtomicBool::new(false),
         deaf: AtomicBool::new(false),
         closing: AtomicBool::new(false),
@@ -66,7 +70,7 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
         main.unpark();
     };
     let serving = super::watch(signals, STACK, &limits, Box::new(asked))?;
-    let announce = |into: &str| super::announce(address, into, 1, &limits);
+    let announce = |into: &str| super::announce(address, into, workers, &limits);
     match &config.store {
         Store::Redis(login) => {
             announce(&super::redis_place(login));
@@ -136,6 +140,8 @@ fn life(
 struct Server {
     site: &'static Site,
     limits: Limits,
+    /// Bytes of incomplete requests and responses.
+    share: usize,
     /// Not ready any more.
     leaving: AtomicBool,
     /// Accepts no connection but those that have come already.
@@ -180,6 +186,13 @@ struct State {
 struct Chair {
     thread: Thread,
     socket: Arc<TcpStream>,
+}
+
+impl Chair {
+    /// Has a client that has stalled go at once, whatever it waits for.
+    fn hurry(&self) {
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
 }
 
 impl Server {
@@ -268,8 +281,12 @@ impl State {
 
     /// Has a connection go that rests.
     fn evict(&mut self) {
-        if let Some(chair) = self.queue.seats.evict(Instant::now()) {
-            let _ = chair.socket.shutdown(Shutdown::Read);
+        match self.queue.seats.evict(Instant::now()) {
+            Some((chair, Fate::Evicted)) => chair.hurry(),
+            Some((chair, _)) => {
+                let _ = chair.socket.shutdown(Shutdown::Read);
+            }
+            None => {}
         }
     }
 
@@ -320,6 +337,10 @@ const MAX_THREADS: usize = 1024;
 
 /// A thread's stack in bytes. The deepest of them needs a quarter of it.
 const STACK: usize = 64 * 1024;
+
+/// What the store's side and a connection cost, measured in a control group by `tests/faults/memory.rs`: of the latter,
+/// 27 KiB are the kernel's, 9 to 14 the stack's, and the rest is for threads that have ended and are not gone yet.
+const COSTS: Costs = Costs { worker: 128 * 1024, connection: 48 * 1024 };
 
 /// Bytes taken from a socket at a time; few requests are longer.
 const CHUNK: usize = 2 * 1024;

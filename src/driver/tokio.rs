@@ -29,12 +29,13 @@ use self::redis::redis;
 use self::timer::expire_waiters;
 use super::queue::{Attempt, Queue, Waiter};
 use super::seats::GRACE;
-use super::{Failure, Health, Status, spawn};
+use super::{Capacity, Failure, Health, Status, spawn};
 use crate::batch::Batch;
+use crate::cgroup::Groups;
 use crate::config::{Config, Limits, Store};
 use crate::counter::{Ask, Fault};
 use crate::exchange::{Now, Site};
-use crate::machine;
+use crate::memory::Costs;
 use crate::redis::Login;
 use crate::wire::Wire;
 
@@ -49,7 +50,9 @@ mod timer;
 /// # Errors
 /// Serving could not begin.
 pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
-    let count = config.workers.unwrap_or_else(machine::processors);
+    let processors = Groups("").processors();
+    let capacity = super::capacity(&config, COSTS, processors, usize::MAX)?;
+    let Capacity { workers: count, limits, share, .. } = capacity;
     let mut runtimes = Vec::new();
     for _ in 0..count {
         runtimes.push(runtime()?);
@@ -57,9 +60,8 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     let listener = {
         // Sockets are made within an event loop.
         let _entered = runtimes[0].enter();
-        listen(config.listen).map_err(|error| Failure::Listen(config.listen, error))?
+        listen(config.listen, &capacity).map_err(|error| Failure::Listen(config.listen, error))?
     };
-    let limits = config.limits.within(machine::open_files(), count);
     config.site.metrics = super::metrics("tokio", &config.store, &limits, count, false);
     let config: &Config = Box::leak(config);
     let stop = keep(Inbox::new());
@@ -75,7 +77,7 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
 
     let site = &config.site;
     let health = Mutex::new(Health::new(&site.metrics, site.counters.main));
-    let server = keep(Server { site, limits, health, left: Mutex::new(None) });
+    let server = keep(Server { site, limits, share, health, left: Mutex::new(None) });
     let mut workers = Vec::new();
     for (index, own) in runtimes.iter().enumerate() {
         workers.push(Worker { index, server, handle: own.handle().clone(), open: AtomicUsize::new(0) });
@@ -120,9 +122,10 @@ fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_io().enable_time().build()
 }
 
-fn listen(address: SocketAddr) -> io::Result<StdListener> {
+fn listen(address: SocketAddr, capacity: &Capacity) -> io::Result<StdListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
+    super::bound(&socket, capacity)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()
 }
@@ -191,6 +194,8 @@ impl<T> Inbox<T> {
 struct Server {
     site: &'static Site,
     limits: Limits,
+    /// Bytes of incomplete requests and responses, for each worker.
+    share: usize,
     health: Mutex<Health>,
     /// Whom to wake when a connection is not open any more.
     left: Mutex<Option<Waker>>,
@@ -371,7 +376,7 @@ impl State {
     }
 
     fn evict(&mut self) {
-        if let Some(waker) = self.queue.seats.evict(StdInstant::now()) {
+        if let Some((waker, _)) = self.queue.seats.evict(StdInstant::now()) {
             waker.wake_by_ref();
         }
     }
@@ -425,5 +430,9 @@ fn read(socket: &mut TcpStream, wire: &mut Wire, cx: &mut Context<'_>) -> Poll<i
 /// A thread's stack in bytes; what is not used of it takes no memory.
 const STACK: usize = 1024 * 1024;
 
-/// Connections waiting to be accepted, at most; the system may allow fewer.
-const BACKLOG: u32 = 1024;
+/// Connections waiting to be accepted, at most; the system may allow fewer. A client that finds no room there tries again
+/// after a second.
+const BACKLOG: u32 = 4096;
+
+/// What a worker and a connection cost, measured in a control group by `tests/faults/memory.rs`.
+const COSTS: Costs = Costs { worker: 128 * 1024, connection: 5632 };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 
-use super::super::seats::GRACE;
+use super::super::seats::BRIEF;
 use super::super::{Backoff, caution};
 use super::client::{Client, serve};
 use super::{Server, detach, doze};
@@ -53,7 +53,7 @@ impl Server {
         let mut state = self.state();
         while state.open() >= self.limits.connections {
             state.evict();
-            state = doze(&self.left, state, GRACE);
+            state = doze(&self.left, state, BRIEF);
         }
         state.queue.seats.calm();
         state.metrics.open.fetch_add(1, Ordering::Relaxed);

@@ -1,14 +1,20 @@
 //! One client: its thread, its socket and its place among the connections.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, send};
+
 use super::super::queue::Waiter;
-use super::super::{LINGER, after, left, log_requests, micros, unix_time};
+use super::super::seats::Fate;
+use super::super::{LINGER, after, left, log_requests, micros, reset, unix_time};
 use super::{CHUNK, Chair, Server};
 use crate::counter::{Ask, Fault};
 use crate::exchange::{Exchange, Now, Want};
@@ -30,6 +36,7 @@ impl Client {
     fn ask(&self, ask: Ask, wire: &mut Wire) -> Result<i64, Fault> {
         let deadline = after(self.server.limits.store);
         let mut state = self.server.state();
+        state.queue.seats.rise(self.seat);
         wire.give_back(&mut state.spares);
         // Only this depends on what is known of the store.
         let ask = if ask == Ask::Ping { state.health.readiness(0) } else { ask };
@@ -48,6 +55,23 @@ impl Client {
             state = self.server.state();
         }
     }
+
+    /// Leaves the buffers of a client that waits for its peer with the server. Whoever evicts it shuts the socket down.
+    fn hold(&self, wire: &mut Wire) -> io::Result<()> {
+        let mut state = self.server.state();
+        wire.give_back(&mut state.spares);
+        goes_on(state.queue.seats.hold(self.seat, Instant::now(), wire, self.server.share, Chair::hurry))
+    }
+
+    /// Takes the buffers back.
+    fn resume(&self, wire: &mut Wire) -> io::Result<()> {
+        goes_on(self.server.state().queue.seats.resume(self.seat, wire))
+    }
+
+    /// Notes that the client waits for its peer no longer, or for something else from now on.
+    fn rise(&self) {
+        self.server.state().queue.seats.rise(self.seat);
+    }
 }
 
 impl Drop for Client {
@@ -60,14 +84,23 @@ impl Drop for Client {
     }
 }
 
+/// An evicted client's connection ends.
+fn goes_on(fate: Fate) -> io::Result<()> {
+    match fate {
+        Fate::Evicted => Err(ErrorKind::ConnectionAborted.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Serves one connection until its end, which needs no reason: a client may leave at any time.
 pub(super) fn serve(client: Client, socket: Arc<TcpStream>) {
-    let bounded = socket.set_nodelay(true).and_then(|()| socket.set_write_timeout(Some(client.server.limits.send)));
-    if bounded.is_ok() {
+    if socket.set_nodelay(true).is_ok() {
         let chair = Chair { thread: thread::current(), socket: socket.clone() };
         *client.server.state().queue.seats.waker(client.seat) = Some(chair);
         let mut talk = Talk { client, socket, wire: Wire::default(), now: Now::default(), patience: None };
-        let _ = talk.serve();
+        if let Err(error) = talk.serve() {
+            reset(&talk.socket, &error);
+        }
     }
 }
 
@@ -106,7 +139,7 @@ impl Talk {
                 Want::Request => {
                     self.send()?;
                     self.rest(served);
-                    if self.receive(idle)? != Wake::Ready {
+                    if self.receive(idle, true)? != Wake::Ready {
                         return Ok(());
                     }
                     (idle, served) = (limits.idle, true);
@@ -114,9 +147,10 @@ impl Talk {
                 Want::Bytes(request) => {
                     if request != begun {
                         (begun, deadline) = (request, after(limits.header));
+                        self.client.rise();
                     }
                     self.send()?;
-                    if self.receive(left(deadline))? != Wake::Ready {
+                    if self.receive(left(deadline), false)? != Wake::Ready {
                         self.tick();
                         exchange.time_out(self.client.server.site, &mut self.now, &mut self.wire);
                     }
@@ -149,35 +183,53 @@ impl Talk {
 
     /// Sends all that is unsent.
     fn send(&mut self) -> io::Result<()> {
-        let limit = self.client.server.limits.send;
-        let deadline = after(limit);
-        let mut patience = limit;
+        let mut deadline = None;
         while !self.wire.unsent().is_empty() {
-            match (&*self.socket).write(self.wire.unsent()) {
+            match send(self.socket.as_raw_fd(), self.wire.unsent(), MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
                 Ok(length) => self.wire.sent(length),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-            if !self.wire.unsent().is_empty() {
-                patience = left(deadline);
-                if patience == Duration::ZERO {
-                    return Err(ErrorKind::TimedOut.into());
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => {
+                    let limit = self.client.server.limits.send;
+                    let deadline = *deadline.get_or_insert_with(|| {
+                        self.client.rise();
+                        after(limit)
+                    });
+                    self.wait_for_room(left(deadline))?;
                 }
-                self.socket.set_write_timeout(Some(patience))?;
+                Err(error) => return Err(error.into()),
             }
         }
-        if patience < limit {
-            self.socket.set_write_timeout(Some(limit))?;
+        if deadline.is_some() {
+            self.client.rise();
         }
         Ok(())
     }
 
-    /// Waits for bytes and takes them. Nobody else needs the memory of a connection that waits, so it is lent out.
-    fn receive(&mut self, patience: Duration) -> io::Result<Wake> {
-        self.wire.give_back(&mut self.client.server.state().spares);
+    /// Waits until the peer has taken some of what was sent.
+    fn wait_for_room(&mut self, patience: Duration) -> io::Result<()> {
+        // Whole milliseconds, and never less than is left.
+        let millis = PollTimeout::try_from(patience.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+        self.client.hold(&mut self.wire)?;
+        let ready = poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)], millis);
+        self.client.resume(&mut self.wire)?;
+        match ready {
+            Ok(0) if patience == Duration::ZERO => Err(ErrorKind::TimedOut.into()),
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits for bytes and takes them. The memory of a connection that waits is lent out, or left with the server if
+    /// something is in it.
+    fn receive(&mut self, patience: Duration, resting: bool) -> io::Result<Wake> {
         self.be_patient(patience)?;
         let mut chunk = [0; CHUNK];
         let room = CHUNK.min(crate::wire::MAX_UNREAD - self.wire.unread().len());
+        if resting {
+            self.wire.give_back(&mut self.client.server.state().spares);
+        } else {
+            self.client.hold(&mut self.wire)?;
+        }
         // A process that was stopped and goes on finds its wait interrupted, because that has a limit (signal(7)).
         let read = loop {
             match (&*self.socket).read(&mut chunk[..room]) {
@@ -185,8 +237,13 @@ impl Talk {
                 read => break read,
             }
         };
+        if !resting {
+            self.client.resume(&mut self.wire)?;
+        }
         let mut state = self.client.server.state();
-        state.queue.seats.rise(self.client.seat);
+        if resting {
+            state.queue.seats.rise(self.client.seat);
+        }
         match read {
             Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
             Ok(length) => {
@@ -227,7 +284,7 @@ impl Talk {
             let unread = self.wire.unread().len();
             self.wire.consume(unread);
             let left = left(deadline);
-            if left == Duration::ZERO || self.receive(left)? != Wake::Ready {
+            if left == Duration::ZERO || self.receive(left, false)? != Wake::Ready {
                 return Ok(());
             }
         }

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
-use super::super::seats::GRACE;
+use super::super::seats::BRIEF;
 use super::super::{Backoff, caution};
 use super::client::serve;
 use super::{Inbox, Server, State, Worker, lock};
@@ -72,7 +72,7 @@ pub(super) async fn accept(
 async fn make_room(server: &Server, workers: &[Worker]) {
     let mut asked = 0;
     evict(workers, asked);
-    while timeout(GRACE, server.vacancy(server.limits.connections)).await.is_err() {
+    while timeout(BRIEF, server.vacancy(server.limits.connections)).await.is_err() {
         asked += 1;
         evict(workers, asked);
     }

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::TcpStream as StdStream;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant as StdInstant;
 
 use tokio::io::AsyncWrite;
@@ -13,7 +13,8 @@ use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::super::queue::Waiter;
-use super::super::{LINGER, log_requests, micros, unix_time};
+use super::super::seats::Fate;
+use super::super::{LINGER, log_requests, micros, reset, unix_time};
 use super::accept::Place;
 use super::timer::Alarm;
 use super::{Server, State, read, state};
@@ -32,7 +33,7 @@ impl Client {
         Self { place, seat: state(|state| state.queue.seats.enter()) }
     }
 
-    fn server(&self) -> &Server {
+    fn server(&self) -> &'static Server {
         self.place.worker.server
     }
 
@@ -54,6 +55,7 @@ impl Client {
         // Only this depends on what is known of the store.
         let ask = if ask == Ask::Ping { self.place.worker.readiness() } else { ask };
         state(|state| {
+            state.queue.seats.rise(self.seat);
             wire.give_back(&mut state.spares);
             state.ask(ask, Waiter { seat: self.seat, deadline });
         });
@@ -75,6 +77,28 @@ impl Client {
     /// Whether a client that rests has to go.
     fn must_go(&self, cx: &Context<'_>) -> bool {
         self.seated(cx, |state| state.now.closing || state.queue.seats.yields(self.seat))
+    }
+
+    /// Leaves the buffers of a client that waits for its peer with the worker, and says whether it has to go.
+    fn hold(&self, wire: &mut Wire, cx: &Context<'_>) -> bool {
+        let share = self.server().share;
+        self.seated(cx, |state| {
+            let fate = state.queue.seats.hold(self.seat, StdInstant::now(), wire, share, Waker::wake_by_ref);
+            fate == Fate::Evicted
+        })
+    }
+
+    /// Takes the buffers back.
+    fn resume(&self, wire: &mut Wire) -> io::Result<()> {
+        match state(|state| state.queue.seats.resume(self.seat, wire)) {
+            Fate::Evicted => Err(io::ErrorKind::ConnectionAborted.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes that the client waits for its peer no longer, or for something else from now on.
+    fn rise(&self) {
+        state(|state| state.queue.seats.rise(self.seat));
     }
 
     /// Looks at the worker's state. Whoever changes it for this client wakes it.
@@ -101,7 +125,9 @@ pub(super) async fn serve(place: Place, socket: StdStream) {
     let socket = socket.set_nodelay(true).map(|()| socket);
     if let Ok(socket) = socket.and_then(TcpStream::from_std) {
         let mut talk = Talk { alarm: Alarm::new(Instant::now()), client, socket, wire: Wire::default() };
-        let _ = talk.serve().await;
+        if let Err(error) = talk.serve().await {
+            reset(&talk.socket, &error);
+        }
     }
 }
 
@@ -123,7 +149,7 @@ enum Wake {
 
 impl Talk {
     async fn serve(&mut self) -> io::Result<()> {
-        let limits = self.client.server().limits;
+        let limits = &self.client.server().limits;
         let mut exchange = Exchange::default();
         // The request that has begun, and when its last byte has to be here; for the first, it also has to begin by
         // then.
@@ -144,6 +170,7 @@ impl Talk {
                 Want::Bytes(request) => {
                     if request != begun {
                         (begun, deadline) = (request, Instant::now() + limits.header);
+                        self.client.rise();
                     }
                     self.send().await?;
                     if self.receive(deadline, false).await? != Wake::Ready {
@@ -181,33 +208,49 @@ impl Talk {
                 Ok(length) => self.wire.sent(length),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let limit = self.client.server().limits.send;
-                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + limit);
-                    poll_fn(|cx| match self.socket.poll_write_ready(cx) {
+                    let deadline = *deadline.get_or_insert_with(|| {
+                        self.client.rise();
+                        Instant::now() + limit
+                    });
+                    let ready = poll_fn(|cx| match self.socket.poll_write_ready(cx) {
+                        Poll::Pending if self.client.hold(&mut self.wire, cx) => {
+                            Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
+                        }
                         Poll::Pending => self.alarm.poll(deadline, cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
                         ready => ready,
                     })
-                    .await?;
+                    .await;
+                    self.client.resume(&mut self.wire)?;
+                    ready?;
                 }
                 Err(error) => return Err(error),
             }
         }
+        if deadline.is_some() {
+            self.client.rise();
+        }
         Ok(())
     }
 
-    /// Waits for bytes and takes them. Nobody else needs the memory of a connection that waits, so it is lent out.
+    /// Waits for bytes and takes them. The memory of a connection that waits is lent out, or left with the worker if
+    /// something is in it.
     async fn receive(&mut self, deadline: Instant, resting: bool) -> io::Result<Wake> {
         loop {
             state(|state| self.wire.give_back(&mut state.spares));
             let wake = poll_fn(|cx| match self.socket.poll_read_ready(cx) {
                 Poll::Ready(ready) => Poll::Ready(ready.map(|()| Wake::Ready)),
                 Poll::Pending if resting && self.client.must_go(cx) => Poll::Ready(Ok(Wake::Closing)),
+                Poll::Pending if !resting && self.client.hold(&mut self.wire, cx) => Poll::Ready(Ok(Wake::Closing)),
                 Poll::Pending => self.alarm.poll(deadline, cx).map(|()| Ok(Wake::Late)),
             })
             .await?;
+            if !resting {
+                self.client.resume(&mut self.wire)?;
+            }
             if wake != Wake::Ready && !(resting && self.has_bytes().await) {
                 return Ok(wake);
             }
-            self.rise();
+            self.rise(resting);
             match poll_fn(|cx| Poll::Ready(read(&mut self.socket, &mut self.wire, cx))).await {
                 Poll::Pending => {}
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -226,12 +269,15 @@ impl Talk {
         state(|state| state.queue.seats.rest(self.client.seat, now, served));
     }
 
-    fn rise(&mut self) {
+    /// Bytes have come: takes memory for them. Only a whole request makes a client that has stalled another one.
+    fn rise(&mut self, rested: bool) {
         state(|state| {
             state.now.set(unix_time());
             self.client.stamp(&mut state.now);
             self.wire.borrow(&mut state.spares);
-            state.queue.seats.rise(self.client.seat);
+            if rested {
+                state.queue.seats.rise(self.client.seat);
+            }
         });
     }
 

@@ -1,0 +1,72 @@
+//! What there is room for: event loops, connections, and the memory of each, with what the system gives us.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use tracing::warn;
+
+use super::Failure;
+use crate::config::{self, Config, Limits};
+use crate::machine;
+use crate::memory::{self, Costs, Plan};
+
+/// What there is room for.
+#[derive(Clone, Copy)]
+pub(super) struct Capacity {
+    /// Event loops.
+    pub(super) workers: usize,
+    /// With no more connections than there are files and memory for.
+    pub(super) limits: Limits,
+    /// Sizes of the kernel's buffers of a connection, in bytes.
+    socket: usize,
+    /// Bytes of incomplete requests and responses, for each event loop.
+    pub(super) share: usize,
+}
+
+/// Finds out how much there may be of everything: event loops up to `processors` unless `WORKERS` is set, and
+/// connections up to `most`.
+///
+/// # Errors
+/// [`Failure::Files`] and [`Failure::Memory`].
+pub(super) fn capacity(config: &Config, costs: Costs, processors: usize, most: usize) -> Result<Capacity, Failure> {
+    let (memory, files) = (memory::limit(config.memory), machine::open_files());
+    let wanted = config.limits.connections.min(most);
+    let needed = |workers| config::files(workers) + memory::LEAST_CONNECTIONS.min(wanted);
+    let workers = config.workers.unwrap_or_else(|| {
+        let fit = memory::workers(memory, costs, processors);
+        (2..=fit).rev().find(|workers| needed(*workers) <= files).unwrap_or(1)
+    });
+    let needed = needed(workers);
+    if files < needed {
+        return Err(Failure::Files(files, needed, workers));
+    }
+    let fit = wanted.min(files - config::files(workers));
+    let Some(Plan { connections, socket, buffers }) = memory::plan(memory, costs, workers, fit) else {
+        return Err(Failure::Memory(memory, workers));
+    };
+    if connections < fit {
+        warn!(memory, connections, "MAX_CONNECTIONS is lowered: there is no memory for more; raise the memory limit");
+    } else if fit < wanted {
+        warn!(files, connections, "MAX_CONNECTIONS is lowered: raise the limit of open files (ulimit -n)");
+    }
+    Ok(Capacity { workers, limits: Limits { connections, ..config.limits }, socket, share: buffers / workers })
+}
+
+/// Has the sockets that a listener accepts take over what bounds the memory that the kernel has for them. A peer that
+/// does not take what it was sent is given up by the kernel, too.
+pub(super) fn bound(listener: &impl AsFd, capacity: &Capacity) -> io::Result<()> {
+    setsockopt(listener, sockopt::SndBuf, &capacity.socket)?;
+    setsockopt(listener, sockopt::RcvBuf, &capacity.socket)?;
+    let patience = capacity.limits.send.as_millis().clamp(1, u32::MAX.into()) as u32;
+    Ok(setsockopt(listener, sockopt::TcpUserTimeout, &patience)?)
+}
+
+/// Has a socket be reset when it is closed because its peer has stalled: closed otherwise, the kernel would keep what the
+/// peer did not take, and go on offering it.
+pub(super) fn reset(socket: &impl AsFd, error: &io::Error) {
+    if !matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::ConnectionAborted) {
+        return;
+    }
+    let _ = setsockopt(socket, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 });
+}
