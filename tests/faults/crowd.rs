@@ -117,6 +117,44 @@ impl Neighbour {
     }
 }
 
+/// A client who makes a connection for each visit.
+pub(crate) struct Newcomer {
+    over: Over,
+    visitor: JoinHandle<Vec<Duration>>,
+}
+
+impl Newcomer {
+    pub(crate) fn of(notch: &Notch) -> Self {
+        let (over, address, mut waits) = (Over::default(), notch.address, Vec::new());
+        let own = over.flag();
+        let visits = move || {
+            while !own.load(Ordering::Relaxed) {
+                let start = Instant::now();
+                while !own.load(Ordering::Relaxed) {
+                    let mut client = Client::try_connect(address).expect("notch takes connections");
+                    let _ = client.try_send(VISIT);
+                    // Sent away for want of room, one comes again, and that is part of the wait.
+                    if client.next_answer("GET").is_some_and(|answer| answer.status == 200) {
+                        break;
+                    }
+                }
+                waits.push(start.elapsed());
+                thread::sleep(PAUSE);
+            }
+            waits
+        };
+        Self { over, visitor: thread::spawn(visits) }
+    }
+
+    /// How long the visits took, the shortest first.
+    pub(crate) fn leave(self) -> Vec<Duration> {
+        drop(self.over);
+        let mut waits = self.visitor.join().expect("the newcomer does not panic");
+        waits.sort_unstable();
+        waits
+    }
+}
+
 /// A client who keeps the connection as long as it holds, and then makes another.
 pub(crate) struct Visitor {
     address: SocketAddr,

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::audit::Doubt;
-use super::crowd::{Neighbour, SETTLED};
+use super::crowd::{Neighbour, Newcomer, SETTLED};
 use super::nuisance;
 use crate::rig::{NEVER, Settings, until};
 
@@ -45,6 +45,20 @@ fn whatever_clients_do_the_next_one_is_served_and_all_is_free_again() {
         let theirs = notch.get(&format!("/total/{}", nuisance::COUNTER)).number();
         assert!(theirs <= visits as i64, "{name}: {theirs} counted of {visits} that were asked for");
     }
+}
+
+#[test]
+fn newcomers_do_not_wait_for_clients_that_begin_requests_again_and_again() {
+    let notch = Settings::ledger().with("FSYNC", "never").with("MAX_CONNECTIONS", "256").start();
+    let renewing = nuisance::of_memory(256).into_iter().find(|nuisance| nuisance.name == "unfinished heads, renewed");
+    let (renewing, address) = (renewing.expect("one of them"), notch.address);
+    let nuisance = thread::spawn(move || renewing.misbehave(address, 2 * SPELL));
+    until("all seats are taken", || (notch.files().len() > 256).then_some(()));
+    let newcomer = Newcomer::of(&notch);
+    nuisance.join().expect("a nuisance does not panic");
+    let waits = newcomer.leave();
+    let (median, worst) = (waits[waits.len() / 2], waits[waits.len() - 1]);
+    assert!(median < BESIDE.0 && worst < 2 * BESIDE.1, "of {} visits, {median:?} and {worst:?} at worst", waits.len());
 }
 
 /// What `MAX_CONNECTIONS` is set to.

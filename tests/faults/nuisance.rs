@@ -2,8 +2,11 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt};
 
 /// One way to behave badly.
 pub(crate) struct Nuisance {
@@ -15,6 +18,10 @@ pub(crate) struct Nuisance {
     pub(crate) then: &'static str,
     /// How long to wait between one time and the next; zero is as fast as it is taken.
     pub(crate) pace: Duration,
+    /// How long one that was sent away stays away.
+    pub(crate) away: Duration,
+    /// Whether the kernel may keep next to nothing of what is not read.
+    pub(crate) narrow: bool,
     pub(crate) ears: Ears,
 }
 
@@ -33,19 +40,24 @@ impl Nuisance {
     /// Behaves badly for so long, and says how many visits may have been counted by it.
     pub(crate) fn misbehave(&self, address: SocketAddr, long: Duration) -> usize {
         let mut sent = 0;
-        let mut guests: Vec<Option<Guest>> = (0..self.connections).map(|_| None).collect();
+        // Those who stay away for a while come one after the other, as they would come again.
+        let (start, apart) = (Instant::now(), self.away / self.connections as u32);
+        let mut guests: Vec<Result<Guest, Instant>> =
+            (0..self.connections as u32).map(|place| Err(start + apart * place)).collect();
         let end = Instant::now() + long;
         while Instant::now() < end {
             for place in guests.iter_mut().take_while(|_| Instant::now() < end) {
-                if place.is_none() {
-                    *place = Guest::come(address, self.first);
-                    sent += place.iter().map(|_| self.first.matches(VISIT).count()).sum::<usize>();
+                if place.as_ref().is_err_and(|away| *away <= Instant::now())
+                    && let Some(guest) = Guest::come(address, self)
+                {
+                    *place = Ok(guest);
+                    sent += self.first.matches(VISIT).count();
                 }
-                let Some(guest) = place else { continue };
+                let Ok(guest) = place else { continue };
                 let (stays, times) = guest.go_on(self);
                 sent += times * self.then.matches(VISIT).count();
                 if !stays {
-                    *place = None;
+                    *place = Err(Instant::now() + self.away);
                 }
             }
             thread::sleep(TICK);
@@ -65,11 +77,15 @@ struct Guest {
 
 impl Guest {
     /// `None` when nobody opens; a full queue of connections is not waited for.
-    fn come(address: SocketAddr, first: &'static str) -> Option<Self> {
-        let stream = TcpStream::connect_timeout(&address, Duration::from_millis(50)).ok()?;
+    fn come(address: SocketAddr, nuisance: &Nuisance) -> Option<Self> {
+        let stream = if nuisance.narrow {
+            narrow(address)?
+        } else {
+            TcpStream::connect_timeout(&address, Duration::from_millis(50)).ok()?
+        };
         stream.set_nonblocking(true).expect("a socket that does not wait");
         stream.set_nodelay(true).expect("a socket that can send small segments");
-        Some(Self { stream, next: Instant::now(), rest: first.as_bytes() })
+        Some(Self { stream, next: Instant::now(), rest: nuisance.first.as_bytes() })
     }
 
     /// Says what is due, and whether it stays, and how often it began to say `then`.
@@ -105,10 +121,50 @@ impl Guest {
     }
 }
 
+/// A connection with the smallest buffer there is for what arrives, which has to be known before it opens.
+fn narrow(address: SocketAddr) -> Option<TcpStream> {
+    let SocketAddr::V4(address) = address else { panic!("loopback is {address}") };
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).ok()?;
+    setsockopt(&socket, sockopt::RcvBuf, &1).expect("a socket with a buffer of its own");
+    connect(socket.as_raw_fd(), &SockaddrIn::from(address)).ok()?;
+    Some(socket.into())
+}
+
+/// What takes memory, on so many connections: all kinds of clients that keep something incomplete.
+pub(crate) fn of_memory(connections: usize) -> Vec<Nuisance> {
+    // About two thousand come again each second, whatever their number: more would measure the machine.
+    let (ears, away) = (Ears::Deaf, Duration::from_micros(500) * connections as u32);
+    let seldom = away.max(Duration::from_millis(500));
+    let of = |name, first, then, pace| Nuisance { name, connections, first, then, pace, ears, away, narrow: false };
+    let never = Duration::ZERO;
+    let long = |start: &str| -> &'static str { format!("{start}{}", "x".repeat(8000)).leak() };
+    let head = "GET /count/zebra HTTP/1.1\r\nHost: h\r\nX: ";
+    let body = "POST /count/zebra HTTP/1.1\r\nHost: h\r\nContent-Length: 60000\r\n\r\n";
+    vec![
+        of("unfinished heads", long(head), "x", seldom),
+        Nuisance { away: never, ..of("unfinished heads, renewed", head, "", never) },
+        of("unfinished bodies", long(body), "x", seldom),
+        Nuisance { narrow: true, ..of("unread answers", PAGE, PAGE, seldom) },
+        Nuisance { narrow: true, ..of("unread pipelines", PAGES, PAGES, seldom) },
+        Nuisance { narrow: true, ..of("unread pipelines of visits", VISITS, VISITS, seldom / 50) },
+        of("not a word", "", "", never),
+    ]
+}
+
 /// All that is tried here, for a server that is set to `connections`.
 pub(crate) fn all(connections: usize) -> Vec<Nuisance> {
     let slow = Duration::from_millis(100);
-    let of = |name, connections, first, then, pace| Nuisance { name, connections, first, then, pace, ears: Ears::Deaf };
+    let ears = Ears::Deaf;
+    let of = |name, connections, first, then, pace| Nuisance {
+        name,
+        connections,
+        first,
+        then,
+        pace,
+        ears,
+        away: Duration::ZERO,
+        narrow: false,
+    };
     let none = Duration::ZERO;
     vec![
         of("slow heads", 24, "GET /count/zebra HTTP/1.1\r\nHost: h\r\nX: ", "x", slow),
@@ -134,6 +190,16 @@ pub(crate) fn all(connections: usize) -> Vec<Nuisance> {
 }
 
 const CHUNKED: &str = "POST /count/zebra HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+const PAGE: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+
+/// A run of pages, more than the kernel takes at once.
+const PAGES: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n\
+    GET / HTTP/1.1\r\nHost: h\r\n\r\n\
+    GET / HTTP/1.1\r\nHost: h\r\n\r\n\
+    GET / HTTP/1.1\r\nHost: h\r\n\r\n\
+    GET / HTTP/1.1\r\nHost: h\r\n\r\n\
+    GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 
 const PIPELINE: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\nGET /livez HTTP/1.1\r\nHost: h\r\n\r\n";
 

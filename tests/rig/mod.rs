@@ -19,7 +19,7 @@ pub(crate) use escape::unescape;
 pub(crate) use folder::Folder;
 pub(crate) use json::Json;
 pub(crate) use name_server::{Etc, NameServer, Question, Says, isolated, reply};
-pub(crate) use notch::{Notch, Settings, signal};
+pub(crate) use notch::{Ended, Notch, Settings, signal};
 pub(crate) use redis::{Redis, free_port};
 pub(crate) use script::Script;
 

@@ -146,6 +146,12 @@ impl Notch {
         self.child.id()
     }
 
+    /// Whether the process has not ended yet.
+    pub(crate) fn is_running(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        status.lines().any(|line| line.starts_with("State:") && !line.contains('Z'))
+    }
+
     pub(crate) fn client(&self) -> Client {
         Client::connect(self.address)
     }

@@ -1,0 +1,168 @@
+//! A memory control group of a test's own, which kills what goes beyond its limit. The kernel's part of sockets counts:
+//! version 2 of control groups adds it to the rest, version 1 keeps an account of its own, so there the two are added
+//! here.
+//!
+//! It takes root and a writable control group. Where that cannot be had the tests fail and say so: skipped, they would
+//! look as if memory were bounded.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use std::{fs, process};
+
+use super::crowd::Over;
+use crate::rig::{Notch, Settings, until};
+
+pub(crate) struct Group {
+    folder: PathBuf,
+    unified: bool,
+    limit: usize,
+}
+
+impl Group {
+    /// A group with so many bytes, below that of this process.
+    pub(crate) fn of(limit: usize) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let own = fs::read_to_string("/proc/self/cgroup").expect("Linux's own account");
+        let path = |mark: &str| own.lines().find_map(|line| line.split_once(mark)).map(|(_, path)| path.to_owned());
+        let one = Path::new("/sys/fs/cgroup/memory");
+        let unified = !one.join("memory.limit_in_bytes").exists() && !one.exists();
+        let parent = match path(":memory:").filter(|_| !unified) {
+            Some(path) => {
+                [one.join(path.trim_start_matches('/')), one.to_owned()].into_iter().find(|path| path.exists())
+            }
+            None => Some(PathBuf::from("/sys/fs/cgroup")),
+        };
+        let parent = parent.expect("a mounted control group");
+        let name = format!("notch-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let group = Self { folder: parent.join(name), unified, limit };
+        if unified {
+            let _ = fs::write(parent.join("cgroup.subtree_control"), "+memory");
+        }
+        let made = fs::create_dir(&group.folder).and_then(|()| match unified {
+            true => fs::write(group.folder.join("memory.max"), limit.to_string())
+                .and_then(|()| fs::write(group.folder.join("memory.swap.max"), "0").or(Ok(()))),
+            // The account of sockets begins with its limit, which has to stand before the first socket.
+            false => fs::write(group.folder.join("memory.kmem.tcp.limit_in_bytes"), limit.to_string())
+                .and_then(|()| fs::write(group.folder.join("memory.limit_in_bytes"), limit.to_string())),
+        });
+        if let Err(error) = made {
+            panic!(
+                "this test needs a memory control group of its own: run it as root where {} is writable \
+                 (in a container: --privileged): {error}",
+                parent.display()
+            );
+        }
+        group
+    }
+
+    /// A group without a quota of its own within one that has this quota and period, in microseconds.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn of_processors(quota: &str) -> Self {
+        let one = Path::new("/sys/fs/cgroup/cpu");
+        let unified = !one.exists();
+        let parent = if unified { Path::new("/sys/fs/cgroup") } else { one };
+        let (amount, period) = quota.split_once(' ').expect("quota and period");
+        let outer = parent.join(format!("notch-{}-processors", process::id()));
+        let group = Self { folder: outer.join("inner"), unified, limit: usize::MAX };
+        let made = fs::create_dir(&outer).and_then(|()| match unified {
+            true => fs::write(parent.join("cgroup.subtree_control"), "+cpu")
+                .and_then(|()| fs::write(outer.join("cpu.max"), quota)),
+            false => fs::write(outer.join("cpu.cfs_period_us"), period)
+                .and_then(|()| fs::write(outer.join("cpu.cfs_quota_us"), amount)),
+        });
+        if let Err(error) = made.and_then(|()| fs::create_dir(&group.folder)) {
+            panic!(
+                "this test needs control groups of its own: run it as root where {} is writable: {error}",
+                parent.display()
+            );
+        }
+        group
+    }
+
+    /// Settings that start notch within the group.
+    pub(crate) fn settings(&self, settings: Settings) -> Settings {
+        let enter = "echo $$ > \"$0/cgroup.procs\" && exec \"$@\"";
+        let folder = self.folder.to_str().expect("a name of ASCII");
+        settings.by_way_of(&["sh", "-c", enter, folder])
+    }
+
+    /// Bytes that cannot be taken back by the kernel: all but the pages of files.
+    fn used(&self) -> usize {
+        if self.unified {
+            return self.number("memory.current").saturating_sub(self.entry("memory.stat", "file "));
+        }
+        let cache = self.entry("memory.stat", "cache ");
+        let sockets = self.number("memory.kmem.tcp.usage_in_bytes");
+        (self.number("memory.usage_in_bytes") + sockets).saturating_sub(cache)
+    }
+
+    /// Processes that the kernel has killed for want of memory.
+    fn killed(&self) -> usize {
+        self.entry(if self.unified { "memory.events" } else { "memory.oom_control" }, "oom_kill ")
+    }
+
+    /// Looks again and again how much is used, until the answer is asked for.
+    pub(crate) fn watch(self: &Arc<Self>) -> Watch {
+        let (over, group) = (Over::default(), self.clone());
+        let own = over.flag();
+        let most = move || {
+            let mut most = 0;
+            while !own.load(Ordering::Relaxed) {
+                most = most.max(group.used());
+                thread::sleep(Duration::from_millis(2));
+            }
+            most
+        };
+        Watch { over, group: self.clone(), most: thread::spawn(most) }
+    }
+
+    fn number(&self, file: &str) -> usize {
+        self.read(file).trim().parse().expect("a number of the kernel's")
+    }
+
+    fn entry(&self, file: &str, name: &str) -> usize {
+        let text = self.read(file);
+        let entry = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name} in {file}"));
+        entry.trim().parse().expect("a number of the kernel's")
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.folder.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // What was in it is killed, and gone in a moment.
+        let mut left = 500;
+        while fs::remove_dir(&self.folder).is_err() && left > 0 {
+            thread::sleep(Duration::from_millis(10));
+            left -= 1;
+        }
+        if self.limit == usize::MAX {
+            let _ = self.folder.parent().map(fs::remove_dir);
+        }
+    }
+}
+
+/// How much of a group is used at most.
+pub(crate) struct Watch {
+    over: Over,
+    group: Arc<Group>,
+    most: JoinHandle<usize>,
+}
+
+impl Watch {
+    /// Asserts that the limit was kept to, and says how many kilobytes were used at most.
+    pub(crate) fn leave(self, what: &str, notch: &Notch) -> usize {
+        drop(self.over);
+        let most = self.most.join().expect("the watch does not panic");
+        assert_eq!(self.group.killed(), 0, "{what}: killed for want of memory");
+        assert!(most <= self.group.limit, "{what}: {most} bytes used, {} allowed", self.group.limit);
+        until("notch still runs", || notch.is_running().then_some(()));
+        most / 1024
+    }
+}

@@ -1,0 +1,130 @@
+//! Memory under attack, in a control group that kills what goes beyond its limit: the connections that the shipped
+//! manifests allow, all of them hostile, and normal clients beside them.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use super::crowd::{Neighbour, Newcomer};
+use super::group::Group;
+use super::nuisance::{self, Nuisance};
+use crate::rig::Settings;
+
+#[test]
+fn a_small_container_keeps_to_its_memory() {
+    // As `compose.yaml` has it, and `WEB_MEMORY` for the driver on threads.
+    let limit = if cfg!(feature = "tokio") { 6 << 20 } else { 16 << 20 };
+    for nuisance in nuisance::of_memory(256) {
+        withstands(limit, 256, &nuisance);
+    }
+}
+
+#[test]
+fn the_unit_of_systemd_keeps_to_its_memory() {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd/notch.service");
+    let unit = fs::read_to_string(unit).expect("the unit that is shipped");
+    let limit = unit.lines().find_map(|line| line.strip_prefix("MemoryMax=")?.strip_suffix('M'));
+    let limit = limit.and_then(|limit| limit.parse::<usize>().ok()).expect("MemoryMax in megabytes");
+    for nuisance in nuisance::of_memory(CROWD).into_iter().filter(|nuisance| nuisance.first.len() > 20) {
+        withstands(limit << 20, CROWD, &nuisance);
+    }
+}
+
+#[test]
+fn a_crowd_that_memory_is_too_small_for_is_served_in_part() {
+    let group = Arc::new(Group::of(32 << 20));
+    let notch = group.settings(Settings::ledger().with("FSYNC", "never")).start();
+    let lowered = "MAX_CONNECTIONS is lowered: there is no memory for more; raise the memory limit";
+    assert!(notch.log().iter().any(|line| line.contains(lowered)), "{:?}", notch.log());
+    drop(notch);
+    for nuisance in nuisance::of_memory(3000) {
+        withstands(32 << 20, 10_000, &nuisance);
+    }
+}
+
+#[test]
+fn a_memory_limit_of_its_own_lowers_the_connections() {
+    let notch = Settings::ledger().with("MEMORY_LIMIT", "8m").with("MAX_CONNECTIONS", "5000").start();
+    let log = notch.log().join("\n");
+    assert!(log.contains("MAX_CONNECTIONS is lowered: there is no memory for more"), "{log}");
+    let connections = log.rsplit_once(" connections=").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+    let fit = if cfg!(feature = "tokio") { 300..420_usize } else { 100..160 };
+    assert!(connections.is_some_and(|connections| fit.contains(&connections)), "{log}");
+}
+
+#[test]
+fn a_start_without_memory_or_files_for_it_is_refused() {
+    let few = ["prlimit", "--nofile=256:256"];
+    let no_files = Settings::ledger().by_way_of(&few).with("WORKERS", "64").try_start();
+    let no_memory = Settings::ledger().with("MEMORY_LIMIT", "700k").try_start();
+    let said = |ended: Result<_, crate::rig::Ended>| ended.err().map(|ended| (ended.code, ended.stderr));
+    let (code, words) = said(no_memory).expect("it cannot start");
+    assert_eq!(code, Some(1), "{words}");
+    assert!(words.contains("716800 bytes of memory are too few for WORKERS=1"), "{words}");
+    // On threads there is one loop, whatever WORKERS says.
+    if cfg!(feature = "tokio") {
+        let (code, words) = said(no_files).expect("it cannot start");
+        assert_eq!(code, Some(1), "{words}");
+        let needed = "the limit of open files is 256, but WORKERS=64 needs 536: raise it (ulimit -n), or lower WORKERS";
+        assert!(words.contains(needed), "{words}");
+    } else {
+        assert!(said(no_files).is_none());
+    }
+}
+
+/// Lets the nuisance go on in a group of `limit` bytes, and asserts that it is not noticed.
+fn withstands(limit: usize, connections: usize, nuisance: &Nuisance) {
+    allow_files();
+    let group = Arc::new(Group::of(limit));
+    let settings = Settings::ledger().with("FSYNC", "never").with("COUNTERS", nuisance::COUNTER);
+    let settings = settings.with("MAX_CONNECTIONS", &connections.to_string()).with("WORKERS", "2");
+    let settings = if cfg!(feature = "tokio") { settings } else { settings.without("WORKERS") };
+    let notch = group.settings(settings).start();
+    assert_eq!(notch.visit(), 1);
+    let (watch, name, address) = (group.watch(), nuisance.name, notch.address);
+    let (mut waits, mut newcomers) = (Vec::new(), Vec::new());
+    thread::scope(|scope| {
+        let hostile = scope.spawn(|| nuisance.misbehave(address, nuisance.away + SPELL));
+        let (neighbour, newcomer) = (Neighbour::of(&notch), Newcomer::of(&notch));
+        hostile.join().expect("a nuisance does not panic");
+        waits = neighbour.leave().1;
+        newcomers = newcomer.leave();
+    });
+    let most = watch.leave(name, &notch);
+    for (who, waits) in [("a visitor who stays", &waits), ("a visitor who comes anew", &newcomers)] {
+        let (median, worst) = (waits[waits.len() / 2], waits[waits.len() - 1]);
+        println!("{name}: {most} kB at most; {who}: {} visits, {median:?}, at worst {worst:?}", waits.len());
+        assert!(median < MEDIAN && worst < WORST, "{name}: {who} waited {median:?}, at worst {worst:?}");
+    }
+    assert!(notch.visit() > 1);
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn event_loops_follow_the_quota_of_processors() {
+    // The group above has the quota, and the one within none.
+    let group = Group::of_processors("100000 100000");
+    let notch = group.settings(Settings::ledger()).start();
+    assert!(notch.log().iter().any(|line| line.contains("workers=1 ")), "{:?}", notch.log());
+}
+
+/// A file for each connection, for this process and what it starts.
+fn allow_files() {
+    let own = std::process::id().to_string();
+    let set = Command::new("prlimit").args(["--pid", &own, "--nofile=20000:"]).status();
+    assert!(set.is_ok_and(|status| status.success()), "20,000 open files are not allowed: raise ulimit -Hn");
+}
+
+/// Connections of the attack on the unit of systemd, as many as notch takes by default.
+const CROWD: usize = 10_000;
+
+/// How long each attack goes on once all are there.
+const SPELL: Duration = Duration::from_secs(3);
+
+/// What a normal visit may take, half of them and each. On a machine that does nothing else each takes less than 250 ms;
+/// other work may delay them, but never until `HEADER_TIMEOUT` has hostile clients go, after ten seconds.
+const MEDIAN: Duration = Duration::from_millis(500);
+const WORST: Duration = Duration::from_secs(9);
