@@ -14,7 +14,7 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant as StdInstant;
+use std::time::{Duration, Instant as StdInstant};
 
 use nix::sys::signal::SigSet;
 use tokio::io::AsyncReadExt;
@@ -252,6 +252,10 @@ struct State {
     /// The store's task, once it has sent a batch.
     awaiting_reply: Option<Waker>,
     spares: Vec<Wire>,
+    /// When something arrived last.
+    clock: Option<StdInstant>,
+    /// When the time of day was read last.
+    dated: Option<StdInstant>,
 }
 
 impl Worker {
@@ -295,7 +299,7 @@ impl Worker {
     fn expire(&self, now: StdInstant) {
         let unsent = lock(&self.server.health).fault(self.index);
         state(|state| {
-            state.now.set(super::unix_time());
+            state.tick();
             state.queue.expire(now, unsent, Waker::wake_by_ref);
         });
     }
@@ -335,7 +339,7 @@ impl Worker {
         lock(&self.server.health).learn(self.index, batch.replies());
         state(|state| {
             // The answers are of this second.
-            state.now.set(super::unix_time());
+            state.tick();
             state.queue.tell(batch, fault, Waker::wake_by_ref);
         });
     }
@@ -366,6 +370,8 @@ impl State {
             patience: None,
             awaiting_reply: None,
             spares: Vec::new(),
+            clock: None,
+            dated: None,
         }
     }
 
@@ -381,16 +387,28 @@ impl State {
         }
     }
 
-    fn ask(&mut self, ask: Ask, waiter: Waiter) {
-        if self.queue.ask(ask, waiter) {
+    /// Adds an ask to the batch that gathers, to be answered within so long.
+    fn ask(&mut self, ask: Ask, seat: usize, within: Duration) {
+        let arrival = self.clock.unwrap_or_else(StdInstant::now);
+        if self.queue.ask(ask, Waiter { seat, deadline: arrival + within }) {
             self.has_gathered();
+        }
+    }
+
+    /// Reads the clock, as is done whenever something has arrived; and once in a while the time of day.
+    fn tick(&mut self) {
+        let now = StdInstant::now();
+        self.clock = Some(now);
+        if self.dated.is_none_or(|dated| now >= dated + DATED) {
+            self.dated = Some(now);
+            self.now.set(super::unix_time());
         }
     }
 
     /// Ends every visit that waits, whatever its deadline.
     fn cut_off(&mut self) {
         let now = StdInstant::now();
-        self.now.set(super::unix_time());
+        self.tick();
         self.queue.cut_off(now);
         self.queue.expire(now, Fault::Down, Waker::wake_by_ref);
         if let Some(waker) = self.awaiting_reply.take() {
@@ -426,6 +444,9 @@ impl State {
 fn read(socket: &mut TcpStream, wire: &mut Wire, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     pin!(socket.read_buf(&mut wire.room())).poll(cx)
 }
+
+/// How old the time of day may be that answers show in whole seconds.
+const DATED: Duration = Duration::from_millis(50);
 
 /// A thread's stack in bytes; what is not used of it takes no memory.
 const STACK: usize = 1024 * 1024;

@@ -12,9 +12,8 @@ use tokio::net::TcpStream;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
-use super::super::queue::Waiter;
 use super::super::seats::Fate;
-use super::super::{LINGER, log_requests, micros, reset, unix_time};
+use super::super::{LINGER, log_requests, micros, reset};
 use super::accept::Place;
 use super::timer::Alarm;
 use super::{Server, State, read, state};
@@ -51,13 +50,12 @@ impl Client {
 
     /// Asks the store. Until it answers, the client's memory is lent out.
     fn ask(&self, ask: Ask, wire: &mut Wire) {
-        let deadline = StdInstant::now() + self.server().limits.store;
         // Only this depends on what is known of the store.
         let ask = if ask == Ask::Ping { self.place.worker.readiness() } else { ask };
         state(|state| {
             state.queue.seats.rise(self.seat);
             wire.give_back(&mut state.spares);
-            state.ask(ask, Waiter { seat: self.seat, deadline });
+            state.ask(ask, self.seat, self.server().limits.store);
         });
     }
 
@@ -175,7 +173,7 @@ impl Talk {
                     self.send().await?;
                     if self.receive(deadline, false).await? != Wake::Ready {
                         state(|state| {
-                            state.now.set(unix_time());
+                            state.tick();
                             self.client.stamp(&mut state.now);
                         });
                         self.client.turn(|site, now| exchange.time_out(site, now, &mut self.wire));
@@ -272,7 +270,7 @@ impl Talk {
     /// Bytes have come: takes memory for them. Only a whole request makes a client that has stalled another one.
     fn rise(&mut self, rested: bool) {
         state(|state| {
-            state.now.set(unix_time());
+            state.tick();
             self.client.stamp(&mut state.now);
             self.wire.borrow(&mut state.spares);
             if rested {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant as StdInstant};
 use tokio::time::Instant;
 
 use super::super::queue::Waiter;
-use super::super::{OVERTIME, Status, left, report_disk, spawn, sync_at_end, sync_if_due, unix_time};
+use super::super::{OVERTIME, Status, left, report_disk, spawn, sync_at_end, sync_if_due};
 use super::timer::Alarm;
 use super::{STACK, Worker, keep, lock, state};
 use crate::batch::Batch;
@@ -38,7 +38,7 @@ pub(super) async fn ledger(worker: &'static Worker, desk: &'static Desk) {
                     break;
                 }
                 state(|state| {
-                    state.now.set(unix_time());
+                    state.tick();
                     state.queue.expire_written(&mut batch, Instant::now().into_std(), Waker::wake_by_ref);
                 });
             }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::super::queue::{Attempt, Waiter};
 use super::super::reply_timeout::ReplyTimeout;
-use super::super::{Backoff, CLOSED, SILENT, Status, spawn, unix_time};
+use super::super::{Backoff, CLOSED, SILENT, Status, spawn};
 use super::timer::Alarm;
 use super::{Inbox, STACK, Worker, lock, read, state};
 use crate::batch::Batch;
@@ -180,7 +180,7 @@ impl<'a> Link<'a> {
                 return Err(SILENT);
             }
             state(|state| {
-                state.now.set(unix_time());
+                state.tick();
                 state.queue.expire_sent(&mut self.session, now.into_std(), Waker::wake_by_ref);
             });
         }
