@@ -384,8 +384,7 @@ impl Exchange {
     fn finish(&mut self, total: Result<i64, Fault>, site: &Site, now: &mut Now, wire: &mut Wire) {
         // What has come already is answered first, as long as there is time: a client that sends several requests at once
         // would have to guess which of them were heard.
-        // Empty lines are no request (RFC 9112 section 2.2).
-        if now.closing || (now.leaving && wire.unread().iter().all(|byte| b"\r\n".contains(byte))) {
+        if now.closing || (now.leaving && http::is_empty(wire.unread())) {
             self.turn.connection = Connection::Close;
         }
         let status = self.turn.answer(total, self.look.take().as_deref(), site, now, wire);

@@ -178,6 +178,12 @@ pub fn peek(bytes: &[u8]) -> (bool, [&[u8]; MAX_ACCEPT]) {
     (head.starts_with(b"HEAD "), std::array::from_fn(|_| values.next().unwrap_or_default()))
 }
 
+/// Whether no request has begun: empty lines are none (RFC 9112, section 2.2).
+#[must_use]
+pub fn is_empty(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| CRLF.contains(byte))
+}
+
 /// Method and path of a head, as far as its first line can be split into words. For a log alone: any head has them.
 #[must_use]
 pub fn request_line(bytes: &[u8]) -> (&[u8], &[u8]) {
