@@ -126,8 +126,9 @@ impl<W> Seats<W> {
 
     /// Notes that a client waits no longer, except for the store.
     pub(super) fn rise(&mut self, seat: usize) {
-        let Some(wait) = self.all[seat].wait.take() else { return };
-        let (previous, next) = (self.all[seat].previous.take(), self.all[seat].next.take());
+        let seat = &mut self.all[seat];
+        let Some(wait) = seat.wait.take() else { return };
+        let (previous, next) = (seat.previous.take(), seat.next.take());
         let queue = &mut self.queues[wait as usize];
         queue.length -= 1;
         match previous {
