@@ -317,7 +317,6 @@ impl Ledger {
         if self.file.write_all(&self.out).is_err() {
             return Err(self.undo_append());
         }
-        self.totals.keep_fresh();
         self.seal = checksum;
         self.size += self.out.len() as u64;
         self.state = FileState::Unsynced;
@@ -352,12 +351,7 @@ impl Ledger {
             self.state = FileState::Suspect;
         }
         // Without its seal, it counts for nothing.
-        if is_whole && cut.is_err() {
-            self.totals.keep_fresh();
-            return Fault::Lost;
-        }
-        self.totals.drop_fresh();
-        Fault::Refused(Cause::Disk)
+        if is_whole && cut.is_err() { Fault::Lost } else { Fault::Refused(Cause::Disk) }
     }
 
     /// Forces to the disk what was appended; once that has failed, by a new file. For [`Fsync::EverySecond`].
