@@ -20,10 +20,11 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
+use std::iter;
 use std::mem;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{self, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use self::checksum::{crc32, hex};
 use self::replay::Replay;
@@ -82,7 +83,7 @@ type FileId = (u64, u64);
 /// What was found at the path of a ledger when it was opened.
 #[derive(Debug)]
 pub struct Found {
-    /// The file itself: where links lead, from the root on.
+    /// The file itself, where links lead.
     pub path: PathBuf,
     /// What kind of file it was.
     pub origin: Origin,
@@ -165,7 +166,8 @@ struct Access<'a>(&'a Path);
 
 impl fmt::Display for Access<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seen = self.0.ancestors().find_map(|path| Some((path.to_string_lossy(), fs::metadata(path).ok()?.uid())));
+        let seen = iter::successors(Some(self.0), |path| parent(path))
+            .find_map(|path| Some((path.to_string_lossy(), fs::metadata(path).ok()?.uid())));
         match (fs::metadata("/proc/self").map(|process| process.uid()), seen) {
             (Ok(uid), Some((path, owner))) if uid == owner => {
                 write!(
@@ -216,7 +218,7 @@ impl Ledger {
             (false, _) => Origin::Opened,
         };
         let found = Found {
-            path: path::absolute(&ledger.path).unwrap_or_else(|_| ledger.path.clone()),
+            path: ledger.path.clone(),
             origin,
             torn: length - sealed,
             total: ledger.total(&bound.main),
@@ -540,6 +542,16 @@ fn folder(path: &Path) -> &Path {
         None | Some([]) => Path::new("."),
         Some(folder) => Path::new(OsStr::from_bytes(folder)),
     }
+}
+
+/// The folder that holds a file or folder whose path begins at the root, if it is not the root itself.
+fn parent(path: &Path) -> Option<&Path> {
+    let mut bytes = path.as_os_str().as_bytes();
+    while let [rest @ .., b'/'] = bytes {
+        bytes = rest;
+    }
+    let slash = bytes.iter().rposition(|&byte| byte == b'/')?;
+    Some(Path::new(OsStr::from_bytes(&bytes[..slash.max(1)])))
 }
 
 fn remove(path: &Path) -> io::Result<()> {
