@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
-use std::path::{self, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
@@ -15,7 +15,7 @@ use tracing::level_filters::LevelFilter;
 use crate::counter::{Counters, Key, Names};
 use crate::exchange::Site;
 use crate::ledger::Fsync;
-use crate::log::{Format, quote};
+use crate::log::{Format, printable, quote};
 use crate::machine;
 use crate::metrics::Metrics;
 use crate::origin::{self, Origins};
@@ -327,9 +327,9 @@ impl Env {
             login.db = self.number("REDIS_DB", 0, MAX_DB) as u32;
         } else {
             self.refuse_hostless();
-            let path = self.raw("LEDGER").cloned().unwrap_or_else(|| default("LEDGER").into());
+            let path = self.raw("LEDGER").map_or(default("LEDGER").as_ref(), OsString::as_os_str);
             // Where it lies is to be told for certain.
-            return Store::Ledger(path::absolute(&path).unwrap_or_else(|_| path.into()), fsync);
+            return Store::Ledger(machine::absolute(path), fsync);
         }
         if self.is_given("FSYNC") {
             let redis = if url.is_empty() { "REDIS_HOST" } else { "REDIS_URL" };
@@ -341,15 +341,17 @@ impl Env {
 
     /// Refuses names of Redis that are not known here, for it is a misspelt one that would be missed.
     fn refuse_unknown(&mut self) {
-        let is_unknown = |&(name, value): &(&str, &str)| {
-            let known = SETTINGS.iter().map(|setting| setting.name).chain(OTHERS).any(|known| known == name);
+        let is_unknown = |name: &str, value: &str| {
+            let known = SETTINGS.iter().any(|setting| setting.name == name) || OTHERS.contains(&name);
             name.starts_with(REDIS) && !value.is_empty() && !known && !is_of_a_service(name, value)
         };
-        let names = self.variables.iter().map(|(name, value)| (name.to_string_lossy(), value.to_string_lossy()));
-        let names: Vec<_> = names.collect();
-        if let Some((name, _)) = names.iter().map(|(name, value)| (&**name, &**value)).find(is_unknown) {
-            let near = nearest(name);
-            let name = name.replace(char::is_control, "?");
+        let unknown = self.variables.iter().find_map(|(name, value)| {
+            let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
+            is_unknown(&name, &value).then(|| name.into_owned())
+        });
+        if let Some(name) = unknown {
+            let near = nearest(&name);
+            let name = printable(&name);
             let words = "unknown setting: the nearest is";
             self.invalid
                 .get_or_insert(Invalid(format!("{name}: {words} {}, for example {0}={}", near.name, near.example)));
@@ -370,7 +372,7 @@ impl Env {
     /// Whether somebody has set it. Kubernetes sets `REDIS_PORT=tcp://10.0.0.1:6379` for a service called redis, which
     /// says nothing of what is wanted here.
     fn is_given(&self, name: &str) -> bool {
-        self.raw(name).is_some_and(|value| name != "REDIS_PORT" || !value.to_string_lossy().contains("://"))
+        self.raw(name).is_some_and(|value| name != "REDIS_PORT" || !contains(&value.to_string_lossy(), "://"))
     }
 
     /// The port in what Kubernetes sets is the right one, if the host is that of the service.
@@ -509,13 +511,17 @@ impl Env {
 /// Whether it is one of the variables that Kubernetes sets for each service of a namespace, or Docker for a link:
 /// `REDIS_SERVICE_HOST`, `REDIS_PORT_6379_TCP_ADDR`, and the same for a service called `redis-something`.
 fn is_of_a_service(name: &str, value: &str) -> bool {
-    let has_numbered_port = || name.split("_PORT_").skip(1).any(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
-    name.contains("_SERVICE_HOST")
-        || name.contains("_SERVICE_PORT")
-        || (name.ends_with("_PORT") && value.contains("://"))
-        || has_numbered_port()
+    const PORT: &[u8] = b"_PORT_";
+    let is_numbered_port = |part: &[u8]| part.starts_with(PORT) && part[PORT.len()].is_ascii_digit();
+    ["_SERVICE_HOST", "_SERVICE_PORT", "_ENV_"].iter().any(|part| contains(name, part))
+        || (name.ends_with("_PORT") && contains(value, "://"))
+        || name.as_bytes().windows(PORT.len() + 1).any(is_numbered_port)
         || (name.ends_with("_NAME") && value.starts_with('/'))
-        || name.contains("_ENV_")
+}
+
+/// Whether `part` is somewhere in a short text. The search of the standard library, which is fast in long ones, is 2 kB.
+fn contains(text: &str, part: &str) -> bool {
+    text.as_bytes().windows(part.len()).any(|window| window == part.as_bytes())
 }
 
 /// The setting of Redis whose name is most like this one: one that goes on where it ends, or the other way round, or else

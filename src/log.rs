@@ -160,6 +160,12 @@ impl fmt::Display for Shown<'_> {
 /// Stands for a value of a type that no event of ours has.
 const UNPRINTED: &str = "?";
 
+/// Returns a text as part of one line, whatever it holds.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.replace(char::is_control, "?")
+}
+
 /// Appends a JSON string, which is as good in text for people: quotes, backslashes and control characters are escaped.
 pub fn quote(out: &mut String, text: &str) {
     out.push('"');

@@ -14,7 +14,7 @@ use notch::driver::threads as driver;
 #[cfg(feature = "tokio")]
 use notch::driver::tokio as driver;
 use notch::driver::unix_time;
-use notch::log::Log;
+use notch::log::{Log, printable};
 use notch::probe::Probe;
 use tracing::error;
 
@@ -41,12 +41,12 @@ fn run_command(command: &OsStr, option: Option<&OsStr>) -> ExitCode {
 
 /// One line, whatever the argument holds.
 fn refuse_argument(argument: &OsStr, remedy: &str) -> ExitCode {
-    let shown = argument.to_string_lossy().replace(char::is_control, "?");
+    let shown = printable(&argument.to_string_lossy());
     complain(&format_args!("unknown argument \"{shown}\": {remedy}"), BAD_USAGE)
 }
 
 fn serve() -> ExitCode {
-    let config = match Env::new(env::vars_os().collect()).config() {
+    let config = match environment().config() {
         Ok(config) => config,
         Err(invalid) => return complain(&invalid, BAD_USAGE),
     };
@@ -64,6 +64,15 @@ fn serve() -> ExitCode {
     }
 }
 
+/// The settings. To collect them is 400 bytes more than this.
+fn environment() -> Env {
+    let mut variables = Vec::new();
+    for variable in env::vars_os() {
+        variables.push(variable);
+    }
+    Env::new(variables)
+}
+
 /// SIGTERM and SIGINT, which are blocked and stay pending for the thread that waits for them. As process 1 of a container
 /// we get neither otherwise.
 ///
@@ -79,7 +88,7 @@ fn signals() -> io::Result<SigSet> {
 }
 
 fn healthcheck(probe: Probe) -> ExitCode {
-    match Env::new(env::vars_os().collect()).address() {
+    match environment().address() {
         Err(invalid) => complain(&invalid, BAD_USAGE),
         Ok(listen) => match probe.run(listen) {
             Ok(words) => say(&(words + "\n")),
