@@ -90,14 +90,12 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
             Carrier::Ledger(desk) => worker.spawn(Box::pin(ledger(worker, desk))),
         };
     }
-    for own in runtimes.drain(1..) {
-        spawn("worker", STACK, Box::new(move || own.block_on(pending())))?;
+    for &own in &runtimes[1..] {
+        spawn("worker", STACK, Box::new(move || drop(block_on(own, Box::pin(pending())))))?;
     }
-    let first = runtimes.remove(0);
     serving.store(true, Ordering::Relaxed);
-    let deadline = first.block_on(life(server, workers, listener, stop))?;
+    let deadline = block_on(runtimes[0], Box::pin(life(server, workers, listener, stop)))?;
     let is_drained = server.open().load(Ordering::SeqCst) == 0;
-    first.shutdown_background();
     let is_synced = match store {
         Carrier::Ledger(desk) => desk.close(deadline.into_std()),
         Carrier::Redis(_) => true,
@@ -118,8 +116,14 @@ fn keep<T>(value: T) -> &'static T {
     Box::leak(Box::new(value))
 }
 
-fn runtime() -> io::Result<Runtime> {
-    Builder::new_current_thread().enable_io().enable_time().build()
+/// Makes an event loop. It ends with the process: what tokio does to end one sooner is 4 kB.
+fn runtime() -> io::Result<&'static Runtime> {
+    Builder::new_current_thread().enable_io().enable_time().build().map(keep)
+}
+
+/// Runs an event loop until a task is done. The task comes boxed for the same reason as in [`Worker::spawn`].
+fn block_on(own: &Runtime, task: Pin<Box<dyn Future<Output = io::Result<Instant>>>>) -> io::Result<Instant> {
+    own.block_on(task)
 }
 
 fn listen(address: SocketAddr, capacity: &Capacity) -> io::Result<StdListener> {

@@ -49,7 +49,7 @@ pub(super) async fn accept(
                     make_room(server, workers).await;
                 }
                 if let Some(worker) = workers.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed)) {
-                    worker.handle.spawn(serve(Place::take(worker), socket));
+                    worker.spawn(Box::pin(serve(Place::take(worker), socket)));
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
