@@ -105,7 +105,7 @@ impl<W> Batch<W> {
 
     /// Adds all asks of a batch that was not sent either and whose waiters came later; it is left empty.
     pub fn absorb(&mut self, later: &mut Self) {
-        for Waiter { line, by: own, who, .. } in later.waiters.drain(..) {
+        while let Some(Waiter { line, by: own, who, .. }) = later.waiters.pop_front() {
             let Line { ask, wanted, .. } = &mut later.lines[line];
             *wanted -= 1;
             let ask = match *ask {
@@ -267,7 +267,7 @@ impl<W> Batch<W> {
     /// Tells every waiter its number and leaves the batch empty, its memory ready for the next. Lines without a reply
     /// end in `fault`; but a read is never in doubt, it may always be tried again.
     pub fn tell(&mut self, fault: Fault, mut tell: impl FnMut(W, Result<i64, Fault>)) {
-        for Waiter { line, place, who, .. } in self.waiters.drain(..) {
+        while let Some(Waiter { line, place, who, .. }) = self.waiters.pop_front() {
             tell(who, self.lines[line].outcome(place, fault));
         }
         self.clear();

@@ -209,8 +209,14 @@ impl Noted {
 
 /// So many bytes of these, with a question mark for each that is not plain.
 fn shown(bytes: &[u8], most: usize) -> String {
-    let plain = bytes.iter().take(most).map(|&byte| if byte.is_ascii_graphic() { char::from(byte) } else { '?' });
-    plain.chain(bytes.get(most).into_iter().flat_map(|_| "...".chars())).collect()
+    let mut shown = String::new();
+    for &byte in bytes.iter().take(most) {
+        shown.push(if byte.is_ascii_graphic() { char::from(byte) } else { '?' });
+    }
+    if bytes.len() > most {
+        shown.push_str("...");
+    }
+    shown
 }
 
 /// What an exchange needs before it can go on. Before it waits for any of this, a driver sends what is unsent.

@@ -159,12 +159,12 @@ impl Health {
                 inform("the store counts again");
             }
         } else if let Some(times) = self.condition.sees(whole, Status::is_like) {
-            let because = whole.words();
-            if whole.passes() {
-                warn!(because, times, "the store does not count, visits wait for it as long as STORE_TIMEOUT allows");
+            let words = if whole.passes() {
+                "the store does not count, visits wait for it as long as STORE_TIMEOUT allows"
             } else {
-                warn!(because, times, "the store does not count, visits get 503 until it does");
-            }
+                "the store does not count, visits get 503 until it does"
+            };
+            log_refusal(words, whole.words(), times);
         }
         self.said = whole;
         self.metrics.store_up.store(whole == Status::Up, Ordering::Relaxed);
@@ -273,10 +273,10 @@ impl Health {
             return;
         }
         match total {
-            0 => info!(
+            0 => inform(&format!(
                 "the store holds no visits of {} yet; if it should, check COUNTER_KEY, REDIS_DB and its volume",
                 Name(&self.main)
-            ),
+            )),
             _ => info!(total, "the store holds visits of {}", Name(&self.main)),
         }
     }
@@ -287,7 +287,7 @@ impl Health {
         if key == self.main {
             self.workers[worker].main = Some(cause);
         } else if let Some(times) = self.refusal.sees(cause, |one, other| one == other) {
-            warn!(because = cause.words(), times, "visits of {} get an error", Name(&key));
+            log_refusal(&format!("visits of {} get an error", Name(&key)), cause.words(), times);
         }
         self.hear(worker, Ask::Ping, Status::Up);
     }
@@ -303,6 +303,11 @@ impl Health {
             self.note(worker, status);
         }
     }
+}
+
+/// Logs why visits are not counted, and how often that was seen.
+fn log_refusal(words: &str, because: &str, times: u64) {
+    warn!(because, times, "{words}");
 }
 
 /// A key in a line of log.

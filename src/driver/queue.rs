@@ -72,12 +72,12 @@ impl<W> Queue<W> {
     /// When the visit that has waited longest, of those whose batch is not on its way, has waited long enough.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let doubtful = self.doubtful.as_ref().and_then(|(batch, _)| batch.first_waiter());
-        self.earliest([doubtful, self.gathering.first_waiter()])
+        self.earliest(&[doubtful, self.gathering.first_waiter()])
     }
 
     /// The first of these deadlines.
-    pub(super) fn earliest<const N: usize>(&self, waiters: [Option<&Waiter>; N]) -> Option<Instant> {
-        let first = waiters.into_iter().flatten().map(|waiter| waiter.deadline).min()?;
+    pub(super) fn earliest(&self, waiters: &[Option<&Waiter>]) -> Option<Instant> {
+        let first = waiters.iter().flatten().map(|waiter| waiter.deadline).min()?;
         Some(self.cutoff.map_or(first, |cutoff| cutoff.min(first)))
     }
 
@@ -129,27 +129,30 @@ impl<W> Queue<W> {
 
     /// Tells everybody who has waited until their deadline: `unsent` is for those whose batch was never sent.
     pub(super) fn expire(&mut self, now: Instant, unsent: Fault, mut wake: impl FnMut(&W)) {
-        let is_late = self.is_late(now);
+        let is_late: IsLate<'_> = &self.is_late(now);
         let Self { gathering, doubtful, seats, .. } = self;
+        let tell: Tell<'_> = &mut |waiter, result| tell(seats, waiter, result, &mut wake);
         if let Some((batch, _)) = doubtful {
-            batch.expire(Fault::Lost, is_late, |waiter, result| tell(seats, waiter, result, &mut wake));
+            batch.expire(Fault::Lost, is_late, &mut *tell);
             if batch.waiters() == 0 {
                 *doubtful = None;
             }
         }
-        gathering.expire(unsent, is_late, |waiter, result| tell(seats, waiter, result, &mut wake));
+        gathering.expire(unsent, is_late, tell);
     }
 
     /// The same for the batch that a session has sent.
     pub(super) fn expire_sent(&mut self, session: &mut Session<Waiter>, now: Instant, mut wake: impl FnMut(&W)) {
-        let is_late = self.is_late(now);
-        session.expire(is_late, |waiter, result| tell(&mut self.seats, waiter, result, &mut wake));
+        let is_late: IsLate<'_> = &self.is_late(now);
+        let tell: Tell<'_> = &mut |waiter, result| tell(&mut self.seats, waiter, result, &mut wake);
+        session.expire(is_late, tell);
     }
 
     /// The same for the batch that the ledger writes.
     pub(super) fn expire_written(&mut self, batch: &mut Batch<Waiter>, now: Instant, mut wake: impl FnMut(&W)) {
-        let is_late = self.is_late(now);
-        batch.expire(Fault::Lost, is_late, |waiter, result| tell(&mut self.seats, waiter, result, &mut wake));
+        let is_late: IsLate<'_> = &self.is_late(now);
+        let tell: Tell<'_> = &mut |waiter, result| tell(&mut self.seats, waiter, result, &mut wake);
+        batch.expire(Fault::Lost, is_late, tell);
     }
 
     fn is_late(&self, now: Instant) -> impl Fn(&Waiter) -> bool + Copy + use<W> {
@@ -157,6 +160,10 @@ impl<W> Queue<W> {
         move |waiter| cut_off || waiter.deadline <= now
     }
 }
+
+// What `Batch::expire` takes is the same type everywhere, so that its code is there once.
+type IsLate<'a> = &'a dyn Fn(&Waiter) -> bool;
+type Tell<'a> = &'a mut dyn FnMut(Waiter, Result<i64, Fault>);
 
 fn tell<W>(seats: &mut Seats<W>, waiter: Waiter, result: Result<i64, Fault>, wake: &mut impl FnMut(&W)) {
     if let Some(waker) = seats.tell(waiter.seat, result) {

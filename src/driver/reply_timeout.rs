@@ -12,8 +12,8 @@ use crate::redis::Receipts;
 
 /// The estimate of one worker, over all its connections.
 pub(super) struct ReplyTimeout {
-    /// Smoothed round trip, and how far round trips stray from it; `None` before the first.
-    measured: Option<(Duration, Duration)>,
+    /// Smoothed round trip, and how far round trips stray from it, in nanoseconds; `None` before the first.
+    measured: Option<(u64, u64)>,
     current: Duration,
     /// `STORE_TIMEOUT`.
     visit: Duration,
@@ -36,6 +36,7 @@ impl ReplyTimeout {
 
     /// Notes how long a batch took, from when it was first sent, on whichever connection, until it was answered.
     pub(super) fn record_round_trip(&mut self, took: Duration) {
+        let took = took.as_nanos() as u64;
         let (smoothed, variation) = match self.measured {
             None => (took, took / 2),
             Some((smoothed, variation)) => ((smoothed * 7 + took) / 8, (variation * 3 + smoothed.abs_diff(took)) / 4),
@@ -43,7 +44,7 @@ impl ReplyTimeout {
         self.measured = Some((smoothed, variation));
         // A steady store shows no variation, and yet may take half as long again once.
         let expected = smoothed + (variation * 4).max(smoothed / 2);
-        self.current = expected.clamp(self.least(), MAX);
+        self.current = Duration::from_nanos(expected).clamp(self.least(), MAX);
     }
 
     /// Notes that a connection was silent for [`ReplyTimeout::duration`]. The next one gets twice as long, since the

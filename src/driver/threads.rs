@@ -327,7 +327,7 @@ impl State {
     /// When to look at what waits again, if anything does.
     fn deadline(&self) -> Option<Instant> {
         let link = self.link.as_ref().and_then(|link| link.deadline(self));
-        let written = self.queue.earliest([self.written.batch.first_waiter()]);
+        let written = self.queue.earliest(&[self.written.batch.first_waiter()]);
         [self.queue.deadline(), written, link].into_iter().flatten().min()
     }
 }

@@ -229,7 +229,7 @@ impl Link {
             return None;
         }
         let silent = self.sent + state.reply_timeout.duration(self.receipts);
-        Some(state.queue.earliest([self.session.first_waiter()]).map_or(silent, |late| late.min(silent)))
+        Some(state.queue.earliest(&[self.session.first_waiter()]).map_or(silent, |late| late.min(silent)))
     }
 
     /// Gives up a connection that is silent, which the thread that reads there finds out, and ends visits that have

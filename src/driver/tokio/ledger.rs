@@ -32,7 +32,7 @@ pub(super) async fn ledger(worker: &'static Worker, desk: &'static Desk) {
             // A disk that is this slow has the next batch wait, but not these visitors.
             while let Some(deadline) = state(|state| {
                 state.await_reply(cx);
-                state.queue.earliest([batch.first_waiter()])
+                state.queue.earliest(&[batch.first_waiter()])
             }) {
                 if alarm.poll(deadline.into(), cx).is_pending() {
                     break;

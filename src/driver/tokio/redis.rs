@@ -168,7 +168,7 @@ impl<'a> Link<'a> {
             let silent = self.sent + self.timeout.duration(self.receipts);
             let late = state(|state| {
                 state.await_reply(cx);
-                state.queue.earliest([self.session.first_waiter()])
+                state.queue.earliest(&[self.session.first_waiter()])
             });
             let late = late.map(Instant::from_std);
             if self.alarm.poll(late.map_or(silent, |late| late.min(silent)), cx).is_pending() {
