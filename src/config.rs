@@ -32,7 +32,7 @@ pub struct Config {
     pub store: Store,
     /// What answers have in common.
     pub site: Site,
-    /// Event loops; `None` for as many as there are processors.
+    /// Event loops; `None` for as many as there are processors and memory for.
     pub workers: Option<usize>,
     /// Most bytes of memory to use, if it is less than what control groups allow.
     pub memory: Option<usize>,
@@ -137,7 +137,7 @@ const SETTINGS: &[Setting] = &[
     setting("MAX_COUNTERS", "10000", "most named counters in the store, with COUNTERS=*", "10000"),
     setting("CORS_ORIGINS", "", "comma-separated origins whose pages may read; * for any", "https://example.org"),
     setting("WELCOME", "Welcome! Every visit counts.", "sentence of the start page", "Hello"),
-    setting("WORKERS", "processors", "event loops", "2"),
+    setting("WORKERS", "half the processors", "event loops", "2"),
     setting("MAX_CONNECTIONS", "10000", "connections open at once", "10000"),
     setting("MEMORY_LIMIT", "", "most memory to use, unless the control group allows less", "64m"),
     setting("STORE_TIMEOUT", "2s", "how long a visit waits for the store", "2s"),
@@ -757,7 +757,7 @@ mod tests {
     #[test]
     fn every_documented_default_is_the_one_in_force() {
         for Setting { name, default, example, .. } in SETTINGS {
-            let stated = if ["", "processors"].contains(default) { example } else { default };
+            let stated = if ["", "half the processors"].contains(default) { example } else { default };
             // Named on its own, a part of the login does nothing, and a file has to be there.
             if !name.starts_with("REDIS_") {
                 assert!(read(&[(name, stated)]).is_ok(), "{name}={stated}");

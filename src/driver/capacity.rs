@@ -24,17 +24,17 @@ pub(super) struct Capacity {
     pub(super) share: usize,
 }
 
-/// Finds out how much there may be of everything: event loops up to `processors` unless `WORKERS` is set, and
+/// Finds out how much there may be of everything: event loops up to `loops` unless `WORKERS` is set, and
 /// connections up to `most`.
 ///
 /// # Errors
 /// [`Failure::Files`] and [`Failure::Memory`].
-pub(super) fn capacity(config: &Config, costs: Costs, processors: usize, most: usize) -> Result<Capacity, Failure> {
+pub(super) fn capacity(config: &Config, costs: Costs, loops: usize, most: usize) -> Result<Capacity, Failure> {
     let (memory, files) = (memory::limit(config.memory), machine::open_files());
     let wanted = config.limits.connections.min(most);
     let needed = |workers| config::files(workers) + memory::LEAST_CONNECTIONS.min(wanted);
     let workers = config.workers.unwrap_or_else(|| {
-        let fit = memory::workers(memory, costs, processors);
+        let fit = memory::workers(memory, costs, loops);
         (2..=fit).rev().find(|workers| needed(*workers) <= files).unwrap_or(1)
     });
     let needed = needed(workers);
