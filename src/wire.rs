@@ -11,22 +11,23 @@ use bytes::BufMut;
 /// reply to a counter.
 pub const MAX_UNREAD: usize = 16 * 1024;
 
-/// Both directions of one connection, seen from our side.
+/// Both directions of one connection, seen from our side. Every idle connection has one, so that it is kept small: what
+/// waits is far shorter than 4 GiB.
 #[derive(Default)]
 pub struct Wire {
     input: Vec<u8>,
     /// So much at the front of the input was consumed.
-    consumed: usize,
+    consumed: u32,
     output: Vec<u8>,
     /// So much at the front of the output was sent.
-    sent: usize,
+    sent: u32,
 }
 
 impl Wire {
     /// What has arrived and was not consumed.
     #[must_use]
     pub fn unread(&self) -> &[u8] {
-        self.input.get(self.consumed..).unwrap_or_default()
+        self.input.get(self.consumed as usize..).unwrap_or_default()
     }
 
     /// Drops the first `length` bytes of [`Wire::unread`].
@@ -56,7 +57,7 @@ impl Wire {
     /// Moves what is unread to the front, and says how many bytes more may come. Memory for them grows with those that
     /// have come, so that a peer cannot have it by few bytes.
     fn make_room(&mut self) -> usize {
-        self.input.drain(..std::mem::take(&mut self.consumed));
+        self.input.drain(..std::mem::take(&mut self.consumed) as usize);
         let room = MAX_UNREAD.saturating_sub(self.input.len());
         let enough = if self.input.is_empty() { FIRST } else { LEAST };
         if self.input.capacity() - self.input.len() < room.min(enough) {
@@ -74,8 +75,8 @@ impl Wire {
     /// Gives up the memory that nothing is in, for a connection that has stalled. Some of it stays, so that a peer that
     /// sends byte by byte does not have the rest copied each time.
     pub fn shrink(&mut self) {
-        self.input.drain(..std::mem::take(&mut self.consumed));
-        self.output.drain(..std::mem::take(&mut self.sent));
+        self.input.drain(..std::mem::take(&mut self.consumed) as usize);
+        self.output.drain(..std::mem::take(&mut self.sent) as usize);
         for bytes in [&mut self.input, &mut self.output] {
             let kept = if bytes.is_empty() { 0 } else { bytes.len() + SLACK };
             if bytes.capacity() > kept + kept / 8 {
@@ -92,7 +93,7 @@ impl Wire {
     /// What has not been sent yet.
     #[must_use]
     pub fn unsent(&self) -> &[u8] {
-        self.output.get(self.sent..).unwrap_or_default()
+        self.output.get(self.sent as usize..).unwrap_or_default()
     }
 
     /// Drops the first `length` bytes of [`Wire::unsent`], because the socket took them.
@@ -103,7 +104,7 @@ impl Wire {
     /// Takes all of [`Wire::unsent`] out, to be sent elsewhere.
     #[must_use]
     pub fn take_unsent(&mut self) -> Vec<u8> {
-        self.output.drain(..std::mem::take(&mut self.sent));
+        self.output.drain(..std::mem::take(&mut self.sent) as usize);
         std::mem::take(&mut self.output)
     }
 
@@ -131,9 +132,9 @@ impl Wire {
 }
 
 /// Notes that the first `length` bytes of what is left are done with. Nothing is moved, but what is empty begins anew.
-fn drop_front(bytes: &mut Vec<u8>, done: &mut usize, length: usize) {
-    *done += length;
-    if *done >= bytes.len() {
+fn drop_front(bytes: &mut Vec<u8>, done: &mut u32, length: usize) {
+    *done += length as u32;
+    if *done as usize >= bytes.len() {
         bytes.clear();
         *done = 0;
     }
