@@ -208,7 +208,7 @@ fn the_confined_user_may_do_nothing_but_count() {
         let mut store = store.with("COUNTER_KEY", key);
         store.start();
         let say = |words: &[&str]| store.stranger(&[&["--user", "notch", "--pass", PASSWORD], words].concat());
-        let (receipt, names) = (format!("{{{tag}}}:receipt:1"), format!("{{{tag}}}:names"));
+        let (receipt, names) = (format!("{{{tag}}}:receipt:1"), format!("{{{tag}}}:<names>"));
         let named = format!("{key}:shop");
         for words in [
             &["ping"][..],
@@ -242,7 +242,7 @@ fn the_confined_user_may_do_nothing_but_count() {
             &["get", "other"],
             &["incrby", "other", "1"],
             &["sadd", "other", "1"],
-            &["sadd", "{other}:names", "1"],
+            &["sadd", "{other}:<names>", "1"],
             &["srem", &names, "shop"],
             &["smembers", &names],
             &["eval", "return redis.call('get',KEYS[1])", "1", "other"],

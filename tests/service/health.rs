@@ -1,6 +1,7 @@
 //! What notch knows of its store: it is ready where visits count, and finds out by itself when they count again.
 
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::rig::{NEVER, Notch, Redis, Settings, until};
 
@@ -54,6 +55,30 @@ fn a_store_that_counts_again_is_found_without_visits() {
         assert_eq!(redis.say("GET visits"), total, "finding out has counted nothing");
     }
     assert_eq!(said(&notch, "the store counts again"), 3, "{:#?}", notch.log());
+}
+
+#[test]
+fn while_the_store_is_away_visits_wait_and_pages_do_not() {
+    const TIMEOUT: Duration = Duration::from_secs(3);
+    let mut redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).with("WORKERS", "1").with("STORE_TIMEOUT", "3s").start();
+    assert_eq!(notch.visit(), 1);
+    redis.kill();
+    // Away for a moment, it may be back at once, and whoever asks waits for it.
+    let timed = |path: &str, status: u16| {
+        let start = Instant::now();
+        assert_eq!(notch.get(path).status, status, "{path}");
+        start.elapsed()
+    };
+    assert!(timed("/", 200) >= TIMEOUT / 2);
+    until("it is known to be away", || (timed("/", 200) < TIMEOUT / 2).then_some(()));
+    for (path, status) in [("/", 200), ("/total", 503), ("/readyz", 503), ("/badge.json", 503)] {
+        assert!(timed(path, status) < TIMEOUT / 2, "{path} waits for a store that is away");
+    }
+    assert!(timed("/count", 503) >= TIMEOUT - TIMEOUT / 10, "a visit waits as long as it may");
+    redis.restart();
+    until("a total is told", || (notch.get("/total").status == 200).then_some(()));
+    assert_eq!(notch.visit(), 1);
 }
 
 #[test]
@@ -156,7 +181,7 @@ fn names_are_bound_in_redis_for_all_who_count_there() {
         visitors.collect::<Vec<_>>().into_iter().map(|visitor| visitor.join().expect("no panic")).sum()
     });
     assert_eq!(refused, 8 * 15, "the names that came first have their place, and no other");
-    assert_eq!(redis.say("SCARD {visits}:names"), "5");
+    assert_eq!(redis.say("SCARD {visits}:<names>"), "5");
     assert_eq!(redis.say("KEYS visits:name-*").lines().count(), 5);
     for notch in [&one, &two] {
         let refusal = notch.get("/count/one-more");
@@ -167,16 +192,27 @@ fn names_are_bound_in_redis_for_all_who_count_there() {
         notch.visit();
     }
     assert_eq!(one.get("/count/by-hand").number(), 8, "a counter that is there counts");
-    let kept = redis.say("SRANDMEMBER {visits}:names");
+    let kept = redis.say("SRANDMEMBER {visits}:<names>");
     let name = kept.strip_prefix("visits:").expect("the key of a named counter");
     assert_eq!(two.get(&format!("/count/{name}")).number(), 9);
     // A counter that is removed, and comes again, takes no second place.
     redis.told(&format!("DEL {kept}"));
     assert_eq!(one.get(&format!("/count/{name}")).number(), 1);
-    assert_eq!(redis.say("SCARD {visits}:names"), "5");
-    redis.told(&format!("SREM {{visits}}:names {kept}"));
+    assert_eq!(redis.say("SCARD {visits}:<names>"), "5");
+    redis.told(&format!("SREM {{visits}}:<names> {kept}"));
     redis.told(&format!("DEL {kept}"));
     assert_eq!(two.get("/count/one-more").number(), 1);
+}
+
+#[test]
+fn no_name_is_that_of_the_set_of_names() {
+    let redis = Redis::start(&[]);
+    let settings = Settings::redis(redis.port).with("COUNTER_KEY", "{visits}").with("COUNTERS", "*");
+    let notch = settings.start();
+    for name in ["names", "receipt", "a", "names", "b"] {
+        assert_eq!(notch.get(&format!("/count/{name}")).status, 200, "{name}");
+    }
+    assert_eq!(redis.say("SCARD {visits}:<names>"), "4");
 }
 
 #[test]
@@ -187,7 +223,7 @@ fn names_that_are_listed_need_no_place() {
     for path in ["/count/a", "/count/b", "/count/c"] {
         assert_eq!(notch.get(path).number(), 1);
     }
-    assert_eq!(redis.say("EXISTS {visits}:names"), "0");
+    assert_eq!(redis.say("EXISTS {visits}:<names>"), "0");
 }
 
 #[test]
