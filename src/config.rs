@@ -290,8 +290,8 @@ impl Env {
     fn listen(&mut self) -> SocketAddr {
         let port = self.number("PORT", 0, u16::MAX.into()) as u16;
         let text = self.given("LISTEN");
-        if !text.is_empty() && self.is_given("PORT") {
-            self.refuse("LISTEN", format_args!("PORT is set too: unset one of them"));
+        if !text.is_empty() {
+            self.exclude("LISTEN", "PORT");
         }
         let every = |port| SocketAddr::from(([0, 0, 0, 0], port));
         let address = match text.strip_prefix(':') {
@@ -318,9 +318,7 @@ impl Env {
                 self.refuse("REDIS_URL", format_args!("{problem}"));
             }
             for name in ["REDIS_HOST", "REDIS_PORT", "REDIS_USERNAME", "REDIS_DB"] {
-                if self.is_given(name) {
-                    self.refuse("REDIS_URL", format_args!("{name} is set too: unset one of them"));
-                }
+                self.exclude("REDIS_URL", name);
             }
         } else if !login.host.is_empty() {
             login.port = self.redis_port();
@@ -351,10 +349,7 @@ impl Env {
         });
         if let Some(name) = unknown {
             let near = nearest(&name);
-            let name = printable(&name);
-            let words = "unknown setting: the nearest is";
-            self.invalid
-                .get_or_insert(Invalid(format!("{name}: {words} {}, for example {0}={}", near.name, near.example)));
+            self.note(&printable(&name), format_args!("unknown setting: the nearest is {}", near.name), near);
         }
     }
 
@@ -362,9 +357,8 @@ impl Env {
     fn refuse_hostless(&mut self) {
         for name in SETTINGS.iter().map(|setting| setting.name).filter(|name| name.starts_with(REDIS)) {
             if self.is_given(name) {
-                let words = "neither REDIS_HOST nor REDIS_URL is set: set one of them, or unset";
-                self.invalid
-                    .get_or_insert_with(|| Invalid(format!("{name}: {words} {name}, for example REDIS_HOST=redis")));
+                let problem = format_args!("neither REDIS_HOST nor REDIS_URL is set: set one of them, or unset {name}");
+                self.note(name, problem, of("REDIS_HOST"));
             }
         }
     }
@@ -394,8 +388,8 @@ impl Env {
                 self.refuse(name, format_args!("REDIS_URL has a password, too: leave one of them out"));
             }
         }
-        if self.is_given("REDIS_PASSWORD") && self.is_given("REDIS_PASSWORD_FILE") {
-            self.refuse("REDIS_PASSWORD_FILE", format_args!("REDIS_PASSWORD is set too: unset one of them"));
+        if self.is_given("REDIS_PASSWORD_FILE") {
+            self.exclude("REDIS_PASSWORD_FILE", "REDIS_PASSWORD");
         }
         for (name, part) in [("REDIS_USERNAME", &mut login.username), ("REDIS_PASSWORD", &mut login.password)] {
             let text = self.given(name);
@@ -503,8 +497,19 @@ impl Env {
     }
 
     fn refuse(&mut self, name: &'static str, problem: fmt::Arguments<'_>) {
-        let example = SETTINGS.iter().find(|setting| setting.name == name).map_or("", |setting| setting.example);
-        self.invalid.get_or_insert_with(|| Invalid(format!("{name}: {problem}, for example {name}={example}")));
+        self.note(name, problem, of(name));
+    }
+
+    /// Keeps what is wrong with a variable, unless something was wrong before; the example is that of a setting.
+    fn note(&mut self, name: &str, problem: fmt::Arguments<'_>, Setting { name: other, example, .. }: &Setting) {
+        self.invalid.get_or_insert_with(|| Invalid(format!("{name}: {problem}, for example {other}={example}")));
+    }
+
+    /// Refuses a setting beside another, if that is given.
+    fn exclude(&mut self, name: &'static str, other: &str) {
+        if self.is_given(other) {
+            self.refuse(name, format_args!("{other} is set too: unset one of them"));
+        }
     }
 }
 
@@ -557,7 +562,12 @@ const REDIS: &str = "REDIS_";
 const OTHERS: [&str; 3] = ["REDIS_ADMIN_PASSWORD", "REDIS_ADMIN_PASSWORD_FILE", "REDIS_IMAGE"];
 
 fn default(name: &str) -> &'static str {
-    SETTINGS.iter().find(|setting| setting.name == name).map_or("", |setting| setting.default)
+    of(name).default
+}
+
+/// The setting of this name, which is one of ours.
+fn of(name: &str) -> &'static Setting {
+    SETTINGS.iter().find(|setting| setting.name == name).unwrap_or(&SETTINGS[0])
 }
 
 /// The members of a list between commas, without the blanks around them.

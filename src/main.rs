@@ -19,7 +19,9 @@ use notch::probe::Probe;
 use tracing::error;
 
 fn main() -> ExitCode {
-    let mut args = env::args_os().skip(1);
+    let mut args = env::args_os();
+    // The first is the name of the program.
+    args.next();
     match (args.next(), args.next(), args.next()) {
         (None, ..) => serve(),
         (Some(command), option, None) => run_command(&command, option.as_deref()),

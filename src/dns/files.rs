@@ -205,10 +205,8 @@ impl ConfParser {
         if conf.servers.is_empty() {
             conf.servers.push((Ipv4Addr::LOCALHOST, PORT).into());
         }
-        let mut parts = hostname.trim_ascii().splitn(2, '.');
-        if let (false, Some(_), Some(domain @ [_, ..])) =
-            (self.has_search, parts.next(), parts.next().map(|domain| trim_dots(domain.as_bytes())))
-        {
+        let domain = hostname.trim_ascii().split_once('.').map(|(_, domain)| trim_dots(domain.as_bytes()));
+        if let (false, Some(domain @ [_, ..])) = (self.has_search, domain) {
             conf.search.push(domain.to_vec());
         }
         conf
