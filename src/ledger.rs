@@ -471,11 +471,13 @@ impl Ledger {
 /// whether it was created for that.
 fn lock(path: &Path) -> Result<(File, bool), Unusable> {
     let mut created = false;
+    let mut options = OpenOptions::new();
+    options.read(true).append(true);
     loop {
-        let file = match OpenOptions::new().read(true).append(true).open(path) {
+        let file = match options.open(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 created = true;
-                OpenOptions::new().read(true).append(true).create(true).open(path)
+                options.create(true).open(path)
             }
             opened => opened,
         };

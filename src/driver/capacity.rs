@@ -45,10 +45,13 @@ pub(super) fn capacity(config: &Config, costs: Costs, loops: usize, most: usize)
     let Some(Plan { connections, socket, buffers }) = memory::plan(memory, costs, workers, fit) else {
         return Err(Failure::Memory(memory, workers));
     };
-    if connections < fit {
-        warn!(memory, connections, "MAX_CONNECTIONS is lowered: there is no memory for more; raise the memory limit");
-    } else if fit < wanted {
-        warn!(files, connections, "MAX_CONNECTIONS is lowered: raise the limit of open files (ulimit -n)");
+    if connections < wanted {
+        let (memory, files, words) = if connections < fit {
+            (Some(memory), None, "there is no memory for more; raise the memory limit")
+        } else {
+            (None, Some(files), "raise the limit of open files (ulimit -n)")
+        };
+        warn!(memory, files, connections, "MAX_CONNECTIONS is lowered: {words}");
     }
     Ok(Capacity { workers, limits: Limits { connections, ..config.limits }, socket, share: buffers / workers })
 }

@@ -69,16 +69,7 @@ impl Status {
 
     /// Whether the log need not tell the two apart: an outage shows itself in more than one way.
     fn is_like(self, other: Self) -> bool {
-        self == other || (self.is_outage() && other.is_outage())
-    }
-
-    /// Whether it is part of a restart or of a failure, of which one may show right after the other.
-    fn is_outage(self) -> bool {
-        match self {
-            Self::Away(_) => true,
-            Self::Refusing(cause) => cause.passes(),
-            Self::Unknown | Self::Up => false,
-        }
+        self == other || matches!((self, other), (Self::Away(_), Self::Away(_)))
     }
 }
 
@@ -90,7 +81,7 @@ pub(super) struct Health {
     /// The last bad condition of the store that was logged.
     condition: Notice<Status>,
     /// The last refusal that lies with one counter and was logged.
-    refusal: Notice<Cause>,
+    refusal: Notice<Status>,
     /// Why the log says that no receipts are kept.
     receipts: Receipts,
     /// The log says how many visits there were at the start.
@@ -295,7 +286,7 @@ impl Health {
         let key = ask.key().unwrap_or(self.main);
         if key == self.main {
             self.workers[worker].main = Some(cause);
-        } else if let Some(times) = self.refusal.sees(cause, |one, other| one == other) {
+        } else if let Some(times) = self.refusal.sees(Status::Refusing(cause), Status::is_like) {
             log_refusal(&format!("visits of {} get an error", Name(&key)), cause.words(), times);
         }
         self.hear(worker, Ask::Ping, Status::Up);

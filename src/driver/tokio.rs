@@ -53,6 +53,7 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     let most = Groups("").processors().div_ceil(PROCESSORS_PER_WORKER);
     let capacity = super::capacity(&config, COSTS, most, usize::MAX)?;
     let Capacity { workers: count, limits, share, .. } = capacity;
+    let limits = keep(limits);
     let mut runtimes = Vec::new();
     for _ in 0..count {
         runtimes.push(runtime()?);
@@ -62,18 +63,18 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
         let _entered = runtimes[0].enter();
         listen(config.listen, &capacity).map_err(|error| Failure::Listen(config.listen, error))?
     };
-    config.site.metrics = super::metrics("tokio", &config.store, &limits, count, false);
+    config.site.metrics = super::metrics("tokio", &config.store, limits, count, false);
     let config: &Config = Box::leak(config);
     let stop = keep(Inbox::new());
-    let serving = super::watch(signals, STACK, &limits, Box::new(|signal| stop.put(signal)))?;
+    let serving = super::watch(signals, STACK, limits, Box::new(|signal| stop.put(signal)))?;
     let (store, into) = match &config.store {
         Store::Redis(login) => (Carrier::Redis(login), super::redis_place(login)),
         Store::Ledger(path, fsync) => {
-            let (ledger, into) = super::open_ledger(path, *fsync, &config.site.counters, &limits)?;
+            let (ledger, into) = super::open_ledger(path, *fsync, &config.site.counters, limits)?;
             (Carrier::Ledger(Desk::open(ledger, count)?), into)
         }
     };
-    super::announce(listener.local_addr().unwrap_or(config.listen), &into, count, &limits);
+    super::announce(listener.local_addr().unwrap_or(config.listen), &into, count, limits);
 
     let site = &config.site;
     let health = Mutex::new(Health::new(&site.metrics, site.counters.main));
@@ -152,18 +153,18 @@ async fn life(
     sleep(server.limits.drain_delay).await;
 
     let deadline = Instant::now() + server.limits.drain;
-    let last_answers = Instant::from_std(super::last_answers(deadline.into_std(), &server.limits));
+    let last_answers = Instant::from_std(super::last_answers(deadline.into_std(), server.limits));
     enough.put(());
     let _ = timeout_at(last_answers, &mut accepting).await;
     accepting.abort();
     // Whoever rests has a moment in which a request that is on its way arrives.
-    let _ = timeout_at(last_answers.min(Instant::now() + GRACE), server.vacancy(1)).await;
+    server.vacancy(1, last_answers.min(Instant::now() + GRACE)).await;
     for worker in workers {
         worker.order(State::close);
     }
-    if timeout_at(last_answers, server.vacancy(1)).await.is_err() {
+    if !server.vacancy(1, last_answers).await {
         workers.iter().for_each(|worker| worker.order(State::cut_off));
-        let _ = timeout_at(deadline, server.vacancy(1)).await;
+        server.vacancy(1, deadline).await;
     }
     Ok(deadline)
 }
@@ -197,7 +198,7 @@ impl<T> Inbox<T> {
 /// What all workers share.
 struct Server {
     site: &'static Site,
-    limits: Limits,
+    limits: &'static Limits,
     /// Bytes of incomplete requests and responses, for each worker.
     share: usize,
     health: Mutex<Health>,
@@ -211,13 +212,13 @@ impl Server {
         &self.site.metrics.open
     }
 
-    /// Waits until fewer than `bound` connections are open.
-    async fn vacancy(&self, bound: usize) {
-        poll_fn(|cx| {
+    /// Waits until fewer than `bound` connections are open. `false` if `deadline` comes first.
+    async fn vacancy(&self, bound: usize, deadline: Instant) -> bool {
+        let vacant = poll_fn(|cx| {
             *lock(&self.left) = Some(cx.waker().clone());
             if self.open().load(Ordering::SeqCst) < bound { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+        });
+        timeout_at(deadline, vacant).await.is_ok()
     }
 }
 

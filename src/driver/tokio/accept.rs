@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use tokio::net::TcpListener;
 use tokio::task::yield_now;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::super::seats::BRIEF;
 use super::super::{Backoff, caution};
@@ -72,7 +72,7 @@ pub(super) async fn accept(
 async fn make_room(server: &Server, workers: &[Worker]) {
     let mut asked = 0;
     evict(workers, asked);
-    while timeout(BRIEF, server.vacancy(server.limits.connections)).await.is_err() {
+    while !server.vacancy(server.limits.connections, Instant::now() + BRIEF).await {
         asked += 1;
         evict(workers, asked);
     }
