@@ -54,7 +54,7 @@ pub struct Sender {
     pub bound: Option<Bound>,
 }
 
-/// How many named counters visits may create in one store. Their keys are the members of a set, `{visits}:names`, which
+/// How many named counters visits may create in one store. Their keys are the members of a set, `{visits}:<names>`, which
 /// the script keeps.
 #[derive(Clone, Copy)]
 pub struct Bound {
@@ -367,7 +367,8 @@ fn once([command, script]: [&[u8]; 2], key: &Key, sender: Sender) -> Vec<u8> {
     let (kept, id) = (Decimal::new(kept), Decimal::new(id));
     let receipt = [b"{", hash_tag(key.as_bytes()), b"}:receipt:", &id].concat();
     let bound = sender.bound(&Ask::Count { key: *key, by: 0 });
-    let names = bound.map(|bound| [b"{", hash_tag(bound.main.as_bytes()), b"}:names"].concat());
+    // No counter can have this key, because a `Key` has no angle brackets.
+    let names = bound.map(|bound| [b"{", hash_tag(bound.main.as_bytes()), b"}:<names>"].concat());
     let (keys, count) = if bound.is_some() { (b"3", 10) } else { (b"2", 8) };
     let mut front = Vec::new();
     resp::front(&mut front, count, &[command, script, keys, key.as_bytes(), &receipt]);
@@ -716,7 +717,7 @@ mod tests {
         assert!(session.settle(&mut wire).is_ok());
         session.submit(&mut batch(&asks), &mut wire);
         let sent = String::from_utf8(wire.unsent().to_vec()).expect("text");
-        let bounded = "3\r\n$11\r\nvisits:blog\r\n$24\r\n{visits:blog}:receipt:42\r\n$14\r\n{visits}:names\r\n\
+        let bounded = "3\r\n$11\r\nvisits:blog\r\n$24\r\n{visits:blog}:receipt:42\r\n$16\r\n{visits}:<names>\r\n\
                        $6\r\n302000\r\n$16\r\n1000000000000007\r\n$1\r\n2\r\n$1\r\n9\r\n";
         assert!(sent.starts_with("*8\r\n") && sent.ends_with(bounded), "{sent}");
         wire.sent(sent.len());

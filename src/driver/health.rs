@@ -69,7 +69,16 @@ impl Status {
 
     /// Whether the log need not tell the two apart: an outage shows itself in more than one way.
     fn is_like(self, other: Self) -> bool {
-        self == other || matches!((self, other), (Self::Away(_), Self::Away(_)))
+        self == other || (self.is_outage() && other.is_outage())
+    }
+
+    /// Whether it is part of a restart or of a failure, of which one may show right after the other.
+    fn is_outage(self) -> bool {
+        match self {
+            Self::Away(_) => true,
+            Self::Refusing(cause) => cause.passes(),
+            Self::Unknown | Self::Up => false,
+        }
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) struct Queue<W> {
     doubtful: Option<(Batch<Waiter>, Instant)>,
     /// Batches taken so far.
     taken: i64,
+    /// The store has been away for so long that reads need not wait for it.
+    is_away: bool,
     /// From then on nobody waits any longer.
     cutoff: Option<Instant>,
     pub(super) seats: Seats<W>,
@@ -48,12 +50,17 @@ impl<W> Default for Queue<W> {
 impl<W> Queue<W> {
     /// Nobody waits and nobody sits.
     pub(super) const fn new() -> Self {
-        Self { gathering: Batch::new(), doubtful: None, taken: 0, cutoff: None, seats: Seats::new() }
+        Self { gathering: Batch::new(), doubtful: None, taken: 0, is_away: false, cutoff: None, seats: Seats::new() }
     }
 
     /// Adds an ask to the batch that gathers, and says whether it is the first. If there is no room, the client has its
-    /// answer at once.
+    /// answer at once; likewise one that reads or looks whether visits count, while the store is away: a page is not to
+    /// stand still for that.
     pub(super) fn ask(&mut self, ask: Ask, waiter: Waiter) -> bool {
+        if self.is_away && !matches!(ask, Ask::Count { by: 1.., .. }) {
+            self.seats.tell(waiter.seat, Err(Fault::Down));
+            return false;
+        }
         let first = self.gathering.is_empty();
         if !self.gathering.push(ask, waiter) {
             self.seats.tell(waiter.seat, Err(Fault::Full));
@@ -84,6 +91,11 @@ impl<W> Queue<W> {
     /// Has nobody wait any longer than `now`, whatever their deadline.
     pub(super) fn cut_off(&mut self, now: Instant) {
         self.cutoff = Some(now);
+    }
+
+    /// Notes whether the store has been away for longer than a visit waits.
+    pub(super) fn set_away(&mut self, is_away: bool) {
+        self.is_away = is_away;
     }
 
     /// Batches taken so far.

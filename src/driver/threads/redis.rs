@@ -24,12 +24,16 @@ impl Server {
     pub(super) fn redis(&'static self, login: &Login) {
         let sender = sender(self.site, &self.limits);
         let mut backoff = Backoff::default();
+        let mut last_greeted = Instant::now();
         loop {
             let connected = connect(login, self.limits.store)
                 .and_then(|socket| socket.set_write_timeout(Some(PROMPT)).map(|()| socket).map_err(|_| CLOSED));
             let status = match connected {
                 Ok(socket) => {
-                    let (status, served) = self.converse(login, sender, socket);
+                    let (status, Ended { greeted, served }) = self.converse(login, sender, socket);
+                    if greeted {
+                        last_greeted = Instant::now();
+                    }
                     if served {
                         backoff = Backoff::default();
                     }
@@ -39,6 +43,9 @@ impl Server {
             };
             let mut state = self.state();
             state.health.note(0, status);
+            if last_greeted.elapsed() >= self.limits.store {
+                state.queue.set_away(true);
+            }
             if !status.passes() {
                 state.give_up(status.fault());
             }
@@ -47,8 +54,8 @@ impl Server {
         }
     }
 
-    /// Reads replies until something goes wrong; says what, and whether a batch was answered.
-    fn converse(&'static self, login: &Login, sender: Sender, socket: TcpStream) -> (Status, bool) {
+    /// Reads replies until something goes wrong; says what, and how far it came.
+    fn converse(&'static self, login: &Login, sender: Sender, socket: TcpStream) -> (Status, Ended) {
         let socket = Arc::new(socket);
         let mut chunk = [0; CHUNK];
         let mut state = self.state();
@@ -66,12 +73,12 @@ impl Server {
                 Err(_) => Err(CLOSED),
             };
         }
-        let Some(link) = state.link.take() else { return (CLOSED, false) };
-        let (silent, served) = (link.silent, link.served);
+        let Some(link) = state.link.take() else { return (CLOSED, Ended::default()) };
+        let (silent, ended) = (link.silent, Ended { greeted: link.greeted, served: link.served });
         state.close(*link);
         state.rouse(self);
         self.release(state);
-        (if silent { SILENT } else { result.err().unwrap_or(CLOSED) }, served)
+        (if silent { SILENT } else { result.err().unwrap_or(CLOSED) }, ended)
     }
 
     /// Unlocks, wakes those who have been told something, and writes what the connection with Redis has to send.
@@ -91,6 +98,15 @@ impl Server {
         // Without a thread, the connection is found to be silent.
         let _ = detach("redis-write", Box::new(patiently));
     }
+}
+
+/// How far a connection with Redis came.
+#[derive(Default)]
+struct Ended {
+    /// Redis had greeted us.
+    greeted: bool,
+    /// A batch was answered.
+    served: bool,
 }
 
 /// Writes as much as the socket takes within [`PROMPT`]. Returns how much that is if there is more; an error is left to
@@ -201,6 +217,7 @@ impl Link {
     fn submit(&mut self, state: &mut State) -> Result<(), Status> {
         while self.session.is_free() {
             if !std::mem::replace(&mut self.greeted, true) {
+                state.queue.set_away(false);
                 state.health.greeted(0, self.session.total());
             }
             if self.receipts != Some(self.session.receipts()) {

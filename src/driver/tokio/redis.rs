@@ -24,11 +24,15 @@ pub(super) async fn redis(worker: &'static Worker, login: &'static Login) {
     let sender = super::super::sender(worker.server.site, worker.server.limits);
     let mut timeout = ReplyTimeout::new(worker.server.limits.store);
     let mut backoff = Backoff::default();
+    let mut last_greeted = Instant::now();
     loop {
         let status = match connect(login, worker.server.limits.store).await {
             Ok(socket) => {
                 let mut link = Link::open(worker, socket, login, sender, &mut timeout);
                 let status = poll_fn(|cx| link.poll(cx)).await;
+                if link.greeted {
+                    last_greeted = Instant::now();
+                }
                 if link.served {
                     backoff = Backoff::default();
                 }
@@ -38,6 +42,9 @@ pub(super) async fn redis(worker: &'static Worker, login: &'static Login) {
             Err(status) => status,
         };
         worker.note(status);
+        if last_greeted.elapsed() >= worker.server.limits.store {
+            state(|state| state.queue.set_away(true));
+        }
         if !status.passes() {
             worker.give_up(status.fault());
         }
@@ -140,6 +147,7 @@ impl<'a> Link<'a> {
     /// Sends off what has gathered, or waits for it, and says whether there was something.
     fn submit(&mut self, cx: &mut Context<'_>) -> bool {
         if !std::mem::replace(&mut self.greeted, true) {
+            state(|state| state.queue.set_away(false));
             lock(&self.worker.server.health).greeted(self.worker.index, self.session.total());
         }
         if self.receipts != Some(self.session.receipts()) {
