@@ -288,6 +288,11 @@ fn settled(tally: &Tally, batch: &Batch<Waiter>, sent: Instant) -> Instant {
     now
 }
 
+/// Whether the store has counted something of a batch. That it was read proves little: so can a replica be.
+fn has_counted(batch: &Batch<Waiter>) -> bool {
+    batch.replies().any(|(ask, total)| ask.counts() && total.is_ok())
+}
+
 /// Who counts in Redis: another sender at each start, and for each worker.
 fn sender(site: &Site, limits: &Limits) -> Sender {
     let Counters { main, names } = &site.counters;

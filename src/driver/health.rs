@@ -234,11 +234,17 @@ impl Health {
         caution(words, None);
     }
 
-    /// Notes what the store has made of a batch.
-    pub(super) fn learn(&mut self, worker: usize, replies: impl Iterator<Item = (Ask, Result<i64, Fault>)>) {
+    /// Notes what the store has made of a batch. The totals of one that was sent more than once may be older than those
+    /// that were seen meanwhile.
+    pub(super) fn learn(
+        &mut self,
+        worker: usize,
+        is_repeated: bool,
+        replies: impl Iterator<Item = (Ask, Result<i64, Fault>)>,
+    ) {
         for (ask, result) in replies {
             match (ask, result) {
-                (Ask::Count { key, .. }, Ok(total)) => self.counted(worker, key, total),
+                (Ask::Count { key, .. }, Ok(total)) => self.counted(worker, key, (!is_repeated).then_some(total)),
                 (_, Ok(_)) => self.hear(worker, ask, Status::Up),
                 (_, Err(Fault::Refused(cause))) if cause.is_of_the_key() => self.refused(worker, &ask, cause),
                 (_, Err(Fault::Refused(cause))) => self.hear(worker, ask, Status::Refusing(cause)),
@@ -247,13 +253,15 @@ impl Health {
         }
     }
 
-    fn counted(&mut self, worker: usize, key: Key, total: i64) {
+    fn counted(&mut self, worker: usize, key: Key, total: Option<i64>) {
         let view = &mut self.workers[worker];
         view.counts = true;
         if key == self.main {
             view.main = None;
         }
-        self.record_total(worker, key, total);
+        if let Some(total) = total {
+            self.record_total(worker, key, total);
+        }
         if self.workers[worker].status() != Status::Up || self.said != Status::Up {
             self.note(worker, Status::Up);
         }
@@ -434,7 +442,7 @@ mod tests {
             (other, refused(Cause::TooMany), Status::Refusing(Cause::OutOfMemory)),
             (Ask::Count { key: key("a"), by: 0 }, Ok(1), Status::Up),
         ] {
-            health.learn(0, [(ask, result)].into_iter());
+            health.learn(0, false, [(ask, result)].into_iter());
             assert_eq!(health.workers[0].status(), status, "{ask:?} {result:?}");
             assert_eq!(health.metrics.store_up.load(Ordering::Relaxed), status == Status::Up, "{ask:?} {result:?}");
         }
@@ -448,19 +456,21 @@ mod tests {
             let line = page.lines().find_map(|line| line.strip_prefix("notch_store_regressions_total "));
             line.and_then(|number| number.parse::<u64>().ok()).expect("a number")
         };
-        for (worker, name, total, losses) in [
-            (0, "a", 5, 0),
-            (0, "a", 5, 0),
+        for (worker, is_repeated, name, total, losses) in [
+            (0, false, "a", 5, 0),
+            (0, false, "a", 5, 0),
             // Another worker's replies may be read in another order.
-            (1, "a", 4, 0),
-            (0, "b", 1, 0),
-            (0, "a", 6, 0),
-            (0, "a", 1, 1),
-            (0, "a", 2, 1),
-            (1, "a", 3, 2),
-            (0, "b", 0, 3),
+            (1, false, "a", 4, 0),
+            (0, false, "b", 1, 0),
+            (0, false, "a", 6, 0),
+            // A receipt says what the total was when its batch was counted.
+            (0, true, "a", 3, 0),
+            (0, false, "a", 1, 1),
+            (0, false, "a", 2, 1),
+            (1, false, "a", 3, 2),
+            (0, false, "b", 0, 3),
         ] {
-            health.learn(worker, [(Ask::Count { key: key(name), by: 0 }, Ok(total))].into_iter());
+            health.learn(worker, is_repeated, [(Ask::Count { key: key(name), by: 0 }, Ok(total))].into_iter());
             assert_eq!(lost(&health), losses, "{worker} {name} {total}");
         }
     }

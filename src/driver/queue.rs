@@ -53,11 +53,12 @@ impl<W> Queue<W> {
         Self { gathering: Batch::new(), doubtful: None, taken: 0, is_away: false, cutoff: None, seats: Seats::new() }
     }
 
-    /// Adds an ask to the batch that gathers, and says whether it is the first. If there is no room, the client has its
-    /// answer at once; likewise one that reads or looks whether visits count, while the store is away: a page is not to
-    /// stand still for that.
+    /// Adds an ask to the batch that gathers, and says whether it is the first. If there is no room, or nobody waits any
+    /// longer, the client has its answer at once: what would be given up at once is not sent. Likewise one that reads or
+    /// looks whether visits count, while the store is away: a page is not to stand still for that.
     pub(super) fn ask(&mut self, ask: Ask, waiter: Waiter) -> bool {
-        if self.is_away && !matches!(ask, Ask::Count { by: 1.., .. }) {
+        let may_wait = !self.is_away || matches!(ask, Ask::Count { by: 1.., .. });
+        if self.cutoff.is_some() || !may_wait {
             self.seats.tell(waiter.seat, Err(Fault::Down));
             return false;
         }
@@ -180,5 +181,28 @@ type Tell<'a> = &'a mut dyn FnMut(Waiter, Result<i64, Fault>);
 fn tell<W>(seats: &mut Seats<W>, waiter: Waiter, result: Result<i64, Fault>, wake: &mut impl FnMut(&W)) {
     if let Some(waker) = seats.tell(waiter.seat, result) {
         wake(waker);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counter::Key;
+
+    #[test]
+    fn what_comes_after_the_cutoff_is_refused_and_not_sent() {
+        let mut queue = Queue::<()>::new();
+        let seats = [queue.seats.enter(), queue.seats.enter()];
+        let key = Key::new(b"visits").expect("a good name");
+        let now = Instant::now();
+        let waiter = |seat| Waiter { seat, deadline: now };
+        assert!(queue.ask(Ask::Count { key, by: 1 }, waiter(seats[0])));
+        queue.cut_off(now);
+        assert!(!queue.ask(Ask::Count { key, by: 1 }, waiter(seats[1])));
+        assert_eq!(queue.seats.answer(seats[1]), Some(Err(Fault::Down)));
+        assert_eq!(queue.seats.answer(seats[0]), None);
+        queue.expire(now, Fault::Down, |()| ());
+        assert_eq!(queue.seats.answer(seats[0]), Some(Err(Fault::Down)));
+        assert_eq!(queue.take(&mut Batch::new()), None);
     }
 }

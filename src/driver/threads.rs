@@ -170,8 +170,8 @@ struct State {
     main: Key,
     /// The number of connections in there changes under the lock that this is behind.
     metrics: &'static Metrics,
-    /// Nobody waits, so that the first who does has to say so.
-    dozing: bool,
+    /// When the thread that sees to it that nobody waits too long looks at those who wait, if it has gone to sleep.
+    looks_at: Option<Instant>,
     /// Connections are accepted.
     accepting: bool,
     stopped: bool,
@@ -245,7 +245,7 @@ impl State {
             reply_timeout: ReplyTimeout::new(store_timeout),
             main,
             metrics,
-            dozing: false,
+            looks_at: None,
             accepting: true,
             stopped: false,
             synced: false,
@@ -267,15 +267,19 @@ impl State {
         self.rouse(server);
     }
 
+    /// Has those who wait looked at earlier, if they have to be.
     fn rouse(&mut self, server: &Server) {
-        if std::mem::take(&mut self.dozing) {
+        if let Some(looks_at) = self.looks_at
+            && self.deadline().is_some_and(|deadline| deadline < looks_at)
+        {
+            self.looks_at = None;
             server.impatient.notify_one();
         }
     }
 
     /// Ends a batch that the store has done with, or that is given up.
     fn tell(&mut self, batch: &mut Batch<Waiter>, fault: Fault) {
-        self.health.learn(0, batch.replies());
+        self.health.learn(0, batch.is_sent(), batch.replies());
         self.queue.tell(batch, fault, |chair| self.woken.push(chair.thread.clone()));
     }
 

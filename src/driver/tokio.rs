@@ -252,8 +252,8 @@ struct State {
     queue: Queue<Waker>,
     /// The store's task, if it waits for a batch to begin.
     carrier: Option<Waker>,
-    /// The task that ends visits that wait too long, if nobody waits.
-    patience: Option<Waker>,
+    /// The task that ends visits that wait too long, and when it will look at them; `None` if nobody waits.
+    patience: (Option<Waker>, Option<StdInstant>),
     /// The store's task, once it has sent a batch.
     awaiting_reply: Option<Waker>,
     spares: Vec<Wire>,
@@ -341,7 +341,7 @@ impl Worker {
 
     /// Ends a batch that the store has done with, or that is given up.
     fn tell(&self, batch: &mut Batch<Waiter>, fault: Fault) {
-        lock(&self.server.health).learn(self.index, batch.replies());
+        lock(&self.server.health).learn(self.index, batch.is_sent(), batch.replies());
         state(|state| {
             // The answers are of this second.
             state.tick();
@@ -372,7 +372,7 @@ impl State {
             now: Now::new(),
             queue: Queue::new(),
             carrier: None,
-            patience: None,
+            patience: (None, None),
             awaiting_reply: None,
             spares: Vec::new(),
             clock: None,
@@ -421,13 +421,14 @@ impl State {
         }
     }
 
-    /// When somebody has waited long enough to be sent; if nobody waits, the task is woken by the first who does.
+    /// When somebody has waited long enough to be sent; the task is woken if that comes to be earlier.
     fn next_deadline(&mut self, cx: &Context<'_>) -> Option<StdInstant> {
-        let deadline = self.queue.deadline();
-        if deadline.is_none() {
-            self.patience = Some(cx.waker().clone());
+        let (waker, deadline) = &mut self.patience;
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
         }
-        deadline
+        *deadline = self.queue.deadline();
+        *deadline
     }
 
     /// Has the task woken when nobody may wait any longer.
@@ -438,8 +439,13 @@ impl State {
     }
 
     fn has_gathered(&mut self) {
-        for waiting in [self.carrier.take(), self.patience.take()].into_iter().flatten() {
-            waiting.wake();
+        if let Some(waker) = self.carrier.take() {
+            waker.wake();
+        }
+        let (waker, looks_at) = &self.patience;
+        // What is in doubt again, or was not sent, came before what gathers.
+        if self.queue.deadline().is_some_and(|deadline| looks_at.is_none_or(|looks_at| deadline < looks_at)) {
+            waker.iter().for_each(Waker::wake_by_ref);
         }
     }
 }

@@ -8,6 +8,7 @@
 //! <1 :7\r\n           say them on the first connection, whether it still stands or not
 //! close               close the connection of the last command
 //! hold                wait until the test releases the script
+//! total 7             from now on, the read of a greeting finds so many visits
 //! ```
 //!
 //! Commands have to come as RESP arrays of bulk strings, byte for byte as RESP has them; they are compared word by
@@ -70,6 +71,7 @@ enum Step {
     Say(Option<usize>, Vec<u8>),
     Close,
     Hold,
+    Total(String),
 }
 
 impl Script {
@@ -91,7 +93,9 @@ impl Script {
         let accepting = shared.clone();
         thread::spawn(move || accept(&listener, &accepting, &speak));
         let playing = shared.clone();
-        let player = thread::spawn(move || Player { commands, held, shared: playing, last: 0, loaded }.play(steps));
+        let total = "$-1\r\n".to_owned();
+        let player =
+            thread::spawn(move || Player { commands, held, shared: playing, last: 0, loaded, total }.play(steps));
         Self { port, release: Some(release), shared, player: Some(player) }
     }
 
@@ -157,6 +161,7 @@ impl Step {
             None if line == "hold" => Self::Hold,
             None if line == "<" => Self::Say(None, Vec::new()),
             Some((">", words)) => Self::Hear(words.trim().to_owned()),
+            Some(("total", number)) => Self::Total(format!("${}\r\n{number}\r\n", number.len())),
             Some(("<", bytes)) => Self::Say(None, unescape(bytes)),
             Some((place, bytes)) if place.starts_with('<') => {
                 Self::Say(Some(place[1..].parse().expect("the number of a connection")), unescape(bytes))
@@ -173,6 +178,8 @@ struct Player {
     last: usize,
     /// What is said to a script that is to be kept.
     loaded: &'static str,
+    /// What is said to the read of a greeting.
+    total: String,
 }
 
 impl Player {
@@ -186,6 +193,7 @@ impl Player {
                 }
                 Step::Say(place, bytes) => self.say(place.unwrap_or(self.last), &bytes),
                 Step::Close => self.close(),
+                Step::Total(total) => self.total = total,
                 Step::Hold => {
                     if self.held.recv().is_err() {
                         return self.complain("still held at the end".to_owned());
@@ -237,7 +245,7 @@ impl Player {
             _ if words == "INCRBY visits 0" => ":0\r\n",
             _ if words == "ONCE visits 0" => "$1\r\n0\r\n",
             Some("PING") => "+PONG\r\n",
-            Some("GET") if self.is_greeting(connection, words) => "$-1\r\n",
+            Some("GET") if self.is_greeting(connection, words) => &self.total,
             Some("INFO") => "$11\r\nmaxmemory:0\r\n",
             Some("CLIENT" | "SELECT" | "AUTH") => "+OK\r\n",
             Some("SCRIPT") => self.loaded,

@@ -3,7 +3,9 @@
 //!
 //! Timeouts are set out of reach unless a test is about one, so that what is answered at all was answered for a reason.
 
+use std::net::TcpListener;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::rig::{Json, NEVER, Notch, Script, Settings, until};
 
@@ -164,6 +166,60 @@ fn a_doubt_that_lasts_is_told_in_time() {
     let notch = settings(&script).with("STORE_TIMEOUT", "500ms").start();
     notch.get("/count").assert_in_doubt();
     script.reach(3);
+}
+
+#[test]
+fn what_is_in_doubt_does_not_wait_for_what_came_later() {
+    // No later connection is greeted, so that the first visit waits beside the second.
+    let script = Script::play_with_receipts("> GET visits\n< $-1\\r\\n\n> ONCE visits 1 #1\nhold\nclose\nhold");
+    let notch = settings(&script).with("STORE_TIMEOUT", "2s").start();
+    assert_eq!(notch.total(), 0, "it is connected");
+    let (mut first, mut second) = (notch.client(), notch.client());
+    first.send_request("GET", "/count", &[]);
+    script.reach(3);
+    thread::sleep(Duration::from_millis(800));
+    second.send_request("GET", "/count", &[]);
+    thread::sleep(Duration::from_millis(50));
+    script.release();
+    script.reach(5);
+    first.answer().assert_in_doubt();
+    let answered = Instant::now();
+    second.answer().assert_not_counted();
+    let between = answered.elapsed();
+    assert!(between > Duration::from_millis(200), "the first had to wait for the second: {between:?}");
+}
+
+#[test]
+fn a_visit_that_was_sent_again_after_others_counted_is_no_loss() {
+    // Between the first reply, which is lost, and the second, another notch has counted.
+    let script = Script::play_with_receipts(
+        "> ONCE visits 1 #1\ntotal 200\nclose\n> ONCE visits 1 #1\n< $3\\r\\n104\\r\\n\n\
+         > ONCE visits 1 #2\n< $3\\r\\n200\\r\\n\n> ONCE visits 1 #3\n< $3\\r\\n150\\r\\n",
+    );
+    let notch = notch(&script);
+    for (number, lost) in [(105, 0), (201, 0), (151, 1)] {
+        assert_eq!(notch.visit(), number);
+        let page = notch.get("/metrics");
+        let line = format!("\nnotch_store_regressions_total {lost}\n");
+        assert!(page.text().contains(&line), "after {number}: {:#?}", notch.log());
+    }
+    script.done();
+}
+
+#[test]
+fn each_connection_that_is_silent_is_given_up_in_time_while_a_visit_waits() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
+    let port = listener.local_addr().expect("a bound listener has an address").port();
+    let notch = Settings::redis(port).with("WORKERS", "1").with("STORE_TIMEOUT", NEVER).start();
+    let mut client = notch.client();
+    client.send_request("GET", "/count", &[]);
+    let connect = || listener.accept().expect("notch connects");
+    let first = connect();
+    let begun = Instant::now();
+    // One second, and then twice as long.
+    let others = [connect(), connect()];
+    assert!(begun.elapsed() < Duration::from_millis(4300), "{:?}", begun.elapsed());
+    drop((first, others));
 }
 
 #[test]
@@ -408,7 +464,7 @@ fn a_greeting_refused_or_garbled_is_not_counted() {
 
 #[test]
 fn nobody_listens_where_redis_should_be() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let notch = Settings::redis(port.expect("a port that was free").port()).with("STORE_TIMEOUT", "300ms").start();
     for _ in 0..3 {
         let json = &[("Accept", "application/json")][..];

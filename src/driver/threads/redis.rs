@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::super::queue::{Attempt, Waiter};
-use super::super::{Backoff, CLOSED, SILENT, Status, connect, sender, settled};
+use super::super::{Backoff, CLOSED, SILENT, Status, connect, has_counted, sender, settled};
 use super::{CHUNK, Server, State, detach};
 use crate::batch::Batch;
 use crate::counter::{Fault, Key};
@@ -72,7 +72,10 @@ impl Server {
                 Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
                 Err(_) => Err(CLOSED),
             };
+            state.rouse(self);
         }
+        // Whoever still writes there ends.
+        let _ = socket.shutdown(Shutdown::Both);
         let Some(link) = state.link.take() else { return (CLOSED, Ended::default()) };
         let (silent, ended) = (link.silent, Ended { greeted: link.greeted, served: link.served });
         state.close(*link);
@@ -105,7 +108,7 @@ impl Server {
 struct Ended {
     /// Redis had greeted us.
     greeted: bool,
-    /// A batch was answered.
+    /// A visit was counted.
     served: bool,
 }
 
@@ -166,7 +169,7 @@ pub(super) struct Link {
     /// Whether batches may be sent again, as it was last noted.
     receipts: Option<Receipts>,
     greeted: bool,
-    /// A batch was answered: this connection is worth another like it at once.
+    /// A visit was counted: this connection is worth another like it at once.
     served: bool,
     /// It was given up.
     silent: bool,
@@ -207,7 +210,7 @@ impl Link {
             if batch.counts() {
                 state.reply_timeout.record_round_trip(now - self.first_sent);
             }
-            self.served = true;
+            self.served = self.served || has_counted(batch);
             state.tell(batch, Fault::Lost);
         }
         Ok(())
@@ -215,7 +218,7 @@ impl Link {
 
     /// Has the session write what has gathered, if nothing is under way.
     fn submit(&mut self, state: &mut State) -> Result<(), Status> {
-        while self.session.is_free() {
+        while !self.silent && self.session.is_free() {
             if !std::mem::replace(&mut self.greeted, true) {
                 state.queue.set_away(false);
                 state.health.greeted(0, self.session.total());

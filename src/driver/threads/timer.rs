@@ -12,11 +12,11 @@ impl Server {
         let (mut probe_at, mut taken) = (after(PROBE_IDLE), 0);
         let mut state = self.state();
         loop {
-            let deadline = state.deadline();
-            let next = deadline.map_or(probe_at, |deadline| deadline.min(probe_at));
+            let next = state.deadline().map_or(probe_at, |deadline| deadline.min(probe_at));
             if Instant::now() < next {
-                state.dozing = deadline.is_none();
+                state.looks_at = Some(next);
                 state = doze(&self.impatient, state, left(next));
+                state.looks_at = None;
                 continue;
             }
             state.expire(Instant::now());

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::super::queue::{Attempt, Waiter};
 use super::super::reply_timeout::ReplyTimeout;
-use super::super::{Backoff, CLOSED, SILENT, Status, spawn};
+use super::super::{Backoff, CLOSED, SILENT, Status, has_counted, spawn};
 use super::timer::Alarm;
 use super::{Inbox, STACK, Worker, lock, read, state};
 use crate::batch::Batch;
@@ -79,7 +79,7 @@ struct Link<'a> {
     /// Whether batches may be sent again, as it was last noted.
     receipts: Option<Receipts>,
     greeted: bool,
-    /// A batch was answered: this connection is worth another like it at once.
+    /// A visit was counted: this connection is worth another like it at once.
     served: bool,
 }
 
@@ -138,7 +138,7 @@ impl<'a> Link<'a> {
             if batch.counts() {
                 self.timeout.record_round_trip(now - self.first_sent);
             }
-            self.served = true;
+            self.served = self.served || has_counted(batch);
             self.worker.tell(batch, Fault::Lost);
         }
         Ok(())
