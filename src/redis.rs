@@ -282,7 +282,7 @@ impl<W> Session<W> {
                 let total = self.read(ask, reply).ok_or(Broken::Garbage)?;
                 self.replica |= total == Err(Fault::Refused(Cause::ReadOnly));
                 // It may have been refused before its receipt was looked at.
-                let doubtful = self.owed.is_sent() && ask.counts() && !self.tries_on(total);
+                let doubtful = self.owed.is_sent() && ask.counts() && !self.tries_on(&ask, total);
                 self.owed.reply(total.map_err(|refused| if doubtful { Fault::Lost } else { refused }));
             }
             wire.consume(used);
@@ -295,13 +295,10 @@ impl<W> Session<W> {
         if done && self.replica {
             return Err(Broken::Replica);
         }
-        // Refused whole, so nothing was counted; who may not keep receipts may still count. That names may not be kept
-        // says nothing of receipts.
-        let refused =
-            |(ask, total): &(Ask, _)| ask.counts() && self.sender.bound(ask).is_none() && STEPS.contains(total);
-        let refusal = self.owed.replies().find(refused);
-        if let (true, true, Some((_, refusal))) = (done, self.has_script(), refusal) {
-            self.means = if self.tries_on(refusal) { Means::Script } else { Means::Bare };
+        // Refused whole, so nothing was counted; who may not keep receipts may still count.
+        let refusal = self.owed.replies().find(|(ask, total)| self.has_means_left(ask, *total));
+        if let (true, true, Some((ask, refusal))) = (done, self.has_script(), refusal) {
+            self.means = if self.tries_on(&ask, refusal) { Means::Script } else { Means::Bare };
             self.front.0 = None;
             self.owed.forget(refusal);
             self.write(wire);
@@ -311,8 +308,21 @@ impl<W> Session<W> {
     }
 
     /// Whether a visit that is refused like this is sent again with the script, so that nothing is decided yet.
-    fn tries_on(&self, total: Result<i64, Fault>) -> bool {
-        matches!(self.means, Means::Digest(_)) && STEPS.contains(&total)
+    fn tries_on(&self, ask: &Ask, total: Result<i64, Fault>) -> bool {
+        matches!(self.means, Means::Digest(_)) && self.has_means_left(ask, total)
+    }
+
+    /// Whether a visit that is refused like this may be counted by other means. That names may not be kept says nothing
+    /// of receipts, and names need a script.
+    fn has_means_left(&self, ask: &Ask, total: Result<i64, Fault>) -> bool {
+        let is_bound = self.sender.bound(ask).is_some();
+        match total {
+            Err(Fault::Refused(Cause::NoScript)) => {
+                ask.counts() && (!is_bound || matches!(self.means, Means::Digest(_)))
+            }
+            Err(Fault::Refused(Cause::Permission)) => ask.counts() && !is_bound,
+            _ => false,
+        }
     }
 
     /// What `reply` says to `ask`; `None` if it cannot be a reply to it.
@@ -474,8 +484,8 @@ const SCRIPT_LINE: &[u8] = b"@user_script";
 /// to keep the receipt in milliseconds, the number of the batch in sixteen digits, how many visits, and under a bound
 /// the most names. Gives what the counter stood at before, as text, since Lua's numbers have 53 bits.
 ///
-/// The receipt is written first, so that a store that takes no writes refuses before anything is counted; an increment
-/// that is refused takes it back. A count of no visits makes no counter.
+/// The receipt is written first, so that a store that takes no writes refuses before anything is counted; a name or an
+/// increment that is refused takes it back. A count of no visits makes no counter.
 const SCRIPT: &[u8] = b"\
 local r=redis.call('GET',KEYS[2])or''
 if r>=ARGV[2]then return r:sub(18)end
@@ -484,13 +494,12 @@ local new=KEYS[3]and not b and redis.call('SISMEMBER',KEYS[3],KEYS[1])==0
 if new and redis.call('SCARD',KEYS[3])>=tonumber(ARGV[4])then return redis.error_reply('MAXNAMES')end
 redis.call('SET',KEYS[2],ARGV[2]..' '..(b or'0'),'PX',ARGV[1])
 if not b then b='0'if ARGV[3]=='0'then return b end end
-local n=redis.pcall('INCRBY',KEYS[1],ARGV[3])
-if type(n)=='table'then redis.call('SET',KEYS[2],r,'PX',ARGV[1])return n end
-if new then redis.call('SADD',KEYS[3],KEYS[1])end
-return b";
-
-/// Refusals that leave other means to count by.
-const STEPS: [Result<i64, Fault>; 2] = [Err(Fault::Refused(Cause::NoScript)), Err(Fault::Refused(Cause::Permission))];
+local n=new and redis.pcall('SADD',KEYS[3],KEYS[1])
+if type(n)~='table'then n=redis.pcall('INCRBY',KEYS[1],ARGV[3])end
+if type(n)~='table'then return b end
+redis.call('SET',KEYS[2],r,'PX',ARGV[1])
+if new then redis.pcall('SREM',KEYS[3],KEYS[1])end
+return n";
 
 /// Added to the number of a batch, so that all have sixteen digits and compare as text.
 const FIRST: i64 = 1_000_000_000_000_000;
@@ -732,6 +741,42 @@ mod tests {
             assert!(session.has_script());
             session.submit(&mut batch(&asks), &mut wire);
             wire.sent(wire.unsent().len());
+        }
+    }
+
+    #[test]
+    fn a_script_is_brought_along_for_names_as_well() {
+        let sender = Sender { bound: Some(Bound { main: visits(), most: 9 }), ..SENDER };
+        let named = Key::new(b"visits:blog").expect("a good name");
+        let lost = Err(Fault::Lost);
+        let refused = Err(Fault::Refused(Cause::Permission));
+        for (sent_before, replies, expected) in [
+            (false, &["-NOSCRIPT No matching script.\r\n", "$1\r\n4\r\n"][..], Ok(5)),
+            (true, &["-NOSCRIPT No matching script.\r\n", "$1\r\n4\r\n"], Ok(5)),
+            (false, &["-NOPERM No permissions to access a key\r\n"], refused),
+            (true, &["-NOPERM No permissions to access a key\r\n"], lost),
+            (true, &["-NOSCRIPT No matching script.\r\n", "-NOPERM No permissions\r\n"], lost),
+        ] {
+            let mut wire = Wire::default();
+            let mut session = Session::open(&login(), &visits(), sender, &mut wire);
+            wire.sent(wire.unsent().len());
+            wire.take_in([DIGEST, INFO, "$-1\r\n+PONG\r\n"].concat().as_bytes());
+            assert!(session.settle(&mut wire).is_ok());
+            let mut batch = batch(&[Ask::Count { key: named, by: 1 }]);
+            if sent_before {
+                batch.mark_sent();
+            }
+            session.submit(&mut batch, &mut wire);
+            let mut told = Vec::new();
+            for (reply, command) in replies.iter().zip(["EVALSHA", "EVAL"]) {
+                assert!(told.is_empty(), "{replies:?}");
+                assert_eq!(send(&mut wire)[0], command, "{replies:?}");
+                wire.take_in(reply.as_bytes());
+                if let Some(done) = session.settle(&mut wire).expect("a sound session") {
+                    done.tell(Fault::Lost, |who, total| told.push((who, total)));
+                }
+            }
+            assert_eq!(told, [(0, expected)], "{sent_before} {replies:?}");
         }
     }
 

@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::rig::{Client, Json, NEVER, Notch, Redis, Settings, until};
 
@@ -151,6 +152,63 @@ fn a_script_that_is_flushed_comes_again() {
         commands = now;
     }
     assert_eq!(redis.calls("incrby"), 4);
+}
+
+#[test]
+fn a_script_that_is_flushed_comes_again_for_names_too() {
+    let redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).with("COUNTERS", "*").with("WORKERS", "1").start();
+    for number in 1..=3 {
+        assert_eq!(notch.get("/count/blog").number(), number);
+        redis.told("SCRIPT FLUSH");
+    }
+    assert_eq!(redis.say("GET visits:blog"), "3");
+}
+
+#[test]
+fn reads_on_a_replica_do_not_hurry_the_next_connection() {
+    let redis = Redis::start(&[]);
+    redis.told("REPLICAOF 127.0.0.1 1");
+    let notch = Settings::redis(redis.port).with("WORKERS", "1").start();
+    let connections = || -> usize {
+        let page = notch.get("/metrics");
+        let text = page.text();
+        let line = text.lines().find_map(|line| line.strip_prefix("notch_store_reconnects_total "));
+        line.and_then(|number| number.parse().ok()).expect("a number of connections")
+    };
+    let begun = Instant::now();
+    let before = connections();
+    thread::scope(|scope| {
+        for (path, pause) in [("/count", 30), ("/total", 1)] {
+            let notch = &notch;
+            scope.spawn(move || {
+                let mut client = notch.client();
+                while begun.elapsed() < Duration::from_secs(3) {
+                    client.get(path);
+                    thread::sleep(Duration::from_millis(pause));
+                }
+            });
+        }
+    });
+    let made = connections() - before;
+    // The pauses between them grow to 250 ms.
+    assert!(made <= 20, "{made} connections in 3 s");
+}
+
+#[test]
+fn a_name_that_cannot_be_kept_is_not_counted() {
+    let redis = Redis::start(&[]);
+    for (rights, places) in [("-sadd", "0"), ("-incrby", "0"), ("-incrby -srem", "1")] {
+        redis.told(&format!("ACL SETUSER default +@all {rights}"));
+        let notch = Settings::redis(redis.port).with("COUNTERS", "*").start();
+        notch.get("/count/blog").assert_not_counted();
+        assert_eq!(redis.say("EXISTS visits:blog"), "0", "{rights}");
+        assert_eq!(redis.say("SCARD {visits}:<names>"), places, "{rights}");
+    }
+    redis.told("ACL SETUSER default +@all");
+    let notch = Settings::redis(redis.port).with("COUNTERS", "*").start();
+    assert_eq!(notch.get("/count/blog").number(), 1);
+    assert_eq!(redis.say("SCARD {visits}:<names>"), "1");
 }
 
 #[test]
