@@ -201,27 +201,34 @@ fn a_redis_that_does_not_read_holds_up_nobody_else() {
     let settings = Settings::redis(relay.port).with("COUNTERS", "*").with("STORE_TIMEOUT", NEVER);
     let notch = settings.with("WORKERS", "1").start();
     assert_eq!(notch.visit(), 1);
+    // On threads, so many clients at once keep a busy machine from everything else for a moment: that happens now and
+    // then, and being held up by Redis would happen each time.
+    let slowest: Vec<_> = (1..=3).map(|round| slowest_while_deaf(&notch, &relay, round)).collect();
+    assert!(slowest.iter().any(|took| *took < Duration::from_millis(250)), "others waited for {slowest:?}");
+}
+
+/// Has Redis not read a large batch, and returns how long a request took at most that needs no store.
+fn slowest_while_deaf(notch: &Notch, relay: &Relay, round: i64) -> Duration {
     relay.set(Mood::Deaf);
-    let name = |number: usize| format!("a-name-of-thirty-characters-{number:04}");
     let mut clients: Vec<_> = (0..900)
         .map(|number| {
             let mut client = notch.client();
-            client.send_request("GET", &format!("/count/{}", name(number)), &[]);
+            client.send_request("GET", &format!("/count/a-name-of-thirty-characters-{number:04}"), &[]);
             client
         })
         .collect();
     let mut slowest = Duration::ZERO;
-    let end = Instant::now() + Duration::from_secs(3);
+    let end = Instant::now() + Duration::from_secs(2);
     while Instant::now() < end {
         let start = Instant::now();
         assert_eq!(notch.get("/livez").status, 200);
         slowest = slowest.max(start.elapsed());
     }
-    assert!(slowest < Duration::from_millis(250), "somebody who needs no store waited for {slowest:?}");
     relay.set(Mood::Pass);
     for client in &mut clients {
-        assert_eq!(client.answer().number(), 1);
+        assert_eq!(client.answer().number(), round);
     }
+    slowest
 }
 
 /// What a busy machine may add to a deadline.
