@@ -138,6 +138,34 @@ fn who_may_not_keep_receipts_counts_all_the_same() {
 }
 
 #[test]
+fn that_no_receipts_are_kept_is_not_taken_back_by_a_new_connection() {
+    let redis = Redis::start(&[]);
+    redis.told("ACL SETUSER u reset on nopass ~visits +get +incr +incrby +ping +info +script|load");
+    let settings = Settings::redis(redis.port).with("REDIS_USERNAME", "u").with("REDIS_PASSWORD", "any");
+    let notch = settings.with("WORKERS", "1").start();
+    for number in 1..=3 {
+        assert_eq!(notch.visit_when_it_counts(), number);
+        redis.say("CLIENT KILL USER u");
+        until("it is connected anew", || (reconnects(&notch) >= number).then_some(()));
+    }
+    assert_eq!(notch.visit_when_it_counts(), 4);
+    let said = |words: &str| notch.log().iter().filter(|line| line.contains(words)).count();
+    until("the log says so", || (said("may not keep receipts") > 0).then_some(()));
+    redis.told("ACL SETUSER u +@all allkeys");
+    redis.say("CLIENT KILL USER u");
+    until("it is connected anew", || (reconnects(&notch) >= 4).then_some(()));
+    assert_eq!(notch.visit_when_it_counts(), 5);
+    until("the log takes it back", || (said("the store keeps receipts") > 0).then_some(()));
+    assert_eq!((said("may not keep receipts"), said("the store keeps receipts")), (1, 1), "{:#?}", notch.log());
+}
+
+fn reconnects(notch: &Notch) -> i64 {
+    let page = notch.get("/metrics");
+    let number = page.text().lines().find_map(|line| line.strip_prefix("notch_store_reconnects_total "));
+    number.and_then(|number| number.parse().ok()).expect("a number of connections")
+}
+
+#[test]
 fn a_script_that_is_flushed_comes_again() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).start();
@@ -170,14 +198,8 @@ fn reads_on_a_replica_do_not_hurry_the_next_connection() {
     let redis = Redis::start(&[]);
     redis.told("REPLICAOF 127.0.0.1 1");
     let notch = Settings::redis(redis.port).with("WORKERS", "1").start();
-    let connections = || -> usize {
-        let page = notch.get("/metrics");
-        let text = page.text();
-        let line = text.lines().find_map(|line| line.strip_prefix("notch_store_reconnects_total "));
-        line.and_then(|number| number.parse().ok()).expect("a number of connections")
-    };
     let begun = Instant::now();
-    let before = connections();
+    let before = reconnects(&notch);
     thread::scope(|scope| {
         for (path, pause) in [("/count", 30), ("/total", 1)] {
             let notch = &notch;
@@ -190,7 +212,7 @@ fn reads_on_a_replica_do_not_hurry_the_next_connection() {
             });
         }
     });
-    let made = connections() - before;
+    let made = reconnects(&notch) - before;
     // The pauses between them grow to 250 ms.
     assert!(made <= 20, "{made} connections in 3 s");
 }

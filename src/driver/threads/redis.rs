@@ -210,8 +210,13 @@ impl Link {
             if batch.counts() {
                 state.reply_timeout.record_round_trip(now - self.first_sent);
             }
-            self.served = self.served || has_counted(batch);
+            let is_first = !self.served && has_counted(batch);
             state.tell(batch, Fault::Lost);
+            // Until then, it was not tried whether they can be written.
+            if is_first {
+                self.served = true;
+                state.health.receipts(self.session.receipts());
+            }
         }
         Ok(())
     }
@@ -225,7 +230,9 @@ impl Link {
             }
             if self.receipts != Some(self.session.receipts()) {
                 self.receipts = Some(self.session.receipts());
-                state.health.receipts(self.session.receipts());
+                if self.receipts != Some(Receipts::Kept) {
+                    state.health.receipts(self.session.receipts());
+                }
             }
             if self.receipts != Some(Receipts::Kept) {
                 state.give_up_doubtful();

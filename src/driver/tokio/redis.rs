@@ -138,8 +138,13 @@ impl<'a> Link<'a> {
             if batch.counts() {
                 self.timeout.record_round_trip(now - self.first_sent);
             }
-            self.served = self.served || has_counted(batch);
+            let is_first = !self.served && has_counted(batch);
             self.worker.tell(batch, Fault::Lost);
+            // Until then, it was not tried whether they can be written.
+            if is_first {
+                self.served = true;
+                lock(&self.worker.server.health).receipts(self.session.receipts());
+            }
         }
         Ok(())
     }
@@ -152,7 +157,9 @@ impl<'a> Link<'a> {
         }
         if self.receipts != Some(self.session.receipts()) {
             self.receipts = Some(self.session.receipts());
-            lock(&self.worker.server.health).receipts(self.session.receipts());
+            if self.receipts != Some(Receipts::Kept) {
+                lock(&self.worker.server.health).receipts(self.session.receipts());
+            }
         }
         if self.receipts != Some(Receipts::Kept) {
             self.worker.give_up_doubtful();
