@@ -77,6 +77,13 @@ impl<W> Batch<W> {
         true
     }
 
+    /// The same without a bound on lines, for the few asks that must always have room.
+    pub fn push_beyond(&mut self, ask: Ask, who: W) {
+        if let Some(line) = self.line(&ask, true) {
+            self.join(line, ask, who);
+        }
+    }
+
     /// Adds an ask whose reply is only of interest for what it shows of the store: [`Ask::Ping`], or a count of 0.
     pub fn probe(&mut self, ask: Ask) {
         if let Some(line) = self.line(&ask, true) {

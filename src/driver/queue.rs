@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::seats::Seats;
 use crate::batch::Batch;
-use crate::counter::{Ask, Fault};
+use crate::counter::{Ask, Fault, Key};
 use crate::redis::Session;
 
 /// Who waits for a number, and until when.
@@ -56,7 +56,9 @@ impl<W> Queue<W> {
     /// Adds an ask to the batch that gathers, and says whether it is the first. If there is no room, or nobody waits any
     /// longer, the client has its answer at once: what would be given up at once is not sent. Likewise one that reads or
     /// looks whether visits count, while the store is away: a page is not to stand still for that.
-    pub(super) fn ask(&mut self, ask: Ask, waiter: Waiter) -> bool {
+    ///
+    /// The counter without a name, `main`, has always room: a flood of names is not to keep anybody from it.
+    pub(super) fn ask(&mut self, ask: Ask, main: &Key, waiter: Waiter) -> bool {
         let may_wait = !self.is_away || matches!(ask, Ask::Count { by: 1.., .. });
         if self.cutoff.is_some() || !may_wait {
             self.seats.tell(waiter.seat, Err(Fault::Down));
@@ -64,8 +66,11 @@ impl<W> Queue<W> {
         }
         let first = self.gathering.is_empty();
         if !self.gathering.push(ask, waiter) {
-            self.seats.tell(waiter.seat, Err(Fault::Full));
-            return false;
+            if ask.key().is_some_and(|key| key != *main) {
+                self.seats.tell(waiter.seat, Err(Fault::Full));
+                return false;
+            }
+            self.gathering.push_beyond(ask, waiter);
         }
         first
     }
@@ -187,7 +192,7 @@ fn tell<W>(seats: &mut Seats<W>, waiter: Waiter, result: Result<i64, Fault>, wak
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::counter::Key;
+    use crate::batch::MAX_LINES;
 
     #[test]
     fn what_comes_after_the_cutoff_is_refused_and_not_sent() {
@@ -196,13 +201,42 @@ mod tests {
         let key = Key::new(b"visits").expect("a good name");
         let now = Instant::now();
         let waiter = |seat| Waiter { seat, deadline: now };
-        assert!(queue.ask(Ask::Count { key, by: 1 }, waiter(seats[0])));
+        assert!(queue.ask(Ask::Count { key, by: 1 }, &key, waiter(seats[0])));
         queue.cut_off(now);
-        assert!(!queue.ask(Ask::Count { key, by: 1 }, waiter(seats[1])));
+        assert!(!queue.ask(Ask::Count { key, by: 1 }, &key, waiter(seats[1])));
         assert_eq!(queue.seats.answer(seats[1]), Some(Err(Fault::Down)));
         assert_eq!(queue.seats.answer(seats[0]), None);
         queue.expire(now, Fault::Down, |()| ());
         assert_eq!(queue.seats.answer(seats[0]), Some(Err(Fault::Down)));
         assert_eq!(queue.take(&mut Batch::new()), None);
+    }
+
+    #[test]
+    fn a_flood_of_names_keeps_nobody_from_the_counter_without_a_name() {
+        let mut queue = Queue::<()>::new();
+        let main = Key::new(b"visits").expect("a good name");
+        let name = |number: usize| Key::new(format!("visits:{number}").as_bytes()).expect("a good name");
+        let deadline = Instant::now();
+        let mut answer = |ask| {
+            let seat = queue.seats.enter();
+            queue.ask(ask, &main, Waiter { seat, deadline });
+            queue.seats.answer(seat)
+        };
+        for number in 0..MAX_LINES {
+            assert_eq!(answer(Ask::Count { key: name(number), by: 1 }), None);
+        }
+        let full = Some(Err(Fault::Full));
+        let new = name(MAX_LINES);
+        for (ask, expected) in [
+            (Ask::Count { key: new, by: 1 }, full),
+            (Ask::Total { key: new }, full),
+            (Ask::Count { key: name(0), by: 1 }, None),
+            (Ask::Count { key: main, by: 1 }, None),
+            (Ask::Total { key: main }, None),
+            (Ask::Ping, None),
+            (Ask::Count { key: new, by: 1 }, full),
+        ] {
+            assert_eq!(answer(ask), expected, "{ask:?}");
+        }
     }
 }

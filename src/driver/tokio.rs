@@ -33,7 +33,7 @@ use super::{Capacity, Failure, Health, Status, spawn};
 use crate::batch::Batch;
 use crate::cgroup::Groups;
 use crate::config::{Config, Limits, Store};
-use crate::counter::{Ask, Fault};
+use crate::counter::{Ask, Fault, Key};
 use crate::exchange::{Now, Site};
 use crate::memory::Costs;
 use crate::redis::Login;
@@ -393,9 +393,9 @@ impl State {
     }
 
     /// Adds an ask to the batch that gathers, to be answered within so long.
-    fn ask(&mut self, ask: Ask, seat: usize, within: Duration) {
+    fn ask(&mut self, ask: Ask, main: &Key, seat: usize, within: Duration) {
         let arrival = self.clock.unwrap_or_else(StdInstant::now);
-        if self.queue.ask(ask, Waiter { seat, deadline: arrival + within }) {
+        if self.queue.ask(ask, main, Waiter { seat, deadline: arrival + within }) {
             self.has_gathered();
         }
     }

@@ -40,7 +40,8 @@ impl Client {
         wire.give_back(&mut state.spares);
         // Only this depends on what is known of the store.
         let ask = if ask == Ask::Ping { state.health.readiness(0) } else { ask };
-        if state.queue.ask(ask, Waiter { seat: self.seat, deadline }) {
+        let main = &self.server.site.counters.main;
+        if state.queue.ask(ask, main, Waiter { seat: self.seat, deadline }) {
             state.has_gathered(self.server);
             self.server.send(state);
             state = self.server.state();

@@ -55,7 +55,7 @@ impl Client {
         state(|state| {
             state.queue.seats.rise(self.seat);
             wire.give_back(&mut state.spares);
-            state.ask(ask, self.seat, self.server().limits.store);
+            state.ask(ask, &self.server().site.counters.main, self.seat, self.server().limits.store);
         });
     }
 
