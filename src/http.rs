@@ -168,14 +168,24 @@ pub fn head(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, &'static Reject> 
 }
 
 /// What can be read of a head that is refused, whole or not: whether its method is `HEAD`, and its `Accept` fields. It
-/// decides on nothing but the form of the answer, so it need not be sure.
+/// decides on nothing but the form of the answer, so it need not be sure. What follows a line that is not well-formed, or
+/// one too many, is not looked at: more or less of it may have come when the head is refused.
 #[must_use]
 pub fn peek(bytes: &[u8]) -> (bool, [&[u8]; MAX_ACCEPT]) {
     let head = bytes.trim_ascii_start();
-    let lines = head.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii).take_while(|line| !line.is_empty());
-    let fields = lines.skip(1).filter_map(|line| line.split_at_checked(ACCEPT.len()));
+    let mut lines = head.split_inclusive(|&byte| byte == b'\n');
+    let is_well_formed = lines.next().is_some_and(|line| httparse::Request::new(&mut []).parse(line).is_ok());
+    let fields =
+        lines.take(MAX_FIELDS).take_while(|line| is_well_formed && is_whole_field(line)).map(<[u8]>::trim_ascii);
+    let fields = fields.filter_map(|line| line.split_at_checked(ACCEPT.len()));
     let mut values = fields.filter(|(name, _)| name.eq_ignore_ascii_case(ACCEPT)).map(|(_, value)| value);
     (head.starts_with(b"HEAD "), std::array::from_fn(|_| values.next().unwrap_or_default()))
+}
+
+/// Whether a line is a whole field, as it is read in a head.
+fn is_whole_field(line: &[u8]) -> bool {
+    line.ends_with(b"\n")
+        && httparse::parse_headers(line, &mut [httparse::EMPTY_HEADER]) == Ok(httparse::Status::Partial)
 }
 
 /// Whether no request has begun: empty lines are none (RFC 9112, section 2.2).
