@@ -172,14 +172,15 @@ pub fn head(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, &'static Reject> 
 /// one too many, is not looked at: more or less of it may have come when the head is refused.
 #[must_use]
 pub fn peek(bytes: &[u8]) -> (bool, [&[u8]; MAX_ACCEPT]) {
-    let head = bytes.trim_ascii_start();
-    let mut lines = head.split_inclusive(|&byte| byte == b'\n');
-    let is_well_formed = lines.next().is_some_and(|line| httparse::Request::new(&mut []).parse(line).is_ok());
+    // Empty lines in front are skipped.
+    let mut lines = bytes.split_inclusive(|&byte| byte == b'\n').skip_while(|line| matches!(*line, b"\n" | b"\r\n"));
+    let first = lines.next().unwrap_or_default();
+    let is_well_formed = httparse::Request::new(&mut []).parse(first).is_ok();
     let fields =
         lines.take(MAX_FIELDS).take_while(|line| is_well_formed && is_whole_field(line)).map(<[u8]>::trim_ascii);
     let fields = fields.filter_map(|line| line.split_at_checked(ACCEPT.len()));
     let mut values = fields.filter(|(name, _)| name.eq_ignore_ascii_case(ACCEPT)).map(|(_, value)| value);
-    (head.starts_with(b"HEAD "), std::array::from_fn(|_| values.next().unwrap_or_default()))
+    (first.starts_with(b"HEAD "), std::array::from_fn(|_| values.next().unwrap_or_default()))
 }
 
 /// Whether a line is a whole field, as it is read in a head.
