@@ -175,18 +175,17 @@ pub fn peek(bytes: &[u8]) -> (bool, [&[u8]; MAX_ACCEPT]) {
     // Empty lines in front are skipped.
     let mut lines = bytes.split_inclusive(|&byte| byte == b'\n').skip_while(|line| matches!(*line, b"\n" | b"\r\n"));
     let first = lines.next().unwrap_or_default();
-    let is_well_formed = httparse::Request::new(&mut []).parse(first).is_ok();
-    let fields =
-        lines.take(MAX_FIELDS).take_while(|line| is_well_formed && is_whole_field(line)).map(<[u8]>::trim_ascii);
+    let is_well_formed = httparse::Request::new(&mut []).parse_with_uninit_headers(first, &mut []).is_ok();
+    let fields = lines.take(MAX_FIELDS).map_while(without_end).take_while(|line| is_well_formed && is_field(line));
     let fields = fields.filter_map(|line| line.split_at_checked(ACCEPT.len()));
     let mut values = fields.filter(|(name, _)| name.eq_ignore_ascii_case(ACCEPT)).map(|(_, value)| value);
     (first.starts_with(b"HEAD "), std::array::from_fn(|_| values.next().unwrap_or_default()))
 }
 
-/// Whether a line is a whole field, as it is read in a head.
-fn is_whole_field(line: &[u8]) -> bool {
-    line.ends_with(b"\n")
-        && httparse::parse_headers(line, &mut [httparse::EMPTY_HEADER]) == Ok(httparse::Status::Partial)
+/// A line without its end; `None` if that has not come.
+fn without_end(line: &[u8]) -> Option<&[u8]> {
+    let line = line.strip_suffix(b"\n")?;
+    Some(line.strip_suffix(b"\r").unwrap_or(line))
 }
 
 /// Whether no request has begun: empty lines are none (RFC 9112, section 2.2).
