@@ -207,7 +207,10 @@ impl Health {
         self.workers[worker].counts = false;
         self.hear(worker, Ask::Ping, Status::Up);
         match held {
-            Some(Ok(total)) => self.record_total(worker, self.main, total),
+            Some(Ok(total)) => {
+                self.announce(total);
+                self.record_total(worker, self.main, total);
+            }
             Some(Err(cause)) => {
                 self.workers[worker].main = Some(cause);
                 self.judge();
@@ -278,9 +281,6 @@ impl Health {
                  removed?",
                 Name(&key)
             );
-        }
-        if key == self.main {
-            self.announce(total);
         }
     }
 
