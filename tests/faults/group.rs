@@ -94,9 +94,14 @@ impl Group {
         if self.unified {
             return self.number("memory.current").saturating_sub(self.entry("memory.stat", "file "));
         }
-        let cache = self.entry("memory.stat", "cache ");
-        let sockets = self.number("memory.kmem.tcp.usage_in_bytes");
-        (self.number("memory.usage_in_bytes") + sockets).saturating_sub(cache)
+        // What version 1 holds against the limit, without what the kernel keeps of files, which it drops when there is
+        // need. To take that off the whole would be less exact, since the kernel adds it up now and then.
+        self.entry("memory.stat", "rss ") + self.number("memory.kmem.usage_in_bytes")
+    }
+
+    /// Bytes of TCP buffers, which version 1 counts apart, and in part among those of the kernel as well.
+    fn sockets(&self) -> usize {
+        if self.unified { 0 } else { self.number("memory.kmem.tcp.usage_in_bytes") }
     }
 
     /// Processes that the kernel has killed for want of memory.
@@ -112,6 +117,8 @@ impl Group {
             let mut most = 0;
             while !own.load(Ordering::Relaxed) {
                 most = most.max(group.used());
+                let sockets = group.sockets();
+                assert!(sockets <= group.limit / 2, "{sockets} bytes of TCP buffers, {} allowed", group.limit / 2);
                 thread::sleep(Duration::from_millis(2));
             }
             most
