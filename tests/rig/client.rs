@@ -7,7 +7,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::{fmt, fs};
 
-use super::{Json, PATIENCE};
+use serde_json::Value;
+
+use super::{PATIENCE, parse_json};
 
 pub(crate) struct Client {
     stream: TcpStream,
@@ -151,9 +153,9 @@ impl Answer {
         number
     }
 
-    pub(crate) fn json(&self) -> Json {
+    pub(crate) fn json(&self) -> Value {
         assert_eq!(self.field("Content-Type"), Some("application/json"), "{self:?}");
-        Json::parse(self.text()).unwrap_or_else(|why| panic!("{why}: {self:?}"))
+        parse_json(self.text())
     }
 
     /// Whether the answer announces that the connection closes after it.

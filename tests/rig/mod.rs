@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 pub(crate) use client::{Answer, Client};
 pub(crate) use escape::unescape;
 pub(crate) use folder::Folder;
-pub(crate) use json::Json;
+pub(crate) use json::parse_json;
 pub(crate) use name_server::{Etc, NameServer, Question, Says, isolated, reply};
 pub(crate) use notch::{Ended, Notch, Settings, signal};
 pub(crate) use redis::{Redis, free_port};

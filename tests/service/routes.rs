@@ -1,6 +1,8 @@
 //! What each URL answers, in which form, and what counts as a visit.
 
-use crate::rig::{Json, Notch, Redis, Settings};
+use serde_json::json;
+
+use crate::rig::{Notch, Redis, Settings};
 
 /// Everything that shows the state of this moment; none of it may be kept by anybody.
 const LIVE: [&str; 6] = ["/", "/count", "/total", "/livez", "/readyz", "/metrics"];
@@ -26,8 +28,7 @@ fn visits_are_numbered_from_one() {
 #[test]
 fn a_count_in_json_is_a_map_of_two() {
     let notch = notch();
-    let map =
-        |count| Json::Map(vec![("counter".into(), Json::Text("visits".into())), ("count".into(), Json::of(count))]);
+    let map = |count| json!({"counter": "visits", "count": count});
     assert_eq!(notch.ask("GET", "/total", &[JSON]).json(), map(0));
     assert_eq!(notch.ask("GET", "/count", &[JSON]).json(), map(1));
     assert_eq!(notch.ask("POST", "/count", &[JSON]).json(), map(2));
@@ -46,7 +47,7 @@ fn the_welcome_shows_the_total_and_does_not_count() {
         assert!(text.text().contains('2') && text.text().ends_with('\n'), "{text:?}");
         let json = notch.ask("GET", "/", &[JSON]);
         assert_eq!(json.status, 200);
-        assert_eq!(json.json().member("count"), Some(&Json::of(2)), "{json:?}");
+        assert_eq!(json.json()["count"], 2, "{json:?}");
     }
     assert_eq!(notch.total(), 2);
 }
@@ -135,7 +136,7 @@ fn a_prefetch_is_shown_the_total_and_not_counted() {
             assert_eq!(notch.ask(method, "/count", &[mark]).number(), 2, "{mark:?}");
         }
         let json = notch.ask("GET", "/count", &[mark, JSON]).json();
-        assert_eq!(json.member("count"), Some(&Json::of(2)), "{mark:?}");
+        assert_eq!(json["count"], 2, "{mark:?}");
     }
     for other in
         [("Sec-Purpose", "none"), ("Purpose", "navigate"), ("X-Moz", "livebookmarks"), ("X-Purpose", "prefetch")]
@@ -211,10 +212,7 @@ fn errors_are_one_line_of_text_or_a_map_of_one() {
         let json = notch.ask(method, path, &[JSON]);
         assert_eq!(json.status, status);
         json.assert_one_line();
-        let map = json.json();
-        let said = map.member("error").and_then(Json::text).unwrap_or_default();
-        assert_eq!(map, Json::Map(vec![("error".into(), Json::Text(said.to_owned()))]));
-        assert_eq!(said, text.text().trim_end(), "both forms say the same");
+        assert_eq!(json.json(), json!({"error": text.text().trim_end()}), "both forms say the same");
     }
 }
 
@@ -280,7 +278,7 @@ fn ready_hangs_on_the_store_and_alive_does_not() {
     text.assert_one_line();
     let json = notch.ask("GET", "/readyz", &[JSON]);
     assert_eq!(json.status, 503);
-    assert!(json.json().member("error").is_some_and(|said| said.text().is_some()), "{json:?}");
+    assert!(json.json()["error"].is_string(), "{json:?}");
     redis.restart();
     crate::rig::until("notch is ready again", || (notch.get("/readyz").status == 200).then_some(()));
 }
@@ -299,7 +297,7 @@ fn no_room_for_another_counter_is_507_and_the_others_count_on() {
     assert!(answer.text().contains("MAX_COUNTERS") && answer.text().starts_with("not counted: "), "{answer:?}");
     assert_eq!(answer.field("Retry-After"), None, "nothing changes by itself: {answer:?}");
     let json = client.ask("GET", &format!("/count/{name}"), &[JSON]);
-    let said = json.json().member("error").and_then(Json::text).map(str::to_owned);
+    let said = json.json()["error"].as_str().map(str::to_owned);
     assert_eq!((json.status, said.as_deref()), (507, Some(answer.text().trim_end())));
     assert_eq!(client.get(&format!("/badge/{name}.svg")).status, 507);
     assert_eq!(client.get(&format!("/total/{name}")).number(), 0);

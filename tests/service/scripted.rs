@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::rig::{Json, NEVER, Notch, Script, Settings, until};
+use crate::rig::{NEVER, Notch, Script, Settings, until};
 
 fn notch(script: &Script) -> Notch {
     settings(script).start()
@@ -477,7 +477,7 @@ fn nobody_listens_where_redis_should_be() {
         count.assert_not_counted();
         assert_eq!((total.status, ready.status, welcome.status), (503, 503, 200), "{answers:?}");
         assert_eq!(notch.get("/livez").status, 200);
-        assert!(!matches!(welcome.json().member("count"), Some(Json::Number(_))), "no invented number: {welcome:?}");
+        assert!(!welcome.json()["count"].is_number(), "no invented number: {welcome:?}");
     }
 }
 
