@@ -1,8 +1,8 @@
 //! The invariants of ARCHITECTURE.md: what the sources of notch must not hold, and where.
 //!
 //! A source is read as tokens, so comments and text are told apart from code, and macros are read like all else.
-//! `#[cfg(test)]` items and documentation are left out. That there is no unsafe code is for the compiler to see to: here
-//! only stands that it is told so.
+//! `#[cfg(test)]` items and documentation are left out. The compiler refuses unsafe code: here
+//! it is checked that every package tells it to.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -17,7 +17,7 @@ class Failed(Exception):
 
 
 def say(words):
-    print(f"bench: {words}", file=sys.stderr, flush=True)
+    print(f"{os.path.basename(sys.argv[0])}: {words}", file=sys.stderr, flush=True)
 
 
 def fields(pid):
