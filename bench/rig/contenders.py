@@ -124,7 +124,7 @@ class Workshop:
         return True
 
     def need(self, *wants):
-        run(["scripts/need", *wants], self.made / "need.log", self.root)
+        run(["scripts/lib/need", *wants], self.made / "need.log", self.root)
 
     def make_notch(self, driver):
         binary = self.options.binary
