@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::sys::signal::{SigSet, Signal};
 use tracing::{debug, info, warn};
 
-use self::capacity::{Capacity, bound, capacity, reset};
+use self::capacity::{Capacity, bound, capacity, has_untaken, is_given_up, reset};
 use self::health::{Health, Status};
 use self::queue::Waiter;
 use crate::batch::Batch;

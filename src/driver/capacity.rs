@@ -3,7 +3,9 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::sockopt::{self, GetStruct};
+use nix::sys::socket::{getsockopt, setsockopt};
+use nix::{getsockopt_impl, libc};
 use tracing::warn;
 
 use super::Failure;
@@ -65,11 +67,29 @@ pub(super) fn bound(listener: &impl AsFd, capacity: &Capacity) -> io::Result<()>
     Ok(setsockopt(listener, sockopt::TcpUserTimeout, &patience)?)
 }
 
-/// Has a socket be reset when it is closed because its peer has stalled: closed otherwise, the kernel would keep what the
-/// peer did not take, and go on offering it.
-pub(super) fn reset(socket: &impl AsFd, error: &io::Error) {
-    if !matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::ConnectionAborted) {
-        return;
-    }
-    let _ = setsockopt(socket, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 });
+/// Whether a connection has ended because its peer stalled.
+pub(super) fn is_given_up(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::ConnectionAborted)
 }
+
+/// Whether the kernel has bytes that the peer of a socket did not take yet.
+pub(super) fn has_untaken(socket: &impl AsFd) -> bool {
+    getsockopt(socket, MemInfo).is_ok_and(|info| info[WMEM_QUEUED] > 0)
+}
+
+/// Has a socket be reset when it is closed. Closed otherwise, the kernel would keep what its peer did not take, and go on
+/// offering it.
+pub(super) fn reset(socket: &impl AsFd) {
+    let _ = setsockopt(socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
+}
+
+/// `SO_MEMINFO`: what the kernel keeps of a socket, in bytes.
+#[derive(Clone, Copy)]
+struct MemInfo;
+
+getsockopt_impl!(MemInfo, libc::SOL_SOCKET, libc::SO_MEMINFO, Info, GetStruct<Info>);
+
+type Info = [u32; WMEM_QUEUED + 1];
+
+/// `SK_MEMINFO_WMEM_QUEUED` of Linux's `sock_diag.h`: bytes that wait to be sent or acknowledged, with what surrounds them.
+const WMEM_QUEUED: usize = 5;

@@ -46,6 +46,14 @@ fn a_crowd_that_memory_is_too_small_for_is_served_in_part() {
 }
 
 #[test]
+fn more_clients_than_connections_do_not_leave_their_answers_with_the_kernel() {
+    let (limit, connections) = if cfg!(feature = "tokio") { (6 << 20, 256) } else { (16 << 20, 200) };
+    for nuisance in nuisance::of_memory(4 * connections).iter().filter(|nuisance| nuisance.narrow) {
+        withstands(limit, connections, nuisance);
+    }
+}
+
+#[test]
 fn a_memory_limit_of_its_own_lowers_the_connections() {
     let notch = Settings::ledger().with("MEMORY_LIMIT", "8m").with("MAX_CONNECTIONS", "5000").start();
     let log = notch.log().join("\n");

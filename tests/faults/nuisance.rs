@@ -145,6 +145,7 @@ pub(crate) fn of_memory(connections: usize) -> Vec<Nuisance> {
         Nuisance { away: never, ..of("unfinished heads, renewed", head, "", never) },
         of("unfinished bodies", long(body), "x", seldom),
         Nuisance { narrow: true, ..of("unread answers", PAGE, PAGE, seldom) },
+        Nuisance { narrow: true, ..of("unread last answers", LAST_PAGE, "x", seldom) },
         Nuisance { narrow: true, ..of("unread pipelines", PAGES, PAGES, seldom) },
         Nuisance { narrow: true, ..of("unread pipelines of visits", VISITS, VISITS, seldom / 50) },
         of("not a word", "", "", never),
@@ -192,6 +193,8 @@ pub(crate) fn all(connections: usize) -> Vec<Nuisance> {
 const CHUNKED: &str = "POST /count/zebra HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 const PAGE: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+
+const LAST_PAGE: &str = "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
 
 /// A run of pages, more than the kernel takes at once.
 const PAGES: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n\

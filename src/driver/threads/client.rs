@@ -13,8 +13,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 
 use super::super::queue::Waiter;
-use super::super::seats::Fate;
-use super::super::{LINGER, after, left, log_requests, micros, reset, unix_time};
+use super::super::seats::{BRIEF, Fate};
+use super::super::{LINGER, after, has_untaken, is_given_up, left, log_requests, micros, reset, unix_time};
 use super::{CHUNK, Chair, Server};
 use crate::counter::{Ask, Fault};
 use crate::exchange::{Exchange, Now, Want};
@@ -69,6 +69,11 @@ impl Client {
         goes_on(self.server.state().queue.seats.resume(self.seat, wire))
     }
 
+    /// Whether the seat is needed for another client.
+    fn must_go(&self) -> bool {
+        self.server.state().queue.seats.yields(self.seat)
+    }
+
     /// Notes that the client waits for its peer no longer, or for something else from now on.
     fn rise(&self) {
         self.server.state().queue.seats.rise(self.seat);
@@ -99,9 +104,8 @@ pub(super) fn serve(client: Client, socket: Arc<TcpStream>) {
         let chair = Chair { thread: thread::current(), socket: socket.clone() };
         *client.server.state().queue.seats.waker(client.seat) = Some(chair);
         let mut talk = Talk { client, socket, wire: Wire::default(), now: Now::default(), patience: None };
-        if let Err(error) = talk.serve() {
-            reset(&talk.socket, &error);
-        }
+        let end = talk.serve();
+        talk.close(end);
     }
 }
 
@@ -277,7 +281,30 @@ impl Talk {
         Ok(())
     }
 
-    /// Closes so that the last answer arrives: says that nothing more will come, and reads away what is still coming.
+    /// Closes the connection when the peer has taken what it was sent. If that takes too long, or the seat is needed, it is
+    /// reset: what the kernel keeps for connections that are closed has no other bound.
+    fn close(&mut self, end: io::Result<()>) {
+        let given_up = end.is_err_and(|error| is_given_up(&error));
+        if given_up || self.drain().is_err() {
+            reset(&self.socket);
+        }
+    }
+
+    /// Waits until the peer has taken what it was sent.
+    fn drain(&mut self) -> io::Result<()> {
+        self.wire = Wire::default();
+        let deadline = after(LINGER);
+        while has_untaken(&self.socket) {
+            if left(deadline) == Duration::ZERO || self.client.must_go() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            self.client.hold(&mut self.wire)?;
+            thread::sleep(BRIEF);
+        }
+        Ok(())
+    }
+
+    /// Ends the exchange so that the last answer arrives: says that nothing more will come, and reads away what is still coming.
     fn linger(&mut self) -> io::Result<()> {
         self.socket.shutdown(Shutdown::Write)?;
         let deadline = after(LINGER);

@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
-use super::super::seats::Fate;
-use super::super::{LINGER, log_requests, micros, reset};
+use super::super::seats::{BRIEF, Fate};
+use super::super::{LINGER, has_untaken, is_given_up, log_requests, micros, reset};
 use super::accept::Place;
 use super::timer::Alarm;
 use super::{Server, State, read, state};
@@ -123,9 +123,8 @@ pub(super) async fn serve(place: Place, socket: StdStream) {
     let socket = socket.set_nodelay(true).map(|()| socket);
     if let Ok(socket) = socket.and_then(TcpStream::from_std) {
         let mut talk = Talk { alarm: Alarm::new(Instant::now()), client, socket, wire: Wire::default() };
-        if let Err(error) = talk.serve().await {
-            reset(&talk.socket, &error);
-        }
+        let end = talk.serve().await;
+        talk.close(end).await;
     }
 }
 
@@ -279,7 +278,34 @@ impl Talk {
         });
     }
 
-    /// Closes so that the last answer arrives: says that nothing more will come, and reads away what is still coming.
+    /// Closes the connection when the peer has taken what it was sent. If that takes too long, or the seat is needed, it is
+    /// reset: what the kernel keeps for connections that are closed has no other bound.
+    async fn close(&mut self, end: io::Result<()>) {
+        let given_up = end.is_err_and(|error| is_given_up(&error));
+        if given_up || self.drain().await.is_err() {
+            reset(&self.socket);
+        }
+    }
+
+    /// Waits until the peer has taken what it was sent.
+    async fn drain(&mut self) -> io::Result<()> {
+        self.wire = Wire::default();
+        let deadline = Instant::now() + LINGER;
+        while has_untaken(&self.socket) {
+            let next = Instant::now() + BRIEF;
+            if next > deadline || state(|state| state.queue.seats.yields(self.client.seat)) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            poll_fn(|cx| match self.client.hold(&mut self.wire, cx) {
+                true => Poll::Ready(()),
+                false => self.alarm.poll(next, cx),
+            })
+            .await;
+        }
+        Ok(())
+    }
+
+    /// Ends the exchange so that the last answer arrives: says that nothing more will come, and reads away what is still coming.
     async fn linger(&mut self) -> io::Result<()> {
         poll_fn(|cx| Pin::new(&mut self.socket).poll_shutdown(cx)).await?;
         let deadline = Instant::now() + LINGER;
