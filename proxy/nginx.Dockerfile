@@ -1,7 +1,7 @@
 # nginx with notch's settings, the alternative to HAProxy. 1.27.3 or later: earlier ones cannot follow replicas by DNS.
 ARG NGINX_IMAGE=nginx:1.30-alpine
 FROM ${NGINX_IMAGE}
-COPY nginx.conf /etc/nginx/nginx.conf
+COPY nginx.conf error.html error.policy /etc/nginx/
 COPY notch-nginx /usr/local/bin/notch-nginx
 # By name: its number differs between the variants of this image.
 # hadolint ignore=DL3066
