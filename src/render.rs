@@ -294,7 +294,7 @@ const BACK: &[u8] = b"<nav><a href=/>Start page</a></nav>\n";
 /// `Content-Security-Policy` of the page: its own style and script by their hashes, its own origin to ask for numbers.
 pub const POLICY: &str = "default-src 'none'; \
     style-src 'sha256-JZamEW5y373TgRH8xanrP5AV6dg6Ni5cgQcEMEG5ysQ='; \
-    script-src 'sha256-iXt8T0uD++TOPMwDxZZ5PF9S69BGOb62WqjsLwTd0go='; \
+    script-src 'sha256-6cysVlyFtgpiWi0ECKffMDj32w9uae5W3GmcB8hK8Ak='; \
     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// What is wrong with the store, as a clause in lower case.
