@@ -37,7 +37,8 @@ impl Site {
 
     /// Writes an answer, and notes that it is there.
     fn answer(&self, plan: &Plan, answer: Answer<'_>, body: &[&[u8]], now: &Now, wire: &mut Wire) -> Status {
-        let answer = Answer { origin: self.origins.said(plan.share), bare: plan.bare, ..answer };
+        let (origin, bare) = (self.origins.said(plan.share), plan.bare);
+        let answer = Answer { origin, bare, unsized_body: plan.is_another_number(), ..answer };
         http::answer(wire.output(), &answer, &now.date, &self.served_by, body);
         self.tally(now).answered(plan.route, answer.status);
         answer.status
@@ -407,15 +408,11 @@ impl Exchange {
             self.noted.get_or_insert_with(|| Box::new(Noted::new(wire.unread(), now)));
             self.record(Route::Refused, reject.status, None, now);
         }
-        let (form, bare) = match self.state {
-            State::Head => {
-                let (is_head, accept) = http::peek(wire.unread());
-                (Form::choose(&accept), is_head)
-            }
-            _ => (self.turn.plan.form, self.turn.plan.bare),
+        let plan = match self.state {
+            State::Head => routes::refused(&http::peek(wire.unread()), &site.counters, &site.origins),
+            _ => Plan { route: Route::Refused, act: Act::Unknown, ..self.turn.plan },
         };
-        let plan = Plan { route: Route::Refused, form, bare, ..Plan::default() };
-        let answer = Answer { status: reject.status, connection: Connection::Close, ..plain(form) };
+        let answer = Answer { status: reject.status, connection: Connection::Close, ..plain(plan.form) };
         site.say(&plan, answer, [reject.words, ""], now, wire);
         self.state = State::Closed;
     }
@@ -440,6 +437,8 @@ impl Turn {
         match self.plan.act {
             Act::Welcome(_) | Act::Count(_) | Act::Total(_) => true,
             Act::Ready => !now.leaving,
+            // A badge is drawn all the same: a page that was rendered ahead does not ask for its images again.
+            Act::Prefetch(_) => self.plan.form == Form::Badge,
             _ => false,
         }
     }
@@ -447,7 +446,7 @@ impl Turn {
     fn ask(&self, visits: i64) -> Ask {
         match self.plan.act {
             Act::Count(key) => Ask::Count { key, by: visits },
-            Act::Welcome(key) | Act::Total(key) => Ask::Total { key },
+            Act::Welcome(key) | Act::Total(key) | Act::Prefetch(key) => Ask::Total { key },
             _ => Ask::Ping,
         }
     }
@@ -484,7 +483,10 @@ impl Turn {
     /// Writes a badge. Browsers draw it whatever the status, which is that of the text.
     fn badge(&self, total: Result<i64, Fault>, look: &Look, site: &Site, now: &Now, wire: &mut Wire) -> Status {
         let Plan { act, form, .. } = self.plan;
-        let status = if total.is_ok() { Status::Ok } else { said(act, total, now.leaving).0 };
+        let status = match (act, total) {
+            (Act::Count(_) | Act::Total(_), Ok(_)) => Status::Ok,
+            _ => said(act, total, now.leaving).0,
+        };
         let policy = Some("default-src 'none'");
         let answer = Answer { status, policy, cache: NOT_EVEN_BY_PROXIES, connection: self.connection, ..plain(form) };
         let drawing = look.svg(total.map(Decimal::new).as_deref().ok());
@@ -565,6 +567,7 @@ fn said(act: Act, total: Result<i64, Fault>, leaving: bool) -> (Status, [&'stati
         }
         (Act::Count(_), Err(fault)) => (Status::Unavailable, ["not counted, try again: ", render::why(fault)]),
         (Act::Total(_), Err(fault)) => (Status::Unavailable, ["no total, try again: ", render::why(fault)]),
+        (Act::Prefetch(_), _) => (Status::Forbidden, [PREFETCH, ""]),
         (Act::Allow(methods), _) => (Status::NotAllowed, ["this method is not allowed here: use one of ", methods]),
         (Act::NoCounter, _) => (Status::NotFound, [NO_COUNTER, ""]),
         _ => (Status::NotFound, ["nothing is here: try /count or /total", ""]),
@@ -590,12 +593,15 @@ fn plain(form: Form) -> Answer<'static> {
         allow: None,
         origin: None,
         bare: false,
+        unsized_body: false,
         connection: Connection::Open,
     }
 }
 
 const NO_COUNTER: &str = "no such counter: COUNTERS lists the names that are allowed, of 1 to 32 letters, digits, dots, \
                           hyphens, underscores";
+
+const PREFETCH: &str = "not counted: this is a prefetch, and the visit is counted when it is made";
 
 const DOUBT: &str = "this visit may have been counted, do not repeat it: ";
 
@@ -735,6 +741,7 @@ mod tests {
 
     #[test]
     fn requests_and_their_answers() {
+        const PREFETCHED: &str = "403 not counted: this is a prefetch, and the visit is counted when it is made .";
         // `.` waits for the next request, `+` for the rest of this one, `x` closes.
         for (request, told) in [
             ("GET /count HTTP/1.1\r\nHost: a\r\n\r\n", "200 7 ."),
@@ -761,8 +768,8 @@ mod tests {
             ("GET /livez HTTP/1.0\r\n\r\n", "200 alive x"),
             ("GET /livez HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", "200 alive ."),
             ("GET /livez HTTP/1.1\r\nHost: a\r\nConnection: foo, Close\r\n\r\nGET", "200 alive x"),
-            ("GET /count HTTP/1.1\r\nHost: a\r\nSec-Purpose: prefetch;prerender\r\n\r\n", "200 6 ."),
-            ("GET /count HTTP/1.1\r\nHost: a\r\nX-Moz: prefetch\r\n\r\n", "200 6 ."),
+            ("GET /count HTTP/1.1\r\nHost: a\r\nSec-Purpose: prefetch;prerender\r\n\r\n", PREFETCHED),
+            ("GET /count HTTP/1.1\r\nHost: a\r\nX-Moz: prefetch\r\n\r\n", PREFETCHED),
             (
                 "GET /count HTTP/1.1\r\nHost: a\r\nAccept: application/json\r\n\r\n",
                 "200 {\"counter\":\"visits\",\"count\":7} .",
@@ -933,7 +940,7 @@ mod tests {
         let mut stage = Stage::new(Ok(41));
         stage.arrive(b"HEAD /count HTTP/1.1\r\nHost: a\r\n\r\n", 100);
         let out = String::from_utf8_lossy(&stage.out);
-        assert!(out.contains("\r\nContent-Length: 3\r\n") && out.ends_with("\r\n\r\n"), "{out}");
+        assert!(!out.contains("Content-Length") && out.ends_with("\r\n\r\n"), "{out}");
         assert_eq!(stage.asks, [Ask::Total { key: stage.site.counters.main }]);
     }
 
@@ -985,6 +992,7 @@ mod tests {
             "GET /count/blog HTTP/1.1\r\nHost: a\r\n",
             "POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n",
             "HEAD /count HTTP/1.1\r\nHost: a\r\n",
+            "GET /count HTTP/1.1\r\nHost: a\r\nPurpose: prefetch\r\n",
             "GET /total HTTP/1.1\r\nHost: a\r\n",
             "GET /badge.svg?label=x HTTP/1.1\r\nHost: a\r\n",
             "GET /badge.svg?label=y HTTP/1.1\r\nHost: a\r\n",

@@ -23,6 +23,7 @@ pub enum Status {
     Ok,
     NoContent,
     BadRequest,
+    Forbidden,
     NotFound,
     NotAllowed,
     TimedOut,
@@ -51,6 +52,7 @@ impl Status {
             Self::Ok => "200 OK",
             Self::NoContent => "204 No Content",
             Self::BadRequest => "400 Bad Request",
+            Self::Forbidden => "403 Forbidden",
             Self::NotFound => "404 Not Found",
             Self::NotAllowed => "405 Method Not Allowed",
             Self::TimedOut => "408 Request Timeout",
@@ -114,7 +116,7 @@ pub struct Head<'a> {
     pub origin: &'a [u8],
     /// There is an `Access-Control-Request-Method`: with `OPTIONS`, it asks what a page of another origin may do.
     pub preflight: bool,
-    /// Marked as fetched ahead of a visit that may never come (`Sec-Purpose`, `Purpose`, `X-Moz`).
+    /// Marked as fetched ahead of a visit that may never come (`Sec-Purpose`, `Purpose`, `X-Purpose`, `X-Moz`).
     pub prefetch: bool,
     /// How the message goes on behind the head.
     pub framing: Framing,
@@ -157,7 +159,7 @@ pub fn head(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, &'static Reject> 
     }
     let mut read = Fields::default();
     for field in request.headers.iter() {
-        read.take(field.name, field.value)?;
+        read.take(field.name.as_bytes(), field.value)?;
     }
     let old = request.version == Some(0);
     let (path, query) = path(method, target.as_bytes())?;
@@ -167,19 +169,35 @@ pub fn head(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, &'static Reject> 
     Ok(Some((head, used)))
 }
 
-/// What can be read of a head that is refused, whole or not: whether its method is `HEAD`, and its `Accept` fields. It
-/// decides on nothing but the form of the answer, so it need not be sure. What follows a line that is not well-formed, or
-/// one too many, is not looked at: more or less of it may have come when the head is refused.
+/// What can be read of a head that is refused, whole or not.
+pub struct Glimpse<'a> {
+    /// The method is `HEAD`.
+    pub is_head: bool,
+    /// The target's path; empty if there is none.
+    pub path: &'a [u8],
+    /// The `Accept` fields, empty where there is none.
+    pub accept: [&'a [u8]; MAX_ACCEPT],
+    /// `Origin`; empty if there is no such field.
+    pub origin: &'a [u8],
+}
+
+/// Reads of a head that is refused what the form of the answer depends on, and who may read it. It decides on nothing
+/// else, so it need not be sure. What follows a line that is not well-formed, or one too many, is not looked at: more or
+/// less of it may have come when the head is refused.
 #[must_use]
-pub fn peek(bytes: &[u8]) -> (bool, [&[u8]; MAX_ACCEPT]) {
+pub fn peek(bytes: &[u8]) -> Glimpse<'_> {
     // Empty lines in front are skipped.
     let mut lines = bytes.split_inclusive(|&byte| byte == b'\n').skip_while(|line| matches!(*line, b"\n" | b"\r\n"));
     let first = lines.next().unwrap_or_default();
     let is_well_formed = httparse::Request::new(&mut []).parse_with_uninit_headers(first, &mut []).is_ok();
-    let fields = lines.take(MAX_FIELDS).map_while(without_end).take_while(|line| is_well_formed && is_field(line));
-    let fields = fields.filter_map(|line| line.split_at_checked(ACCEPT.len()));
-    let mut values = fields.filter(|(name, _)| name.eq_ignore_ascii_case(ACCEPT)).map(|(_, value)| value);
-    (first.starts_with(b"HEAD "), std::array::from_fn(|_| values.next().unwrap_or_default()))
+    let mut read = Fields::default();
+    for line in lines.take(MAX_FIELDS).map_while(without_end).take_while(|line| is_well_formed && is_field(line)) {
+        let (name, value) = split_before(line, b":");
+        // Whatever is wrong with a field, the head is refused already.
+        let _ = read.take(name, value[1..].trim_ascii());
+    }
+    let path = path(Method::Get, request_line(first).1).map_or(&b""[..], |(path, _)| path);
+    Glimpse { is_head: first.starts_with(b"HEAD "), path, accept: read.accept, origin: read.origin }
 }
 
 /// A line without its end; `None` if that has not come.
@@ -310,8 +328,8 @@ impl Codings {
 }
 
 impl<'a> Fields<'a> {
-    fn take(&mut self, name: &str, value: &'a [u8]) -> Result<(), &'static Reject> {
-        let is = |other: &str| name.eq_ignore_ascii_case(other);
+    fn take(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), &'static Reject> {
+        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
         if is("host") {
             let first = !std::mem::replace(&mut self.host, true);
             return if first && is_host(value) { Ok(()) } else { Err(NO_HOST) };
@@ -338,8 +356,8 @@ impl<'a> Fields<'a> {
                 return Err(UNEXPECTED);
             }
             self.expects = true;
-        } else if is("sec-purpose") || is("purpose") || is("x-moz") {
-            self.prefetch |= has_token(value, "prefetch");
+        } else if is("sec-purpose") || is("purpose") || is("x-purpose") || is("x-moz") {
+            self.prefetch |= has_token(value, "prefetch") || has_token(value, "preview");
         }
         Ok(())
     }
@@ -554,6 +572,8 @@ pub struct Answer<'a> {
     pub origin: Option<&'a str>,
     /// Whether the body stays away although the fields describe it: the answer to `HEAD`.
     pub bare: bool,
+    /// Whether `Content-Length` is left out, since what `GET` would be answered is not known (RFC 9110, section 8.6).
+    pub unsized_body: bool,
     /// What becomes of the connection.
     pub connection: Connection,
 }
@@ -591,7 +611,9 @@ pub fn announce(out: &mut Vec<u8>, answer: &Answer<'_>, date: &[u8], served_by: 
     out.extend_from_slice(date);
     if let Some(media) = answer.media {
         field(out, "Content-Type", media.as_bytes());
-        field(out, "Content-Length", &Decimal::new(length as i64));
+        if !answer.unsized_body {
+            field(out, "Content-Length", &Decimal::new(length as i64));
+        }
     }
     field(out, "Cache-Control", answer.cache.as_bytes());
     field(out, "X-Served-By", served_by.as_bytes());
@@ -690,8 +712,6 @@ const MONTHS: [[u8; 3]; 12] =
 const LAST_SECOND: u64 = 253_402_300_799;
 
 const CRLF: &[u8] = b"\r\n";
-
-const ACCEPT: &[u8] = b"accept:";
 
 const OTHER_VERSION: &Reject = &reject(Status::Version, "the versions spoken here are HTTP/1.1 and HTTP/1.0");
 const MALFORMED: &Reject = &bad("this is not a well-formed HTTP/1.1 request");

@@ -1,7 +1,7 @@
 //! The only file that knows URLs: from the head of a request to what is to be done.
 
 use crate::counter::{Counters, Key};
-use crate::http::{Head, Method};
+use crate::http::{Glimpse, Head, Method};
 use crate::origin::{Origins, Share};
 use crate::render::Form;
 
@@ -18,6 +18,15 @@ pub struct Plan {
     pub share: Share,
     /// The answer goes without its body: `HEAD`.
     pub bare: bool,
+}
+
+impl Plan {
+    /// Whether the number that is shown is another than `GET` would give, so that the body's length may differ: `HEAD` of
+    /// what counts.
+    #[must_use]
+    pub fn is_another_number(&self) -> bool {
+        matches!(self.act, Act::Total(_)) && (self.route == Route::Count || self.form == Form::Badge)
+    }
 }
 
 /// Where requests go, as metrics tell them apart: a few places, whatever clients ask for.
@@ -73,6 +82,8 @@ pub enum Act {
     Count(Key),
     /// The total, and nothing counted.
     Total(Key),
+    /// Refuse to count a visit that may never come, so that the browser asks again when it does.
+    Prefetch(Key),
     /// The process turns.
     Live,
     /// The store answers, and this server is there to stay.
@@ -97,20 +108,13 @@ pub enum Act {
 /// Finds what `head` is for.
 #[must_use]
 pub fn plan(head: &Head<'_>, counters: &Counters, origins: &Origins) -> Plan {
-    let (act, drawn) = match act(head.path, counters) {
-        Act::Unknown => badge(head.path, counters).unwrap_or((Act::Unknown, None)),
-        act => (act, None),
-    };
+    let (act, drawn) = find(head.path, counters);
     let route = Route::to(act, drawn.is_some());
     let allowed = match act {
         Act::Count(_) => COUNTING,
         _ => READING,
     };
-    // Where nothing is, a page might have meant a counter, and is to see that there is none.
-    let share = match act {
-        Act::Count(_) | Act::Total(_) | Act::Unknown | Act::NoCounter => origins.share(head.origin),
-        _ => Share::Unsaid,
-    };
+    let share = share(act, head.origin, origins);
     let act = match (head.method, act) {
         (_, Act::Unknown | Act::NoCounter) => act,
         (Method::Options, _) if head.preflight && !head.origin.is_empty() && matches!(share, Share::With(_)) => {
@@ -118,16 +122,46 @@ pub fn plan(head: &Head<'_>, counters: &Counters, origins: &Origins) -> Plan {
         }
         (Method::Options | Method::Other, _) => Act::Allow(allowed),
         (Method::Post, _) if allowed == READING => Act::Allow(READING),
-        // A look at what would be answered is no visit, and neither is a page fetched ahead of one.
+        // A page fetched ahead of a visit is none, and would be shown at the visit if it were answered. A look at what would
+        // be answered is none either.
+        (_, Act::Count(key)) if head.prefetch => Act::Prefetch(key),
         (Method::Head, Act::Count(key)) => Act::Total(key),
-        (_, Act::Count(key)) if head.prefetch => Act::Total(key),
         (_, act) => act,
     };
     let form = match (drawn, act) {
-        (Some(form), Act::Count(_) | Act::Total(_)) => form,
+        (Some(form), Act::Count(_) | Act::Total(_) | Act::Prefetch(_)) => form,
         _ => Form::choose(&head.accept),
     };
     Plan { act, route, form, share, bare: head.method == Method::Head }
+}
+
+/// What there is to say to a request that is refused before its head is read, whatever it was for.
+#[must_use]
+pub fn refused(seen: &Glimpse<'_>, counters: &Counters, origins: &Origins) -> Plan {
+    let (act, _) = find(seen.path, counters);
+    Plan {
+        route: Route::Refused,
+        form: Form::choose(&seen.accept),
+        share: share(act, seen.origin, origins),
+        bare: seen.is_head,
+        ..Plan::default()
+    }
+}
+
+/// Where nothing is, a page might have meant a counter, and is to see that there is none.
+fn share(act: Act, origin: &[u8], origins: &Origins) -> Share {
+    match act {
+        Act::Count(_) | Act::Total(_) | Act::Unknown | Act::NoCounter => origins.share(origin),
+        _ => Share::Unsaid,
+    }
+}
+
+/// What a path is for, and in which form it is drawn if it is a badge.
+fn find(path: &[u8], counters: &Counters) -> (Act, Option<Form>) {
+    match act(path, counters) {
+        Act::Unknown => badge(path, counters).unwrap_or((Act::Unknown, None)),
+        act => (act, None),
+    }
 }
 
 fn act(path: &[u8], counters: &Counters) -> Act {

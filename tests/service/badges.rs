@@ -2,8 +2,18 @@
 
 use crate::rig::{Answer, Notch, Redis, Settings, until};
 
+/// What browsers send for an image.
+const ACCEPT: (&str, &str) = ("Accept", "image/*,*/*;q=0.8");
+
 fn badge(notch: &Notch, method: &str, path: &str) -> Answer {
-    let answer = notch.ask(method, path, &[("Accept", "image/*,*/*;q=0.8")]);
+    check(notch.ask(method, path, &[ACCEPT]), path)
+}
+
+fn badge_of(notch: &Notch, fields: &[(&str, &str)]) -> Answer {
+    check(notch.ask("GET", "/badge.svg", &[&[ACCEPT], fields].concat()), "/badge.svg")
+}
+
+fn check(answer: Answer, path: &str) -> Answer {
     assert_eq!(answer.field("Content-Type"), Some("image/svg+xml"), "{path}: {answer:?}");
     assert_eq!(answer.field("X-Content-Type-Options"), Some("nosniff"), "{path}");
     assert_eq!(answer.field("Cache-Control"), Some("no-cache, no-store, max-age=0"), "{path}");
@@ -33,6 +43,16 @@ fn a_badge_counts_and_draws_its_number() {
         assert_eq!(notch.get(path).status, 404, "{path}");
     }
     assert_eq!(notch.ask("PUT", "/badge.svg", &[]).status, 405);
+}
+
+#[test]
+fn a_badge_that_is_fetched_ahead_is_drawn_and_refused() {
+    // A page that was rendered ahead has its images then, whatever their status, and never asks again.
+    let notch = Settings::ledger().with("FSYNC", "never").start();
+    notch.visit();
+    let answer = badge_of(&notch, &[("Sec-Purpose", "prefetch;prerender")]);
+    assert_eq!((answer.status, title(&answer)), (403, "visits: 1"));
+    assert_eq!(title(&badge_of(&notch, &[])), "visits: 2");
 }
 
 #[test]

@@ -179,3 +179,109 @@ fn a_page_may_read_what_went_wrong() {
     assert_eq!((answer.status, said(&answer)), (504, shared(HERE)), "{answer:?}");
     script.done();
 }
+
+/// Requests that are refused before they are routed, `{o}` being where `Origin` stands, with the status of each.
+fn refused() -> Vec<(String, u16)> {
+    let long = |length: usize| "x".repeat(length);
+    vec![
+        ("GET /count HTTP/1.1\r\n{o}\r\n".into(), 400),
+        ("GET /count HTTP/1.1\r\nHost: h\r\n{o}no field\r\n\r\n".into(), 400),
+        ("GET /badge.svg HTTP/1.1\r\nHost: h\r\n{o}Host: h\r\n\r\n".into(), 400),
+        ("POST /count HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n{o}\r\n".into(), 400),
+        ("POST /count HTTP/1.1\r\nHost: h\r\n{o}Transfer-Encoding: chunked\r\n\r\nx\r\n".into(), 400),
+        ("POST /count HTTP/1.1\r\nHost: h\r\n{o}Content-Length: 1\r\n\r\n".into(), 408),
+        ("GET /total/blog HTTP/1.1\r\nHost: h\r\n{o}X".into(), 408),
+        ("POST /count HTTP/1.1\r\nHost: h\r\nContent-Length: 65537\r\n{o}\r\n".into(), 413),
+        ("POST /count/blog HTTP/1.1\r\nHost: h\r\n{o}Transfer-Encoding: chunked\r\n\r\nfffff\r\n".into(), 413),
+        (format!("GET /count?{} HTTP/1.1\r\nHost: h\r\n{{o}}\r\n", long(9 << 10)), 414),
+        (format!("GET /{} HTTP/1.1\r\nHost: h\r\n{{o}}\r\n", long(9 << 10)), 414),
+        ("POST /count HTTP/1.1\r\nHost: h\r\n{o}Expect: tea\r\n\r\n".into(), 417),
+        (format!("GET /count HTTP/1.1\r\nHost: h\r\n{{o}}X: {}\r\n\r\n", long(20 << 10)), 431),
+        (format!("GET /count HTTP/1.1\r\nHost: h\r\n{{o}}{}\r\n", "X: y\r\n".repeat(100)), 431),
+        ("BREW /count HTTP/1.1\r\nHost: h\r\n{o}\r\n".into(), 501),
+        ("GET http://h/count HTTP/1.1\r\nHost: h\r\n{o}Transfer-Encoding: gzip, chunked\r\n\r\n".into(), 501),
+        ("GET /nowhere HTTP/1.1\r\nHost: h\r\n{o}Content-Length: -1\r\n\r\n".into(), 400),
+    ]
+}
+
+#[test]
+fn a_page_may_read_why_its_request_was_refused() {
+    for (origins, readers) in
+        [("", &[][..]), (HERE, &[HERE]), (&format!("{THERE},{HERE}"), &[HERE, THERE]), ("*", &["*"])]
+    {
+        let settings =
+            Settings::ledger().with("FSYNC", "never").with("COUNTERS", "blog").with("HEADER_TIMEOUT", "300ms");
+        let notch = settings.with("CORS_ORIGINS", origins).start();
+        for (request, status) in refused() {
+            for (origin, field) in [
+                (HERE, format!("Origin: {HERE}\r\n")),
+                (HERE, format!("ORIGIN:{HERE} \r\n")),
+                (THERE, format!("Origin: {THERE}\r\n")),
+                (FOREIGN, format!("Origin: {FOREIGN}\r\n")),
+                ("", String::new()),
+            ] {
+                let expected = match readers {
+                    [] => vec![],
+                    ["*"] => shared("*"),
+                    readers if readers.contains(&origin) => shared(origin),
+                    _ => WITHHELD.to_vec(),
+                };
+                let whole = request.replace("{o}", &field);
+                let answer = refusal(&notch, &whole);
+                assert_eq!((answer.status, said(&answer)), (status, expected), "{origins}: {whole:.200}: {answer:?}");
+            }
+        }
+        assert_eq!(notch.total(), 0);
+    }
+}
+
+#[test]
+fn what_was_not_read_of_a_refused_request_gives_no_page_a_right() {
+    let long = format!("GET /count?{}", "x".repeat(20 << 10));
+    let many = format!("GET /count HTTP/1.1\r\nHost: h\r\n{}Origin: {HERE}\r\n\r\n", "X: y\r\n".repeat(100));
+    let cases = [
+        (&*long, 414),
+        (&*many, 431),
+        (&format!("GET /count HTTP/1.1\r\nno field\r\nOrigin: {HERE}\r\n\r\n"), 400),
+        (&format!("GET /count HTTP/2.0\r\nOrigin: {HERE}\r\n\r\n"), 505),
+        (&format!("GET  /count HTTP/1.1\r\nOrigin: {HERE}\r\n\r\n"), 400),
+        (&format!("GET /count HTTP/1.1\r\nX: y\r\n Origin: {HERE}\r\n\r\n"), 400),
+    ];
+    let (some, all) = (notch(HERE), notch("*"));
+    for (request, status) in cases {
+        let answer = refusal(&some, request);
+        assert_eq!((answer.status, &said(&answer)[..]), (status, WITHHELD), "{request:.200}: {answer:?}");
+        let answer = refusal(&all, request);
+        assert_eq!((answer.status, said(&answer)), (status, shared("*")), "{request:.200}: {answer:?}");
+    }
+}
+
+#[test]
+fn a_refused_request_for_what_is_not_shared_is_not_shared_either() {
+    for origins in [HERE, "*"] {
+        let notch = notch(origins);
+        for path in OWN.iter().copied().chain(["http://h/metrics", "/metrics?x", "http://h"]) {
+            for fields in ["Content-Length: 65537\r\n", "Content-Length: -1\r\n", "Expect: tea\r\n"] {
+                let answer =
+                    refusal(&notch, &format!("GET {path} HTTP/1.1\r\nHost: h\r\nOrigin: {HERE}\r\n{fields}\r\n"));
+                assert_eq!((answer.status >= 400, said(&answer)), (true, vec![]), "{path} {fields}: {answer:?}");
+            }
+        }
+    }
+}
+
+/// The answer to a request that is refused, after which the connection ends.
+fn refusal(notch: &Notch, request: &str) -> Answer {
+    let mut client = notch.client();
+    // The peer may have heard enough already.
+    let _ = client.try_send(request);
+    let answer = client.answer();
+    assert!(answer.closes() && client.rest().is_empty(), "{request:.200}: {answer:?}");
+    answer
+}
+
+#[test]
+fn a_page_may_read_that_its_prefetch_was_refused() {
+    let answer = notch(HERE).ask("GET", "/count", &[("Origin", HERE), ("Sec-Purpose", "prefetch;prerender")]);
+    assert_eq!((answer.status, said(&answer)), (403, shared(HERE)), "{answer:?}");
+}

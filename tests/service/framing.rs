@@ -535,6 +535,33 @@ fn a_kept_connection_of_1_0_is_told_so() {
 }
 
 #[test]
+fn a_host_is_needed_since_1_1() {
+    let notch = quiet();
+    for (version, host, status) in [
+        ("1.0", "", 200),
+        ("1.0", "Host:\r\n", 200),
+        ("1.0", "Host: h\r\n", 200),
+        ("1.0", "Host: h, i\r\n", 400),
+        ("1.0", "Host: h\r\nHost: h\r\n", 400),
+        ("1.1", "", 400),
+        ("1.1", "Host:\r\n", 200),
+        ("1.1", "Host: h\r\n", 200),
+    ] {
+        for request in
+            ["GET /", "GET /count", "POST /count", "HEAD /count", "GET /total", "GET /badge.svg", "GET /livez"]
+        {
+            let mut client = notch.client();
+            client.send(format!("{request} HTTP/{version}\r\n{host}\r\n"));
+            let answer = client.answer_to(if request.starts_with("HEAD") { "HEAD" } else { "GET" });
+            assert_eq!(answer.status, status, "{request} {version} {host}: {answer:?}");
+            assert_eq!(answer.closes(), version == "1.0" || status == 400, "{request} {version} {host}: {answer:?}");
+        }
+    }
+    // GET and POST of /count and the badge, five times served.
+    assert_eq!(notch.total(), 15);
+}
+
+#[test]
 fn a_thousand_requests_in_one_breath() {
     let notch = quiet();
     let mut client = notch.client();

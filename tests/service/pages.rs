@@ -125,8 +125,10 @@ fn a_page_without_a_store_says_so_and_invents_nothing() {
 fn head_and_prefetch_of_a_page_count_nothing() {
     let notch = notch().start();
     let head = page(&notch, "HEAD", "/count");
-    assert_eq!((head.status, head.body.len()), (200, 0));
+    assert_eq!((head.status, head.body.len(), head.field("Content-Length")), (200, 0, None));
     let ahead = notch.ask("GET", "/count", &[BROWSER, ("Sec-Purpose", "prefetch;prerender")]);
+    assert_error_page(&ahead, "403 Forbidden", "not counted: this is a prefetch");
+    let ahead = notch.ask("GET", "/", &[BROWSER, ("Sec-Purpose", "prefetch;prerender")]);
     assert_eq!(said(&ahead), "0 visits so far");
     assert_eq!(notch.total(), 0);
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::rig::{Notch, Redis, Settings};
+use crate::rig::{Answer, Client, Notch, Redis, Settings, free_port};
 
 /// Everything that shows the state of this moment; none of it may be kept by anybody.
 const LIVE: [&str; 6] = ["/", "/count", "/total", "/livez", "/readyz", "/metrics"];
@@ -12,6 +12,10 @@ const JSON: (&str, &str) = ("Accept", "application/json");
 
 fn notch() -> Notch {
     Settings::ledger().with("FSYNC", "never").start()
+}
+
+fn named() -> Settings {
+    Settings::ledger().with("FSYNC", "never").with("COUNTERS", "blog")
 }
 
 #[test]
@@ -99,50 +103,127 @@ fn the_form_follows_accept() {
 
 #[test]
 fn head_is_get_without_a_body_and_never_counts() {
-    let notch = notch();
-    for accept in ["text/plain", "application/json"] {
-        for path in LIVE.iter().chain(&KEPT).chain(&["/nowhere"]) {
-            let mut client = notch.client();
-            let head = client.ask("HEAD", path, &[("Accept", accept)]);
-            // What HEAD leaves out is not sent, or the next answer would be lost in it.
-            let total = client.ask("GET", "/total", &[]).number();
-            // GET counts, HEAD does not: the lengths agree as long as both numbers have one digit.
-            let get = client.ask("GET", path, &[("Accept", accept)]);
-            assert_eq!(head.status, get.status, "{path}");
-            for name in ["Content-Type", "Content-Length", "Cache-Control"] {
-                assert_eq!(head.field(name), get.field(name), "{name} of {path}");
+    let notch = named().with("CORS_ORIGINS", "http://a").start();
+    let (allowed, denied) = (("Origin", "http://a"), ("Origin", "http://b"));
+    let counting = ["/count", "/count?x", "/count/blog", "/badge.svg", "/badge/blog.svg?label=x"];
+    let others =
+        ["/", "/total", "/total/blog", "/badge.json", "/badge/blog.json", "/nowhere", "/count/nobody", "/badge/x"];
+    let prefetch = ("Sec-Purpose", "prefetch");
+    // The numbers get a digit more on the way, and a comma.
+    for before in [0, 9, 99, 999] {
+        while notch.total() < before {
+            notch.visit();
+        }
+        for accept in ["*/*", "text/plain", "application/json", "text/html", "image/svg+xml"] {
+            for path in counting.iter().chain(&others).chain(&LIVE).chain(&KEPT) {
+                for fields in [&[allowed][..], &[denied], &[prefetch]] {
+                    let fields = [&[("Accept", accept)], fields].concat();
+                    let counts = counting.contains(path) && !fields.contains(&prefetch);
+                    // Not of the metrics, which tell of this.
+                    compare(&notch, path, &fields, !counts && *path != "/metrics");
+                }
             }
-            assert_eq!(notch.total(), total + i64::from(*path == "/count"), "{path}");
         }
     }
-    assert_eq!(notch.total(), 2, "each GET of /count, and nothing else");
+}
+
+/// Asks for the same by `HEAD` and by `GET`: all fields are alike, but the length of what `HEAD` cannot know.
+fn compare(notch: &Notch, path: &str, fields: &[(&str, &str)], has_length: bool) {
+    let mut client = notch.client();
+    let totals = |client: &mut Client| ["/total", "/total/blog"].map(|path| client.get(path).number());
+    let before = totals(&mut client);
+    let head = client.ask("HEAD", path, fields);
+    // What HEAD leaves out is not sent, or the next answer would be lost in it.
+    assert_eq!(totals(&mut client), before, "HEAD {path} {fields:?} counts nothing");
+    let get = client.ask("GET", path, fields);
+    let others = |answer: &Answer| {
+        let mut fields = answer.fields.clone();
+        fields.retain(|(name, _)| !["Date", "Content-Length"].contains(&name.as_str()));
+        (answer.status, fields)
+    };
+    assert_eq!(others(&head), others(&get), "HEAD {path} {fields:?}");
+    let lengths = (head.field("Content-Length"), get.field("Content-Length"));
+    if has_length {
+        assert_eq!(lengths.0, lengths.1, "HEAD {path} {fields:?}");
+    } else if path != "/metrics" {
+        assert_eq!((lengths.0, lengths.1.is_some()), (None, true), "HEAD {path} {fields:?}");
+    }
 }
 
 #[test]
-fn a_prefetch_is_shown_the_total_and_not_counted() {
+fn head_of_what_fails_is_as_get() {
+    let notch = Settings::redis(free_port()).with("STORE_TIMEOUT", "300ms").with("COUNTERS", "blog").start();
+    for accept in ["text/plain", "application/json", "text/html"] {
+        for path in ["/", "/count", "/count/blog", "/badge.svg", "/total", "/badge.json", "/readyz"] {
+            let (head, get) =
+                (notch.ask("HEAD", path, &[("Accept", accept)]), notch.ask("GET", path, &[("Accept", accept)]));
+            let names = |answer: &Answer| {
+                let names = answer.fields.iter().map(|(name, _)| name.clone());
+                names.filter(|name| name != "Content-Length").collect::<Vec<_>>()
+            };
+            assert_eq!((head.status, names(&head)), (get.status, names(&get)), "{path}");
+            let length = head.field("Content-Length");
+            assert!(length.is_none() || length == get.field("Content-Length"), "{path}: {head:?}, {get:?}");
+        }
+    }
+}
+
+#[test]
+fn a_prefetch_of_what_counts_is_refused() {
     let marks = [
         ("Sec-Purpose", "prefetch"),
         ("Sec-Purpose", "prefetch;prerender"),
+        ("Sec-Purpose", "prefetch;anonymous-client-ip"),
         ("Sec-Purpose", "prefetch; anonymous-client-ip"),
         ("sec-purpose", "prefetch"),
         ("Purpose", "prefetch"),
-        ("X-Moz", "prefetch"),
+        ("Purpose", "preview"),
+        ("X-Purpose", "preview"),
+        ("X-Purpose", "prefetch"),
+        ("x-moz", "prefetch"),
     ];
-    let notch = notch();
+    let notch = named().start();
     notch.visit();
     notch.visit();
     for mark in marks {
-        for method in ["GET", "POST"] {
-            assert_eq!(notch.ask(method, "/count", &[mark]).number(), 2, "{mark:?}");
+        for path in ["/count", "/count/blog", "/badge.svg", "/badge/blog.svg?label=x"] {
+            for method in ["GET", "POST", "HEAD"] {
+                for accept in ["*/*", "application/json", "text/html"] {
+                    let answer = notch.ask(method, path, &[mark, ("Accept", accept)]);
+                    let fields = ["Cache-Control", "Retry-After", "Location"].map(|name| answer.field(name));
+                    let control = if path.starts_with("/badge") { "no-cache, no-store, max-age=0" } else { "no-store" };
+                    assert_eq!((answer.status, fields), (403, [Some(control), None, None]), "{mark:?}: {answer:?}");
+                    let says = answer.text().contains("not counted: this is a prefetch");
+                    assert_eq!(says, method != "HEAD" && path.starts_with("/count"), "{mark:?}: {answer:?}");
+                }
+            }
         }
-        let json = notch.ask("GET", "/count", &[mark, JSON]).json();
-        assert_eq!(json["count"], 2, "{mark:?}");
+        for path in ["/", "/total", "/total/blog", "/badge.json", "/livez", "/robots.txt"] {
+            assert_eq!(notch.ask("GET", path, &[mark]).status, 200, "{mark:?} {path}");
+        }
+        assert_eq!(notch.ask("GET", "/count/nobody", &[mark]).status, 404, "{mark:?}");
+        assert_eq!(notch.ask("DELETE", "/count", &[mark]).status, 405, "{mark:?}");
     }
-    for other in
-        [("Sec-Purpose", "none"), ("Purpose", "navigate"), ("X-Moz", "livebookmarks"), ("X-Purpose", "prefetch")]
-    {
+    assert_eq!((notch.total(), notch.get("/total/blog").number()), (2, 0));
+    for other in [
+        ("Sec-Purpose", "none"),
+        ("Sec-Purpose", "prefetched"),
+        ("Purpose", "navigate"),
+        ("X-Moz", "livebookmarks"),
+        ("X-Purpose", "instant"),
+        ("Purpose", ""),
+    ] {
         let before = notch.total();
         assert_eq!(notch.ask("GET", "/count", &[other]).number(), before + 1, "{other:?} is an ordinary visit");
+    }
+}
+
+#[test]
+fn a_prefetch_is_refused_whether_or_not_the_store_is_there() {
+    let notch = Settings::redis(free_port()).with("STORE_TIMEOUT", "300ms").start();
+    for path in ["/count", "/badge.svg"] {
+        let answer = notch.ask("GET", path, &[("Sec-Purpose", "prefetch")]);
+        assert_eq!((answer.status, answer.field("Retry-After")), (403, None), "{answer:?}");
     }
 }
 
