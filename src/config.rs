@@ -391,28 +391,40 @@ impl Env {
         if self.is_given("REDIS_PASSWORD_FILE") {
             self.exclude("REDIS_PASSWORD_FILE", "REDIS_PASSWORD");
         }
-        for (name, part) in [("REDIS_USERNAME", &mut login.username), ("REDIS_PASSWORD", &mut login.password)] {
-            let text = self.given(name);
-            if !text.is_empty() {
-                *part = Some(text);
+        let username = self.given("REDIS_USERNAME");
+        if !username.is_empty() {
+            login.username = Some(username);
+        }
+        if let Some(content) = self.password_content() {
+            match password(content) {
+                Ok(text) => login.password = Some(text),
+                Err(flaw) => self.refuse(self.password_source(), format_args!("the password {flaw}")),
             }
         }
-        if let Some(path) = self.raw("REDIS_PASSWORD_FILE") {
-            match machine::content(path) {
-                Ok(mut secret) => {
-                    // An editor leaves a line end, which is no part of the secret.
-                    secret.truncate(secret.bytes().rev().skip_while(|byte| matches!(byte, b'\r' | b'\n')).count());
-                    if !secret.is_empty() {
-                        login.password = Some(secret);
-                    }
-                }
-                Err(error) => self.refuse("REDIS_PASSWORD_FILE", format_args!("cannot be read ({error})")),
-            }
+        let user = if self.is_given("REDIS_USERNAME") { "REDIS_USERNAME" } else { "REDIS_URL" };
+        let Some(name) = &login.username else { return };
+        if name.bytes().any(|byte| byte <= b' ' || byte == b'\x7f') {
+            self.refuse(user, format_args!("no name of a Redis user has a space or a control character"));
         }
-        if login.username.is_some() && login.password.is_none() {
-            let user = if self.is_given("REDIS_USERNAME") { "REDIS_USERNAME" } else { "REDIS_URL" };
+        if login.password.is_none() {
             self.refuse("REDIS_PASSWORD", format_args!("{user} names a user, but there is no password"));
         }
+    }
+
+    /// The variable that holds the password, or names its file.
+    fn password_source(&self) -> &'static str {
+        if self.is_given("REDIS_PASSWORD_FILE") { "REDIS_PASSWORD_FILE" } else { "REDIS_PASSWORD" }
+    }
+
+    /// What the variable or the file holds; nothing if neither is set, or the file cannot be read.
+    fn password_content(&mut self) -> Option<Vec<u8>> {
+        let name = self.password_source();
+        let value = self.raw(name)?;
+        if name == "REDIS_PASSWORD" {
+            return Some(value.as_encoded_bytes().to_vec());
+        }
+        let content = machine::bytes(value, MAX_PASSWORD);
+        content.map_err(|error| self.refuse(name, format_args!("cannot be read ({error})"))).ok()
     }
 
     fn workers(&mut self) -> Option<usize> {
@@ -692,6 +704,34 @@ fn decoded(text: &str) -> Result<Option<String>, &'static str> {
     Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
+/// Takes the line ends off that an editor leaves behind a password. Whatever another program might take for another
+/// password is refused, with what is wrong with it: `notch-redis` has the same rule (`secret` in redis/notch-redis).
+fn password(content: Vec<u8>) -> Result<String, &'static str> {
+    if content.len() > MAX_PASSWORD {
+        return Err("is longer than 16384 bytes");
+    }
+    let mut text = String::from_utf8(content).map_err(|_| "is not UTF-8")?;
+    while let Some(line) = text.strip_suffix('\n') {
+        let length = line.strip_suffix('\r').unwrap_or(line).len();
+        text.truncate(length);
+    }
+    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let bytes = text.as_bytes();
+    if text.starts_with('\u{feff}') {
+        Err("begins with a byte order mark")
+    } else if text.is_empty() {
+        Err("is empty")
+    } else if bytes.contains(&b'\n') {
+        Err("has more than one line")
+    } else if is_blank(bytes.first()) || is_blank(bytes.last()) {
+        Err("begins or ends with a space or tab")
+    } else if text.contains(char::is_control) {
+        Err("contains a control character")
+    } else {
+        Ok(text)
+    }
+}
+
 /// Longest origin in bytes; the name of a host has 253 at most.
 const MAX_ORIGIN: usize = 280;
 
@@ -721,6 +761,9 @@ const MAX_WELCOME: usize = 1024;
 
 /// Longest name of a host (POSIX).
 const MAX_HOSTNAME: usize = 255;
+
+/// Longest password in bytes: Redis takes no longer argument from a client that has not logged in.
+const MAX_PASSWORD: usize = 16384;
 
 /// A day.
 const MAX_MILLIS: u64 = 24 * 60 * 60 * 1000;

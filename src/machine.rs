@@ -44,15 +44,24 @@ pub fn read(path: &str) -> String {
 /// # Errors
 /// It cannot be read, is longer than [`MAX_CONTENT`] or not UTF-8.
 pub fn content(path: &OsStr) -> io::Result<String> {
-    let mut content = Vec::new();
-    read_pieces(path, &mut |piece| {
-        content.extend(piece);
-        content.len() <= MAX_CONTENT
-    })?;
+    let content = bytes(path, MAX_CONTENT)?;
     if content.len() > MAX_CONTENT {
         return Err(ErrorKind::FileTooLarge.into());
     }
     String::from_utf8(content).map_err(|_| ErrorKind::InvalidData.into())
+}
+
+/// What a file holds; of one that is longer than `most` bytes, its beginning, which is longer than that, too.
+///
+/// # Errors
+/// It cannot be read.
+pub fn bytes(path: &OsStr, most: usize) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    read_pieces(path, &mut |piece| {
+        content.extend(piece);
+        content.len() <= most
+    })?;
+    Ok(content)
 }
 
 /// Where a path leads, from the root on. The standard library's way takes the path apart into its components: 2 kB.

@@ -1,15 +1,16 @@
 //! `notch-redis` as a process: started in a data folder, on a port and with the variables that a test gives it.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::net::TcpStream;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 use std::{env, thread};
 
-use crate::rig::{Folder, PATIENCE, Settings, free_port, signal, until};
+use crate::rig::{Folder, Settings, free_port, signal, until};
 
 /// A data folder, and the server that may run on it. The server is killed when this is dropped.
 pub(crate) struct Store {
@@ -17,7 +18,7 @@ pub(crate) struct Store {
     tools: Folder,
     data: Folder,
     pub(crate) port: u16,
-    variables: BTreeMap<String, String>,
+    variables: BTreeMap<String, OsString>,
     child: Option<Child>,
 }
 
@@ -25,6 +26,7 @@ pub(crate) struct Store {
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) success: bool,
+    pub(crate) code: Option<i32>,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: String,
 }
@@ -44,16 +46,37 @@ impl Store {
         store
     }
 
-    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
-        self.variables.insert(name.into(), value.into());
+    pub(crate) fn with(self, name: &str, value: &str) -> Self {
+        self.with_bytes(name, value)
+    }
+
+    /// As [`Self::with`], for a value that need not be UTF-8.
+    pub(crate) fn with_bytes(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        self.set(name, OsStr::from_bytes(value.as_ref()));
         self
     }
 
     /// Sets a variable to the name of a file with this content.
-    pub(crate) fn with_file(self, name: &str, content: &str) -> Self {
+    pub(crate) fn with_file(mut self, name: &str, content: impl AsRef<[u8]>) -> Self {
+        let file = self.write_file(name, content.as_ref());
+        self.set(name, file.as_os_str());
+        self
+    }
+
+    /// Sets a variable for what is run from now on.
+    pub(crate) fn set(&mut self, name: &str, value: &OsStr) {
+        self.variables.insert(name.into(), value.into());
+    }
+
+    pub(crate) fn unset(&mut self, name: &str) {
+        self.variables.remove(name);
+    }
+
+    /// Writes a file beside the data folder, for as long as this store lives.
+    pub(crate) fn write_file(&self, name: &str, content: &[u8]) -> PathBuf {
         let file = self.tools.file(name);
-        fs::write(&file, content).expect("a secret written for the test");
-        self.with(name, &file.display().to_string())
+        fs::write(&file, content).expect("a file written for the test");
+        file
     }
 
     /// A store of the same settings with an empty data folder: a new machine.
@@ -85,7 +108,8 @@ impl Store {
         self.data.file(name)
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// `notch-redis` with these arguments, not started.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("redis/notch-redis"));
         let path = env::var("PATH").expect("a search path");
         command.env_clear().env("PATH", format!("{}:{path}", self.tools.path().display()));
@@ -203,9 +227,10 @@ impl Store {
     /// Settings of a notch that counts in this store, which waits for it however long it is away.
     pub(crate) fn notch(&self) -> Settings {
         let mut settings = Settings::redis(self.port).with("STORE_TIMEOUT", "1m");
-        for name in ["REDIS_USERNAME", "REDIS_PASSWORD", "REDIS_PASSWORD_FILE", "COUNTER_KEY", "COUNTERS"] {
+        let shared = ["REDIS_USERNAME", "REDIS_PASSWORD", "REDIS_PASSWORD_FILE", "REDIS_DB", "COUNTER_KEY", "COUNTERS"];
+        for name in shared {
             if let Some(value) = self.variables.get(name) {
-                settings = settings.with(name, value);
+                settings = settings.with(name, value.to_str().expect("a setting in UTF-8"));
             }
         }
         settings
@@ -260,7 +285,7 @@ impl Drop for Store {
 impl Ended {
     fn of(output: Output) -> Self {
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        Self { success: output.status.success(), stdout: output.stdout, stderr }
+        Self { success: output.status.success(), code: output.status.code(), stdout: output.stdout, stderr }
     }
 
     pub(crate) fn text(&self) -> String {
@@ -283,6 +308,3 @@ pub(crate) fn is_old() -> bool {
     let output = Command::new(server()).arg("--version").output().expect("the server under test");
     String::from_utf8_lossy(&output.stdout).starts_with("Redis server v=6.")
 }
-
-/// The longest that a check of health may take on a busy machine: it ends itself after 3 seconds.
-pub(crate) const CHECK: Duration = PATIENCE;

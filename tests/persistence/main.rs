@@ -16,5 +16,7 @@ mod image;
 
 mod backups;
 mod folders;
+mod health;
 mod passwords;
 mod replay;
+mod secrets;

@@ -24,7 +24,7 @@ fn with_a_password() {
 
 #[test]
 fn with_a_password_in_a_file() {
-    keeps_the_count(Store::new().with_file("REDIS_PASSWORD_FILE", &format!("{PASSWORD}\r\n")));
+    keeps_the_count(Store::new().with_file("REDIS_PASSWORD_FILE", format!("{PASSWORD}\r\n")));
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn with_a_user_and_an_administrator() {
 
 #[test]
 fn with_a_user_and_an_administrator_and_passwords_in_files() {
-    let store = Store::new().with_file("REDIS_PASSWORD_FILE", &format!("{PASSWORD}\n"));
+    let store = Store::new().with_file("REDIS_PASSWORD_FILE", format!("{PASSWORD}\n"));
     keeps_the_count(confined(store).with_file("REDIS_ADMIN_PASSWORD_FILE", "another $3cret\n"));
 }
 
@@ -279,8 +279,9 @@ fn settings_that_would_be_ignored_or_leave_the_door_open_are_refused() {
             Store::new().with("REDIS_PASSWORD", "x").with("REDIS_ADMIN_PASSWORD", "x"),
             "REDIS_ADMIN_PASSWORD needs REDIS_USERNAME",
         ),
-        (name("default").with("REDIS_ADMIN_PASSWORD", "x"), "REDIS_ADMIN_PASSWORD needs REDIS_USERNAME"),
-        (Store::new().with_file("REDIS_PASSWORD_FILE", "\r\n"), "REDIS_PASSWORD_FILE names an empty file"),
+        (name("default"), "REDIS_USERNAME: default is"),
+        (name("default").with("REDIS_ADMIN_PASSWORD", "x"), "REDIS_USERNAME: default is"),
+        (Store::new().with_file("REDIS_PASSWORD_FILE", "\r\n"), "REDIS_PASSWORD_FILE: the password is empty"),
         (Store::new().with("REDIS_PASSWORD_FILE", "/no/such/file"), "REDIS_PASSWORD_FILE cannot be read"),
         (
             Store::new().with("REDIS_PASSWORD", "x").with_file("REDIS_PASSWORD_FILE", "y"),
@@ -293,7 +294,11 @@ fn settings_that_would_be_ignored_or_leave_the_door_open_are_refused() {
         (name("two words"), "REDIS_USERNAME"),
         (name("line\nuser default on nopass ~* +@all"), "REDIS_USERNAME"),
         (name("a\"b"), "REDIS_USERNAME"),
-        (name("notch-redis-rehearsal"), "REDIS_USERNAME"),
+        (name("notch-redis-rehearsal"), "REDIS_USERNAME: notch-redis-rehearsal is"),
+        (name("notch").with("REDIS_DB", "16"), "REDIS_DB: not a number from 0 to 15"),
+        (name("notch").with("REDIS_DB", "-1"), "REDIS_DB: not a number from 0 to 15"),
+        (name("notch").with("REDIS_DB", "1 +@all"), "REDIS_DB: not a number from 0 to 15"),
+        (name("notch").with("REDIS_DB", "99999999999999999999"), "REDIS_DB: not a number from 0 to 15"),
         (name("notch").with("COUNTER_KEY", "a b"), "COUNTER_KEY"),
         (name("notch").with("COUNTER_KEY", "a\nb"), "COUNTER_KEY"),
         (Store::new().with("NOTCH_REDIS_CONF", "/no/such/file"), "the configuration cannot be read: /no/such/file"),
@@ -302,16 +307,4 @@ fn settings_that_would_be_ignored_or_leave_the_door_open_are_refused() {
         assert!(!ended.success && ended.stderr.contains(complaint), "{complaint}: {ended:?}");
         assert!(ended.stderr.starts_with("notch-redis: "), "{ended:?}");
     }
-}
-
-#[test]
-fn the_default_user_may_be_named() {
-    let store = Store::new().with("REDIS_PASSWORD", PASSWORD);
-    let mut store = store.with("REDIS_USERNAME", "default");
-    store.start();
-    let notch = store.notch().start();
-    assert_eq!((notch.visit(), notch.visit()), (1, 2));
-    store.kill();
-    store.start();
-    assert_eq!(notch.visit(), 3);
 }

@@ -362,21 +362,35 @@ fn the_welcome_is_a_setting_of_any_text() {
     }
 }
 
+/// What else is refused, and that `notch-redis` refuses the same, is in `tests/persistence/secrets.rs`.
 #[test]
 fn a_password_file_is_read_but_for_its_line_end() {
     let redis = Redis::start(&["--requirepass", "two words"]);
     let settings = Settings::redis(redis.port).with("REDIS_PASSWORD_FILE", "secret");
-    for (text, fits) in [
-        ("two words", true),
-        ("two words\n", true),
-        ("two words\r\n", true),
-        ("two", false),
-        ("two words\nmore", false),
-    ] {
-        fs::write(settings.folder().join("secret"), text).expect("a secret laid for the test");
-        match settings.try_start() {
-            Ok(notch) => assert_eq!(notch.get("/readyz").status == 200, fits, "{text:?}"),
-            Err(refused) => assert!(!fits && refused.code == Some(2), "{text:?}: {refused:?}"),
-        }
+    let lay = |text: &str| fs::write(settings.folder().join("secret"), text).expect("a secret laid for the test");
+    for (text, fits) in [("two words", true), ("two words\n", true), ("two words\r\n", true), ("two", false)] {
+        lay(text);
+        assert_eq!(settings.start().get("/readyz").status == 200, fits, "{text:?}");
     }
+    for text in ["", "\n", "two words\nmore", "two words ", " two words", "two words\r", "\u{feff}two words"] {
+        lay(text);
+        let refused = settings.run(&[]);
+        let words = "notch: REDIS_PASSWORD_FILE: the password ";
+        assert!(refused.code == Some(2) && refused.stderr.starts_with(words), "{text:?}: {refused:?}");
+        assert!(!refused.stderr.contains("two words"), "{text:?}: {refused:?}");
+    }
+}
+
+#[test]
+fn a_password_that_no_file_may_hold_goes_into_a_url() {
+    let redis = Redis::start(&[]);
+    for (password, encoded) in [(" blank ", "%20blank%20"), ("\u{feff}mark", "%EF%BB%BFmark"), ("li\ne", "li%0Ae")] {
+        let quoted = password.replace('\n', "\\n");
+        redis.told(&format!("ACL SETUSER odd on ~* +@all \">{quoted}\""));
+        let url = format!("redis://odd:{encoded}@127.0.0.1:{}", redis.port);
+        assert_eq!(Settings::ledger().with("REDIS_URL", &url).start().get("/readyz").status, 200, "{password:?}");
+    }
+    let refused = Settings::ledger().with("REDIS_URL", "redis://two%20words:s3cret@127.0.0.1").run(&[]);
+    let words = "notch: REDIS_URL: no name of a Redis user has a space or a control character, for example REDIS_URL=";
+    assert!(refused.code == Some(2) && refused.stderr.starts_with(words), "{refused:?}");
 }
