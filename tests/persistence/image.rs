@@ -170,8 +170,12 @@ impl Store {
         assert!(status.success(), "{status}: {}", self.log());
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.as_ref().expect("a server that runs").id()
+    }
+
     pub(crate) fn while_stopped<T>(&self, meanwhile: impl FnOnce() -> T) -> T {
-        let process = self.child.as_ref().expect("a server that runs").id();
+        let process = self.id();
         signal(process, "STOP");
         let result = meanwhile();
         signal(process, "CONT");

@@ -19,4 +19,5 @@ mod folders;
 mod health;
 mod passwords;
 mod replay;
+mod scripts;
 mod secrets;

@@ -202,7 +202,7 @@ fn nobody_logs_in_as_the_default_user_beside_a_confined_one() {
 }
 
 #[test]
-fn the_confined_user_may_do_nothing_but_count() {
+fn the_confined_user_has_the_rights_that_counting_takes() {
     for (key, tag) in [("visits", "visits"), ("a{b}c", "b"), ("x{}", "x{}"), ("p*q", "p*q")] {
         let store = confined(Store::new().with("REDIS_PASSWORD", PASSWORD)).with("REDIS_ADMIN_PASSWORD", "keeper");
         let mut store = store.with("COUNTER_KEY", key);
@@ -212,7 +212,6 @@ fn the_confined_user_may_do_nothing_but_count() {
         let named = format!("{key}:shop");
         for words in [
             &["ping"][..],
-            &["select", "1"],
             &["info", "memory"],
             &["get", key],
             &["incrby", key, "1"],
@@ -229,7 +228,22 @@ fn the_confined_user_may_do_nothing_but_count() {
             assert!(!reply.contains("NOPERM") && !reply.contains("ERR"), "{key}: {words:?}: {reply}");
         }
         let denied = [
-            &["flushall"][..],
+            &["select", "0"][..],
+            &["select", "1"],
+            &["move", key, "1"],
+            &["swapdb", "0", "1"],
+            &["copy", key, key, "db", "1"],
+            &["eval", "return redis.call('select',1)", "0"],
+            &["script", "kill"],
+            &["script", "flush"],
+            &["fcall", "f", "0"],
+            &["function", "load", "#!lua name=f"],
+            &["function", "kill"],
+            &["decrby", key, "1"],
+            &["getset", key, "1"],
+            &["expire", key, "1"],
+            &["rename", key, "other"],
+            &["flushall"],
             &["config", "get", "*"],
             &["config", "set", "appendonly", "no"],
             &["acl", "list"],
@@ -307,4 +321,54 @@ fn settings_that_would_be_ignored_or_leave_the_door_open_are_refused() {
         assert!(!ended.success && ended.stderr.contains(complaint), "{complaint}: {ended:?}");
         assert!(ended.stderr.starts_with("notch-redis: "), "{ended:?}");
     }
+}
+
+/// Increments may be negative, and no rule of an ACL is about an amount: notch's password is a right to every number.
+#[test]
+fn what_the_acl_cannot_keep_the_confined_user_from() {
+    let mut store = confined(Store::new().with("REDIS_PASSWORD", PASSWORD)).with("COUNTERS", "shop");
+    store.start();
+    let notch = store.notch().start();
+    for number in 1..=5 {
+        assert_eq!(notch.visit(), number);
+    }
+    let say = |words: &[&str]| store.stranger(&[&["--user", "notch", "--pass", PASSWORD], words].concat());
+    assert_eq!(say(&["incrby", "visits", "-3"]), "2");
+    assert_eq!(notch.visit(), 3, "a number that was given before");
+    until("notch has noticed", || {
+        let text = notch.get("/metrics");
+        text.text().lines().any(|line| line.strip_prefix("notch_store_regressions_total ") == Some("1")).then_some(())
+    });
+    assert_eq!(say(&["incrby", "visits:shop", "1000"]), "1000");
+    assert_eq!(say(&["incrby", "visits", "9223372036854775804"]), "9223372036854775807");
+    assert_eq!(notch.get("/count").status, 503, "no number is left");
+    assert_eq!(say(&["set", "{visits}:receipt:mine", "x"]), "OK");
+    assert_eq!(say(&["sadd", "{visits}:<names>", "visits:any"]), "1");
+}
+
+#[test]
+fn another_database_is_the_only_one_that_may_be_selected() {
+    let mut store = confined(Store::new().with("REDIS_PASSWORD", PASSWORD)).with("REDIS_DB", "03");
+    store.start();
+    let notch = store.notch().with("REDIS_DB", "3").start();
+    assert_eq!((notch.visit(), notch.visit()), (1, 2));
+    store.kill();
+    let log = store.start();
+    assert!(log.contains("counter visits in database 3: 2\n"), "{log}");
+    assert_eq!(notch.visit(), 3);
+    assert!(!notch.log().iter().any(|line| line.contains("receipts")), "visits go with receipts: {:?}", notch.log());
+    let login = ["--user", "notch", "--pass", PASSWORD];
+    let script = |database: &str| format!("redis.call('select',{database}) return redis.call('get','visits')");
+    let say = |words: &[&str]| store.stranger(&[&login[..], words].concat());
+    assert_eq!((&*say(&["-n", "3", "get", "visits"]), &*say(&["eval", &script("3"), "0"])), ("3", "3"));
+    for database in ["0", "1", "30"] {
+        let reply = say(&["select", database]);
+        assert!(reply.contains("NOPERM"), "{database}: {reply}");
+        let reply = say(&["eval", &script(database), "0"]);
+        let refused = ["ACL failure in script", "user executing the script can't"];
+        assert!(refused.iter().any(|text| reply.contains(text)), "{database}: {reply}");
+    }
+    // Where a connection begins, whatever an ACL says.
+    assert_eq!(say(&["incrby", "visits", "7"]), "7");
+    assert_eq!(notch.total(), 3);
 }
