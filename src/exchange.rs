@@ -437,7 +437,7 @@ impl Turn {
         match self.plan.act {
             Act::Welcome(_) | Act::Count(_) | Act::Total(_) => true,
             Act::Ready => !now.leaving,
-            // A badge is drawn all the same: a page that was rendered ahead does not ask for its images again.
+            // A badge is drawn all the same: the images of a prerendered page are not requested again at the visit.
             Act::Prefetch(_) => self.plan.form == Form::Badge,
             _ => false,
         }

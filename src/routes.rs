@@ -135,7 +135,7 @@ pub fn plan(head: &Head<'_>, counters: &Counters, origins: &Origins) -> Plan {
     Plan { act, route, form, share, bare: head.method == Method::Head }
 }
 
-/// What there is to say to a request that is refused before its head is read, whatever it was for.
+/// Returns the plan for a request whose head is refused: its form, and whose page may read why.
 #[must_use]
 pub fn refused(seen: &Glimpse<'_>, counters: &Counters, origins: &Origins) -> Plan {
     let (act, _) = find(seen.path, counters);

@@ -234,7 +234,7 @@ fn answer(out: &[u8]) -> (Option<Answer>, usize) {
     let length = number("Content-Length").unwrap_or(0);
     // No body of ours begins like an answer.
     let is_bare = length > 0 && (out.len() == head || out[head..].starts_with(b"HTTP/1.1 "));
-    // The head of what is not counted, whose length nobody knows.
+    // Without a length, it is the head alone of a response whose number is not counted.
     let is_bare = is_bare || (code != 204 && number("Content-Length").is_none());
     let end = head + if is_bare { 0 } else { length };
     assert!(end <= MAX_ANSWER.min(out.len()), "an answer longer than it may be, or than it came");
