@@ -70,32 +70,32 @@ impl<W> Batch<W> {
     /// Adds an ask, for which `who` will be told one number. `false`, and nothing is added, if that would be one line
     /// too many.
     #[must_use]
-    pub fn push(&mut self, ask: Ask, who: W) -> bool {
+    pub fn push(&mut self, ask: &Ask, who: W) -> bool {
         let room = self.lines.len() < MAX_LINES;
-        let Some(line) = self.line(&ask, room) else { return false };
+        let Some(line) = self.line(ask, room) else { return false };
         self.join(line, ask, who);
         true
     }
 
     /// The same without a bound on lines, for the few asks that must always have room.
-    pub fn push_beyond(&mut self, ask: Ask, who: W) {
-        if let Some(line) = self.line(&ask, true) {
+    pub fn push_beyond(&mut self, ask: &Ask, who: W) {
+        if let Some(line) = self.line(ask, true) {
             self.join(line, ask, who);
         }
     }
 
     /// Adds an ask whose reply is only of interest for what it shows of the store: [`Ask::Ping`], or a count of 0.
-    pub fn probe(&mut self, ask: Ask) {
-        if let Some(line) = self.line(&ask, true) {
+    pub fn probe(&mut self, ask: &Ask) {
+        if let Some(line) = self.line(ask, true) {
             self.want(line);
         }
     }
 
-    fn join(&mut self, line: usize, ask: Ask, who: W) {
+    fn join(&mut self, line: usize, ask: &Ask, who: W) {
         self.want(line);
         let Line { ask: sum, withdrawn, .. } = &mut self.lines[line];
         let (by, place) = match (sum, ask) {
-            (Ask::Count { by: sum, .. }, Ask::Count { by, .. }) => {
+            (Ask::Count { by: sum, .. }, &Ask::Count { by, .. }) => {
                 *sum += by;
                 (by, *withdrawn + *sum)
             }
@@ -119,12 +119,10 @@ impl<W> Batch<W> {
                 Ask::Count { key, .. } => Ask::Count { key, by: own },
                 ask => ask,
             };
-            if let Some(line) = self.line(&ask, true) {
-                self.join(line, ask, who);
-            }
+            self.push_beyond(&ask, who);
         }
         // What is wanted still is wanted by probes.
-        later.lines.iter().filter(|line| line.wanted > 0).for_each(|line| self.probe(line.ask));
+        later.lines.iter().filter(|line| line.wanted > 0).for_each(|line| self.probe(&line.ask));
         later.clear();
     }
 
@@ -206,14 +204,14 @@ impl<W> Batch<W> {
     }
 
     /// What to ask of the store, in order: one ask for each line that has no reply yet, and no two for the same.
-    pub fn asks(&self) -> impl Iterator<Item = Ask> + '_ {
-        self.lines.iter().filter(|line| line.state == LineState::Pending).map(|line| line.ask)
+    pub fn asks(&self) -> impl Iterator<Item = &Ask> {
+        self.lines.iter().filter(|line| line.state == LineState::Pending).map(|line| &line.ask)
     }
 
     /// The first line that has no reply yet.
     #[must_use]
-    pub fn expected(&self) -> Option<Ask> {
-        self.lines.get(self.replied).map(|line| line.ask)
+    pub fn expected(&self) -> Option<&Ask> {
+        self.lines.get(self.replied).map(|line| &line.ask)
     }
 
     /// Takes the store's reply to [`Batch::expected`]: the total after it, or why there is none.
@@ -245,9 +243,9 @@ impl<W> Batch<W> {
     }
 
     /// What the store has replied so far, ask by ask.
-    pub fn replies(&self) -> impl Iterator<Item = (Ask, Result<i64, Fault>)> + '_ {
+    pub fn replies(&self) -> impl Iterator<Item = (&Ask, Result<i64, Fault>)> {
         self.lines.iter().filter_map(|line| match line.state {
-            LineState::Replied(total) => Some((line.ask, total)),
+            LineState::Replied(total) => Some((&line.ask, total)),
             _ => None,
         })
     }
@@ -344,14 +342,14 @@ mod tests {
         let total = Ask::Total { key: key("a") };
         let asks = [count("a", 1), count("b", 1), count("a", 3), total, count("a", 1), Ask::Ping, total];
         for (who, ask) in (0..).zip(asks) {
-            assert!(batch.push(ask, who));
+            assert!(batch.push(&ask, who));
         }
-        assert_eq!(batch.asks().collect::<Vec<_>>(), [count("a", 5), count("b", 1), total, Ask::Ping]);
+        assert_eq!(batch.asks().copied().collect::<Vec<_>>(), [count("a", 5), count("b", 1), total, Ask::Ping]);
         for total in [Ok(105), Ok(7), Ok(105), Ok(0)] {
             batch.reply(total);
         }
         assert_eq!(batch.expected(), None);
-        assert_eq!(batch.replies().last(), Some((Ask::Ping, Ok(0))));
+        assert_eq!(batch.replies().last(), Some((&Ask::Ping, Ok(0))));
         let numbers = [101, 7, 104, 105, 105, 0, 105];
         let expected: Vec<_> = (0..).zip(numbers.map(Ok)).collect();
         assert_eq!(told(&mut batch, Fault::Lost), expected);
@@ -363,7 +361,7 @@ mod tests {
         for (fault, read) in [(Fault::Lost, Fault::Down), (Fault::Refused(Cause::Busy), Fault::Refused(Cause::Busy))] {
             let mut batch = Batch::default();
             for (who, ask) in (0..).zip([count("a", 1), count("b", 1), Ask::Total { key: key("a") }]) {
-                assert!(batch.push(ask, who));
+                assert!(batch.push(&ask, who));
             }
             batch.reply(Ok(9));
             assert_eq!(told(&mut batch, fault), [(0, Ok(9)), (1, Err(fault)), (2, Err(read))]);
@@ -374,13 +372,13 @@ mod tests {
     fn what_gathers_joins_what_was_never_sent() {
         let (mut unsent, mut later) = (Batch::default(), Batch::default());
         for (who, ask) in (0..).zip([count("a", 2), count("a", 1), Ask::Ping]) {
-            assert!(unsent.push(ask, who));
+            assert!(unsent.push(&ask, who));
         }
-        assert!(later.push(count("a", 1), 3));
-        later.probe(count("b", 0));
+        assert!(later.push(&count("a", 1), 3));
+        later.probe(&count("b", 0));
         unsent.absorb(&mut later);
         assert!(later.is_empty() && later.asks().next().is_none());
-        assert_eq!(unsent.asks().collect::<Vec<_>>(), [count("a", 4), Ask::Ping, count("b", 0)]);
+        assert_eq!(unsent.asks().copied().collect::<Vec<_>>(), [count("a", 4), Ask::Ping, count("b", 0)]);
         for total in [Ok(4), Ok(0), Ok(9)] {
             unsent.reply(total);
         }
@@ -398,14 +396,14 @@ mod tests {
         let mut batch = Batch::default();
         let asks = [count("a", 2), count("b", 1), count("a", 1), Ask::Ping, count("a", 4)];
         for (who, ask) in (0..).zip(asks) {
-            assert!(batch.push(ask, who));
+            assert!(batch.push(&ask, who));
         }
         assert_eq!(expired(&mut batch, Fault::Down, 2), [(0, Err(Fault::Down)), (1, Err(Fault::Down))]);
-        assert_eq!(batch.asks().collect::<Vec<_>>(), [count("a", 5), Ask::Ping]);
+        assert_eq!(batch.asks().copied().collect::<Vec<_>>(), [count("a", 5), Ask::Ping]);
         // A line of which nothing is left may be wanted again.
-        assert!(batch.push(count("b", 3), 5));
+        assert!(batch.push(&count("b", 3), 5));
         batch.begin(1);
-        assert_eq!(batch.asks().collect::<Vec<_>>(), [count("a", 5), count("b", 3), Ask::Ping]);
+        assert_eq!(batch.asks().copied().collect::<Vec<_>>(), [count("a", 5), count("b", 3), Ask::Ping]);
         for total in [Ok(105), Ok(7), Ok(0)] {
             batch.reply(total);
         }
@@ -417,15 +415,15 @@ mod tests {
     fn a_batch_whose_visits_have_all_expired_asks_for_nothing() {
         for (probe, asks) in [(false, vec![]), (true, vec![count("a", 0)])] {
             let mut batch = Batch::default();
-            assert!(batch.push(count("a", 2), 0) && batch.push(count("b", 1), 1));
+            assert!(batch.push(&count("a", 2), 0) && batch.push(&count("b", 1), 1));
             if probe {
-                batch.probe(count("a", 0));
+                batch.probe(&count("a", 0));
             }
             assert_eq!(expired(&mut batch, Fault::Down, 2).len(), 2);
             assert_eq!((batch.is_empty(), batch.waiters()), (!probe, 0));
             batch.begin(1);
-            assert_eq!(batch.asks().collect::<Vec<_>>(), asks);
-            assert_eq!(batch.expected(), asks.first().copied());
+            assert_eq!(batch.asks().copied().collect::<Vec<_>>(), asks);
+            assert_eq!(batch.expected(), asks.first());
         }
     }
 
@@ -433,14 +431,14 @@ mod tests {
     fn visits_that_expire_on_their_way_stay_in_what_was_sent() {
         let mut batch = Batch::default();
         for (who, ask) in (0..).zip([count("a", 2), count("b", 1), count("a", 1), Ask::Ping]) {
-            assert!(batch.push(ask, who));
+            assert!(batch.push(&ask, who));
         }
         batch.begin(1);
         batch.reply(Ok(9));
-        let sent: Vec<_> = batch.asks().collect();
+        let sent: Vec<_> = batch.asks().copied().collect();
         let early = expired(&mut batch, Fault::Lost, 2);
         assert_eq!(early, [(0, Ok(8)), (1, Err(Fault::Lost))]);
-        assert_eq!(batch.asks().collect::<Vec<_>>(), sent);
+        assert_eq!(batch.asks().copied().collect::<Vec<_>>(), sent);
         assert_eq!(expired(&mut batch, Fault::Lost, 4), [(2, Ok(9)), (3, Err(Fault::Down))], "a read is not in doubt");
         assert!(!batch.is_empty() && batch.waiters() == 0, "its replies are still to come");
     }
@@ -451,9 +449,9 @@ mod tests {
         let names = MAX_LINES as u32;
         for who in 0..2 * names {
             // In an order that jumps about: the step has no divisor in common with the number of names.
-            assert!(batch.push(count(&format!("k{}", who * 7 % names), 1), who));
+            assert!(batch.push(&count(&format!("k{}", who * 7 % names), 1), who));
         }
-        assert!(!batch.push(count("k", 1), 0) && !batch.push(Ask::Ping, 0));
+        assert!(!batch.push(&count("k", 1), 0) && !batch.push(&Ask::Ping, 0));
         assert_eq!(batch.asks().count(), MAX_LINES);
         for total in 0..i64::from(names) {
             batch.reply(Ok(10 * total));
@@ -470,11 +468,11 @@ mod tests {
     fn what_was_replied_is_not_asked_again() {
         let mut batch = Batch::default();
         for (who, ask) in (0..).zip([count("a", 1), count("b", 2), Ask::Ping]) {
-            assert!(batch.push(ask, who));
+            assert!(batch.push(&ask, who));
         }
         batch.begin(7);
         batch.reply(Ok(1));
-        assert_eq!(batch.asks().collect::<Vec<_>>(), [count("b", 2), Ask::Ping]);
+        assert_eq!(batch.asks().copied().collect::<Vec<_>>(), [count("b", 2), Ask::Ping]);
         assert_eq!(batch.number(), 7);
     }
 
@@ -483,16 +481,16 @@ mod tests {
         let refusal = Err(Fault::Refused(Cause::Permission));
         let mut batch = Batch::default();
         for (who, name) in (0..).zip(["a", "b", "c", "d"]) {
-            assert!(batch.push(count(name, 1), who));
+            assert!(batch.push(&count(name, 1), who));
         }
         for reply in [Ok(5), refusal, Ok(6), refusal] {
             batch.reply(reply);
         }
         assert_eq!(batch.expected(), None);
         batch.forget(refusal);
-        assert_eq!(batch.asks().collect::<Vec<_>>(), [count("b", 1), count("d", 1)]);
+        assert_eq!(batch.asks().copied().collect::<Vec<_>>(), [count("b", 1), count("d", 1)]);
         batch.reply(Ok(7));
-        assert_eq!(batch.expected(), Some(count("d", 1)));
+        assert_eq!(batch.expected(), Some(&count("d", 1)));
         batch.reply(refusal);
         assert_eq!(batch.expected(), None);
         assert_eq!(told(&mut batch, Fault::Lost), [(0, Ok(5)), (1, Ok(7)), (2, Ok(6)), (3, refusal)]);

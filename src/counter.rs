@@ -10,7 +10,9 @@ use std::ops::Deref;
 /// The name of a counter as the store knows it: 1 to [`Key::MAX`] bytes of printable ASCII.
 ///
 /// Quotes, backslash, angle brackets and ampersand are not allowed, so that a key may stand in JSON and HTML as it is.
+/// It is aligned to be copied by words and not by bytes.
 #[derive(Clone, Copy)]
+#[repr(align(8))]
 pub struct Key {
     len: u8,
     bytes: [u8; Self::MAX],
@@ -95,9 +97,9 @@ impl Ask {
 
     /// The counter that it is about.
     #[must_use]
-    pub fn key(&self) -> Option<Key> {
+    pub fn key(&self) -> Option<&Key> {
         match self {
-            Self::Count { key, .. } | Self::Total { key } => Some(*key),
+            Self::Count { key, .. } | Self::Total { key } => Some(key),
             Self::Ping => None,
         }
     }

@@ -88,7 +88,7 @@ impl Now {
     /// No time yet.
     #[must_use]
     pub const fn new() -> Self {
-        let heard = Heard { bytes: Vec::new(), head: None };
+        let heard = Heard { bytes: Vec::new(), read: None };
         let said = Said { bytes: Vec::new(), of: None };
         Self {
             second: None,
@@ -130,24 +130,21 @@ impl Now {
     }
 }
 
-/// The head that was read last, and what it asks for. The same bytes ask for the same.
+/// The head that was read last, and what it asks for. The same bytes ask for the same, if they are kept.
 struct Heard {
     bytes: Vec<u8>,
-    head: Option<(Turn, Framing)>,
+    read: Option<Read>,
 }
 
 impl Heard {
-    /// Reads the same head again, if it is that.
-    fn again(&self, unread: &[u8]) -> Option<Read> {
-        let (turn, framing) = self.head.filter(|_| begins(unread, &self.bytes))?;
-        Some(Read { turn, framing, used: self.bytes.len(), look: None })
+    /// Whether this is the same head again.
+    fn again(&self, unread: &[u8]) -> bool {
+        !self.bytes.is_empty() && begins(unread, &self.bytes)
     }
 
-    fn keep(&mut self, head: &[u8], turn: Turn, framing: Framing) {
+    fn keep(&mut self, head: &[u8]) {
         if head.len() <= MAX_KEPT {
-            self.bytes.clear();
             self.bytes.extend_from_slice(head);
-            self.head = Some((turn, framing));
         }
     }
 }
@@ -229,8 +226,8 @@ pub enum Want {
     Bytes(u64),
     /// Room in the output: everything unsent has to be sent first.
     Room,
-    /// The store's answer, by [`Exchange::answer`].
-    Total(Ask),
+    /// The store's answer to [`Exchange::ask`], by [`Exchange::answer`].
+    Total,
     /// Nothing more: the connection is to be closed once everything is sent.
     Close,
 }
@@ -278,7 +275,7 @@ impl Exchange {
             let step = match self.state {
                 State::Head => self.head(site, now, wire),
                 State::Body(body) => self.body(body, site, now, wire),
-                State::Asked(visits) => Ok(Some(Want::Total(self.turn.ask(visits)))),
+                State::Asked(_) => Ok(Some(Want::Total)),
                 State::Closed => Ok(Some(Want::Close)),
             };
             match step {
@@ -286,6 +283,17 @@ impl Exchange {
                 Ok(None) => {}
                 Err(reject) => self.refuse(reject, site, now, wire),
             }
+        }
+    }
+
+    /// What the store is asked while the exchange waits for [`Want::Total`].
+    #[must_use]
+    pub fn ask(&self) -> Ask {
+        let visits = if let State::Asked(visits) = self.state { visits } else { 0 };
+        match self.turn.plan.act {
+            Act::Count(key) => Ask::Count { key, by: visits },
+            Act::Welcome(key) | Act::Total(key) | Act::Prefetch(key) => Ask::Total { key },
+            _ => Ask::Ping,
         }
     }
 
@@ -308,41 +316,45 @@ impl Exchange {
     }
 
     fn head(&mut self, site: &Site, now: &mut Now, wire: &mut Wire) -> Result<Option<Want>, &'static Reject> {
-        let Some(Read { turn, framing, used, look }) = self.read(site, now, wire)? else {
+        let (true, Some(Read { turn, framing, used, look })) = (self.read(site, now, wire)?, &mut now.heard.read)
+        else {
             return Ok(Some(if wire.unread().is_empty() { Want::Request } else { Want::Bytes(self.served + 1) }));
         };
-        wire.consume(used);
+        wire.consume(*used);
         if framing.expects && wire.unread().is_empty() {
             http::go_on(wire.output());
         }
-        (self.turn, self.look) = (turn, look);
+        (self.turn, self.look) = (*turn, look.take());
         self.state = State::Body(framing.body);
         Ok(None)
     }
 
-    /// Reads the next head, if it is there. Half a head is not read again before another line of it has come.
-    fn read(&mut self, site: &Site, now: &mut Now, wire: &Wire) -> Result<Option<Read>, &'static Reject> {
+    /// Reads the next head, if it is there, and leaves it with `now`. Half a head is not read again before another line of
+    /// it has come.
+    fn read(&mut self, site: &Site, now: &mut Now, wire: &Wire) -> Result<bool, &'static Reject> {
         let unread = wire.unread();
-        if let Some(read) = now.heard.again(unread) {
+        if now.heard.again(unread) {
             self.searched = 0;
-            return Ok(Some(read));
+            return Ok(true);
         }
         if unread.get(self.searched..).is_some_and(|new| new.contains(&b'\n'))
             && let Some((head, used)) = http::head(unread)?
         {
             self.searched = 0;
             let plan = routes::plan(&head, &site.counters, &site.origins);
-            let (turn, framing) = (Turn { plan, connection: connection(&head.framing) }, head.framing);
+            let turn = Turn { plan, connection: connection(&head.framing) };
             let look = (plan.form == Form::Badge).then(|| Box::new(Look::new(head.query)));
+            now.heard.bytes.clear();
             if site.records_requests {
                 self.noted = Some(Box::new(Noted::new(unread, now)));
             } else if look.is_none() {
-                now.heard.keep(&unread[..used], turn, framing);
+                now.heard.keep(&unread[..used]);
             }
-            return Ok(Some(Read { turn, framing, used, look }));
+            now.heard.read = Some(Read { turn, framing: head.framing, used, look });
+            return Ok(true);
         }
         self.searched = unread.len();
-        if wire.is_full() { Err(http::overflow(unread)) } else { Ok(None) }
+        if wire.is_full() { Err(http::overflow(unread)) } else { Ok(false) }
     }
 
     fn body(
@@ -375,11 +387,11 @@ impl Exchange {
             && matches!(self.turn.plan.form, Form::Text | Form::Json)
             && visits < MAX_RUN
             && !site.records_requests
-            && let Ok(Some(Read { turn, framing, used, .. })) = self.read(site, now, wire)
-            && turn == self.turn
-            && framing.body.is_over()
+            && let (Ok(true), Some(read)) = (self.read(site, now, wire), &now.heard.read)
+            && read.turn == self.turn
+            && read.framing.body.is_over()
         {
-            wire.consume(used);
+            wire.consume(read.used);
             visits += 1;
         }
         // What was not taken has to be read again.
@@ -443,20 +455,12 @@ impl Turn {
         }
     }
 
-    fn ask(&self, visits: i64) -> Ask {
-        match self.plan.act {
-            Act::Count(key) => Ask::Count { key, by: visits },
-            Act::Welcome(key) | Act::Total(key) | Act::Prefetch(key) => Ask::Total { key },
-            _ => Ask::Ping,
-        }
-    }
-
     /// Writes the page of a counter.
     fn page(&self, key: &Key, total: Result<i64, Fault>, site: &Site, now: &Now, wire: &mut Wire) -> Status {
         let Plan { act, form, .. } = self.plan;
         let (status, [what, why]) = match (act, total) {
             (Act::Welcome(_), Err(fault)) => (Status::Ok, ["no count right now: ", render::why(fault)]),
-            (_, Err(_)) => said(act, total, now.leaving),
+            (_, Err(_)) => said(&act, total, now.leaving),
             (Act::Count(_), Ok(_)) => (Status::Ok, ["", ""]),
             (_, Ok(1)) => (Status::Ok, ["visit so far", ""]),
             (_, Ok(_)) => (Status::Ok, ["visits so far", ""]),
@@ -485,7 +489,7 @@ impl Turn {
         let Plan { act, form, .. } = self.plan;
         let status = match (act, total) {
             (Act::Count(_) | Act::Total(_), Ok(_)) => Status::Ok,
-            _ => said(act, total, now.leaving).0,
+            _ => said(&act, total, now.leaving).0,
         };
         let policy = Some("default-src 'none'");
         let answer = Answer { status, policy, cache: NOT_EVEN_BY_PROXIES, connection: self.connection, ..plain(form) };
@@ -502,22 +506,22 @@ impl Turn {
         now: &mut Now,
         wire: &mut Wire,
     ) -> Status {
-        let Plan { act, route, form, .. } = self.plan;
-        if let (Form::Html, Act::Welcome(key) | Act::Count(key) | Act::Total(key)) = (form, &act) {
+        let Plan { ref act, route, form, .. } = self.plan;
+        if let (Form::Html, Act::Welcome(key) | Act::Count(key) | Act::Total(key)) = (form, act) {
             return self.page(key, total, site, now, wire);
         }
         if let Some(look) = look {
             return self.badge(total, look, site, now, wire);
         }
         let number = total.map(Decimal::new);
-        if let (Act::Count(key), Ok(number)) = (&act, &number) {
+        if let (Act::Count(key), Ok(number)) = (act, &number) {
             now.tell(wire.output(), self, site, &render::count(form, key, number));
             site.tally(now).answered(route, Status::Ok);
             return Status::Ok;
         }
         let page;
         let mut answer = Answer { connection: self.connection, ..plain(form) };
-        let body = match (&act, &number) {
+        let body = match (act, &number) {
             (Act::Welcome(key), number) => site.welcome.lines(form, key, number),
             (Act::Total(_), Err(_)) if form == Form::Shield => {
                 answer.status = said(act, total, now.leaving).0;
@@ -544,7 +548,7 @@ impl Turn {
             _ => {
                 let (status, words) = said(act, total, now.leaving);
                 answer.status = status;
-                if let Act::Allow(methods) = act {
+                if let Act::Allow(methods) = *act {
                     answer.allow = Some(methods);
                 }
                 return site.say(&self.plan, answer, words, now, wire);
@@ -555,7 +559,7 @@ impl Turn {
 }
 
 /// What is said in one line: how it is, or what is wrong and what to do.
-fn said(act: Act, total: Result<i64, Fault>, leaving: bool) -> (Status, [&'static str; 2]) {
+fn said(act: &Act, total: Result<i64, Fault>, leaving: bool) -> (Status, [&'static str; 2]) {
     match (act, total) {
         (Act::Live, _) => (Status::Ok, ["alive", ""]),
         (Act::Ready, _) if leaving => (Status::Unavailable, ["not ready: this server is about to go", ""]),
@@ -685,7 +689,8 @@ mod tests {
                 self.wire.sent(sent);
                 match self.last {
                     Want::Room => {}
-                    Want::Total(ask) => {
+                    Want::Total => {
+                        let ask = self.exchange.ask();
                         self.asks.push(ask);
                         if let (Ask::Count { by, .. }, Ok(total)) = (ask, &mut self.store) {
                             *total += by;

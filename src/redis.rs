@@ -241,19 +241,19 @@ impl<W> Session<W> {
             let out = wire.output();
             match (ask, script) {
                 (Ask::Count { key, by }, Some(script)) => {
-                    if self.front.0 != Some(key) {
-                        self.front = (Some(key), once(script, &key, self.sender));
+                    if self.front.0.as_ref() != Some(key) {
+                        self.front = (Some(*key), once(script, key, self.sender));
                     }
                     out.extend_from_slice(&self.front.1);
                     resp::word(out, &Decimal::new(FIRST + self.owed.number()));
-                    resp::word(out, &Decimal::new(by));
-                    if let Some(bound) = self.sender.bound(&ask) {
+                    resp::word(out, &Decimal::new(*by));
+                    if let Some(bound) = self.sender.bound(ask) {
                         resp::word(out, &Decimal::new(bound.most as i64));
                     }
                 }
                 (Ask::Count { key, by: 1 }, None) => resp::command(out, &[b"INCR", key.as_bytes()]),
                 (Ask::Count { key, by }, None) => {
-                    resp::command(out, &[b"INCRBY", key.as_bytes(), &Decimal::new(by)]);
+                    resp::command(out, &[b"INCRBY", key.as_bytes(), &Decimal::new(*by)]);
                 }
                 (Ask::Total { key }, _) => resp::command(out, &[b"GET", key.as_bytes()]),
                 (Ask::Ping, _) => resp::command(out, &[b"PING"]),
@@ -282,7 +282,7 @@ impl<W> Session<W> {
                 let total = self.read(ask, reply).ok_or(Broken::Garbage)?;
                 self.replica |= total == Err(Fault::Refused(Cause::ReadOnly));
                 // It may have been refused before its receipt was looked at.
-                let doubtful = self.owed.is_sent() && ask.counts() && !self.tries_on(&ask, total);
+                let doubtful = self.owed.is_sent() && ask.counts() && !self.tries_on(ask, total);
                 self.owed.reply(total.map_err(|refused| if doubtful { Fault::Lost } else { refused }));
             }
             wire.consume(used);
@@ -298,7 +298,7 @@ impl<W> Session<W> {
         // Refused whole, so nothing was counted; who may not keep receipts may still count.
         let refusal = self.owed.replies().find(|(ask, total)| self.has_means_left(ask, *total));
         if let (true, true, Some((ask, refusal))) = (done, self.has_script(), refusal) {
-            self.means = if self.tries_on(&ask, refusal) { Means::Script } else { Means::Bare };
+            self.means = if self.tries_on(ask, refusal) { Means::Script } else { Means::Bare };
             self.front.0 = None;
             self.owed.forget(refusal);
             self.write(wire);
@@ -326,10 +326,10 @@ impl<W> Session<W> {
     }
 
     /// What `reply` says to `ask`; `None` if it cannot be a reply to it.
-    fn read(&self, ask: Ask, reply: Reply<'_>) -> Option<Result<i64, Fault>> {
+    fn read(&self, ask: &Ask, reply: Reply<'_>) -> Option<Result<i64, Fault>> {
         match (ask, reply) {
             (_, Reply::Error(line)) => Some(Err(Fault::Refused(cause(line)))),
-            (Ask::Count { by, .. }, Reply::Bulk(before)) if self.has_script() => Some(after(before, by)),
+            (Ask::Count { by, .. }, Reply::Bulk(before)) if self.has_script() => Some(after(before, *by)),
             (Ask::Count { .. }, Reply::Integer(total)) if !self.has_script() => Some(Ok(total)),
             (Ask::Total { .. }, Reply::Bulk(digits)) => Some(number(digits)),
             (Ask::Total { .. }, Reply::Null) => Some(Ok(0)),
@@ -356,7 +356,7 @@ impl<W> Session<W> {
 impl Sender {
     /// The bound that a visit is under: only named counters are.
     fn bound(&self, ask: &Ask) -> Option<Bound> {
-        self.bound.filter(|bound| ask.counts() && ask.key() != Some(bound.main))
+        self.bound.filter(|bound| ask.counts() && ask.key() != Some(&bound.main))
     }
 }
 
@@ -562,7 +562,7 @@ mod tests {
     fn batch(asks: &[Ask]) -> Batch<usize> {
         let mut batch = Batch::default();
         for (who, ask) in asks.iter().enumerate() {
-            assert!(batch.push(*ask, who));
+            assert!(batch.push(ask, who));
         }
         batch.begin(7);
         batch

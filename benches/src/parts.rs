@@ -69,7 +69,7 @@ fn batch_settle(bencher: Bencher<'_, '_>, visits: u32) {
     let key = key();
     bencher.counter(visits).bench_local(|| {
         for who in 0..visits {
-            assert!(batch.push(black_box(Ask::Count { key, by: 1 }), who));
+            assert!(batch.push(black_box(&Ask::Count { key, by: 1 }), who));
         }
         batch.reply(Ok(1_048_576));
         batch.tell(Fault::Lost, |who, number| {

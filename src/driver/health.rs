@@ -120,15 +120,15 @@ impl View {
 
     /// Notes a total, and returns the last one if that was greater. One worker sees totals in the order in which the
     /// store made them. Of more than [`MAX_TOTALS`] counters, those seen first are watched.
-    fn record_total(&mut self, key: Key, total: i64) -> Option<i64> {
-        match self.totals.binary_search_by(|(known, _)| known.cmp(&key)) {
+    fn record_total(&mut self, key: &Key, total: i64) -> Option<i64> {
+        match self.totals.binary_search_by(|(known, _)| known.cmp(key)) {
             Ok(at) => {
                 let last = std::mem::replace(&mut self.totals[at].1, total);
                 (total < last).then_some(last)
             }
             Err(at) => {
                 if self.totals.len() < MAX_TOTALS {
-                    self.totals.insert(at, (key, total));
+                    self.totals.insert(at, (*key, total));
                 }
                 None
             }
@@ -205,11 +205,12 @@ impl Health {
             self.metrics.worker(worker).reconnected();
         }
         self.workers[worker].counts = false;
-        self.hear(worker, Ask::Ping, Status::Up);
+        self.hear(worker, &Ask::Ping, Status::Up);
         match held {
             Some(Ok(total)) => {
                 self.announce(total);
-                self.record_total(worker, self.main, total);
+                let main = self.main;
+                self.record_total(worker, &main, total);
             }
             Some(Err(cause)) => {
                 self.workers[worker].main = Some(cause);
@@ -237,29 +238,22 @@ impl Health {
         caution(words, None);
     }
 
-    /// Notes what the store has made of a batch. The totals of one that was sent more than once may be older than those
-    /// that were seen meanwhile.
-    pub(super) fn learn(
-        &mut self,
-        worker: usize,
-        is_repeated: bool,
-        replies: impl Iterator<Item = (Ask, Result<i64, Fault>)>,
-    ) {
-        for (ask, result) in replies {
-            match (ask, result) {
-                (Ask::Count { key, .. }, Ok(total)) => self.counted(worker, key, (!is_repeated).then_some(total)),
-                (_, Ok(_)) => self.hear(worker, ask, Status::Up),
-                (_, Err(Fault::Refused(cause))) if cause.is_of_the_key() => self.refused(worker, &ask, cause),
-                (_, Err(Fault::Refused(cause))) => self.hear(worker, ask, Status::Refusing(cause)),
-                (_, Err(Fault::Down | Fault::Full | Fault::Lost)) => {}
-            }
+    /// Notes what the store has replied to a part of a batch. The totals of one that was sent more than once may be older
+    /// than those that were seen meanwhile.
+    pub(super) fn learn(&mut self, worker: usize, is_repeated: bool, ask: &Ask, reply: Result<i64, Fault>) {
+        match (ask, reply) {
+            (Ask::Count { key, .. }, Ok(total)) => self.counted(worker, key, (!is_repeated).then_some(total)),
+            (_, Ok(_)) => self.hear(worker, ask, Status::Up),
+            (_, Err(Fault::Refused(cause))) if cause.is_of_the_key() => self.refused(worker, ask, cause),
+            (_, Err(Fault::Refused(cause))) => self.hear(worker, ask, Status::Refusing(cause)),
+            (_, Err(Fault::Down | Fault::Full | Fault::Lost)) => {}
         }
     }
 
-    fn counted(&mut self, worker: usize, key: Key, total: Option<i64>) {
+    fn counted(&mut self, worker: usize, key: &Key, total: Option<i64>) {
         let view = &mut self.workers[worker];
         view.counts = true;
-        if key == self.main {
+        if *key == self.main {
             view.main = None;
         }
         if let Some(total) = total {
@@ -271,7 +265,7 @@ impl Health {
     }
 
     /// Notes what the store holds; it should never be less than it was.
-    fn record_total(&mut self, worker: usize, key: Key, total: i64) {
+    fn record_total(&mut self, worker: usize, key: &Key, total: i64) {
         if let Some(last) = self.workers[worker].record_total(key, total) {
             self.metrics.worker(worker).regressed();
             error!(
@@ -279,7 +273,7 @@ impl Health {
                 last,
                 "the store has lost visits of {}: numbers are given again; was an older copy restored, or its data \
                  removed?",
-                Name(&key)
+                Name(key)
             );
         }
     }
@@ -300,17 +294,17 @@ impl Health {
 
     /// Notes that one counter is refused.
     fn refused(&mut self, worker: usize, ask: &Ask, cause: Cause) {
-        let key = ask.key().unwrap_or(self.main);
+        let key = ask.key().copied().unwrap_or(self.main);
         if key == self.main {
             self.workers[worker].main = Some(cause);
         } else if let Some(times) = self.refusal.sees(Status::Refusing(cause), Status::is_like) {
             log_refusal(&format!("visits of {} get an error", Name(&key)), cause.words(), times);
         }
-        self.hear(worker, Ask::Ping, Status::Up);
+        self.hear(worker, &Ask::Ping, Status::Up);
     }
 
     /// Notes what a reply shows of the store: only counting shows that counting works, where reads go on without it.
-    fn hear(&mut self, worker: usize, ask: Ask, status: Status) {
+    fn hear(&mut self, worker: usize, ask: &Ask, status: Status) {
         let is_moot = match self.workers[worker].status {
             Status::Refusing(cause) => status == Status::Up && !ask.counts() && cause.spares_reads(),
             _ => false,
@@ -442,7 +436,7 @@ mod tests {
             (other, refused(Cause::TooMany), Status::Refusing(Cause::OutOfMemory)),
             (Ask::Count { key: key("a"), by: 0 }, Ok(1), Status::Up),
         ] {
-            health.learn(0, false, [(ask, result)].into_iter());
+            health.learn(0, false, &ask, result);
             assert_eq!(health.workers[0].status(), status, "{ask:?} {result:?}");
             assert_eq!(health.metrics.store_up.load(Ordering::Relaxed), status == Status::Up, "{ask:?} {result:?}");
         }
@@ -470,7 +464,7 @@ mod tests {
             (1, false, "a", 3, 2),
             (0, false, "b", 0, 3),
         ] {
-            health.learn(worker, is_repeated, [(Ask::Count { key: key(name), by: 0 }, Ok(total))].into_iter());
+            health.learn(worker, is_repeated, &Ask::Count { key: key(name), by: 0 }, Ok(total));
             assert_eq!(lost(&health), losses, "{worker} {name} {total}");
         }
     }

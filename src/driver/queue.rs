@@ -58,7 +58,7 @@ impl<W> Queue<W> {
     /// looks whether visits count, while the store is away: a page is not to stand still for that.
     ///
     /// The counter without a name, `main`, has always room: a flood of names is not to keep anybody from it.
-    pub(super) fn ask(&mut self, ask: Ask, main: &Key, waiter: Waiter) -> bool {
+    pub(super) fn ask(&mut self, ask: &Ask, main: &Key, waiter: Waiter) -> bool {
         let may_wait = !self.is_away || matches!(ask, Ask::Count { by: 1.., .. });
         if self.cutoff.is_some() || !may_wait {
             self.seats.tell(waiter.seat, Err(Fault::Down));
@@ -66,7 +66,7 @@ impl<W> Queue<W> {
         }
         let first = self.gathering.is_empty();
         if !self.gathering.push(ask, waiter) {
-            if ask.key().is_some_and(|key| key != *main) {
+            if ask.key().is_some_and(|key| key != main) {
                 self.seats.tell(waiter.seat, Err(Fault::Full));
                 return false;
             }
@@ -76,7 +76,7 @@ impl<W> Queue<W> {
     }
 
     /// Adds an ask to which nobody waits for the answer, and says whether it is the first.
-    pub(super) fn probe(&mut self, ask: Ask) -> bool {
+    pub(super) fn probe(&mut self, ask: &Ask) -> bool {
         let first = self.gathering.is_empty();
         self.gathering.probe(ask);
         first
@@ -201,9 +201,9 @@ mod tests {
         let key = Key::new(b"visits").expect("a good name");
         let now = Instant::now();
         let waiter = |seat| Waiter { seat, deadline: now };
-        assert!(queue.ask(Ask::Count { key, by: 1 }, &key, waiter(seats[0])));
+        assert!(queue.ask(&Ask::Count { key, by: 1 }, &key, waiter(seats[0])));
         queue.cut_off(now);
-        assert!(!queue.ask(Ask::Count { key, by: 1 }, &key, waiter(seats[1])));
+        assert!(!queue.ask(&Ask::Count { key, by: 1 }, &key, waiter(seats[1])));
         assert_eq!(queue.seats.answer(seats[1]), Some(Err(Fault::Down)));
         assert_eq!(queue.seats.answer(seats[0]), None);
         queue.expire(now, Fault::Down, |()| ());
@@ -219,7 +219,7 @@ mod tests {
         let deadline = Instant::now();
         let mut answer = |ask| {
             let seat = queue.seats.enter();
-            queue.ask(ask, &main, Waiter { seat, deadline });
+            queue.ask(&ask, &main, Waiter { seat, deadline });
             queue.seats.answer(seat)
         };
         for number in 0..MAX_LINES {

@@ -279,7 +279,7 @@ impl State {
 
     /// Ends a batch that the store has done with, or that is given up.
     fn tell(&mut self, batch: &mut Batch<Waiter>, fault: Fault) {
-        self.health.learn(0, batch.is_sent(), batch.replies());
+        batch.replies().for_each(|(ask, reply)| self.health.learn(0, batch.is_sent(), ask, reply));
         self.queue.tell(batch, fault, |chair| self.woken.push(chair.thread.clone()));
     }
 

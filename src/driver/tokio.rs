@@ -292,7 +292,7 @@ impl Worker {
     }
 
     /// Asks the store something to which nobody waits for the answer.
-    fn probe(&self, ask: Ask) {
+    fn probe(&self, ask: &Ask) {
         state(|state| {
             if state.queue.probe(ask) {
                 state.has_gathered();
@@ -341,7 +341,9 @@ impl Worker {
 
     /// Ends a batch that the store has done with, or that is given up.
     fn tell(&self, batch: &mut Batch<Waiter>, fault: Fault) {
-        lock(&self.server.health).learn(self.index, batch.is_sent(), batch.replies());
+        let mut health = lock(&self.server.health);
+        batch.replies().for_each(|(ask, reply)| health.learn(self.index, batch.is_sent(), ask, reply));
+        drop(health);
         state(|state| {
             // The answers are of this second.
             state.tick();
@@ -393,11 +395,16 @@ impl State {
     }
 
     /// Adds an ask to the batch that gathers, to be answered within so long.
-    fn ask(&mut self, ask: Ask, main: &Key, seat: usize, within: Duration) {
-        let arrival = self.clock.unwrap_or_else(StdInstant::now);
-        if self.queue.ask(ask, main, Waiter { seat, deadline: arrival + within }) {
+    fn ask(&mut self, ask: &Ask, main: &Key, seat: usize, within: Duration) {
+        let deadline = self.now() + within;
+        if self.queue.ask(ask, main, Waiter { seat, deadline }) {
             self.has_gathered();
         }
+    }
+
+    /// When something arrived last, which is now for whoever looks at what has arrived.
+    fn now(&self) -> StdInstant {
+        self.clock.unwrap_or_else(StdInstant::now)
     }
 
     /// Reads the clock, as is done whenever something has arrived; and once in a while the time of day.

@@ -95,13 +95,13 @@ impl Visit {
         let closed = loop {
             let want = self.exchange.next(&self.site, &mut self.now, &mut self.wire);
             assert!(self.wire.unsent().len() <= MAX_UNSENT && self.wire.unread().len() <= MAX_UNREAD);
-            if !lazy || !matches!(want, Want::Total(_)) {
+            if !lazy || want != Want::Total {
                 assert!(want != Want::Room || !self.wire.unsent().is_empty(), "wants room, and has it");
                 self.send();
             }
             match want {
                 Want::Room => {}
-                Want::Total(ask) => self.ask(ask),
+                Want::Total => self.ask(self.exchange.ask()),
                 Want::Request | Want::Bytes(_) if arrival.is_over() => break false,
                 Want::Request | Want::Bytes(_) => {
                     let room = self.wire.room().remaining_mut();
@@ -151,9 +151,9 @@ impl Visit {
             b"visits:full" => return Err(Fault::Refused(Cause::Overflow)),
             _ => {}
         }
-        let at = self.totals.iter().position(|(other, _)| *other == key).unwrap_or(self.totals.len());
+        let at = self.totals.iter().position(|(other, _)| *other == *key).unwrap_or(self.totals.len());
         if at == self.totals.len() {
-            self.totals.push((key, 0));
+            self.totals.push((*key, 0));
         }
         if let Ask::Count { by, .. } = ask {
             assert!(by > 0, "a count of nothing");

@@ -80,7 +80,7 @@ fn converse(login: &Login, batches: &[Vec<Ask>], says: &[u8], mut arrival: Arriv
             send(&mut wire, usize::MAX);
             let mut batch = Batch::default();
             for (who, ask) in asks.iter().enumerate() {
-                assert!(batch.push(*ask, who));
+                assert!(batch.push(ask, who));
             }
             batch.begin(1);
             session.submit(&mut batch, &mut wire);

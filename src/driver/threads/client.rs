@@ -33,15 +33,17 @@ impl Client {
     }
 
     /// Asks the store and waits for its answer; meanwhile the client's memory is lent out.
-    fn ask(&self, ask: Ask, wire: &mut Wire) -> Result<i64, Fault> {
+    fn ask(&self, mut ask: Ask, wire: &mut Wire) -> Result<i64, Fault> {
         let deadline = after(self.server.limits.store);
         let mut state = self.server.state();
         state.queue.seats.rise(self.seat);
         wire.give_back(&mut state.spares);
         // Only this depends on what is known of the store.
-        let ask = if ask == Ask::Ping { state.health.readiness(0) } else { ask };
+        if ask == Ask::Ping {
+            ask = state.health.readiness(0);
+        }
         let main = &self.server.site.counters.main;
-        if state.queue.ask(ask, main, Waiter { seat: self.seat, deadline }) {
+        if state.queue.ask(&ask, main, Waiter { seat: self.seat, deadline }) {
             state.has_gathered(self.server);
             self.server.send(state);
             state = self.server.state();
@@ -161,9 +163,9 @@ impl Talk {
                     }
                 }
                 Want::Room => self.send()?,
-                Want::Total(ask) => {
+                Want::Total => {
                     self.send()?;
-                    let total = self.client.ask(ask, &mut self.wire);
+                    let total = self.client.ask(exchange.ask(), &mut self.wire);
                     self.tick();
                     exchange.answer(total, self.client.server.site, &mut self.now, &mut self.wire);
                 }

@@ -26,7 +26,7 @@ impl Server {
                 // A probe is a batch, too.
                 taken = state.queue.taken() + i64::from(ask.is_some());
                 if let Some(ask) = ask
-                    && state.queue.probe(ask)
+                    && state.queue.probe(&ask)
                 {
                     state.has_gathered(self);
                 }

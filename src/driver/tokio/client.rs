@@ -49,13 +49,15 @@ impl Client {
     }
 
     /// Asks the store. Until it answers, the client's memory is lent out.
-    fn ask(&self, ask: Ask, wire: &mut Wire) {
+    fn ask(&self, mut ask: Ask, wire: &mut Wire) {
         // Only this depends on what is known of the store.
-        let ask = if ask == Ask::Ping { self.place.worker.readiness() } else { ask };
+        if ask == Ask::Ping {
+            ask = self.place.worker.readiness();
+        }
         state(|state| {
             state.queue.seats.rise(self.seat);
             wire.give_back(&mut state.spares);
-            state.ask(ask, &self.server().site.counters.main, self.seat, self.server().limits.store);
+            state.ask(&ask, &self.server().site.counters.main, self.seat, self.server().limits.store);
         });
     }
 
@@ -148,6 +150,7 @@ impl Talk {
     async fn serve(&mut self) -> io::Result<()> {
         let limits = &self.client.server().limits;
         let mut exchange = Exchange::default();
+        state(State::tick);
         // The request that has begun, and when its last byte has to be here; for the first, it also has to begin by
         // then.
         let (mut begun, mut deadline) = (0, Instant::now() + limits.header);
@@ -156,9 +159,8 @@ impl Talk {
             match self.client.turn(|site, now| exchange.next(site, now, &mut self.wire)) {
                 Want::Request => {
                     self.send().await?;
-                    let now = Instant::now();
+                    let now = self.rest(idle.is_some());
                     let patience = idle.map_or(deadline, |idle| now + idle);
-                    self.rest(now.into_std(), idle.is_some());
                     if self.receive(patience, true).await? != Wake::Ready {
                         return Ok(());
                     }
@@ -180,9 +182,9 @@ impl Talk {
                 }
                 Want::Room => self.send().await?,
                 // It will be wanted again; kept meanwhile, it would take room in every connection.
-                Want::Total(_) if !self.wire.unsent().is_empty() => self.send().await?,
-                Want::Total(ask) => {
-                    self.client.ask(ask, &mut self.wire);
+                Want::Total if !self.wire.unsent().is_empty() => self.send().await?,
+                Want::Total => {
+                    self.client.ask(exchange.ask(), &mut self.wire);
                     let total = self.client.answered(&mut self.wire).await;
                     self.client.turn(|site, now| exchange.answer(total, site, now, &mut self.wire));
                 }
@@ -224,6 +226,7 @@ impl Talk {
             }
         }
         if deadline.is_some() {
+            state(State::tick);
             self.client.rise();
         }
         Ok(())
@@ -247,7 +250,7 @@ impl Talk {
             if wake != Wake::Ready && !(resting && self.has_bytes().await) {
                 return Ok(wake);
             }
-            self.rise(resting);
+            self.rise();
             match poll_fn(|cx| Poll::Ready(read(&mut self.socket, &mut self.wire, cx))).await {
                 Poll::Pending => {}
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -262,19 +265,21 @@ impl Talk {
         poll_fn(|cx| Poll::Ready(self.socket.poll_read_ready(cx).is_ready())).await
     }
 
-    fn rest(&self, now: StdInstant, served: bool) {
-        state(|state| state.queue.seats.rest(self.client.seat, now, served));
+    /// Nothing is under way, since the time that it returns.
+    fn rest(&self, served: bool) -> Instant {
+        state(|state| {
+            let now = state.now();
+            state.queue.seats.rest(self.client.seat, now, served);
+            now.into()
+        })
     }
 
-    /// Bytes have come: takes memory for them. Only a whole request makes a client that has stalled another one.
-    fn rise(&mut self, rested: bool) {
+    /// Bytes have come: takes memory for them. The client waits where it did until they are a request, or part of one.
+    fn rise(&mut self) {
         state(|state| {
             state.tick();
             self.client.stamp(&mut state.now);
             self.wire.borrow(&mut state.spares);
-            if rested {
-                state.queue.seats.rise(self.client.seat);
-            }
         });
     }
 

@@ -24,7 +24,7 @@ pub(super) async fn ledger(worker: &'static Worker, desk: &'static Desk) {
     loop {
         worker.gathered(&mut batch).await;
         let sent = Instant::now();
-        desk.submit(worker.index, batch.asks());
+        desk.submit(worker.index, batch.asks().copied());
         poll_fn(|cx| {
             if desk.poll(worker.index, &mut batch, cx).is_ready() {
                 return Poll::Ready(());

@@ -30,7 +30,7 @@ pub(super) async fn expire_waiters(worker: &'static Worker, store: &'static Stor
             // A probe is a batch, too.
             taken = taken_now + i64::from(ask.is_some());
             if let Some(ask) = ask {
-                worker.probe(ask);
+                worker.probe(&ask);
             }
             probe_at = now + pause;
         }
