@@ -201,7 +201,7 @@ fn watch(
         };
         // Without that thread, the server's own end has to do.
         let _ = spawn("deadline", stack, Box::new(end));
-        stop(signal.as_str());
+        stop(if signal == Signal::SIGINT { "SIGINT" } else { "SIGTERM" });
         received(signals);
         process::exit(0);
     };

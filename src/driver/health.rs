@@ -155,8 +155,21 @@ impl Health {
 
     /// Notes what a worker has seen and logs what it changes: the store is as well as the worker that sees it worst.
     pub(super) fn note(&mut self, worker: usize, status: Status) {
-        self.workers[worker].status = status;
-        self.judge();
+        let view = self.view(worker);
+        let was_up = view.status() == Status::Up;
+        view.status = status;
+        // Otherwise all is as it nearly always is.
+        if !was_up || status != Status::Up || self.said != Status::Up {
+            self.judge();
+        }
+    }
+
+    fn view(&mut self, worker: usize) -> &mut View {
+        &mut self.workers[worker]
+    }
+
+    fn status(&self, worker: usize) -> Status {
+        self.workers[worker].status()
     }
 
     fn judge(&mut self) {
@@ -182,13 +195,13 @@ impl Health {
     /// What a visitor is told whose visit this worker could not send.
     #[must_use]
     pub(super) fn fault(&self, worker: usize) -> Fault {
-        self.workers[worker].status().fault()
+        self.status(worker).fault()
     }
 
     /// Whether the store is known to refuse visits.
     #[must_use]
     pub(super) fn is_refusing(&self, worker: usize) -> bool {
-        matches!(self.workers[worker].status(), Status::Refusing(_))
+        matches!(self.status(worker), Status::Refusing(_))
     }
 
     /// What to ask the store for `/readyz`: whether it counts. That a ping shows only where visits were counted before.
@@ -201,10 +214,11 @@ impl Health {
 
     /// Notes that Redis has greeted a worker, and what it holds; that it counts is still to be shown.
     pub(super) fn greeted(&mut self, worker: usize, held: Option<Result<i64, Cause>>) {
-        if self.workers[worker].status != Status::Unknown {
+        let view = self.view(worker);
+        view.counts = false;
+        if view.status != Status::Unknown {
             self.metrics.worker(worker).reconnected();
         }
-        self.workers[worker].counts = false;
         self.hear(worker, &Ask::Ping, Status::Up);
         match held {
             Some(Ok(total)) => {
@@ -213,7 +227,7 @@ impl Health {
                 self.record_total(worker, &main, total);
             }
             Some(Err(cause)) => {
-                self.workers[worker].main = Some(cause);
+                self.view(worker).main = Some(cause);
                 self.judge();
             }
             None => {}
@@ -251,22 +265,21 @@ impl Health {
     }
 
     fn counted(&mut self, worker: usize, key: &Key, total: Option<i64>) {
-        let view = &mut self.workers[worker];
+        let is_main = *key == self.main;
+        let view = self.view(worker);
         view.counts = true;
-        if *key == self.main {
+        if is_main {
             view.main = None;
         }
         if let Some(total) = total {
             self.record_total(worker, key, total);
         }
-        if self.workers[worker].status() != Status::Up || self.said != Status::Up {
-            self.note(worker, Status::Up);
-        }
+        self.note(worker, Status::Up);
     }
 
     /// Notes what the store holds; it should never be less than it was.
     fn record_total(&mut self, worker: usize, key: &Key, total: i64) {
-        if let Some(last) = self.workers[worker].record_total(key, total) {
+        if let Some(last) = self.view(worker).record_total(key, total) {
             self.metrics.worker(worker).regressed();
             error!(
                 total,
@@ -296,7 +309,7 @@ impl Health {
     fn refused(&mut self, worker: usize, ask: &Ask, cause: Cause) {
         let key = ask.key().copied().unwrap_or(self.main);
         if key == self.main {
-            self.workers[worker].main = Some(cause);
+            self.view(worker).main = Some(cause);
         } else if let Some(times) = self.refusal.sees(Status::Refusing(cause), Status::is_like) {
             log_refusal(&format!("visits of {} get an error", Name(&key)), cause.words(), times);
         }
@@ -305,14 +318,12 @@ impl Health {
 
     /// Notes what a reply shows of the store: only counting shows that counting works, where reads go on without it.
     fn hear(&mut self, worker: usize, ask: &Ask, status: Status) {
-        let is_moot = match self.workers[worker].status {
+        let known = self.view(worker).status;
+        let is_moot = match known {
             Status::Refusing(cause) => status == Status::Up && !ask.counts() && cause.spares_reads(),
             _ => false,
         };
-        let status = if is_moot { self.workers[worker].status } else { status };
-        if status != Status::Up || self.workers[worker].status() != Status::Up || self.said != Status::Up {
-            self.note(worker, status);
-        }
+        self.note(worker, if is_moot { known } else { status });
     }
 }
 

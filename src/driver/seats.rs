@@ -9,6 +9,7 @@
 //!
 //! `W` is how a driver wakes the client on a seat: a task's waker, a thread's handle.
 
+use std::ops::{Index, IndexMut};
 use std::time::{Duration, Instant};
 
 use crate::counter::Fault;
@@ -16,13 +17,30 @@ use crate::wire::Wire;
 
 /// The seats of one event loop.
 pub(super) struct Seats<W> {
-    all: Vec<Seat<W>>,
+    all: All<W>,
     free: Vec<usize>,
     queues: [Queue; 3],
     /// Bytes of all buffers that are kept for stalled clients.
     held: usize,
     /// Since when a seat is needed that nobody can give up.
     crowded: Option<Instant>,
+}
+
+/// The seats by number. Whoever has a number has it from [`Seats::enter`], and seats are never taken away.
+struct All<W>(Vec<Seat<W>>);
+
+impl<W> Index<usize> for All<W> {
+    type Output = Seat<W>;
+
+    fn index(&self, seat: usize) -> &Seat<W> {
+        &self.0[seat]
+    }
+}
+
+impl<W> IndexMut<usize> for All<W> {
+    fn index_mut(&mut self, seat: usize) -> &mut Seat<W> {
+        &mut self.0[seat]
+    }
 }
 
 struct Seat<W> {
@@ -94,14 +112,14 @@ impl<W> Default for Seat<W> {
 impl<W> Seats<W> {
     /// Nobody sits.
     pub(super) const fn new() -> Self {
-        Self { all: Vec::new(), free: Vec::new(), queues: [Queue::EMPTY; 3], held: 0, crowded: None }
+        Self { all: All(Vec::new()), free: Vec::new(), queues: [Queue::EMPTY; 3], held: 0, crowded: None }
     }
 
     /// Gives a client its seat.
     pub(super) fn enter(&mut self) -> usize {
         self.free.pop().unwrap_or_else(|| {
-            self.all.push(Seat::default());
-            self.all.len() - 1
+            self.all.0.push(Seat::default());
+            self.all.0.len() - 1
         })
     }
 
@@ -177,7 +195,7 @@ impl<W> Seats<W> {
     /// How to wake those who are idle.
     pub(super) fn resting(&self) -> impl Iterator<Item = &W> {
         let idle = |seat: &&Seat<W>| matches!(seat.wait, Some(Wait::First | Wait::Next));
-        self.all.iter().filter(idle).filter_map(|seat| seat.waker.as_ref())
+        self.all.0.iter().filter(idle).filter_map(|seat| seat.waker.as_ref())
     }
 
     /// Has a client give up its seat, and says how to wake it and what becomes of it: one that never sent anything

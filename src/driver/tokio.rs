@@ -21,12 +21,12 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::Instant;
 
 use self::accept::accept;
 use self::ledger::{Desk, ledger};
 use self::redis::redis;
-use self::timer::expire_waiters;
+use self::timer::{Alarm, expire_waiters, pause};
 use super::queue::{Attempt, Queue, Waiter};
 use super::seats::GRACE;
 use super::{Capacity, Failure, Health, Status, spawn};
@@ -150,12 +150,17 @@ async fn life(
         worker.order(|state| state.now.leaving = true);
     }
     super::inform(&["received ", signal, ": not ready, connections close after their answers"].concat());
-    sleep(server.limits.drain_delay).await;
+    pause(server.limits.drain_delay).await;
 
     let deadline = Instant::now() + server.limits.drain;
     let last_answers = Instant::from_std(super::last_answers(deadline.into_std(), server.limits));
     enough.put(());
-    let _ = timeout_at(last_answers, &mut accepting).await;
+    let mut alarm = Alarm::new(last_answers);
+    poll_fn(|cx| match Pin::new(&mut accepting).poll(cx) {
+        Poll::Ready(_) => Poll::Ready(()),
+        Poll::Pending => alarm.poll(last_answers, cx),
+    })
+    .await;
     accepting.abort();
     // Whoever rests has a moment in which a request that is on its way arrives.
     server.vacancy(1, last_answers.min(Instant::now() + GRACE)).await;
@@ -214,11 +219,15 @@ impl Server {
 
     /// Waits until fewer than `bound` connections are open. `false` if `deadline` comes first.
     async fn vacancy(&self, bound: usize, deadline: Instant) -> bool {
-        let vacant = poll_fn(|cx| {
+        let mut alarm = Alarm::new(deadline);
+        poll_fn(|cx| {
             *lock(&self.left) = Some(cx.waker().clone());
-            if self.open().load(Ordering::SeqCst) < bound { Poll::Ready(()) } else { Poll::Pending }
-        });
-        timeout_at(deadline, vacant).await.is_ok()
+            match self.open().load(Ordering::SeqCst) < bound {
+                true => Poll::Ready(true),
+                false => alarm.poll(deadline, cx).map(|()| false),
+            }
+        })
+        .await
     }
 }
 

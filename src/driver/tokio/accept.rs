@@ -8,11 +8,12 @@ use std::task::Poll;
 
 use tokio::net::TcpListener;
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::super::seats::BRIEF;
 use super::super::{Backoff, caution};
 use super::client::serve;
+use super::timer::pause;
 use super::{Inbox, Server, State, Worker, lock};
 
 /// Accepts connections and hands each to the worker that has the fewest. When there are as many as there may be, one
@@ -62,7 +63,7 @@ pub(super) async fn accept(
                     );
                 }
                 evict(workers, 0);
-                sleep(backoff.pause()).await;
+                pause(backoff.pause()).await;
             }
         }
     }

@@ -7,12 +7,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::super::queue::{Attempt, Waiter};
 use super::super::reply_timeout::ReplyTimeout;
 use super::super::{Backoff, CLOSED, SILENT, Status, has_counted, spawn};
-use super::timer::Alarm;
+use super::timer::{Alarm, pause};
 use super::{Inbox, STACK, Worker, lock, read, state};
 use crate::batch::Batch;
 use crate::counter::Fault;
@@ -48,7 +48,7 @@ pub(super) async fn redis(worker: &'static Worker, login: &'static Login) {
         if !status.passes() {
             worker.give_up(status.fault());
         }
-        sleep(backoff.pause()).await;
+        pause(backoff.pause()).await;
     }
 }
 

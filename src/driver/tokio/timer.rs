@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -71,4 +72,9 @@ impl Alarm {
         self.sleep.as_mut().reset(deadline);
         self.set = false;
     }
+}
+
+/// Waits for so long. It comes boxed, so that what a timer takes to be made and dropped is there once.
+pub(super) fn pause(long: Duration) -> Pin<Box<Sleep>> {
+    Box::pin(sleep_until(Instant::now() + long))
 }
