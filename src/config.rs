@@ -584,19 +584,7 @@ fn of(name: &str) -> &'static Setting {
 
 /// The members of a list between commas, without the blanks around them.
 fn members(list: &str) -> Vec<String> {
-    let mut members = Vec::new();
-    let mut rest = Some(list).filter(|list| !list.is_empty());
-    while let Some(list) = rest {
-        let (member, more) = split(list, b',').map_or((list, None), |(member, more)| (member, Some(more)));
-        members.push(member.trim_ascii().to_owned());
-        rest = more;
-    }
-    members
-}
-
-/// What stands before and after the first `mark`, a byte of ASCII.
-fn split(text: &str, mark: u8) -> Option<(&str, &str)> {
-    text.bytes().position(|byte| byte == mark).map(|at| (&text[..at], &text[at + 1..]))
+    if list.is_empty() { Vec::new() } else { list.split(',').map(|member| member.trim_ascii().to_owned()).collect() }
 }
 
 /// What stands before and after the last `mark`, a byte of ASCII.
@@ -641,11 +629,11 @@ fn url_login(url: &str, login: &mut Login) -> Result<(), &'static str> {
         return Err("TLS is not spoken here: put a tunnel in between and name its plain end");
     }
     let rest = url.strip_prefix("redis://").ok_or("does not begin with redis://")?;
-    let (authority, db) = split(rest, b'/').unwrap_or((rest, ""));
+    let (authority, db) = rest.split_once('/').unwrap_or((rest, ""));
     let (user, place) = split_last(authority, b'@').unwrap_or(("", authority));
     let (host, port) = host_and_port(place)?;
     login.host = host.to_owned();
-    let (username, password) = split(user, b':').unwrap_or(("", user));
+    let (username, password) = user.split_once(':').unwrap_or(("", user));
     login.username = decoded(username)?;
     login.password = decoded(password)?;
     if let Some(digits) = port {
@@ -660,8 +648,8 @@ fn url_login(url: &str, login: &mut Login) -> Result<(), &'static str> {
 /// Takes `host[:port]` apart; an IPv6 address stands in brackets.
 fn host_and_port(place: &str) -> Result<(&str, Option<&str>), &'static str> {
     let (host, port) = match place.strip_prefix('[') {
-        None => split(place, b':').map_or((place, None), |(host, port)| (host, Some(port))),
-        Some(rest) => match split(rest, b']').ok_or("the bracket of the address is not closed")? {
+        None => place.split_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
+        Some(rest) => match rest.split_once(']').ok_or("the bracket of the address is not closed")? {
             (host, "") => (host, None),
             (host, rest) => (host, Some(rest.strip_prefix(':').ok_or("something other than a port follows the host")?)),
         },
@@ -672,7 +660,7 @@ fn host_and_port(place: &str) -> Result<(&str, Option<&str>), &'static str> {
 /// Whether it reads as browsers write origins: scheme, host, and the port unless it is the usual one, without capitals
 /// (HTML standard, "serialization of an origin"). Any other would never be like what they send.
 fn is_origin(text: &str) -> bool {
-    let Some((scheme, rest)) = split(text, b':') else { return false };
+    let Some((scheme, rest)) = text.split_once(':') else { return false };
     let Some(Ok((host, port))) = rest.strip_prefix("//").map(host_and_port) else { return false };
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-._:".contains(&byte);
     let is_port = match (scheme, port) {

@@ -241,13 +241,14 @@ impl<W> Session<W> {
             let out = wire.output();
             match (ask, script) {
                 (Ask::Count { key, by }, Some(script)) => {
+                    let bound = self.sender.bound(ask);
                     if self.front.0.as_ref() != Some(key) {
-                        self.front = (Some(*key), once(script, key, self.sender));
+                        self.front = (Some(*key), once(script, key, bound, &self.sender));
                     }
                     out.extend_from_slice(&self.front.1);
                     resp::word(out, &Decimal::new(FIRST + self.owed.number()));
                     resp::word(out, &Decimal::new(*by));
-                    if let Some(bound) = self.sender.bound(ask) {
+                    if let Some(bound) = bound {
                         resp::word(out, &Decimal::new(bound.most as i64));
                     }
                 }
@@ -355,8 +356,8 @@ impl<W> Session<W> {
 
 impl Sender {
     /// The bound that a visit is under: only named counters are.
-    fn bound(&self, ask: &Ask) -> Option<Bound> {
-        self.bound.filter(|bound| ask.counts() && ask.key() != Some(&bound.main))
+    fn bound(&self, ask: &Ask) -> Option<&Bound> {
+        self.bound.as_ref().filter(|bound| ask.counts() && ask.key() != Some(&bound.main))
     }
 }
 
@@ -372,11 +373,10 @@ fn after(before: &[u8], by: i64) -> Result<i64, Fault> {
 
 /// The front of an increment that is done once, however often it is sent: all but the number of the batch, how many
 /// visits it is and, under a bound, how many names there may be.
-fn once([command, script]: [&[u8]; 2], key: &Key, sender: Sender) -> Vec<u8> {
+fn once([command, script]: [&[u8]; 2], key: &Key, bound: Option<&Bound>, sender: &Sender) -> Vec<u8> {
     let (kept, id) = ((sender.patience + LATENESS).as_millis() as i64, (sender.id >> 1) as i64);
     let (kept, id) = (Decimal::new(kept), Decimal::new(id));
     let receipt = [b"{", hash_tag(key.as_bytes()), b"}:receipt:", &id].concat();
-    let bound = sender.bound(&Ask::Count { key: *key, by: 0 });
     // No counter can have this key, because a `Key` has no angle brackets.
     let names = bound.map(|bound| [b"{", hash_tag(bound.main.as_bytes()), b"}:<names>"].concat());
     let (keys, count) = if bound.is_some() { (b"3", 10) } else { (b"2", 8) };
