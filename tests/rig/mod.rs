@@ -29,9 +29,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 /// Longer than [`PATIENCE`], as a setting: what happens in time although a timeout reads this, did not wait for it.
 pub(crate) const NEVER: &str = "10m";
 
+/// How long [`until`] looks. What goes through other processes, one after the other, takes its time on a busy machine:
+/// a rewrite of a file under load, or a Redis that starts.
+const LONGEST: Duration = Duration::from_secs(60);
+
 /// Looks until there is something to see.
 pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + LONGEST;
     loop {
         if let Some(found) = look() {
             return found;
