@@ -129,7 +129,7 @@ fn with_debug_a_visit_that_fails_is_a_line_with_its_time() {
 fn a_store_that_goes_and_comes_is_said_once_each() {
     let mut redis = Redis::durable();
     // Long enough for a busy disk, on which each batch is synced: to be late would be said, too.
-    let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "1s").start();
+    let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "2s").start();
     crowd(&notch);
     for round in 1..=2 {
         let before = notch.log().len();
@@ -144,7 +144,7 @@ fn a_store_that_goes_and_comes_is_said_once_each() {
 #[test]
 fn a_refusal_that_goes_on_is_said_once() {
     let redis = Redis::start(&[]);
-    let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "300ms").start();
+    let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "4s").start();
     crowd(&notch);
     for (begin, end) in [
         ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
