@@ -8,12 +8,12 @@ use crate::render::{escape, template};
 
 /// How a badge looks, whatever it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Look {
+pub struct BadgeStyle {
     label: String,
     color: String,
 }
 
-impl Look {
+impl BadgeStyle {
     /// Reads `label=WORDS&color=COLOR` from a query, each of them optional. A label has [`MAX_LABEL`] bytes at most; a
     /// colour is a name known from shields.io, or three or six hexadecimal digits.
     #[must_use]
@@ -140,7 +140,11 @@ mod tests {
             ("label=%EF%BF%BF&color=Red", "visits", BLUE),
             (&["label=", &"x".repeat(MAX_LABEL + 1)].concat(), "visits", BLUE),
         ] {
-            assert_eq!(Look::new(query.as_bytes()), Look { label: label.into(), color: color.into() }, "{query}");
+            assert_eq!(
+                BadgeStyle::new(query.as_bytes()),
+                BadgeStyle { label: label.into(), color: color.into() },
+                "{query}"
+            );
         }
     }
 
@@ -153,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_badge_says_its_number_or_that_there_is_none() {
-        let draw = |query: &[u8], number| String::from_utf8(Look::new(query).svg(number)).expect("UTF-8");
+        let draw = |query: &[u8], number| String::from_utf8(BadgeStyle::new(query).svg(number)).expect("UTF-8");
         let badge = draw(b"label=<%22%26", Some(b"42"));
         assert!(badge.contains("<title>&lt;&quot;&amp;: 42</title>") && badge.contains(BLUE), "{badge}");
         let badge = draw(b"color=red", None);

@@ -5,7 +5,7 @@
 //! where they are: in a container, the group of the process may be the top of the mount (`/`), or the mount may begin
 //! within the path that `/proc/self/cgroup` shows.
 
-use crate::machine::{self, read};
+use crate::system::{self, read};
 
 /// Where to look, in front of `/proc` and `/sys`: nothing, unless a test has files of its own.
 pub struct Groups<'a>(pub &'a str);
@@ -18,7 +18,7 @@ impl Groups<'_> {
             Version::Two => bytes(folder, "/memory.max").min(bytes(folder, "/memory.high")),
             // The kernel adds the limits of the groups above, even of those that a container does not see.
             Version::One => bytes(folder, "/memory.limit_in_bytes").min(
-                machine::line(&file(folder, "/memory.stat"), "hierarchical_memory_limit ").map_or(usize::MAX, amount),
+                system::line(&file(folder, "/memory.stat"), "hierarchical_memory_limit ").map_or(usize::MAX, amount),
             ),
         })
     }
@@ -31,7 +31,7 @@ impl Groups<'_> {
             Version::Two => quota(&file(folder, "/cpu.max")),
             Version::One => quota(&[file(folder, "/cpu.cfs_quota_us"), file(folder, "/cpu.cfs_period_us")].concat()),
         });
-        machine::affinity(&file(self.0, "/proc/self/status")).min(quota).max(1)
+        system::affinity(&file(self.0, "/proc/self/status")).min(quota).max(1)
     }
 
     /// The least that `limit` finds in the folders of this process's groups that `controller` is attached to.

@@ -12,15 +12,15 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
+use crate::connection::ServerContext;
+use crate::cors::{self, Origins};
 use crate::counter::{Counters, Key, Names};
-use crate::exchange::Site;
 use crate::ledger::Fsync;
 use crate::log::{Format, printable, quote};
-use crate::machine;
 use crate::metrics::Metrics;
-use crate::origin::{self, Origins};
-use crate::redis::Login;
+use crate::redis::RedisConfig;
 use crate::render::Welcome;
+use crate::system;
 
 /// All that notch is told from outside.
 pub struct Config {
@@ -31,7 +31,7 @@ pub struct Config {
     /// Where to count.
     pub store: Store,
     /// What answers have in common.
-    pub site: Site,
+    pub context: ServerContext,
     /// Event loops; `None` for as many as there are processors and memory for.
     pub workers: Option<usize>,
     /// Most bytes of memory to use, if it is less than what control groups allow.
@@ -43,7 +43,7 @@ pub struct Config {
 /// The two kinds of store.
 pub enum Store {
     /// A Redis server.
-    Redis(Login),
+    Redis(RedisConfig),
     /// A file of our own.
     Ledger(PathBuf, Fsync),
 }
@@ -194,7 +194,7 @@ impl Env {
     pub fn config(mut self) -> Result<Box<Config>, Invalid> {
         let log = self.logging();
         let config = Box::new(Config {
-            site: self.site(log.level >= LevelFilter::DEBUG),
+            context: self.context(log.level >= LevelFilter::DEBUG),
             log,
             listen: self.listen(),
             store: self.store(),
@@ -202,7 +202,7 @@ impl Env {
             memory: self.memory(),
             limits: self.limits(),
         });
-        self.judged(config)
+        self.finish(config)
     }
 
     /// What `notch healthcheck` needs to know: where a notch with this environment serves.
@@ -211,10 +211,10 @@ impl Env {
     /// `LISTEN` or `PORT` is [`Invalid`].
     pub fn address(mut self) -> Result<SocketAddr, Invalid> {
         let listen = self.listen();
-        self.judged(listen)
+        self.finish(listen)
     }
 
-    fn judged<T>(self, read: T) -> Result<T, Invalid> {
+    fn finish<T>(self, read: T) -> Result<T, Invalid> {
         self.invalid.map_or(Ok(read), Err)
     }
 
@@ -226,12 +226,12 @@ impl Env {
         }
     }
 
-    fn site(&mut self, records_requests: bool) -> Site {
+    fn context(&mut self, records_requests: bool) -> ServerContext {
         let welcome = self.text("WELCOME");
         if welcome.len() > MAX_WELCOME {
-            self.refuse("WELCOME", format_args!("longer than {MAX_WELCOME} bytes"));
+            self.reject("WELCOME", format_args!("longer than {MAX_WELCOME} bytes"));
         }
-        Site {
+        ServerContext {
             counters: Counters { main: self.key(), names: self.names() },
             origins: self.origins(),
             served_by: self.hostname(),
@@ -248,7 +248,7 @@ impl Env {
         }
         let most = Counters::MAX_MAIN;
         let problem = format_args!("not 1 to {most} printable ASCII characters without quotes, \\, <, > and &");
-        self.refuse("COUNTER_KEY", problem);
+        self.reject("COUNTER_KEY", problem);
         Key::new(default("COUNTER_KEY").as_bytes()).expect("the default is a good key")
     }
 
@@ -261,26 +261,25 @@ impl Env {
         if !names.iter().all(|name| Names::is_well_formed(name.as_bytes())) {
             let most = Names::MAX;
             let problem = format_args!("no list of names of 1 to {most} letters, digits, dots, hyphens, underscores");
-            self.unlike("COUNTERS", &list, problem);
+            self.reject_value("COUNTERS", &list, problem);
         }
-        Names::These(names)
+        Names::List(names)
     }
 
     fn origins(&mut self) -> Origins {
         let list = self.text("CORS_ORIGINS");
         let origins = members(&list);
         let most = Origins::MAX;
-        if list.trim_ascii() != origin::ANY && (origins.len() > most || !origins.iter().all(|origin| is_origin(origin)))
-        {
+        if list.trim_ascii() != cors::ANY && (origins.len() > most || !origins.iter().all(|origin| is_origin(origin))) {
             let problem = format_args!("no list of up to {most} origins as browsers write them, scheme://host[:port]");
-            self.unlike("CORS_ORIGINS", &list, problem);
+            self.reject_value("CORS_ORIGINS", &list, problem);
         }
         Origins::new(origins)
     }
 
     /// What tells this replica from its brothers. The kernel knows it even where no shell has set `HOSTNAME`.
     fn hostname(&self) -> String {
-        let kernel = machine::content("/proc/sys/kernel/hostname".as_ref()).ok();
+        let kernel = system::content("/proc/sys/kernel/hostname".as_ref()).ok();
         let name = kernel.or_else(|| self.raw("HOSTNAME")?.to_str().map(str::to_owned)).unwrap_or_default();
         let name = name.trim_ascii();
         let fits = !name.is_empty() && name.len() <= MAX_HOSTNAME && name.bytes().all(|byte| byte.is_ascii_graphic());
@@ -289,7 +288,7 @@ impl Env {
 
     fn listen(&mut self) -> SocketAddr {
         let port = self.number("PORT", 0, u16::MAX.into()) as u16;
-        let text = self.given("LISTEN");
+        let text = self.take_given("LISTEN");
         if !text.is_empty() {
             self.exclude("LISTEN", "PORT");
         }
@@ -300,7 +299,7 @@ impl Env {
             None => text.parse().ok(),
         };
         address.unwrap_or_else(|| {
-            self.unlike("LISTEN", &text, format_args!("no IP address and port"));
+            self.reject_value("LISTEN", &text, format_args!("no IP address and port"));
             every(port)
         })
     }
@@ -311,11 +310,11 @@ impl Env {
         let fsyncs = [Fsync::Always, Fsync::EverySecond, Fsync::Never];
         let fsync = fsyncs[self.choice("FSYNC", &["always", "everysec", "never"])];
         self.refuse_unknown();
-        let (url, host) = (self.given("REDIS_URL"), self.given("REDIS_HOST"));
-        let mut login = Login { host, port: REDIS_PORT, username: None, password: None, db: 0 };
+        let (url, host) = (self.take_given("REDIS_URL"), self.take_given("REDIS_HOST"));
+        let mut login = RedisConfig { host, port: REDIS_PORT, username: None, password: None, db: 0 };
         if !url.is_empty() {
-            if let Err(problem) = url_login(&url, &mut login) {
-                self.refuse("REDIS_URL", format_args!("{problem}"));
+            if let Err(problem) = parse_url(&url, &mut login) {
+                self.reject("REDIS_URL", format_args!("{problem}"));
             }
             for name in ["REDIS_HOST", "REDIS_PORT", "REDIS_USERNAME", "REDIS_DB"] {
                 self.exclude("REDIS_URL", name);
@@ -327,13 +326,13 @@ impl Env {
             self.refuse_hostless();
             let path = self.raw("LEDGER").map_or(default("LEDGER").as_ref(), OsString::as_os_str);
             // Where it lies is to be told for certain.
-            return Store::Ledger(machine::absolute(path), fsync);
+            return Store::Ledger(system::absolute(path), fsync);
         }
         if self.is_given("FSYNC") {
             let redis = if url.is_empty() { "REDIS_HOST" } else { "REDIS_URL" };
-            self.refuse("FSYNC", format_args!("it is for the ledger, and {redis} is set: unset one of them"));
+            self.reject("FSYNC", format_args!("it is for the ledger, and {redis} is set: unset one of them"));
         }
-        self.identify(&mut login);
+        self.read_credentials(&mut login);
         Store::Redis(login)
     }
 
@@ -358,7 +357,7 @@ impl Env {
         for name in SETTINGS.iter().map(|setting| setting.name).filter(|name| name.starts_with(REDIS)) {
             if self.is_given(name) {
                 let problem = format_args!("neither REDIS_HOST nor REDIS_URL is set: set one of them, or unset {name}");
-                self.note(name, problem, of("REDIS_HOST"));
+                self.note(name, problem, setting_named("REDIS_HOST"));
             }
         }
     }
@@ -376,38 +375,38 @@ impl Env {
             return REDIS_PORT;
         }
         port(&text).unwrap_or_else(|| {
-            self.unlike("REDIS_PORT", &text, format_args!("no number from 1 to {}", u16::MAX));
+            self.reject_value("REDIS_PORT", &text, format_args!("no number from 1 to {}", u16::MAX));
             REDIS_PORT
         })
     }
 
     /// Adds user and password; the password need not stand in a URL.
-    fn identify(&mut self, login: &mut Login) {
+    fn read_credentials(&mut self, login: &mut RedisConfig) {
         for name in ["REDIS_PASSWORD", "REDIS_PASSWORD_FILE"] {
             if self.is_given(name) && login.password.is_some() {
-                self.refuse(name, format_args!("REDIS_URL has a password, too: leave one of them out"));
+                self.reject(name, format_args!("REDIS_URL has a password, too: leave one of them out"));
             }
         }
         if self.is_given("REDIS_PASSWORD_FILE") {
             self.exclude("REDIS_PASSWORD_FILE", "REDIS_PASSWORD");
         }
-        let username = self.given("REDIS_USERNAME");
+        let username = self.take_given("REDIS_USERNAME");
         if !username.is_empty() {
             login.username = Some(username);
         }
         if let Some(content) = self.password_content() {
             match password(content) {
                 Ok(text) => login.password = Some(text),
-                Err(flaw) => self.refuse(self.password_source(), format_args!("the password {flaw}")),
+                Err(flaw) => self.reject(self.password_source(), format_args!("the password {flaw}")),
             }
         }
         let user = if self.is_given("REDIS_USERNAME") { "REDIS_USERNAME" } else { "REDIS_URL" };
         let Some(name) = &login.username else { return };
         if name.bytes().any(|byte| byte <= b' ' || byte == b'\x7f') {
-            self.refuse(user, format_args!("no name of a Redis user has a space or a control character"));
+            self.reject(user, format_args!("no name of a Redis user has a space or a control character"));
         }
         if login.password.is_none() {
-            self.refuse("REDIS_PASSWORD", format_args!("{user} names a user, but there is no password"));
+            self.reject("REDIS_PASSWORD", format_args!("{user} names a user, but there is no password"));
         }
     }
 
@@ -423,8 +422,8 @@ impl Env {
         if name == "REDIS_PASSWORD" {
             return Some(value.as_encoded_bytes().to_vec());
         }
-        let content = machine::bytes(value, MAX_PASSWORD);
-        content.map_err(|error| self.refuse(name, format_args!("cannot be read ({error})"))).ok()
+        let content = system::bytes(value, MAX_PASSWORD);
+        content.map_err(|error| self.reject(name, format_args!("cannot be read ({error})"))).ok()
     }
 
     fn workers(&mut self) -> Option<usize> {
@@ -433,10 +432,10 @@ impl Env {
 
     /// `6m`, `64m`, `1g`.
     fn memory(&mut self) -> Option<usize> {
-        let text = self.given("MEMORY_LIMIT");
+        let text = self.take_given("MEMORY_LIMIT");
         let bytes = bytes(&text);
         if bytes.is_none() && !text.is_empty() {
-            self.unlike("MEMORY_LIMIT", &text, format_args!("no amount of memory like 500k, 64m or 1g"));
+            self.reject_value("MEMORY_LIMIT", &text, format_args!("no amount of memory like 500k, 64m or 1g"));
         }
         bytes
     }
@@ -458,7 +457,7 @@ impl Env {
     fn number(&mut self, name: &'static str, least: u64, most: u64) -> u64 {
         let text = self.text(name);
         number(&text, least, most).unwrap_or_else(|| {
-            self.unlike(name, &text, format_args!("no number from {least} to {most}"));
+            self.reject_value(name, &text, format_args!("no number from {least} to {most}"));
             least
         })
     }
@@ -468,8 +467,8 @@ impl Env {
         let text = self.text(name);
         match millis(&text) {
             Ok(millis) if (least..=MAX_MILLIS).contains(&millis) => return Duration::from_millis(millis),
-            Ok(_) => self.unlike(name, &text, format_args!("not between {least}ms and 24 hours")),
-            Err(problem) => self.unlike(name, &text, format_args!("{problem}")),
+            Ok(_) => self.reject_value(name, &text, format_args!("not between {least}ms and 24 hours")),
+            Err(problem) => self.reject_value(name, &text, format_args!("{problem}")),
         }
         Duration::ZERO
     }
@@ -478,21 +477,21 @@ impl Env {
     fn choice(&mut self, name: &'static str, choices: &[&str]) -> usize {
         let text = self.text(name);
         choices.iter().position(|choice| text.eq_ignore_ascii_case(choice)).unwrap_or_else(|| {
-            self.unlike(name, &text, format_args!("none of {}", choices.join(", ")));
+            self.reject_value(name, &text, format_args!("none of {}", choices.join(", ")));
             0
         })
     }
 
     /// What is set, or else the default.
     fn text(&mut self, name: &'static str) -> String {
-        let text = self.given(name);
+        let text = self.take_given(name);
         if text.is_empty() { default(name).to_owned() } else { text }
     }
 
     /// What is set; empty if nothing is.
-    fn given(&mut self, name: &'static str) -> String {
+    fn take_given(&mut self, name: &'static str) -> String {
         self.raw(name).cloned().unwrap_or_default().into_string().unwrap_or_else(|_| {
-            self.refuse(name, format_args!("not UTF-8"));
+            self.reject(name, format_args!("not UTF-8"));
             String::new()
         })
     }
@@ -502,14 +501,14 @@ impl Env {
         found.map(|(_, value)| value).filter(|value| !value.is_empty())
     }
 
-    fn unlike(&mut self, name: &'static str, text: &str, problem: fmt::Arguments<'_>) {
+    fn reject_value(&mut self, name: &'static str, text: &str, problem: fmt::Arguments<'_>) {
         let mut shown = String::new();
         quote(&mut shown, text);
-        self.refuse(name, format_args!("{shown} is {problem}"));
+        self.reject(name, format_args!("{shown} is {problem}"));
     }
 
-    fn refuse(&mut self, name: &'static str, problem: fmt::Arguments<'_>) {
-        self.note(name, problem, of(name));
+    fn reject(&mut self, name: &'static str, problem: fmt::Arguments<'_>) {
+        self.note(name, problem, setting_named(name));
     }
 
     /// Keeps what is wrong with a variable, unless something was wrong before; the example is that of a setting.
@@ -520,7 +519,7 @@ impl Env {
     /// Refuses a setting beside another, if that is given.
     fn exclude(&mut self, name: &'static str, other: &str) {
         if self.is_given(other) {
-            self.refuse(name, format_args!("{other} is set too: unset one of them"));
+            self.reject(name, format_args!("{other} is set too: unset one of them"));
         }
     }
 }
@@ -548,13 +547,13 @@ fn nearest(name: &str) -> &'static Setting {
     let of_redis = SETTINGS.iter().filter(|setting| setting.name.starts_with(REDIS));
     let distance = |setting: &&Setting| {
         let is_part = name.len() > REDIS.len() && (setting.name.starts_with(name) || name.starts_with(setting.name));
-        if is_part { 0 } else { changes(name.as_bytes(), setting.name.as_bytes()) }
+        if is_part { 0 } else { edit_distance(name.as_bytes(), setting.name.as_bytes()) }
     };
     of_redis.min_by_key(distance).unwrap_or(&SETTINGS[0])
 }
 
 /// How many letters have to be added, left out or replaced to make one word of the other (Levenshtein distance).
-fn changes(one: &[u8], other: &[u8]) -> usize {
+fn edit_distance(one: &[u8], other: &[u8]) -> usize {
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (at, letter) in one.iter().enumerate() {
         let mut diagonal = std::mem::replace(&mut row[0], at + 1);
@@ -574,11 +573,11 @@ const REDIS: &str = "REDIS_";
 const OTHERS: [&str; 3] = ["REDIS_ADMIN_PASSWORD", "REDIS_ADMIN_PASSWORD_FILE", "REDIS_IMAGE"];
 
 fn default(name: &str) -> &'static str {
-    of(name).default
+    setting_named(name).default
 }
 
 /// The setting of this name, which is one of ours.
-fn of(name: &str) -> &'static Setting {
+fn setting_named(name: &str) -> &'static Setting {
     SETTINGS.iter().find(|setting| setting.name == name).unwrap_or(&SETTINGS[0])
 }
 
@@ -624,7 +623,7 @@ fn port(text: &str) -> Option<u16> {
 }
 
 /// Takes `redis://[user:password@]host[:port][/db]` apart. What it says of a problem does not repeat the URL.
-fn url_login(url: &str, login: &mut Login) -> Result<(), &'static str> {
+fn parse_url(url: &str, login: &mut RedisConfig) -> Result<(), &'static str> {
     if url.starts_with("rediss://") {
         return Err("TLS is not spoken here: put a tunnel in between and name its plain end");
     }
@@ -767,7 +766,7 @@ mod tests {
 
     fn login(settings: &[(&str, &str)]) -> (String, u16, Option<String>, Option<String>, u32) {
         match read(settings).expect("good settings").store {
-            Store::Redis(Login { host, port, username, password, db }) => (host, port, username, password, db),
+            Store::Redis(RedisConfig { host, port, username, password, db }) => (host, port, username, password, db),
             Store::Ledger(path, _) => panic!("the ledger {}", path.display()),
         }
     }

@@ -1,5 +1,5 @@
-//! The words that every other file speaks: which counter ([`Key`]), what is asked of it ([`Ask`]), and what can go
-//! wrong ([`Fault`], [`Cause`]).
+//! The words that every other file speaks: which counter ([`Key`]), what is asked of it ([`Command`]), and what can go
+//! wrong ([`StoreError`], [`Rejection`]).
 //!
 //! All of them are small values that are copied, so that a visit waiting for its number owns no memory of its own.
 
@@ -70,17 +70,17 @@ impl fmt::Debug for Key {
 
 /// One question to the store. Whoever asks waits for one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ask {
+pub enum Command {
     /// Count `by` visits (`INCRBY`). The answer is the number of the last of them; 0 visits only show whether the
     /// store counts.
-    Count {
+    Increment {
         /// The counter to raise.
         key: Key,
         /// How many visits.
         by: i64,
     },
     /// The total so far (`GET`); nothing is counted.
-    Total {
+    Get {
         /// The counter to read.
         key: Key,
     },
@@ -88,18 +88,18 @@ pub enum Ask {
     Ping,
 }
 
-impl Ask {
+impl Command {
     /// Whether it counts, or only reads.
     #[must_use]
-    pub fn counts(&self) -> bool {
-        matches!(self, Self::Count { .. })
+    pub fn is_increment(&self) -> bool {
+        matches!(self, Self::Increment { .. })
     }
 
     /// The counter that it is about.
     #[must_use]
     pub fn key(&self) -> Option<&Key> {
         match self {
-            Self::Count { key, .. } | Self::Total { key } => Some(key),
+            Self::Increment { key, .. } | Self::Get { key } => Some(key),
             Self::Ping => None,
         }
     }
@@ -107,20 +107,20 @@ impl Ask {
 
 /// Why there is no number. The difference is what a visitor may do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum StoreError {
     /// It never reached the store: surely not counted, may be tried again.
-    Down,
+    Unavailable,
     /// Too much waits already for it to wait too: surely not counted, may be tried again.
-    Full,
+    Overloaded,
     /// It was sent and the store did not say: it may have been counted, so nobody may repeat it.
-    Lost,
+    OutcomeUnknown,
     /// The store said no before it did anything: surely not counted.
-    Refused(Cause),
+    Rejected(Rejection),
 }
 
-/// Why the store said no. [`Cause::words`] puts it plainly.
+/// Why the store said no. [`Rejection::message`] puts it plainly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum Rejection {
     /// `NOAUTH`, `WRONGPASS`: no password, or the wrong one.
     Password,
     /// `NOPERM`: the user may not do this.
@@ -130,7 +130,7 @@ pub enum Cause {
     /// `DENIED`: protected mode, which answers nobody from outside as long as there is no password.
     Protected,
     /// `ERR max number of clients reached`.
-    Crowded,
+    MaxClients,
     /// `ERR DB index is out of range`: there is no such database.
     Database,
     /// `WRONGTYPE`: the key holds a list, a set or the like.
@@ -156,27 +156,27 @@ pub enum Cause {
     /// `CLUSTERDOWN`, `TRYAGAIN`: the cluster is not whole.
     ClusterDown,
     /// `MOVED`, `ASK`: the key lives on another node.
-    Elsewhere,
+    Moved,
     /// There are no scripts to count names with.
-    NoScripts,
+    ScriptsRequired,
     /// The disk under the ledger is full or failed, or another file is in its place.
     Disk,
     /// The store holds as many named counters as `MAX_COUNTERS` allows.
-    TooMany,
+    TooManyCounters,
     /// Any other error.
     Other,
 }
 
-impl Cause {
+impl Rejection {
     /// One clause for people: what is wrong with the store, in lower case, without the store's own wording.
     #[must_use]
-    pub fn words(self) -> &'static str {
+    pub fn message(self) -> &'static str {
         match self {
             Self::Password => "the store wants another password: check REDIS_PASSWORD",
             Self::Permission => "the store's user may not count: check its ACL",
             Self::NoScript => "the store loses the scripts that it is given",
             Self::Protected => "the store is in protected mode: give it a password",
-            Self::Crowded => "the store has as many clients as it may have: raise its maxclients",
+            Self::MaxClients => "the store has as many clients as it may have: raise its maxclients",
             Self::Database => "the store has no such database: check REDIS_DB",
             Self::WrongType => "the key holds something other than a count: check COUNTER_KEY",
             Self::NotANumber => "the key holds something other than a whole number: check COUNTER_KEY",
@@ -189,12 +189,12 @@ impl Cause {
             Self::NoReplicas => "the store has too few replicas to accept writes",
             Self::Busy => "the store is busy with a script",
             Self::ClusterDown => "the store's cluster is down",
-            Self::Elsewhere => "the key lives on another node of the cluster: point REDIS_HOST there",
-            Self::NoScripts => {
+            Self::Moved => "the key lives on another node of the cluster: point REDIS_HOST there",
+            Self::ScriptsRequired => {
                 "the store runs no scripts for this user, which MAX_COUNTERS needs: list the names in COUNTERS"
             }
             Self::Disk => "the ledger cannot be written: check its disk and its file",
-            Self::TooMany => {
+            Self::TooManyCounters => {
                 "MAX_COUNTERS is reached: existing counters count on, new names are refused; \
                  raise MAX_COUNTERS or remove counters"
             }
@@ -204,23 +204,28 @@ impl Cause {
 
     /// Whether it passes by itself, so that a visit may as well wait for it.
     #[must_use]
-    pub fn passes(self) -> bool {
-        matches!(self, Self::Loading | Self::NoPrimary | Self::Busy | Self::ClusterDown | Self::Crowded)
+    pub fn is_transient(self) -> bool {
+        matches!(self, Self::Loading | Self::NoPrimary | Self::Busy | Self::ClusterDown | Self::MaxClients)
     }
 
     /// Whether it lies with one key, so that others may count well.
     #[must_use]
-    pub fn is_of_the_key(self) -> bool {
+    pub fn is_key_specific(self) -> bool {
         matches!(
             self,
-            Self::WrongType | Self::NotANumber | Self::Overflow | Self::TooMany | Self::NoScripts | Self::Elsewhere
+            Self::WrongType
+                | Self::NotANumber
+                | Self::Overflow
+                | Self::TooManyCounters
+                | Self::ScriptsRequired
+                | Self::Moved
         )
     }
 
     /// Whether reads go on while counting is refused for this cause, so that a good read is no sign of recovery.
     #[must_use]
-    pub fn spares_reads(self) -> bool {
-        !self.passes() && !matches!(self, Self::Password | Self::Protected | Self::Other)
+    pub fn allows_reads(self) -> bool {
+        !self.is_transient() && !matches!(self, Self::Password | Self::Protected | Self::Other)
     }
 }
 
@@ -239,7 +244,7 @@ pub enum Names {
     /// Every one that [`Names::is_well_formed`].
     Any,
     /// These; none of them, usually.
-    These(Vec<String>),
+    List(Vec<String>),
 }
 
 impl Names {
@@ -260,10 +265,10 @@ impl Counters {
 
     /// The key of a named counter, `visits:NAME`, if the name is allowed.
     #[must_use]
-    pub fn named(&self, name: &[u8]) -> Option<Key> {
+    pub fn key_of(&self, name: &[u8]) -> Option<Key> {
         let allowed = match &self.names {
             Names::Any => Names::is_well_formed(name),
-            Names::These(names) => names.iter().any(|allowed| allowed.as_bytes() == name),
+            Names::List(names) => names.iter().any(|allowed| allowed.as_bytes() == name),
         };
         if !allowed {
             return None;
@@ -277,9 +282,9 @@ impl Counters {
         Key::new(&key[..length])
     }
 
-    /// The name in a key of this server, the inverse of [`Counters::named`]; empty for the main counter.
+    /// The name in a key of this server, the inverse of [`Counters::key_of`]; empty for the main counter.
     #[must_use]
-    pub fn name<'a>(&self, key: &'a Key) -> &'a [u8] {
+    pub fn name_of<'a>(&self, key: &'a Key) -> &'a [u8] {
         key.as_bytes().get(self.main.as_bytes().len() + 1..).unwrap_or_default()
     }
 }

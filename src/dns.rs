@@ -34,7 +34,7 @@ pub fn query(id: u16, host: &[u8], kind: u8) -> Option<Vec<u8>> {
 
 /// The meaning of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ReplyKind {
     /// It does not belong to the query; the one that does may still come.
     Foreign,
     /// The name exists; its addresses, if any, have been added.
@@ -51,8 +51,8 @@ pub enum Verdict {
 
 /// Decodes a message as the reply to `query`, and adds its addresses to `found`, up to [`MAX_ADDRESSES`]. Aliases need
 /// no following: a name server that was asked for recursion sends the addresses along with them.
-pub fn reply(message: &[u8], query: &[u8], found: &mut Vec<IpAddr>) -> Verdict {
-    let Some((head, rest)) = message.split_first_chunk::<HEAD>() else { return Verdict::Foreign };
+pub fn reply(message: &[u8], query: &[u8], found: &mut Vec<IpAddr>) -> ReplyKind {
+    let Some((head, rest)) = message.split_first_chunk::<HEAD>() else { return ReplyKind::Foreign };
     let [flags, more_flags] = [head[2], head[3]];
     let count = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
     let [questions, records, _, additional] = [4, 6, 8, 10].map(count);
@@ -62,13 +62,13 @@ pub fn reply(message: &[u8], query: &[u8], found: &mut Vec<IpAddr>) -> Verdict {
     // A server that fails need not repeat the question.
     let is_ours = head.starts_with(&query[..2]) && (is_echoed || questions == 0 && !matches!(code, SUCCESS | NO_NAME));
     if !is_ours || flags & OPERATION != RESPONSE {
-        return Verdict::Foreign;
+        return ReplyKind::Foreign;
     }
     match code {
         SUCCESS => {}
-        NO_NAME => return Verdict::NoName,
-        FAILURE => return Verdict::Failed,
-        _ => return Verdict::Refused,
+        NO_NAME => return ReplyKind::NoName,
+        FAILURE => return ReplyKind::Failed,
+        _ => return ReplyKind::Refused,
     }
     let before = found.len();
     let mut rest = &rest[question.len()..];
@@ -84,10 +84,10 @@ pub fn reply(message: &[u8], query: &[u8], found: &mut Vec<IpAddr>) -> Verdict {
     // Neither an answer nor the means to find one: at best a referral to other servers.
     let is_lame = flags & AUTHORITATIVE == 0 && more_flags & RECURSIVE == 0 && records == 0 && additional == 0;
     match () {
-        () if found.len() > before => Verdict::Exists,
-        () if !is_whole => Verdict::Truncated,
-        () if is_lame => Verdict::Refused,
-        () => Verdict::Exists,
+        () if found.len() > before => ReplyKind::Exists,
+        () if !is_whole => ReplyKind::Truncated,
+        () if is_lame => ReplyKind::Refused,
+        () => ReplyKind::Exists,
     }
 }
 
@@ -200,32 +200,32 @@ mod tests {
     fn a_reply_is_read_as_far_as_it_goes() {
         let query = query(7, b"redis", A).expect("a good name");
         for (flags, records, said, verdict, addresses) in [
-            ([0x81, 0x80], 1, vec![ADDRESS], Verdict::Exists, "10.0.0.9"),
-            ([0x81, 0x80], 2, vec![CNAME, ADDRESS], Verdict::Exists, "10.0.0.9"),
-            ([0x81, 0x80], 2, vec![ADDRESS6, ADDRESS], Verdict::Exists, "fd00::1 10.0.0.9"),
-            ([0x81, 0x80], 0, vec![], Verdict::Exists, ""),
-            ([0x81, 0x80], 3, vec![CHAOS, SHORT, ADDRESS], Verdict::Exists, "10.0.0.9"),
-            ([0x81, 0x80], 3, vec![ADDRESS, CNAME, ADDRESS], Verdict::Exists, "10.0.0.9"),
-            ([0x81, 0x80], 1, vec![OTHER_TYPE], Verdict::Exists, ""),
+            ([0x81, 0x80], 1, vec![ADDRESS], ReplyKind::Exists, "10.0.0.9"),
+            ([0x81, 0x80], 2, vec![CNAME, ADDRESS], ReplyKind::Exists, "10.0.0.9"),
+            ([0x81, 0x80], 2, vec![ADDRESS6, ADDRESS], ReplyKind::Exists, "fd00::1 10.0.0.9"),
+            ([0x81, 0x80], 0, vec![], ReplyKind::Exists, ""),
+            ([0x81, 0x80], 3, vec![CHAOS, SHORT, ADDRESS], ReplyKind::Exists, "10.0.0.9"),
+            ([0x81, 0x80], 3, vec![ADDRESS, CNAME, ADDRESS], ReplyKind::Exists, "10.0.0.9"),
+            ([0x81, 0x80], 1, vec![OTHER_TYPE], ReplyKind::Exists, ""),
             // Records beyond those that are announced are ignored; those that are missing are not waited for.
-            ([0x81, 0x80], 1, vec![ADDRESS, ADDRESS6], Verdict::Exists, "10.0.0.9"),
-            ([0x83, 0x80], 9, vec![ADDRESS], Verdict::Exists, "10.0.0.9"),
-            ([0x83, 0x80], 9, vec![CNAME], Verdict::Truncated, ""),
-            ([0x83, 0x80], 0, vec![], Verdict::Truncated, ""),
-            ([0x81, 0x80], 2, vec![CNAME], Verdict::Truncated, ""),
-            ([0x81, 0x80], 1, vec![RESERVED], Verdict::Truncated, ""),
-            ([0x81, 0x83], 0, vec![], Verdict::NoName, ""),
-            ([0x83, 0x83], 0, vec![], Verdict::NoName, ""),
-            ([0x81, 0x82], 0, vec![], Verdict::Failed, ""),
-            ([0x81, 0x85], 0, vec![], Verdict::Refused, ""),
-            ([0x81, 0x81], 0, vec![], Verdict::Refused, ""),
+            ([0x81, 0x80], 1, vec![ADDRESS, ADDRESS6], ReplyKind::Exists, "10.0.0.9"),
+            ([0x83, 0x80], 9, vec![ADDRESS], ReplyKind::Exists, "10.0.0.9"),
+            ([0x83, 0x80], 9, vec![CNAME], ReplyKind::Truncated, ""),
+            ([0x83, 0x80], 0, vec![], ReplyKind::Truncated, ""),
+            ([0x81, 0x80], 2, vec![CNAME], ReplyKind::Truncated, ""),
+            ([0x81, 0x80], 1, vec![RESERVED], ReplyKind::Truncated, ""),
+            ([0x81, 0x83], 0, vec![], ReplyKind::NoName, ""),
+            ([0x83, 0x83], 0, vec![], ReplyKind::NoName, ""),
+            ([0x81, 0x82], 0, vec![], ReplyKind::Failed, ""),
+            ([0x81, 0x85], 0, vec![], ReplyKind::Refused, ""),
+            ([0x81, 0x81], 0, vec![], ReplyKind::Refused, ""),
             // A server that neither has the zone nor asks others.
-            ([0x81, 0x00], 0, vec![], Verdict::Refused, ""),
-            ([0x85, 0x00], 0, vec![], Verdict::Exists, ""),
-            ([0x81, 0x00], 1, vec![ADDRESS], Verdict::Exists, "10.0.0.9"),
+            ([0x81, 0x00], 0, vec![], ReplyKind::Refused, ""),
+            ([0x85, 0x00], 0, vec![], ReplyKind::Exists, ""),
+            ([0x81, 0x00], 1, vec![ADDRESS], ReplyKind::Exists, "10.0.0.9"),
             // A query, and the response to something other than a query.
-            ([0x01, 0x00], 1, vec![ADDRESS], Verdict::Foreign, ""),
-            ([0xa1, 0x80], 1, vec![ADDRESS], Verdict::Foreign, ""),
+            ([0x01, 0x00], 1, vec![ADDRESS], ReplyKind::Foreign, ""),
+            ([0xa1, 0x80], 1, vec![ADDRESS], ReplyKind::Foreign, ""),
         ] {
             let reply = [head(&query, flags, records), said.concat()].concat();
             let mut found = Vec::new();
@@ -244,18 +244,18 @@ mod tests {
             reply
         };
         for (reply, verdict) in [
-            (at(0, 1), Verdict::Foreign),
-            (at(1, 8), Verdict::Foreign),
-            (at(HEAD + 1, b'R'), Verdict::Exists),
-            (at(HEAD + 1, b'x'), Verdict::Foreign),
-            (at(HEAD + 8, 28), Verdict::Foreign),
-            (good[..2].to_vec(), Verdict::Foreign),
-            (Vec::new(), Verdict::Foreign),
+            (at(0, 1), ReplyKind::Foreign),
+            (at(1, 8), ReplyKind::Foreign),
+            (at(HEAD + 1, b'R'), ReplyKind::Exists),
+            (at(HEAD + 1, b'x'), ReplyKind::Foreign),
+            (at(HEAD + 8, 28), ReplyKind::Foreign),
+            (good[..2].to_vec(), ReplyKind::Foreign),
+            (Vec::new(), ReplyKind::Foreign),
             // A server that fails may leave the question out, but it repeats no other.
-            ([&query[..2], &[0x81, 0x82, 0, 0, 0, 0, 0, 0, 0, 0]].concat(), Verdict::Failed),
-            ([&query[..2], &[0x81, 0x85, 0, 0, 0, 0, 0, 0, 0, 0]].concat(), Verdict::Refused),
-            ([&query[..2], &[0x81, 0x83, 0, 0, 0, 0, 0, 0, 0, 0]].concat(), Verdict::Foreign),
-            ([&query[..2], &[0x81, 0x82, 0, 1, 0, 0, 0, 0, 0, 0], b"\x01x\0\0\x01\0\x01"].concat(), Verdict::Foreign),
+            ([&query[..2], &[0x81, 0x82, 0, 0, 0, 0, 0, 0, 0, 0]].concat(), ReplyKind::Failed),
+            ([&query[..2], &[0x81, 0x85, 0, 0, 0, 0, 0, 0, 0, 0]].concat(), ReplyKind::Refused),
+            ([&query[..2], &[0x81, 0x83, 0, 0, 0, 0, 0, 0, 0, 0]].concat(), ReplyKind::Foreign),
+            ([&query[..2], &[0x81, 0x82, 0, 1, 0, 0, 0, 0, 0, 0], b"\x01x\0\0\x01\0\x01"].concat(), ReplyKind::Foreign),
         ] {
             assert_eq!(super::reply(&reply, &query, &mut Vec::new()), verdict, "{reply:?}");
         }
@@ -267,7 +267,7 @@ mod tests {
         let record = |n: u8| [&ADDRESS[..ADDRESS.len() - 1], &[n]].concat();
         let records: Vec<u8> = (0..200).flat_map(record).collect();
         let mut found = Vec::new();
-        assert_eq!(reply(&[head(&query, [0x81, 0x80], 200), records].concat(), &query, &mut found), Verdict::Exists);
+        assert_eq!(reply(&[head(&query, [0x81, 0x80], 200), records].concat(), &query, &mut found), ReplyKind::Exists);
         assert_eq!((found.len(), found[0], found[47]), (MAX_ADDRESSES, ips("10.0.0.0")[0], ips("10.0.0.47")[0]));
     }
 

@@ -17,24 +17,24 @@ use nix::sys::signal::{SigSet, Signal};
 use tracing::{debug, info, warn};
 
 use self::capacity::{Capacity, bound, capacity, has_untaken, is_given_up, reset};
-use self::health::{Health, Status};
+use self::health::{Health, StoreHealth};
 use self::queue::Waiter;
 use crate::batch::Batch;
 use crate::config::{Limits, Store};
-use crate::counter::{Ask, Counters, Key, Names};
-use crate::exchange::{Record, Site};
-use crate::ledger::{self, Fsync, Ledger, Origin, Unusable};
-use crate::machine;
-use crate::metrics::{About, Metrics, Tally};
-use crate::redis::{Bound, Login, Sender};
+use crate::connection::{Record, ServerContext};
+use crate::counter::{Command, Counters, Key, Names};
+use crate::ledger::{self, Fsync, Ledger, OpenError, Origin};
+use crate::metrics::{About, Metrics, WorkerMetrics};
+use crate::redis::{Bound, Producer, RedisConfig};
 use crate::routes::Route;
+use crate::system;
 
 mod capacity;
 mod health;
 mod queue;
 mod reply_timeout;
 mod resolver;
-mod seats;
+mod slots;
 pub mod threads;
 #[cfg(feature = "tokio")]
 pub mod tokio;
@@ -45,7 +45,7 @@ pub enum Failure {
     /// The address cannot be listened on.
     Listen(SocketAddr, io::Error),
     /// The ledger cannot be used.
-    Ledger(PathBuf, Unusable),
+    Ledger(PathBuf, OpenError),
     /// So many files may be open, and so many are needed for so many event loops.
     Files(usize, usize, usize),
     /// So many bytes of memory are too few for so many event loops.
@@ -67,11 +67,11 @@ impl fmt::Display for Failure {
                 write!(
                     f,
                     "cannot listen on {}: another process does; stop it, or set LISTEN to another port",
-                    Place(*address)
+                    DisplayAddr(*address)
                 )
             }
             Self::Listen(address, error) => {
-                write!(f, "cannot listen on {}: {error}; set LISTEN to another address", Place(*address))
+                write!(f, "cannot listen on {}: {error}; set LISTEN to another address", DisplayAddr(*address))
             }
             Self::Ledger(path, unusable) => write!(f, "cannot count in {}: {unusable}", path.to_string_lossy()),
             Self::Files(limit, needed, workers) => write!(
@@ -97,13 +97,13 @@ pub fn unix_time() -> u64 {
 
 /// So long from now on. Reading the clock takes 50 bytes each time that it is written out, so it is here.
 #[inline(never)]
-fn after(long: Duration) -> Instant {
+fn deadline_after(long: Duration) -> Instant {
     Instant::now() + long
 }
 
 /// How long it is until then; nothing if that is past.
 #[inline(never)]
-fn left(deadline: Instant) -> Duration {
+fn remaining(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
 }
 
@@ -114,18 +114,18 @@ fn spawn(name: &str, stack: usize, work: Box<dyn FnOnce() + Send>) -> io::Result
 
 /// Connects to the first address of Redis that accepts, on the thread that waits for it, within `patience`. The name is
 /// looked up each time, since a container's address changes.
-fn connect(login: &Login, patience: Duration) -> Result<TcpStream, Status> {
-    let deadline = after(patience);
+fn connect(config: &RedisConfig, patience: Duration) -> Result<TcpStream, StoreHealth> {
+    let deadline = deadline_after(patience);
     // However slow the name servers are, half of the time is left to connect.
-    let addresses = resolver::look_up(&login.host, login.port, after(patience / 2))?;
+    let addresses = resolver::look_up(&config.host, config.port, deadline_after(patience / 2))?;
     let mut status = CLOSED;
     for (tried, address) in addresses.iter().enumerate() {
         // Each has its share, so that one that nobody is behind any more does not hide the next.
-        let share = (left(deadline) / (addresses.len() - tried) as u32).max(Duration::from_millis(1));
+        let share = (remaining(deadline) / (addresses.len() - tried) as u32).max(Duration::from_millis(1));
         match TcpStream::connect_timeout(address, share) {
             Ok(socket) => return socket.set_nodelay(true).map(|()| socket).map_err(|_| CLOSED),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => status = Status::Away("it cannot be reached"),
-            Err(_) => status = Status::Away("nobody accepts connections there: is Redis running?"),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => status = StoreHealth::Away("it cannot be reached"),
+            Err(_) => status = StoreHealth::Away("nobody accepts connections there: is Redis running?"),
         }
     }
     Err(status)
@@ -146,11 +146,11 @@ fn open_ledger(path: &Path, fsync: Fsync, counters: &Counters, limits: &Limits) 
         warn!(bytes = found.torn, "cut the torn end of the ledger: what it held was answered to nobody");
     }
     if found.origin == Origin::Empty {
-        caution(&format!("ledger {file}: it was there and is empty; if it had a count, restore a copy"), None);
+        log_warning(&format!("ledger {file}: it was there and is empty; if it had a count, restore a copy"), None);
     }
     if let Some(other) = found.foreign_key {
         let words = format!("ledger {file}: it holds counters of another key, {other}, and none of {key}");
-        caution(&(words + ": check COUNTER_KEY"), None);
+        log_warning(&(words + ": check COUNTER_KEY"), None);
     }
     let holds = match found.origin {
         Origin::Created => String::from("created, counting starts at 0"),
@@ -162,7 +162,7 @@ fn open_ledger(path: &Path, fsync: Fsync, counters: &Counters, limits: &Limits) 
 
 /// Syncs a ledger that is due, if it is set to be synced now and then, and says when to do it next.
 fn sync_if_due(ledger: &mut Ledger, due: Option<Instant>) -> Option<Instant> {
-    let due = due.or_else(|| ledger.wants_sync().then(|| after(EVERY)))?;
+    let due = due.or_else(|| ledger.wants_sync().then(|| deadline_after(EVERY)))?;
     if Instant::now() < due {
         return Some(due);
     }
@@ -170,11 +170,11 @@ fn sync_if_due(ledger: &mut Ledger, due: Option<Instant>) -> Option<Instant> {
     match ledger.sync() {
         Ok(()) => return None,
         Err(error) if sound => {
-            caution("the ledger cannot be synced: a power cut would lose what was counted since", Some(&error));
+            log_warning("the ledger cannot be synced: a power cut would lose what was counted since", Some(&error));
         }
         Err(_) => {}
     }
-    Some(after(EVERY))
+    Some(deadline_after(EVERY))
 }
 
 /// Has a thread wait for `signals` that nothing else holds up, be it a disk or a full pipe behind the log.
@@ -189,7 +189,7 @@ fn watch(
     stop: Box<dyn Fn(&'static str) + Send>,
 ) -> io::Result<&'static AtomicBool> {
     let serving: &AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
-    let longest = limits.drain_delay + limits.drain + OVERTIME;
+    let longest = limits.drain_delay + limits.drain + EXIT_GRACE;
     let work = move || {
         let signal = received(signals);
         if !serving.load(Ordering::Relaxed) {
@@ -222,12 +222,12 @@ fn last_answers(deadline: Instant, limits: &Limits) -> Instant {
 }
 
 /// Says how it ended: only an end that is not as it should be is worth a line of its own.
-fn stopped(is_drained: bool, is_synced: bool) {
+fn log_stopped(is_drained: bool, is_synced: bool) {
     if !is_drained {
-        caution("stopping with connections still open: DRAIN_TIMEOUT has passed", None);
+        log_warning("stopping with connections still open: DRAIN_TIMEOUT has passed", None);
     }
     if !is_synced {
-        caution("stopping without the disk, which does not answer: DRAIN_TIMEOUT has passed", None);
+        log_warning("stopping without the disk, which does not answer: DRAIN_TIMEOUT has passed", None);
     }
     debug!("stopped");
 }
@@ -237,7 +237,7 @@ fn stopped(is_drained: bool, is_synced: bool) {
 fn report_disk(ledger: &Ledger, reported: &mut Option<Instant>) {
     if !ledger.is_sound() && reported.is_none_or(|last| last.elapsed() >= REPORT) {
         *reported = Some(Instant::now());
-        caution(
+        log_warning(
             "the disk under the ledger fails: visits are in doubt, and none is counted before all are in a new file",
             None,
         );
@@ -247,7 +247,7 @@ fn report_disk(ledger: &Ledger, reported: &mut Option<Instant>) {
 /// Syncs a ledger for the last time.
 fn sync_at_end(ledger: &mut Ledger) {
     if let Err(error) = ledger.sync() {
-        caution("the ledger could not be synced: a power cut would lose the last visits", Some(&error));
+        log_warning("the ledger could not be synced: a power cut would lose the last visits", Some(&error));
     }
 }
 
@@ -261,9 +261,9 @@ pub fn reachable(mut address: SocketAddr) -> SocketAddr {
 }
 
 /// An address as in a URL. The standard library's way would be another 1 kB, since it can also pad.
-pub struct Place(pub SocketAddr);
+pub struct DisplayAddr(pub SocketAddr);
 
-impl fmt::Display for Place {
+impl fmt::Display for DisplayAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             SocketAddr::V4(address) => write!(f, "{}:{}", address.ip(), address.port()),
@@ -282,43 +282,43 @@ fn metrics(driver: &'static str, store: &Store, limits: &Limits, workers: usize,
 }
 
 /// Notes that a batch was answered that was sent at that time, and says when.
-fn settled(tally: &Tally, batch: &Batch<Waiter>, sent: Instant) -> Instant {
+fn record_batch(tally: &WorkerMetrics, batch: &Batch<Waiter>, sent: Instant) -> Instant {
     let now = Instant::now();
-    tally.settled(batch.waiters(), now - sent);
+    tally.record_batch(batch.waiter_count(), now - sent);
     now
 }
 
 /// Whether the store has counted something of a batch. That it was read proves little: so can a replica be.
 fn has_counted(batch: &Batch<Waiter>) -> bool {
-    batch.replies().any(|(ask, total)| ask.counts() && total.is_ok())
+    batch.replies().any(|(command, total)| command.is_increment() && total.is_ok())
 }
 
 /// Who counts in Redis: another sender at each start, and for each worker.
-fn sender(site: &Site, limits: &Limits) -> Sender {
-    let Counters { main, names } = &site.counters;
+fn producer(context: &ServerContext, limits: &Limits) -> Producer {
+    let Counters { main, names } = &context.counters;
     let bound = matches!(names, Names::Any).then_some(Bound { main: *main, most: limits.counters });
-    Sender { id: machine::random(), patience: limits.store, bound }
+    Producer { id: system::random(), retry_window: limits.store, bound }
 }
 
 /// What to ask the store, if anything, so that its health is known although nobody visits: whether it counts again,
 /// where it `is_refusing`, or whether a connection that is `idle` still stands. Also when to look the next time.
-fn probe(is_refusing: bool, idle: bool, store: &Store, main: Key) -> (Option<Ask>, Duration) {
+fn probe(is_refusing: bool, idle: bool, store: &Store, main: Key) -> (Option<Command>, Duration) {
     match store {
-        _ if is_refusing => (Some(Ask::Count { key: main, by: 0 }), PROBE_REFUSING),
-        Store::Redis(_) if idle => (Some(Ask::Ping), PROBE_IDLE),
+        _ if is_refusing => (Some(Command::Increment { key: main, by: 0 }), PROBE_REFUSING),
+        Store::Redis(_) if idle => (Some(Command::Ping), PROBE_IDLE),
         _ => (None, PROBE_IDLE),
     }
 }
 
 /// Which Redis it is, in words.
-fn redis_place(login: &Login) -> String {
-    format!("redis {}:{} db {}", login.host, login.port, login.db)
+fn redis_address(config: &RedisConfig) -> String {
+    format!("redis {}:{} db {}", config.host, config.port, config.db)
 }
 
 /// The one line that says where and into what notch counts.
 fn announce(address: SocketAddr, into: &str, workers: usize, limits: &Limits) {
     let (version, connections) = (env!("CARGO_PKG_VERSION"), limits.connections);
-    info!(workers, connections, version, "notch counts on http://{} into {into}", Place(address));
+    info!(workers, connections, version, "notch counts on http://{} into {into}", DisplayAddr(address));
 }
 
 /// Microseconds since the first time that this was asked, for records of requests.
@@ -341,12 +341,12 @@ fn log_requests(records: &mut Vec<Record>) {
 
 /// Says that all goes as it should. The drivers say in one place what they can: each call of a macro of `tracing` is
 /// 350 bytes.
-fn inform(words: &str) {
+fn log_info(words: &str) {
     info!("{words}");
 }
 
 /// Says that something does not go as it should, and what to do.
-fn caution(words: &str, error: Option<&io::Error>) {
+fn log_warning(words: &str, error: Option<&io::Error>) {
     warn!(error = error.map(tracing::field::display), "{words}");
 }
 
@@ -379,12 +379,12 @@ impl Backoff {
     }
 }
 
-const SILENT: Status = Status::Away("it does not answer in time");
+const SILENT: StoreHealth = StoreHealth::Away("it does not answer in time");
 
-const CLOSED: Status = Status::Away("it has closed the connection");
+const CLOSED: StoreHealth = StoreHealth::Away("it has closed the connection");
 
 /// What the process may take to end once `DRAIN_TIMEOUT` has passed.
-const OVERTIME: Duration = Duration::from_millis(250);
+const EXIT_GRACE: Duration = Duration::from_millis(250);
 
 /// How long before the end of `DRAIN_TIMEOUT` nobody waits for the store any longer, if that is not more than a quarter
 /// of it.
@@ -414,7 +414,7 @@ mod tests {
     fn places_read_as_the_standard_library_writes_them() {
         for text in ["127.0.0.1:80", "[::1]:8080", "[fe80::1%3]:1"] {
             let address: SocketAddr = text.parse().expect("an address");
-            assert_eq!((Place(address).to_string(), address.to_string()), (text.to_owned(), text.to_owned()));
+            assert_eq!((DisplayAddr(address).to_string(), address.to_string()), (text.to_owned(), text.to_owned()));
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! httparse splits the head; this file decides what of it to accept, and errs on the strict side wherever two readers
 //! might disagree about where a request ends, because that is how requests are smuggled past a balancer. A request
-//! that cannot be framed for certain is a [`Reject`], which knows its status, and its connection is closed. In a head,
+//! that cannot be framed for certain is a [`RequestError`], which knows its status, and its connection is closed. In a head,
 //! a line may end in LF alone, as RFC 9112, section 2.2, allows, for the sake of requests typed by hand.
 //!
 //! Bodies mean nothing to a counter, so they are read away, up to [`MAX_BODY`].
@@ -72,18 +72,18 @@ impl Status {
 /// A request that is not served. The connection cannot be trusted any further. All that there are stand in constants,
 /// so that to refuse is to hand on one reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reject {
+pub struct RequestError {
     /// What the answer says.
     pub status: Status,
     /// One line for people, in lower case.
     pub words: &'static str,
 }
 
-const fn reject(status: Status, words: &'static str) -> Reject {
-    Reject { status, words }
+const fn reject(status: Status, words: &'static str) -> RequestError {
+    RequestError { status, words }
 }
 
-const fn bad(words: &'static str) -> Reject {
+const fn bad(words: &'static str) -> RequestError {
     reject(Status::BadRequest, words)
 }
 
@@ -130,7 +130,7 @@ pub struct Framing {
     /// Whether the connection serves another request after this one (RFC 9112, section 9.3).
     pub keep_alive: bool,
     /// The client waits for a `100 Continue` before it sends the body.
-    pub expects: bool,
+    pub expect_continue: bool,
     /// The body.
     pub body: Body,
 }
@@ -138,9 +138,9 @@ pub struct Framing {
 /// Reads the head at the front of `bytes` and says how many bytes it took; `None` if it has not arrived whole.
 ///
 /// # Errors
-/// A [`Reject`] as soon as it is certain. Whether a head that fills all the room there is will ever be whole is for the
+/// A [`RequestError`] as soon as it is certain. Whether a head that fills all the room there is will ever be whole is for the
 /// caller to say: see [`overflow`].
-pub fn head(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, &'static Reject> {
+pub fn parse_head(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, &'static RequestError> {
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut []);
     let used = match request.parse_with_uninit_headers(bytes, &mut fields) {
@@ -165,8 +165,8 @@ pub fn head(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, &'static Reject> 
     let (path, query) = path(method, target.as_bytes())?;
     let framing = read.framing(old)?;
     let Fields { accept, origin, preflight, prefetch, .. } = read;
-    let head = Head { method, path, query, accept, origin, preflight, prefetch, framing };
-    Ok(Some((head, used)))
+    let parsed = Head { method, path, query, accept, origin, preflight, prefetch, framing };
+    Ok(Some((parsed, used)))
 }
 
 /// What can be read of a head that is refused, whole or not.
@@ -228,17 +228,17 @@ fn names_http(bytes: &[u8]) -> bool {
 
 /// The reject for an incomplete head that has no room to grow: its target is too long, or its fields too large.
 #[must_use]
-pub fn overflow(bytes: &[u8]) -> &'static Reject {
+pub fn overflow(bytes: &[u8]) -> &'static RequestError {
     match bytes.trim_ascii_start() {
         [] => EMPTY,
-        head if head.contains(&b'\n') => TOO_LARGE,
+        bytes if bytes.contains(&b'\n') => TOO_LARGE,
         _ => TOO_LONG,
     }
 }
 
 /// Telling a known method that is not allowed here from an unknown one (RFC 9110, section 9.1). `CONNECT` is among the
 /// unknown, since what follows it may be meant for a tunnel and must not be read as a request (RFC 9931).
-fn method(name: &str) -> Result<Method, &'static Reject> {
+fn method(name: &str) -> Result<Method, &'static RequestError> {
     match name {
         "GET" => Ok(Method::Get),
         "HEAD" => Ok(Method::Head),
@@ -250,7 +250,7 @@ fn method(name: &str) -> Result<Method, &'static Reject> {
 }
 
 /// Path and query of a target in any of its four forms (RFC 9112, section 3.2).
-fn path(method: Method, target: &[u8]) -> Result<(&[u8], &[u8]), &'static Reject> {
+fn path(method: Method, target: &[u8]) -> Result<(&[u8], &[u8]), &'static RequestError> {
     let rest = if target.starts_with(b"/") {
         target
     } else if matches!(method, Method::Options | Method::Other) {
@@ -308,7 +308,7 @@ enum Codings {
 impl Codings {
     /// Takes the codings of one more field. `chunked` frames the body, so nothing may follow it, not even itself; and it
     /// has no parameters (RFC 9112, section 7.1).
-    fn take(&mut self, list: &[u8]) -> Result<(), &'static Reject> {
+    fn take(&mut self, list: &[u8]) -> Result<(), &'static RequestError> {
         for member in list.split(|&byte| byte == b',') {
             let mut parts = member.splitn(2, |&byte| byte == b';');
             let name = parts.next().unwrap_or_default().trim_ascii();
@@ -328,7 +328,7 @@ impl Codings {
 }
 
 impl<'a> Fields<'a> {
-    fn take(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), &'static Reject> {
+    fn take(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), &'static RequestError> {
         let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
         if is("host") {
             let first = !std::mem::replace(&mut self.host, true);
@@ -362,24 +362,24 @@ impl<'a> Fields<'a> {
         Ok(())
     }
 
-    fn framing(&self, old: bool) -> Result<Framing, &'static Reject> {
+    fn framing(&self, old: bool) -> Result<Framing, &'static RequestError> {
         if !self.host && !old {
             return Err(NO_HOST);
         }
         let body = match (self.codings, self.length) {
             (Codings::None, Some(length)) if length > MAX_BODY => return Err(TOO_MUCH),
-            (Codings::None, Some(length)) => Body { next: Part::Length(length), seen: 0 },
+            (Codings::None, Some(length)) => Body { next: BodyState::Length(length), seen: 0 },
             (Codings::None, None) => Body::NONE,
             (_, Some(_)) => return Err(TWO_ENDS),
             (_, None) if old => return Err(OLD_CODING),
             (Codings::Unknown, None) => return Err(NOT_LAST),
             (Codings::UnknownChunked, None) => return Err(UNKNOWN_CODING),
-            (Codings::Chunked, None) => Body { next: Part::Size, seen: 0 },
+            (Codings::Chunked, None) => Body { next: BodyState::Size, seen: 0 },
         };
         Ok(Framing {
             old,
             keep_alive: !self.close && (!old || self.keep_alive),
-            expects: self.expects && !old && !body.is_over(),
+            expect_continue: self.expects && !old && !body.is_complete(),
             body,
         })
     }
@@ -433,14 +433,14 @@ fn decimal(digits: &[u8]) -> Option<u64> {
 /// A body that is skipped as it comes (RFC 9112, section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Body {
-    next: Part,
+    next: BodyState,
     /// Bytes so far, the framing of chunks included.
     seen: u64,
 }
 
 /// What of a body comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+enum BodyState {
     /// So many bytes, then it is over.
     Length(u64),
     /// The line with the size of a chunk.
@@ -454,21 +454,21 @@ enum Part {
 }
 
 impl Body {
-    const NONE: Self = Self { next: Part::Length(0), seen: 0 };
+    const NONE: Self = Self { next: BodyState::Length(0), seen: 0 };
 
     /// Whether all of it has been skipped.
     #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.next == Part::Length(0)
+    pub fn is_complete(&self) -> bool {
+        self.next == BodyState::Length(0)
     }
 
     /// Skips what `bytes` has of the body and says how many bytes that were. If it then is not over, more have to come.
     ///
     /// # Errors
-    /// A [`Reject`] for a body that is too large, or whose end cannot be told for certain.
-    pub fn skip(&mut self, bytes: &[u8]) -> Result<usize, &'static Reject> {
+    /// A [`RequestError`] for a body that is too large, or whose end cannot be told for certain.
+    pub fn skip(&mut self, bytes: &[u8]) -> Result<usize, &'static RequestError> {
         let mut used = 0;
-        while !self.is_over() {
+        while !self.is_complete() {
             let taken = self.step(&bytes[used..])?;
             if taken == 0 {
                 break;
@@ -483,26 +483,26 @@ impl Body {
     }
 
     /// Takes one part, or as much of it as there is, or nothing.
-    fn step(&mut self, bytes: &[u8]) -> Result<usize, &'static Reject> {
-        if let Part::Length(left) | Part::Data(left) = &mut self.next {
+    fn step(&mut self, bytes: &[u8]) -> Result<usize, &'static RequestError> {
+        if let BodyState::Length(left) | BodyState::Data(left) = &mut self.next {
             let used = bytes.len().min(*left as usize);
             *left -= used as u64;
-            if self.next == Part::Data(0) {
-                self.next = Part::DataEnd;
+            if self.next == BodyState::Data(0) {
+                self.next = BodyState::DataEnd;
             }
             return Ok(used);
         }
         let Some(line) = line(bytes)? else { return Ok(0) };
         self.next = match self.next {
-            Part::Size => match chunk_size(line).ok_or(NO_SIZE)? {
-                0 => Part::Trailer,
+            BodyState::Size => match chunk_size(line).ok_or(NO_SIZE)? {
+                0 => BodyState::Trailer,
                 size if size > MAX_BODY => return Err(TOO_MUCH),
-                size => Part::Data(size),
+                size => BodyState::Data(size),
             },
-            Part::DataEnd if line.is_empty() => Part::Size,
-            Part::DataEnd => return Err(LONG_CHUNK),
-            Part::Trailer if line.is_empty() => Part::Length(0),
-            Part::Trailer if !is_field(line) => return Err(NO_FIELD),
+            BodyState::DataEnd if line.is_empty() => BodyState::Size,
+            BodyState::DataEnd => return Err(LONG_CHUNK),
+            BodyState::Trailer if line.is_empty() => BodyState::Length(0),
+            BodyState::Trailer if !is_field(line) => return Err(NO_FIELD),
             other => other,
         };
         Ok(line.len() + CRLF.len())
@@ -511,7 +511,7 @@ impl Body {
 
 /// The line at the front of `bytes`, without its end; `None` if it has not come whole. A body's lines end in CR LF and
 /// have neither in them: to be lenient here has let requests be smuggled.
-fn line(bytes: &[u8]) -> Result<Option<&[u8]>, &'static Reject> {
+fn line(bytes: &[u8]) -> Result<Option<&[u8]>, &'static RequestError> {
     let end = bytes.iter().position(|byte| CRLF.contains(byte));
     match end.map(|end| (&bytes[..end], &bytes[end..])) {
         None if bytes.len() > MAX_LINE => Err(LONG_LINE),
@@ -555,7 +555,7 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
 
 /// An answer, but for its body.
 #[derive(Clone, Copy, Debug)]
-pub struct Answer<'a> {
+pub struct ResponseHead<'a> {
     /// The status line.
     pub status: Status,
     /// `Content-Type`; absent if there is no body at all.
@@ -571,7 +571,7 @@ pub struct Answer<'a> {
     /// "CORS protocol").
     pub origin: Option<&'a str>,
     /// Whether the body stays away although the fields describe it: the answer to `HEAD`.
-    pub bare: bool,
+    pub head_only: bool,
     /// Whether `Content-Length` is left out, since what `GET` would be answered is not known (RFC 9110, section 8.6).
     pub unsized_body: bool,
     /// What becomes of the connection.
@@ -590,12 +590,12 @@ pub enum Connection {
     Close,
 }
 
-/// Appends an answer, whose body comes in pieces. What the head needs of it is what [`announce`] says.
-pub fn answer(out: &mut Vec<u8>, answer: &Answer<'_>, date: &[u8], served_by: &str, body: &[&[u8]]) {
+/// Appends an answer, whose body comes in pieces. What the head needs of it is what [`write_head`] says.
+pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead<'_>, date: &[u8], served_by: &str, body: &[&[u8]]) {
     let length = body.iter().map(|piece| piece.len()).sum();
     out.reserve(USUAL_HEAD + length);
-    announce(out, answer, date, served_by, length);
-    if !answer.bare {
+    write_head(out, head, date, served_by, length);
+    if !head.head_only {
         for piece in body {
             out.extend_from_slice(piece);
         }
@@ -604,60 +604,60 @@ pub fn answer(out: &mut Vec<u8>, answer: &Answer<'_>, date: &[u8], served_by: &s
 
 /// Appends the head of an answer whose body is so many bytes long; one that is unavailable may be asked for again in a
 /// second. `date` is the second in which it is made, and `served_by` names us.
-pub fn announce(out: &mut Vec<u8>, answer: &Answer<'_>, date: &[u8], served_by: &str, length: usize) {
-    for piece in ["HTTP/1.1 ", answer.status.line(), "\r\nDate: "] {
+pub fn write_head(out: &mut Vec<u8>, head: &ResponseHead<'_>, date: &[u8], served_by: &str, length: usize) {
+    for piece in ["HTTP/1.1 ", head.status.line(), "\r\nDate: "] {
         out.extend_from_slice(piece.as_bytes());
     }
     out.extend_from_slice(date);
-    if let Some(media) = answer.media {
-        field(out, "Content-Type", media.as_bytes());
-        if !answer.unsized_body {
-            field(out, "Content-Length", &Decimal::new(length as i64));
+    if let Some(media) = head.media {
+        write_field(out, "Content-Type", media.as_bytes());
+        if !head.unsized_body {
+            write_field(out, "Content-Length", &Decimal::new(length as i64));
         }
     }
-    field(out, "Cache-Control", answer.cache.as_bytes());
-    field(out, "X-Served-By", served_by.as_bytes());
-    if let Some(policy) = answer.policy {
-        field(out, "Content-Security-Policy", policy.as_bytes());
-        field(out, "X-Content-Type-Options", b"nosniff");
-        field(out, "Referrer-Policy", b"no-referrer");
+    write_field(out, "Cache-Control", head.cache.as_bytes());
+    write_field(out, "X-Served-By", served_by.as_bytes());
+    if let Some(policy) = head.policy {
+        write_field(out, "Content-Security-Policy", policy.as_bytes());
+        write_field(out, "X-Content-Type-Options", b"nosniff");
+        write_field(out, "Referrer-Policy", b"no-referrer");
     }
-    if let Some(allow) = answer.allow {
-        field(out, "Allow", allow.as_bytes());
+    if let Some(allow) = head.allow {
+        write_field(out, "Allow", allow.as_bytes());
     }
-    if answer.status == Status::Unavailable {
-        field(out, "Retry-After", b"1");
+    if head.status == Status::Unavailable {
+        write_field(out, "Retry-After", b"1");
     }
-    if let Some(origin) = answer.origin {
-        share(out, answer, origin);
+    if let Some(origin) = head.origin {
+        write_cors(out, head, origin);
     }
-    match answer.connection {
+    match head.connection {
         Connection::Open => {}
-        Connection::KeepAlive => field(out, "Connection", b"keep-alive"),
-        Connection::Close => field(out, "Connection", b"close"),
+        Connection::KeepAlive => write_field(out, "Connection", b"keep-alive"),
+        Connection::Close => write_field(out, "Connection", b"close"),
     }
     out.extend_from_slice(b"\r\n\r\n");
 }
 
 /// Says whose page may read the answer, and what of its head, or what else it may do.
-fn share(out: &mut Vec<u8>, answer: &Answer<'_>, origin: &str) {
+fn write_cors(out: &mut Vec<u8>, head: &ResponseHead<'_>, origin: &str) {
     if origin != "*" {
-        field(out, "Vary", b"Origin");
+        write_field(out, "Vary", b"Origin");
     }
     if origin.is_empty() {
         return;
     }
-    field(out, "Access-Control-Allow-Origin", origin.as_bytes());
-    match (answer.status, answer.allow) {
+    write_field(out, "Access-Control-Allow-Origin", origin.as_bytes());
+    match (head.status, head.allow) {
         (Status::NoContent, Some(methods)) => {
-            field(out, "Access-Control-Allow-Methods", methods.as_bytes());
-            field(out, "Access-Control-Max-Age", b"86400");
+            write_field(out, "Access-Control-Allow-Methods", methods.as_bytes());
+            write_field(out, "Access-Control-Max-Age", b"86400");
         }
-        _ => field(out, "Access-Control-Expose-Headers", b"X-Served-By, Retry-After"),
+        _ => write_field(out, "Access-Control-Expose-Headers", b"X-Served-By, Retry-After"),
     }
 }
 
-fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(CRLF);
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
@@ -684,21 +684,21 @@ pub fn date(second: u64) -> [u8; 29] {
 }
 
 /// Appends the interim answer that lets a client send its body (RFC 9110, section 15.2.1).
-pub fn go_on(out: &mut Vec<u8>) {
+pub fn write_continue(out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
 }
 
 /// The request of `notch healthcheck`, which asks for one answer and no more.
 #[must_use]
-pub fn probe(path: &str) -> Vec<u8> {
+pub fn probe_request(path: &str) -> Vec<u8> {
     ["GET ", path, " HTTP/1.0\r\n\r\n"].concat().into_bytes()
 }
 
 /// Reads an answer that was closed by its end of the connection: its code, and the last line of its body.
 #[must_use]
-pub fn probed(answer: &[u8]) -> Option<(&str, &str)> {
-    let code = answer.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
-    let last = answer.trim_ascii_end().rsplit(|&byte| byte == b'\n').next()?;
+pub fn parse_probe_response(response: &[u8]) -> Option<(&str, &str)> {
+    let code = response.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
+    let last = response.trim_ascii_end().rsplit(|&byte| byte == b'\n').next()?;
     Some((str::from_utf8(code).ok()?, str::from_utf8(last).ok()?))
 }
 
@@ -713,31 +713,31 @@ const LAST_SECOND: u64 = 253_402_300_799;
 
 const CRLF: &[u8] = b"\r\n";
 
-const OTHER_VERSION: &Reject = &reject(Status::Version, "the versions spoken here are HTTP/1.1 and HTTP/1.0");
-const MALFORMED: &Reject = &bad("this is not a well-formed HTTP/1.1 request");
-const EMPTY: &Reject = &bad("empty lines are no request");
-const UNKNOWN_METHOD: &Reject = &reject(Status::NotImplemented, "this method is not known here: use GET");
-const NO_PATH: &Reject = &bad("the request target has to begin with a slash");
-const NO_HOST: &Reject = &bad("one valid Host field is needed");
-const NO_LENGTH: &Reject = &bad("the Content-Length is not a number");
-const TWO_LENGTHS: &Reject = &bad("one Content-Length is enough");
-const UNKNOWN_CODING: &Reject = &reject(Status::NotImplemented, "the only transfer coding known here is chunked");
-const NO_CODING: &Reject = &bad("the Transfer-Encoding is no list of transfer codings");
-const NOT_LAST: &Reject = &bad("the last transfer coding has to be chunked, once");
-const UNEXPECTED: &Reject = &reject(Status::Unexpected, "the only expectation known here is 100-continue");
-const TWO_ENDS: &Reject = &bad("Content-Length and Transfer-Encoding contradict each other");
-const OLD_CODING: &Reject = &bad("HTTP/1.0 has no Transfer-Encoding");
-const NO_SIZE: &Reject = &bad("a chunk does not begin with a hexadecimal size and well-formed extensions");
-const LONG_CHUNK: &Reject = &bad("a chunk is longer than its size");
-const NO_FIELD: &Reject = &bad("a trailer is not a field");
-const LONG_LINE: &Reject = &bad("a line of the body is too long");
-const NO_CRLF: &Reject = &bad("a line of the body does not end in CR LF");
-const TOO_LONG: &Reject = &reject(Status::TooLong, "the request target is too long");
-const TOO_LARGE: &Reject = &reject(Status::TooLarge, "the request has too many or too large fields");
-const TOO_MUCH: &Reject = &reject(Status::TooMuch, "a visit needs no body: send less");
+const OTHER_VERSION: &RequestError = &reject(Status::Version, "the versions spoken here are HTTP/1.1 and HTTP/1.0");
+const MALFORMED: &RequestError = &bad("this is not a well-formed HTTP/1.1 request");
+const EMPTY: &RequestError = &bad("empty lines are no request");
+const UNKNOWN_METHOD: &RequestError = &reject(Status::NotImplemented, "this method is not known here: use GET");
+const NO_PATH: &RequestError = &bad("the request target has to begin with a slash");
+const NO_HOST: &RequestError = &bad("one valid Host field is needed");
+const NO_LENGTH: &RequestError = &bad("the Content-Length is not a number");
+const TWO_LENGTHS: &RequestError = &bad("one Content-Length is enough");
+const UNKNOWN_CODING: &RequestError = &reject(Status::NotImplemented, "the only transfer coding known here is chunked");
+const NO_CODING: &RequestError = &bad("the Transfer-Encoding is no list of transfer codings");
+const NOT_LAST: &RequestError = &bad("the last transfer coding has to be chunked, once");
+const UNEXPECTED: &RequestError = &reject(Status::Unexpected, "the only expectation known here is 100-continue");
+const TWO_ENDS: &RequestError = &bad("Content-Length and Transfer-Encoding contradict each other");
+const OLD_CODING: &RequestError = &bad("HTTP/1.0 has no Transfer-Encoding");
+const NO_SIZE: &RequestError = &bad("a chunk does not begin with a hexadecimal size and well-formed extensions");
+const LONG_CHUNK: &RequestError = &bad("a chunk is longer than its size");
+const NO_FIELD: &RequestError = &bad("a trailer is not a field");
+const LONG_LINE: &RequestError = &bad("a line of the body is too long");
+const NO_CRLF: &RequestError = &bad("a line of the body does not end in CR LF");
+const TOO_LONG: &RequestError = &reject(Status::TooLong, "the request target is too long");
+const TOO_LARGE: &RequestError = &reject(Status::TooLarge, "the request has too many or too large fields");
+const TOO_MUCH: &RequestError = &reject(Status::TooMuch, "a visit needs no body: send less");
 
 /// For a request that does not come to its end in time.
-pub const TIMED_OUT: &Reject = &reject(Status::TimedOut, "the request did not arrive in time");
+pub const TIMED_OUT: &RequestError = &reject(Status::TimedOut, "the request did not arrive in time");
 
 /// Longest request target in bytes: a request line of 8000 is to be taken (RFC 9112, section 3).
 pub const MAX_TARGET: usize = 8 * 1024;

@@ -30,7 +30,7 @@ use self::checksum::{crc32, hex};
 use self::replay::Replay;
 pub use self::totals::Bound;
 use self::totals::Totals;
-use crate::counter::{Ask, Cause, Decimal, Fault, Key};
+use crate::counter::{Command, Decimal, Key, Rejection, StoreError};
 use crate::resp;
 
 mod checksum;
@@ -54,7 +54,7 @@ pub struct Ledger {
     file: File,
     fsync: Fsync,
     totals: Totals,
-    seal: u32,
+    checksum: u32,
     size: u64,
     /// From this size on it is written anew.
     rewrite_at: u64,
@@ -110,7 +110,7 @@ pub enum Origin {
 
 /// Why a file cannot serve as the ledger.
 #[derive(Debug)]
-pub enum Unusable {
+pub enum OpenError {
     /// The system refused something.
     Io(&'static str, io::Error),
     /// The user that notch runs as may not open this file, or not replace one in this folder.
@@ -118,16 +118,16 @@ pub enum Unusable {
     /// There is no folder for it.
     NoFolder(PathBuf),
     /// No new file could take its place, which is how a ledger is kept small and mended.
-    Irreplaceable(io::Error),
+    CannotReplace(io::Error),
     /// Another process counts in it.
     Locked,
     /// It is something else.
-    Foreign,
+    NotALedger,
     /// The bytes from this offset on are not as they were written.
     Damaged(u64),
 }
 
-impl fmt::Display for Unusable {
+impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(what, error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {
@@ -139,7 +139,7 @@ impl fmt::Display for Unusable {
                 let folder = folder.to_string_lossy();
                 write!(f, "there is no folder {}: create it, or mount a volume there", folder.trim_end_matches('/'))
             }
-            Self::Irreplaceable(error) => match error.kind() {
+            Self::CannotReplace(error) => match error.kind() {
                 ErrorKind::ReadOnlyFilesystem => write!(
                     f,
                     "no new file can take its place, because its folder is read-only: {error}; mount the folder to be \
@@ -151,7 +151,7 @@ impl fmt::Display for Unusable {
                 _ => write!(f, "no new file can take its place: {error}"),
             },
             Self::Locked => f.write_str("another process counts in it: stop that one, or name another file"),
-            Self::Foreign => f.write_str("it is not a ledger of this version of notch: name another file"),
+            Self::NotALedger => f.write_str("it is not a ledger of this version of notch: name another file"),
             Self::Damaged(offset) => write!(
                 f,
                 "it is damaged at byte {offset}, nothing was changed: restore a copy, or keep what is sound by \
@@ -189,20 +189,20 @@ impl Ledger {
     /// Opens or creates the ledger at `path`.
     ///
     /// # Errors
-    /// [`Unusable`]; the file is as it was.
-    pub fn open(path: &Path, fsync: Fsync, bound: Bound) -> Result<(Self, Found), Unusable> {
+    /// [`OpenError`]; the file is as it was.
+    pub fn open(path: &Path, fsync: Fsync, bound: Bound) -> Result<(Self, Found), OpenError> {
         let (mut file, created) = lock(path)?;
-        let length = file.metadata().map_err(|error| Unusable::Io("read", error))?.len();
+        let length = file.metadata().map_err(|error| OpenError::Io("read", error))?.len();
         let Replay { totals, seal, sealed, .. } = Replay::run(&mut file, bound)?;
         let path = target(path);
         // Left over from a rewrite that was killed; the lock says that nobody is at it now.
-        let _ = fs::remove_file(beside(&path));
+        let _ = fs::remove_file(temp_path(&path));
         let mut ledger = Self {
             path,
             file,
             fsync,
             totals,
-            seal,
+            checksum: seal,
             size: sealed,
             rewrite_at: MIN_REWRITE.max(sealed.saturating_mul(2)),
             state: FileState::Synced,
@@ -211,7 +211,7 @@ impl Ledger {
             probes: false,
         };
         ledger.check_replaceable()?;
-        ledger.cut_torn_tail().map_err(|error| Unusable::Io("write", error))?;
+        ledger.truncate_torn_tail().map_err(|error| OpenError::Io("write", error))?;
         let origin = match (created, sealed) {
             (true, _) => Origin::Created,
             (false, 0) => Origin::Empty,
@@ -230,13 +230,13 @@ impl Ledger {
 
     /// Makes sure that a new file can take the place of this one, now and not only when one has to. A file without
     /// anything in it is replaced for that.
-    fn check_replaceable(&mut self) -> Result<(), Unusable> {
+    fn check_replaceable(&mut self) -> Result<(), OpenError> {
         if self.size > 0 {
             let folder = File::open(folder(&self.path)).and_then(|folder| folder.metadata());
             let is_sticky = folder.map_err(|error| self.irreplaceable(error))?.mode() & STICKY != 0;
             // Another name for the same file asks the same of the folder and changes nothing: a mount point cannot have
             // one. Only in a sticky folder it may be had and not be removed.
-            let spare = beside(&self.path);
+            let spare = temp_path(&self.path);
             if !is_sticky && fs::hard_link(&self.path, &spare).is_ok() && fs::remove_file(&spare).is_ok() {
                 return Ok(());
             }
@@ -245,20 +245,20 @@ impl Ledger {
         match self.rewrite() {
             // There may be room later, and until then the file that is there grows on.
             Err(error) if self.size > 0 && self.state != FileState::Suspect && is_full(&error) => Ok(()),
-            Err(error) if is_full(&error) => Err(Unusable::Io("write", error)),
+            Err(error) if is_full(&error) => Err(OpenError::Io("write", error)),
             rewritten => rewritten.map_err(|error| self.irreplaceable(error)),
         }
     }
 
-    fn irreplaceable(&self, error: io::Error) -> Unusable {
+    fn irreplaceable(&self, error: io::Error) -> OpenError {
         match error.kind() {
-            ErrorKind::PermissionDenied => Unusable::Denied("replace", folder(&self.path).to_owned(), error),
-            _ => Unusable::Irreplaceable(error),
+            ErrorKind::PermissionDenied => OpenError::Denied("replace", folder(&self.path).to_owned(), error),
+            _ => OpenError::CannotReplace(error),
         }
     }
 
     /// Brings a file that has just been opened to the length of what is sound in it.
-    fn cut_torn_tail(&self) -> io::Result<()> {
+    fn truncate_torn_tail(&self) -> io::Result<()> {
         if self.file.metadata()?.len() > self.size {
             self.file.set_len(self.size)?;
             self.file.sync_all()?;
@@ -268,37 +268,37 @@ impl Ledger {
 
     /// What is counted for `key` so far.
     fn total(&self, key: &Key) -> i64 {
-        self.totals.of(key)
+        self.totals.get(key)
     }
 
     /// Answers a batch: appends its counts and, if so set, syncs them before it pushes one result for each ask.
-    pub fn commit(&mut self, asks: &[Ask], results: &mut Vec<Result<i64, Fault>>) {
+    pub fn commit(&mut self, commands: &[Command], results: &mut Vec<Result<i64, StoreError>>) {
         let first = results.len();
         let verified = self.verify_file();
         self.out.clear();
-        for ask in asks {
-            results.push(verified.and_then(|()| self.stage(ask)).map_err(Fault::Refused));
+        for command in commands {
+            results.push(verified.and_then(|()| self.stage(command)).map_err(StoreError::Rejected));
         }
         let appended = self.append();
         let results = &mut results[first..];
-        for (ask, result) in asks.iter().zip(results.iter_mut()) {
-            if let (Ask::Count { key, by }, Ok(_), Err(fault)) = (ask, &result, appended) {
-                if fault != Fault::Lost {
-                    self.totals.take_back(key, *by);
+        for (command, result) in commands.iter().zip(results.iter_mut()) {
+            if let (Command::Increment { key, by }, Ok(_), Err(error)) = (command, &result, appended) {
+                if error != StoreError::OutcomeUnknown {
+                    self.totals.undo(key, *by);
                 }
-                *result = Err(fault);
+                *result = Err(error);
             }
         }
-        for (ask, result) in asks.iter().zip(results) {
-            if let Ask::Total { key } = ask {
+        for (command, result) in commands.iter().zip(results) {
+            if let Command::Get { key } = command {
                 *result = Ok(self.total(key));
             }
         }
     }
 
     /// Counts in memory and writes the line for the file; reads are answered when all is decided.
-    fn stage(&mut self, ask: &Ask) -> Result<i64, Cause> {
-        let Ask::Count { key, by } = ask else { return Ok(0) };
+    fn stage(&mut self, command: &Command) -> Result<i64, Rejection> {
+        let Command::Increment { key, by } = command else { return Ok(0) };
         if *by == 0 {
             self.probes = true;
             return Ok(self.total(key));
@@ -310,20 +310,20 @@ impl Ledger {
 
     /// Seals what is staged and puts it into the file. A batch that is refused is surely not counted, because nothing
     /// of it stays in the file; one that could not be synced is in doubt.
-    fn append(&mut self) -> Result<(), Fault> {
+    fn append(&mut self) -> Result<(), StoreError> {
         let probes = mem::take(&mut self.probes);
         if self.out.is_empty() {
             return if probes { self.probe() } else { Ok(()) };
         }
-        let checksum = seal(&mut self.out, 0, self.seal);
+        let checksum = append_checksum(&mut self.out, 0, self.checksum);
         if self.file.write_all(&self.out).is_err() {
             return Err(self.undo_append());
         }
-        self.seal = checksum;
+        self.checksum = checksum;
         self.size += self.out.len() as u64;
         self.state = FileState::Unsynced;
         if self.fsync == Fsync::Always {
-            self.sync().map_err(|_| Fault::Lost)?;
+            self.sync().map_err(|_| StoreError::OutcomeUnknown)?;
         }
         if self.size >= self.rewrite_at {
             // The file that is there is good: where a smaller one cannot be had now, it grows on and tries later.
@@ -335,16 +335,16 @@ impl Ledger {
 
     /// Tries whether a batch could be written, and takes it back. It has no seal, and so counts for nothing if the process
     /// is killed meanwhile.
-    fn probe(&mut self) -> Result<(), Fault> {
+    fn probe(&mut self) -> Result<(), StoreError> {
         increment(&mut self.out, b"probe", 1);
         let written = self.file.write_all(&self.out);
-        let fault = self.undo_append();
-        if written.is_ok() && self.is_sound() { Ok(()) } else { Err(fault) }
+        let error = self.undo_append();
+        if written.is_ok() && self.is_sound() { Ok(()) } else { Err(error) }
     }
 
     /// Cuts off what a failed write has left behind, and says what became of the batch. All of it may have reached the
     /// file; then it also has to be gone for good, because a power cut could bring it back.
-    fn undo_append(&mut self) -> Fault {
+    fn undo_append(&mut self) -> StoreError {
         let end = self.size + self.out.len() as u64;
         let is_whole = self.file.metadata().map_or(true, |file| file.len() >= end);
         let lasting = is_whole && self.fsync == Fsync::Always;
@@ -353,7 +353,7 @@ impl Ledger {
             self.state = FileState::Suspect;
         }
         // Without its seal, it counts for nothing.
-        if is_whole && cut.is_err() { Fault::Lost } else { Fault::Refused(Cause::Disk) }
+        if is_whole && cut.is_err() { StoreError::OutcomeUnknown } else { StoreError::Rejected(Rejection::Disk) }
     }
 
     /// Forces to the disk what was appended; once that has failed, by a new file. For [`Fsync::EverySecond`].
@@ -385,14 +385,14 @@ impl Ledger {
     }
 
     /// Makes sure that the file at our path is the one we know, as we know it. Removed or cut, it is written anew.
-    fn verify_file(&mut self) -> Result<(), Cause> {
-        let ours = self.file.metadata().map_err(|_| Cause::Disk)?;
+    fn verify_file(&mut self) -> Result<(), Rejection> {
+        let ours = self.file.metadata().map_err(|_| Rejection::Disk)?;
         let intact = ours.len() == self.size;
         let sound = match fs::metadata(&self.path) {
             Ok(there) if id(&there) == id(&ours) => intact,
             Ok(there) if self.replacement == Some(id(&there)) => false,
             // Somebody has put another file in its place: theirs is not ours to overwrite.
-            Ok(_) => return Err(Cause::Disk),
+            Ok(_) => return Err(Rejection::Disk),
             Err(error) if error.kind() == ErrorKind::NotFound => false,
             // The path cannot be looked at now; the file itself is open, and there as long as it has a name.
             Err(_) => intact && ours.nlink() > 0,
@@ -400,22 +400,22 @@ impl Ledger {
         if sound && self.is_sound() {
             return Ok(());
         }
-        self.rewrite().map_err(|_| Cause::Disk)
+        self.rewrite().map_err(|_| Rejection::Disk)
     }
 
     /// Writes the totals to a new file and puts it in place of the old one. Until the rename nothing has changed.
     fn rewrite(&mut self) -> io::Result<()> {
         let folder = File::open(folder(&self.path))?;
-        let beside = beside(&self.path);
+        let beside = temp_path(&self.path);
         remove(&beside)?;
-        let written = self.write_beside(&beside);
+        let written = self.write_temp_file(&beside);
         let (file, seal, size) = written.inspect_err(|_| {
             let _ = fs::remove_file(&beside);
         })?;
         self.rename(&beside, &file)?;
         self.state = FileState::Suspect;
         self.file = file;
-        self.seal = seal;
+        self.checksum = seal;
         self.size = size;
         self.rewrite_at = MIN_REWRITE.max(size.saturating_mul(2));
         sync_folder(&folder)?;
@@ -425,7 +425,7 @@ impl Ledger {
     }
 
     /// Writes all totals to a new file, syncs it, and returns it with its last seal and its size.
-    fn write_beside(&self, beside: &Path) -> io::Result<(File, u32, u64)> {
+    fn write_temp_file(&self, beside: &Path) -> io::Result<(File, u32, u64)> {
         let mut file = OpenOptions::new().create_new(true).append(true).open(beside)?;
         // Locked before it can be found under our name.
         file.try_lock()?;
@@ -435,7 +435,7 @@ impl Ledger {
             increment(&mut out, key, total);
             // In several batches, so that neither this nor reading them again takes memory for all.
             if out.len() >= PIECE || totals.peek().is_none() {
-                checksum = seal(&mut out, start, checksum);
+                checksum = append_checksum(&mut out, start, checksum);
                 size += out.len() as u64;
                 file.write_all(&out)?;
                 out.clear();
@@ -469,7 +469,7 @@ impl Ledger {
 
 /// Opens the file and locks it, and makes sure that it is still the one at `path` when the lock is had. Also says
 /// whether it was created for that.
-fn lock(path: &Path) -> Result<(File, bool), Unusable> {
+fn lock(path: &Path) -> Result<(File, bool), OpenError> {
     let mut created = false;
     let mut options = OpenOptions::new();
     options.read(true).append(true);
@@ -482,19 +482,19 @@ fn lock(path: &Path) -> Result<(File, bool), Unusable> {
             opened => opened,
         };
         let file = file.map_err(|error| match error.kind() {
-            ErrorKind::NotFound => Unusable::NoFolder(folder(&target(path)).to_owned()),
-            ErrorKind::PermissionDenied => Unusable::Denied("open", path.to_owned(), error),
-            _ => Unusable::Io("open", error),
+            ErrorKind::NotFound => OpenError::NoFolder(folder(&target(path)).to_owned()),
+            ErrorKind::PermissionDenied => OpenError::Denied("open", path.to_owned(), error),
+            _ => OpenError::Io("open", error),
         })?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Unusable::Locked),
-            Err(TryLockError::Error(error)) => return Err(Unusable::Io("lock", error)),
+            Err(TryLockError::WouldBlock) => return Err(OpenError::Locked),
+            Err(TryLockError::Error(error)) => return Err(OpenError::Io("lock", error)),
         }
         let (ours, there) = (file.metadata(), fs::metadata(path));
         let (Ok(ours), Ok(there)) = (ours, there) else { continue };
         if !ours.is_file() {
-            return Err(Unusable::Foreign);
+            return Err(OpenError::NotALedger);
         }
         if id(&ours) == id(&there) {
             return Ok((file, created));
@@ -530,7 +530,7 @@ fn sync_folder(folder: &File) -> io::Result<()> {
 }
 
 /// Where the next file is written.
-fn beside(path: &Path) -> PathBuf {
+fn temp_path(path: &Path) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(".new");
     name.into()
@@ -568,7 +568,7 @@ fn increment(out: &mut Vec<u8>, key: &[u8], by: i64) {
 }
 
 /// Closes the batch that begins at `start` of `out` and returns its CRC, the seed of the next.
-fn seal(out: &mut Vec<u8>, start: usize, seed: u32) -> u32 {
+fn append_checksum(out: &mut Vec<u8>, start: usize, seed: u32) -> u32 {
     let crc = crc32(seed, &out[start..]);
     resp::command(out, &[b"ECHO", &hex(crc)]);
     crc
@@ -615,17 +615,17 @@ mod tests {
         Key::new(name.as_bytes()).expect("a good name")
     }
 
-    fn count(name: &str, by: i64) -> Ask {
-        Ask::Count { key: key(name), by }
+    fn count(name: &str, by: i64) -> Command {
+        Command::Increment { key: key(name), by }
     }
 
-    fn commit(ledger: &mut Ledger, asks: &[Ask]) -> Vec<Result<i64, Fault>> {
+    fn commit(ledger: &mut Ledger, commands: &[Command]) -> Vec<Result<i64, StoreError>> {
         let mut results = Vec::new();
-        ledger.commit(asks, &mut results);
+        ledger.commit(commands, &mut results);
         results
     }
 
-    fn open(path: &Path) -> Result<(Ledger, Found), Unusable> {
+    fn open(path: &Path) -> Result<(Ledger, Found), OpenError> {
         Ledger::open(path, Fsync::Never, Bound { main: key("visits"), named: usize::MAX })
     }
 
@@ -637,8 +637,8 @@ mod tests {
     fn written(path: &Path) -> Vec<u64> {
         let mut ledger = opened(path);
         let mut ends = vec![ledger.size];
-        for asks in [&[count("a", 1)][..], &[count("a", 2), count("b", 40)], &[count("a", 10)]] {
-            commit(&mut ledger, asks);
+        for commands in [&[count("a", 1)][..], &[count("a", 2), count("b", 40)], &[count("a", 10)]] {
+            commit(&mut ledger, commands);
             ends.push(ledger.size);
         }
         ends
@@ -647,13 +647,13 @@ mod tests {
     #[test]
     fn answers_batches_and_remembers_them() {
         let folder = Folder::new("remembers");
-        let total = |name| Ask::Total { key: key(name) };
+        let total = |name| Command::Get { key: key(name) };
         let mut ledger = opened(&folder.file());
-        let asks = [count("a", 2), total("a"), count("b", 1), count("a", 1), Ask::Ping, total("c")];
-        assert_eq!(commit(&mut ledger, &asks), [Ok(2), Ok(3), Ok(1), Ok(3), Ok(0), Ok(0)]);
+        let commands = [count("a", 2), total("a"), count("b", 1), count("a", 1), Command::Ping, total("c")];
+        assert_eq!(commit(&mut ledger, &commands), [Ok(2), Ok(3), Ok(1), Ok(3), Ok(0), Ok(0)]);
         assert_eq!(
             commit(&mut ledger, &[count("a", i64::MAX), count("a", 1)]),
-            [Err(Fault::Refused(Cause::Overflow)), Ok(4)]
+            [Err(StoreError::Rejected(Rejection::Overflow)), Ok(4)]
         );
         drop(ledger);
         assert_eq!(
@@ -692,8 +692,8 @@ mod tests {
                 fs::write(folder.file(), &damaged).expect("a file");
                 let sound = *ends.iter().rfind(|&&end| end <= at as u64).unwrap_or(&0);
                 match open(&folder.file()) {
-                    Err(Unusable::Foreign) => assert!(at < HEADER.len()),
-                    Err(Unusable::Damaged(offset)) => assert_eq!(offset, sound, "{at} {flip}"),
+                    Err(OpenError::NotALedger) => assert!(at < HEADER.len()),
+                    Err(OpenError::Damaged(offset)) => assert_eq!(offset, sound, "{at} {flip}"),
                     Err(other) => panic!("{other}"),
                     Ok((ledger, Found { torn: cut, .. })) => {
                         // Only the last seal can be taken for one that was torn off.
@@ -722,7 +722,7 @@ mod tests {
         ] {
             let parts: Vec<_> = parts.into_iter().flat_map(|batch| part(batch).to_vec()).collect();
             fs::write(folder.file(), [HEADER, &parts].concat()).expect("a file");
-            assert!(matches!(open(&folder.file()), Err(Unusable::Damaged(at)) if at == offset));
+            assert!(matches!(open(&folder.file()), Err(OpenError::Damaged(at)) if at == offset));
         }
     }
 
@@ -739,7 +739,7 @@ mod tests {
         }
         let hole = [&whole[..ends[1] as usize], &[0; 100], &whole[ends[1] as usize..]].concat();
         fs::write(folder.file(), hole).expect("a file");
-        assert!(matches!(open(&folder.file()), Err(Unusable::Damaged(offset)) if offset == ends[1]));
+        assert!(matches!(open(&folder.file()), Err(OpenError::Damaged(offset)) if offset == ends[1]));
     }
 
     #[test]
@@ -747,20 +747,20 @@ mod tests {
         let folder = Folder::new("foreign");
         for content in [&b"# notes\n"[..], b"*2\r\n$4\r\nECHO\r\n$14\r\nnotch ledger 2\r\n", b"\0"] {
             fs::write(folder.file(), content).expect("a file");
-            assert!(matches!(open(&folder.file()), Err(Unusable::Foreign)));
+            assert!(matches!(open(&folder.file()), Err(OpenError::NotALedger)));
             assert_eq!(fs::read(folder.file()).expect("a file"), content);
         }
-        assert!(matches!(open(&folder.0), Err(Unusable::Io("open", _))));
-        assert!(matches!(open(&folder.0.join("none/ledger")), Err(Unusable::NoFolder(_))));
+        assert!(matches!(open(&folder.0), Err(OpenError::Io("open", _))));
+        assert!(matches!(open(&folder.0.join("none/ledger")), Err(OpenError::NoFolder(_))));
     }
 
     #[test]
     fn one_process_at_a_time() {
         let folder = Folder::new("locked");
         let mut ledger = opened(&folder.file());
-        assert!(matches!(open(&folder.file()), Err(Unusable::Locked)));
+        assert!(matches!(open(&folder.file()), Err(OpenError::Locked)));
         ledger.rewrite().expect("a disk");
-        assert!(matches!(open(&folder.file()), Err(Unusable::Locked)));
+        assert!(matches!(open(&folder.file()), Err(OpenError::Locked)));
         drop(ledger);
         assert!(open(&folder.file()).is_ok());
     }
@@ -788,11 +788,11 @@ mod tests {
         }
         fs::rename(folder.file(), folder.0.join("moved")).expect("a file to move");
         fs::write(folder.file(), "theirs").expect("a file");
-        assert_eq!(commit(&mut ledger, &[count(&long, 1)]), [Err(Fault::Refused(Cause::Disk))]);
+        assert_eq!(commit(&mut ledger, &[count(&long, 1)]), [Err(StoreError::Rejected(Rejection::Disk))]);
         assert_eq!(fs::read(folder.file()).expect("a file"), b"theirs");
         fs::remove_file(folder.file()).expect("a file");
         visits += 1;
-        assert_eq!(commit(&mut ledger, &[Ask::Ping, count(&long, 1)]), [Ok(0), Ok(visits)]);
+        assert_eq!(commit(&mut ledger, &[Command::Ping, count(&long, 1)]), [Ok(0), Ok(visits)]);
         drop(ledger);
         assert_eq!(opened(&folder.file()).total(&key(&long)), visits);
     }
@@ -840,14 +840,14 @@ mod tests {
         commit(&mut ledger, &[count("a", 2)]);
         let before = fs::read(folder.file()).expect("a file");
         assert_eq!(
-            commit(&mut ledger, &[count("a", 0), count("b", 0), Ask::Total { key: key("a") }]),
+            commit(&mut ledger, &[count("a", 0), count("b", 0), Command::Get { key: key("a") }]),
             [Ok(2), Ok(0), Ok(2)]
         );
         assert!(fs::read(folder.file()).expect("a file") == before);
         assert_eq!(commit(&mut ledger, &[count("a", 0), count("a", 1)]), [Ok(2), Ok(3)]);
         let theirs = folder.0.join("theirs");
         fs::write(&theirs, "theirs").and_then(|()| fs::rename(&theirs, folder.file())).expect("a file");
-        assert_eq!(commit(&mut ledger, &[count("a", 0)]), [Err(Fault::Refused(Cause::Disk))]);
+        assert_eq!(commit(&mut ledger, &[count("a", 0)]), [Err(StoreError::Rejected(Rejection::Disk))]);
         fs::remove_file(folder.file()).expect("a file");
         assert_eq!(commit(&mut ledger, &[count("a", 0)]), [Ok(3)]);
         drop(ledger);
@@ -858,8 +858,8 @@ mod tests {
     fn a_file_with_many_counters_is_written_anew_in_batches() {
         let folder = Folder::new("many");
         let mut ledger = opened(&folder.file());
-        let asks: Vec<_> = (0..10_000).map(|name| count(&format!("visits:{name}"), name + 1)).collect();
-        assert!(commit(&mut ledger, &asks).iter().all(Result::is_ok));
+        let commands: Vec<_> = (0..10_000).map(|name| count(&format!("visits:{name}"), name + 1)).collect();
+        assert!(commit(&mut ledger, &commands).iter().all(Result::is_ok));
         ledger.rewrite().expect("a disk");
         let rewritten = fs::read(folder.file()).expect("a file");
         assert_eq!(ledger.size, rewritten.len() as u64);

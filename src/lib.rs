@@ -1,7 +1,7 @@
 //! notch counts visits: a tiny HTTP/1.1 server in front of a counter in Redis, or in a file of its own.
 //!
 //! A sans-IO core turns bytes into bytes and knows no socket, clock, thread or `async`; a thin driver owns those. The
-//! way of a visit: the driver fills a [`wire::Wire`] from a socket; [`exchange::Exchange`] finds a request in it and
+//! way of a visit: the driver fills a [`buffers::Buffers`] from a socket; [`connection::HttpConnection`] finds a request in it and
 //! wants a total; the ask joins a [`batch::Batch`] that gathers while the one before is under way; a
 //! [`redis::Session`] or the [`ledger::Ledger`] takes the batch as one increment; everyone in it is told a number of
 //! their own; and the exchange writes the answer.
@@ -14,7 +14,7 @@
 
 pub mod counter;
 pub mod date;
-pub mod wire;
+pub mod buffers;
 pub mod resp;
 pub mod batch;
 pub mod redis;
@@ -22,12 +22,12 @@ pub mod ledger;
 pub mod http;
 pub mod render;
 pub mod badge;
-pub mod origin;
+pub mod cors;
 pub mod routes;
 pub mod metrics;
-pub mod exchange;
+pub mod connection;
 pub mod dns;
-pub mod machine;
+pub mod system;
 pub mod cgroup;
 pub mod memory;
 pub mod log;

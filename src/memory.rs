@@ -7,7 +7,7 @@
 //! that have sent part of a request or not read a response; when it is used up, those that have stalled longest go.
 
 use crate::cgroup::Groups;
-use crate::machine;
+use crate::system;
 
 /// What a driver needs, in bytes, the kernel's part included.
 #[derive(Clone, Copy)]
@@ -33,10 +33,10 @@ pub struct Plan {
 /// machine's memory where there is none.
 #[must_use]
 pub fn limit(setting: Option<usize>) -> usize {
-    let machine = machine::memory().unwrap_or(MACHINE);
+    let system = system::memory().unwrap_or(MACHINE);
     let limit = Groups("").memory().min(setting.unwrap_or(usize::MAX));
     // A group may also be allowed more than there is.
-    if limit <= machine { limit } else { machine / 2 }
+    if limit <= system { limit } else { system / 2 }
 }
 
 /// As many event loops as there is memory for, up to `most`.

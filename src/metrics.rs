@@ -1,6 +1,6 @@
 //! What a server has done, in numbers, and the page of them that Prometheus reads.
 //!
-//! Each worker has a [`Tally`] of its own, which no other writes; whoever asks for the page adds all of them up. So to
+//! Each worker has a [`WorkerMetrics`] of its own, which no other writes; whoever asks for the page adds all of them up. So to
 //! count takes no lock and no memory, and a page is of no single moment: a visit may stand in it whose request does not
 //! yet. Each number by itself only grows.
 //!
@@ -12,7 +12,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::counter::{Decimal, Fault};
+use crate::counter::{Decimal, StoreError};
 use crate::http::Status;
 use crate::render::template;
 use crate::routes::Route;
@@ -21,7 +21,7 @@ use crate::routes::Route;
 #[derive(Default)]
 pub struct Metrics {
     about: About,
-    workers: Vec<Tally>,
+    workers: Vec<WorkerMetrics>,
     /// Connections that are open.
     pub open: AtomicUsize,
     /// Whether the store counts, as far as all workers know.
@@ -45,7 +45,7 @@ impl Metrics {
     /// Nothing has been counted yet by any of `workers`; `shared` says that more than one thread counts for each.
     #[must_use]
     pub fn new(about: About, workers: usize, shared: bool) -> Self {
-        let tally = |_| Tally { shared, cells: [const { AtomicU64::new(0) }; CELLS] };
+        let tally = |_| WorkerMetrics { shared, cells: [const { AtomicU64::new(0) }; CELLS] };
         Self { about, workers: (0..workers).map(tally).collect(), ..Self::default() }
     }
 
@@ -57,7 +57,7 @@ impl Metrics {
 
     /// What one of them counts.
     #[must_use]
-    pub fn worker(&self, index: usize) -> &Tally {
+    pub fn worker(&self, index: usize) -> &WorkerMetrics {
         &self.workers[index]
     }
 
@@ -128,15 +128,15 @@ fn write(out: &mut Vec<u8>, parts: &[&[u8]]) {
 
 /// The numbers of one worker, in cache lines of their own, so that no other has to wait for them.
 #[repr(align(64))]
-pub struct Tally {
+pub struct WorkerMetrics {
     shared: bool,
     /// In the order of the page.
     cells: [AtomicU64; CELLS],
 }
 
-impl Tally {
+impl WorkerMetrics {
     /// A request has its answer.
-    pub fn answered(&self, route: Route, status: Status) {
+    pub fn record_response(&self, route: Route, status: Status) {
         let class = match status.line().as_bytes() {
             [b'2', ..] => 0,
             [b'4', ..] => 1,
@@ -146,10 +146,10 @@ impl Tally {
     }
 
     /// So many visits were told what the store made of them.
-    pub fn told(&self, visits: u64, total: Result<i64, Fault>) {
+    pub fn record_visits(&self, visits: u64, total: Result<i64, StoreError>) {
         let outcome = match total {
             Ok(_) => 0,
-            Err(Fault::Lost) => 2,
+            Err(StoreError::OutcomeUnknown) => 2,
             Err(_) => 1,
         };
         self.add(VISITS + outcome, visits);
@@ -157,20 +157,20 @@ impl Tally {
 
     /// The store has answered a batch of so many asks, so long after it was sent. One that nobody waits for any more is
     /// no batch.
-    pub fn settled(&self, asks: usize, took: Duration) {
-        if asks > 0 {
-            self.note(ASKS, BATCHES, asks as u64);
+    pub fn record_batch(&self, commands: usize, took: Duration) {
+        if commands > 0 {
+            self.note(ASKS, BATCHES, commands as u64);
             self.note(TRIPS, MICROS, took.as_micros() as u64);
         }
     }
 
     /// The store was away and has greeted the worker again.
-    pub fn reconnected(&self) {
+    pub fn record_reconnect(&self) {
         self.add(RECONNECTS, 1);
     }
 
     /// The store holds fewer visits than it did: numbers will be given again.
-    pub fn regressed(&self) {
+    pub fn record_regression(&self) {
         self.add(REGRESSIONS, 1);
     }
 
@@ -223,7 +223,7 @@ const CELLS: usize = REGRESSIONS + 1;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::counter::Cause;
+    use crate::counter::Rejection;
 
     fn page(metrics: &Metrics) -> String {
         String::from_utf8(metrics.page()).expect("ASCII")
@@ -240,27 +240,27 @@ mod tests {
 
     #[test]
     fn what_is_noted_stands_on_the_page_whoever_notes_it() {
-        type Notes = fn(&Tally);
+        type Notes = fn(&WorkerMetrics);
         let requests = |route, class| format!("notch_requests_total{{route=\"{route}\",class=\"{class}\"}}");
         let visits = |outcome| format!("notch_visits_total{{outcome=\"{outcome}\"}}");
         let name = str::to_owned;
         let table: [(Notes, String); 16] = [
-            (|tally| tally.answered(Route::Page, Status::Ok), requests("page", "2xx")),
-            (|tally| tally.answered(Route::Count, Status::Unavailable), requests("count", "5xx")),
-            (|tally| tally.answered(Route::Count, Status::InDoubt), requests("count", "5xx")),
-            (|tally| tally.answered(Route::Total, Status::NotAllowed), requests("total", "4xx")),
-            (|tally| tally.answered(Route::Badge, Status::Ok), requests("badge", "2xx")),
-            (|tally| tally.answered(Route::Livez, Status::Ok), requests("livez", "2xx")),
-            (|tally| tally.answered(Route::Readyz, Status::Ok), requests("readyz", "2xx")),
-            (|tally| tally.answered(Route::Metrics, Status::Ok), requests("metrics", "2xx")),
-            (|tally| tally.answered(Route::Other, Status::NoContent), requests("other", "2xx")),
-            (|tally| tally.answered(Route::Refused, Status::Version), requests("refused", "5xx")),
-            (|tally| tally.told(1, Ok(7)), visits("counted")),
-            (|tally| tally.told(1, Err(Fault::Lost)), visits("in_doubt")),
-            (|tally| tally.told(1, Err(Fault::Refused(Cause::Disk))), visits("refused")),
-            (Tally::reconnected, name("notch_store_reconnects_total")),
-            (|tally| tally.settled(1, Duration::ZERO), name("notch_batch_asks_sum")),
-            (|tally| tally.settled(1, Duration::ZERO), name("notch_store_round_trip_seconds_count")),
+            (|tally| tally.record_response(Route::Page, Status::Ok), requests("page", "2xx")),
+            (|tally| tally.record_response(Route::Count, Status::Unavailable), requests("count", "5xx")),
+            (|tally| tally.record_response(Route::Count, Status::InDoubt), requests("count", "5xx")),
+            (|tally| tally.record_response(Route::Total, Status::NotAllowed), requests("total", "4xx")),
+            (|tally| tally.record_response(Route::Badge, Status::Ok), requests("badge", "2xx")),
+            (|tally| tally.record_response(Route::Livez, Status::Ok), requests("livez", "2xx")),
+            (|tally| tally.record_response(Route::Readyz, Status::Ok), requests("readyz", "2xx")),
+            (|tally| tally.record_response(Route::Metrics, Status::Ok), requests("metrics", "2xx")),
+            (|tally| tally.record_response(Route::Other, Status::NoContent), requests("other", "2xx")),
+            (|tally| tally.record_response(Route::Refused, Status::Version), requests("refused", "5xx")),
+            (|tally| tally.record_visits(1, Ok(7)), visits("counted")),
+            (|tally| tally.record_visits(1, Err(StoreError::OutcomeUnknown)), visits("in_doubt")),
+            (|tally| tally.record_visits(1, Err(StoreError::Rejected(Rejection::Disk))), visits("refused")),
+            (WorkerMetrics::record_reconnect, name("notch_store_reconnects_total")),
+            (|tally| tally.record_batch(1, Duration::ZERO), name("notch_batch_asks_sum")),
+            (|tally| tally.record_batch(1, Duration::ZERO), name("notch_store_round_trip_seconds_count")),
         ];
         for (note, sample) in table {
             for shared in [false, true] {
@@ -276,10 +276,10 @@ mod tests {
     #[test]
     fn a_histogram_holds_all_up_to_each_bound() {
         let metrics = Metrics::new(About::default(), 2, false);
-        for (asks, micros) in [(1, 250), (2, 251), (4, 64_000), (1024, 249_999), (5000, 2_000_003), (0, 7)] {
-            metrics.worker(asks % 2).settled(asks, Duration::from_micros(micros));
+        for (commands, micros) in [(1, 250), (2, 251), (4, 64_000), (1024, 249_999), (5000, 2_000_003), (0, 7)] {
+            metrics.worker(commands % 2).record_batch(commands, Duration::from_micros(micros));
         }
-        for (le, asks, trips) in [
+        for (le, commands, trips) in [
             (["1", "0.00025"], "1", "1"),
             (["4", "0.001"], "3", "2"),
             (["16", "0.004"], "3", "2"),
@@ -289,7 +289,7 @@ mod tests {
             (["+Inf", "+Inf"], "5", "5"),
         ] {
             let bucket = |name, le| value(&metrics, &format!("{name}_bucket{{le=\"{le}\"}}"));
-            assert_eq!(bucket("notch_batch_asks", le[0]), asks, "{le:?}");
+            assert_eq!(bucket("notch_batch_asks", le[0]), commands, "{le:?}");
             assert_eq!(bucket("notch_store_round_trip_seconds", le[1]), trips, "{le:?}");
         }
         assert_eq!(value(&metrics, "notch_batch_asks_count"), "5");

@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::driver::{Place, reachable};
+use crate::driver::{DisplayAddr, reachable};
 use crate::http;
 
 /// What to check of a running notch.
@@ -29,11 +29,11 @@ impl Probe {
         let address = reachable(listen);
         let mut response = [0; MAX_RESPONSE];
         let length = fetch(address, self.path(), &mut response)
-            .map_err(|error| format!("no response from {}: {error}", Place(address)))?;
-        match http::probed(&response[..length]) {
+            .map_err(|error| format!("no response from {}: {error}", DisplayAddr(address)))?;
+        match http::parse_probe_response(&response[..length]) {
             Some(("200", line)) => Ok(line.to_owned()),
             Some((_, line)) => Err(line.to_owned()),
-            None => Err(format!("the server on {} is not notch", Place(address))),
+            None => Err(format!("the server on {} is not notch", DisplayAddr(address))),
         }
     }
 
@@ -50,7 +50,7 @@ fn fetch(address: SocketAddr, path: &str, response: &mut [u8]) -> io::Result<usi
     let mut socket = TcpStream::connect_timeout(&address, STEP_TIMEOUT)?;
     socket.set_read_timeout(Some(STEP_TIMEOUT))?;
     socket.set_write_timeout(Some(STEP_TIMEOUT))?;
-    socket.write_all(&http::probe(path))?;
+    socket.write_all(&http::probe_request(path))?;
     let mut length = 0;
     // `read_to_end` would be 1.5 kB of growing a buffer that need not grow.
     loop {

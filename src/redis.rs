@@ -1,8 +1,8 @@
-//! One conversation with Redis, over a [`Wire`]: greeting first, then one batch at a time.
+//! One conversation with Redis, over a [`Buffers`]: greeting first, then one batch at a time.
 //!
 //! Replies carry no name, only their order; so a session that has lost step, or of which a byte cannot be explained, is
-//! [`Broken`] and is dropped with its socket: there is no way back, and no late reply that could reach the next
-//! visitor. What it owed comes back by [`Session::into_owed`], with the one fact that matters for exactly-once: whether
+//! [`SessionError`] and is dropped with its socket: there is no way back, and no late reply that could reach the next
+//! visitor. What it owed comes back by [`Session::into_leftover`], with the one fact that matters for exactly-once: whether
 //! it may be sent again.
 //!
 //! `INCRBY` alone may not, because a reply that was lost may have been one of success. So it goes with a **receipt**:
@@ -24,13 +24,13 @@
 use std::time::Duration;
 
 use crate::batch::Batch;
-use crate::counter::{Ask, Cause, Decimal, Fault, Key};
+use crate::buffers::Buffers;
+use crate::counter::{Command, Decimal, Key, Rejection, StoreError};
 use crate::resp::{self, Malformed, Reply};
-use crate::wire::Wire;
 
 /// Where Redis is and who we are there.
 #[derive(Clone)]
-pub struct Login {
+pub struct RedisConfig {
     /// Host name or address, resolved anew at each connect.
     pub host: String,
     /// TCP port.
@@ -45,11 +45,11 @@ pub struct Login {
 
 /// Who counts, as receipts know it: the same for all sessions of one worker, and another for everyone else.
 #[derive(Clone, Copy)]
-pub struct Sender {
+pub struct Producer {
     /// A number that nobody else has.
     pub id: u64,
     /// How long a batch may be sent again after it was sent first.
-    pub patience: Duration,
+    pub retry_window: Duration,
     /// Set where clients choose the names of counters.
     pub bound: Option<Bound>,
 }
@@ -68,18 +68,18 @@ pub struct Bound {
 pub struct Session<W> {
     /// Replies to the greeting that have not come yet, the last four of them to `SCRIPT LOAD`, `INFO memory`,
     /// `GET` and `PING`.
-    greetings: usize,
-    sender: Sender,
-    means: Means,
-    evictable: bool,
+    handshake_replies: usize,
+    producer: Producer,
+    mode: IncrementMode,
+    receipts_evictable: bool,
     /// What the counter without a name held at the greeting, if it may be read.
-    total: Option<Result<i64, Cause>>,
+    total: Option<Result<i64, Rejection>>,
     /// How a visit to this key is written, up to its number: what can be counted on to come again.
-    front: (Option<Key>, Vec<u8>),
-    owed: Batch<W>,
+    prefix: (Option<Key>, Vec<u8>),
+    in_flight: Batch<W>,
     encoded: usize,
     /// It is a replica that we talk to.
-    replica: bool,
+    is_replica: bool,
 }
 
 /// Whether a batch whose reply was lost may be sent again.
@@ -94,50 +94,50 @@ pub enum Receipts {
 }
 
 /// By what visits are counted, the best first.
-enum Means {
+enum IncrementMode {
     /// The script that Redis keeps, under its digest (`EVALSHA`).
-    Digest([u8; 40]),
+    EvalSha([u8; 40]),
     /// The script, which goes along (`EVAL`).
-    Script,
+    Eval,
     /// `INCRBY`, without a receipt.
-    Bare,
+    Plain,
 }
 
 /// Why a session is over. The socket has to go with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
+pub enum SessionError {
     /// Redis refused the greeting: password, user or database, or it is not there to count yet.
-    Greeting(Cause),
+    Handshake(Rejection),
     /// We talk to a replica: after a failover, connecting anew may find the primary.
     Replica,
     /// Not RESP, or a reply of a kind that the command cannot have, or one that nobody asked for.
-    Garbage,
+    Protocol,
 }
 
-impl From<Malformed> for Broken {
+impl From<Malformed> for SessionError {
     fn from(_: Malformed) -> Self {
-        Self::Garbage
+        Self::Protocol
     }
 }
 
 /// What a session leaves behind.
-pub struct Owed<W> {
+pub struct Leftover<W> {
     /// Asks without a reply.
     pub batch: Batch<W>,
     /// What may be done with them.
-    pub fate: Fate,
+    pub recovery: Recovery,
 }
 
 /// What may be done with asks that have no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum Recovery {
     /// No byte of them went to the socket: they may be sent at any time, along with others.
-    Unsent,
+    Requeue,
     /// They may have been counted, and carry a receipt: they may be sent again as they are, before any other.
-    Repeatable,
+    Resend,
     /// There is nothing to send again, or nobody may: they are to be told what they were replied, or that it is in
     /// doubt.
-    Over,
+    Fail,
 }
 
 impl<W> Session<W> {
@@ -145,34 +145,34 @@ impl<W> Session<W> {
     /// `main`, the counter without a name, and a `PING` that shows whether Redis, when it has just started, is there to
     /// count.
     #[must_use]
-    pub fn open(login: &Login, main: &Key, sender: Sender, wire: &mut Wire) -> Self {
+    pub fn open(config: &RedisConfig, main: &Key, producer: Producer, buffers: &mut Buffers) -> Self {
         let mut greetings = 0;
         let mut greet = |words: &[&[u8]]| {
-            resp::command(wire.output(), words);
+            resp::command(buffers.output(), words);
             greetings += 1;
         };
-        match (&login.username, &login.password) {
+        match (&config.username, &config.password) {
             (Some(user), Some(password)) => greet(&[b"AUTH", user.as_bytes(), password.as_bytes()]),
             (None, Some(password)) => greet(&[b"AUTH", password.as_bytes()]),
             (_, None) => {}
         }
-        if login.db != 0 {
-            greet(&[b"SELECT", &Decimal::new(i64::from(login.db))]);
+        if config.db != 0 {
+            greet(&[b"SELECT", &Decimal::new(i64::from(config.db))]);
         }
         greet(&[b"SCRIPT", b"LOAD", SCRIPT]);
         greet(&[b"INFO", b"memory"]);
         greet(&[b"GET", main.as_bytes()]);
         greet(&[b"PING"]);
         Self {
-            greetings,
-            sender,
-            means: Means::Bare,
-            evictable: true,
+            handshake_replies: greetings,
+            producer,
+            mode: IncrementMode::Plain,
+            receipts_evictable: true,
             total: None,
-            front: (None, Vec::new()),
-            owed: Batch::default(),
+            prefix: (None, Vec::new()),
+            in_flight: Batch::default(),
             encoded: 0,
-            replica: false,
+            is_replica: false,
         }
     }
 
@@ -180,210 +180,212 @@ impl<W> Session<W> {
     /// [`Receipts::Refused`] from then on where a batch shows that no receipt can be written.
     #[must_use]
     pub fn receipts(&self) -> Receipts {
-        match self.means {
-            Means::Bare => Receipts::Refused,
-            _ if self.evictable => Receipts::Evictable,
+        match self.mode {
+            IncrementMode::Plain => Receipts::Refused,
+            _ if self.receipts_evictable => Receipts::Evictable,
             _ => Receipts::Kept,
         }
     }
 
     /// Whether visits go by the script.
     fn has_script(&self) -> bool {
-        !matches!(self.means, Means::Bare)
+        !matches!(self.mode, IncrementMode::Plain)
     }
 
     /// What the counter without a name held at the greeting, or why it holds no count; `None` if it may not be read.
     #[must_use]
-    pub fn total(&self) -> Option<Result<i64, Cause>> {
+    pub fn total(&self) -> Option<Result<i64, Rejection>> {
         self.total
     }
 
     /// Who has waited longest for the batch under way.
     #[must_use]
     pub fn first_waiter(&self) -> Option<&W> {
-        self.owed.first_waiter()
+        self.in_flight.first_waiter()
     }
 
     /// Ends those at the front of the batch under way for whom `is_late` holds: their visits are in doubt. What was
     /// sent stays as it is.
-    pub fn expire(&mut self, is_late: impl Fn(&W) -> bool, tell: impl FnMut(W, Result<i64, Fault>)) {
-        self.owed.expire(Fault::Lost, is_late, tell);
+    pub fn expire(&mut self, is_late: impl Fn(&W) -> bool, tell: impl FnMut(W, Result<i64, StoreError>)) {
+        self.in_flight.expire(StoreError::OutcomeUnknown, is_late, tell);
     }
 
     /// Whether Redis has answered everything so far, so that a batch may be submitted.
     #[must_use]
-    pub fn is_free(&self) -> bool {
-        self.greetings == 0 && self.owed.is_empty()
+    pub fn is_idle(&self) -> bool {
+        self.handshake_replies == 0 && self.in_flight.is_empty()
     }
 
     /// Writes what a batch asks for and was not told yet, leaving `batch` empty. Only for a session that
-    /// [`Session::is_free`].
-    pub fn submit(&mut self, batch: &mut Batch<W>, wire: &mut Wire) {
-        debug_assert!(self.is_free(), "one batch at a time");
-        std::mem::swap(&mut self.owed, batch);
-        self.write(wire);
+    /// [`Session::is_idle`].
+    pub fn submit(&mut self, batch: &mut Batch<W>, buffers: &mut Buffers) {
+        debug_assert!(self.is_idle(), "one batch at a time");
+        std::mem::swap(&mut self.in_flight, batch);
+        self.write(buffers);
     }
 
     /// Writes what has no reply yet.
-    fn write(&mut self, wire: &mut Wire) {
-        let before = wire.unsent().len();
-        let script: Option<[&[u8]; 2]> = match &self.means {
-            Means::Digest(digest) => Some([b"EVALSHA", digest]),
-            Means::Script => Some([b"EVAL", SCRIPT]),
-            Means::Bare => None,
+    fn write(&mut self, buffers: &mut Buffers) {
+        let before = buffers.pending().len();
+        let script: Option<[&[u8]; 2]> = match &self.mode {
+            IncrementMode::EvalSha(digest) => Some([b"EVALSHA", digest]),
+            IncrementMode::Eval => Some([b"EVAL", SCRIPT]),
+            IncrementMode::Plain => None,
         };
         if script.is_none() {
             // To look first and count then would be two steps, and others could come in between.
-            let refused = Err(Fault::Refused(Cause::NoScripts));
-            self.owed.decide(|ask| self.sender.bound(ask).is_some(), refused);
+            let refused = Err(StoreError::Rejected(Rejection::ScriptsRequired));
+            self.in_flight.resolve_where(|command| self.producer.bound(command).is_some(), refused);
         }
-        for ask in self.owed.asks() {
-            let out = wire.output();
-            match (ask, script) {
-                (Ask::Count { key, by }, Some(script)) => {
-                    let bound = self.sender.bound(ask);
-                    if self.front.0.as_ref() != Some(key) {
-                        self.front = (Some(*key), once(script, key, bound, &self.sender));
+        for command in self.in_flight.pending_commands() {
+            let out = buffers.output();
+            match (command, script) {
+                (Command::Increment { key, by }, Some(script)) => {
+                    let bound = self.producer.bound(command);
+                    if self.prefix.0.as_ref() != Some(key) {
+                        self.prefix = (Some(*key), increment_prefix(script, key, bound, &self.producer));
                     }
-                    out.extend_from_slice(&self.front.1);
-                    resp::word(out, &Decimal::new(FIRST + self.owed.number()));
-                    resp::word(out, &Decimal::new(*by));
+                    out.extend_from_slice(&self.prefix.1);
+                    resp::argument(out, &Decimal::new(FIRST + self.in_flight.sequence()));
+                    resp::argument(out, &Decimal::new(*by));
                     if let Some(bound) = bound {
-                        resp::word(out, &Decimal::new(bound.most as i64));
+                        resp::argument(out, &Decimal::new(bound.most as i64));
                     }
                 }
-                (Ask::Count { key, by: 1 }, None) => resp::command(out, &[b"INCR", key.as_bytes()]),
-                (Ask::Count { key, by }, None) => {
+                (Command::Increment { key, by: 1 }, None) => resp::command(out, &[b"INCR", key.as_bytes()]),
+                (Command::Increment { key, by }, None) => {
                     resp::command(out, &[b"INCRBY", key.as_bytes(), &Decimal::new(*by)]);
                 }
-                (Ask::Total { key }, _) => resp::command(out, &[b"GET", key.as_bytes()]),
-                (Ask::Ping, _) => resp::command(out, &[b"PING"]),
+                (Command::Get { key }, _) => resp::command(out, &[b"GET", key.as_bytes()]),
+                (Command::Ping, _) => resp::command(out, &[b"PING"]),
             }
         }
-        self.encoded = wire.unsent().len() - before;
+        self.encoded = buffers.pending().len() - before;
     }
 
     /// Takes what has arrived. A batch of which all is answered is returned, to be told its numbers at once.
     ///
     /// # Errors
-    /// The session is [`Broken`] and must be ended by [`Session::into_owed`].
-    pub fn settle(&mut self, wire: &mut Wire) -> Result<Option<&mut Batch<W>>, Broken> {
-        while let Some((reply, used)) = resp::decode(wire.unread())? {
-            if self.greetings > 0 {
-                self.greetings -= 1;
-                match self.greetings {
-                    0 => greeted(reply, b"PONG")?,
-                    1 => self.total = held(reply)?,
-                    2 => self.evictable = may_evict(reply)?,
-                    3 => self.means = means(reply)?,
-                    _ => greeted(reply, b"OK")?,
+    /// The session is [`SessionError`] and must be ended by [`Session::into_leftover`].
+    pub fn process_replies(&mut self, buffers: &mut Buffers) -> Result<Option<&mut Batch<W>>, SessionError> {
+        while let Some((reply, used)) = resp::decode(buffers.received())? {
+            if self.handshake_replies > 0 {
+                self.handshake_replies -= 1;
+                match self.handshake_replies {
+                    0 => expect_reply(reply, b"PONG")?,
+                    1 => self.total = parse_total(reply)?,
+                    2 => self.receipts_evictable = may_evict(reply)?,
+                    3 => self.mode = parse_digest(reply)?,
+                    _ => expect_reply(reply, b"OK")?,
                 }
             } else {
-                let ask = self.owed.expected().ok_or(Broken::Garbage)?;
-                let total = self.read(ask, reply).ok_or(Broken::Garbage)?;
-                self.replica |= total == Err(Fault::Refused(Cause::ReadOnly));
+                let command = self.in_flight.next_command().ok_or(SessionError::Protocol)?;
+                let total = self.read(command, reply).ok_or(SessionError::Protocol)?;
+                self.is_replica |= total == Err(StoreError::Rejected(Rejection::ReadOnly));
                 // It may have been refused before its receipt was looked at.
-                let doubtful = self.owed.is_sent() && ask.counts() && !self.tries_on(ask, total);
-                self.owed.reply(total.map_err(|refused| if doubtful { Fault::Lost } else { refused }));
+                let in_doubt =
+                    self.in_flight.may_be_applied() && command.is_increment() && !self.will_fall_back(command, total);
+                self.in_flight
+                    .record_reply(total.map_err(|refused| if in_doubt { StoreError::OutcomeUnknown } else { refused }));
             }
-            wire.consume(used);
+            buffers.consume(used);
         }
         // Half a reply that fills the wire will never be whole, and half a reply that nobody asked for is one too many.
-        let done = self.greetings == 0 && self.owed.expected().is_none();
-        if wire.is_full() || (done && !wire.unread().is_empty()) {
-            return Err(Broken::Garbage);
+        let done = self.handshake_replies == 0 && self.in_flight.next_command().is_none();
+        if buffers.is_full() || (done && !buffers.received().is_empty()) {
+            return Err(SessionError::Protocol);
         }
-        if done && self.replica {
-            return Err(Broken::Replica);
+        if done && self.is_replica {
+            return Err(SessionError::Replica);
         }
         // Refused whole, so nothing was counted; who may not keep receipts may still count.
-        let refusal = self.owed.replies().find(|(ask, total)| self.has_means_left(ask, *total));
-        if let (true, true, Some((ask, refusal))) = (done, self.has_script(), refusal) {
-            self.means = if self.tries_on(ask, refusal) { Means::Script } else { Means::Bare };
-            self.front.0 = None;
-            self.owed.forget(refusal);
-            self.write(wire);
+        let refusal = self.in_flight.replies().find(|(command, total)| self.has_fallback(command, *total));
+        if let (true, true, Some((command, refusal))) = (done, self.has_script(), refusal) {
+            self.mode = if self.will_fall_back(command, refusal) { IncrementMode::Eval } else { IncrementMode::Plain };
+            self.prefix.0 = None;
+            self.in_flight.clear_replies(refusal);
+            self.write(buffers);
         }
-        let done = done && self.owed.expected().is_none();
-        Ok((done && !self.owed.is_empty()).then_some(&mut self.owed))
+        let done = done && self.in_flight.next_command().is_none();
+        Ok((done && !self.in_flight.is_empty()).then_some(&mut self.in_flight))
     }
 
     /// Whether a visit that is refused like this is sent again with the script, so that nothing is decided yet.
-    fn tries_on(&self, ask: &Ask, total: Result<i64, Fault>) -> bool {
-        matches!(self.means, Means::Digest(_)) && self.has_means_left(ask, total)
+    fn will_fall_back(&self, command: &Command, total: Result<i64, StoreError>) -> bool {
+        matches!(self.mode, IncrementMode::EvalSha(_)) && self.has_fallback(command, total)
     }
 
     /// Whether a visit that is refused like this may be counted by other means. That names may not be kept says nothing
     /// of receipts, and names need a script.
-    fn has_means_left(&self, ask: &Ask, total: Result<i64, Fault>) -> bool {
-        let is_bound = self.sender.bound(ask).is_some();
+    fn has_fallback(&self, command: &Command, total: Result<i64, StoreError>) -> bool {
+        let is_bound = self.producer.bound(command).is_some();
         match total {
-            Err(Fault::Refused(Cause::NoScript)) => {
-                ask.counts() && (!is_bound || matches!(self.means, Means::Digest(_)))
+            Err(StoreError::Rejected(Rejection::NoScript)) => {
+                command.is_increment() && (!is_bound || matches!(self.mode, IncrementMode::EvalSha(_)))
             }
-            Err(Fault::Refused(Cause::Permission)) => ask.counts() && !is_bound,
+            Err(StoreError::Rejected(Rejection::Permission)) => command.is_increment() && !is_bound,
             _ => false,
         }
     }
 
     /// What `reply` says to `ask`; `None` if it cannot be a reply to it.
-    fn read(&self, ask: &Ask, reply: Reply<'_>) -> Option<Result<i64, Fault>> {
-        match (ask, reply) {
-            (_, Reply::Error(line)) => Some(Err(Fault::Refused(cause(line)))),
-            (Ask::Count { by, .. }, Reply::Bulk(before)) if self.has_script() => Some(after(before, *by)),
-            (Ask::Count { .. }, Reply::Integer(total)) if !self.has_script() => Some(Ok(total)),
-            (Ask::Total { .. }, Reply::Bulk(digits)) => Some(number(digits)),
-            (Ask::Total { .. }, Reply::Null) => Some(Ok(0)),
-            (Ask::Ping, Reply::Simple(b"PONG")) => Some(Ok(0)),
+    fn read(&self, command: &Command, reply: Reply<'_>) -> Option<Result<i64, StoreError>> {
+        match (command, reply) {
+            (_, Reply::Error(line)) => Some(Err(StoreError::Rejected(rejection(line)))),
+            (Command::Increment { by, .. }, Reply::Bulk(before)) if self.has_script() => Some(after(before, *by)),
+            (Command::Increment { .. }, Reply::Integer(total)) if !self.has_script() => Some(Ok(total)),
+            (Command::Get { .. }, Reply::Bulk(digits)) => Some(number(digits)),
+            (Command::Get { .. }, Reply::Null) => Some(Ok(0)),
+            (Command::Ping, Reply::Simple(b"PONG")) => Some(Ok(0)),
             _ => None,
         }
     }
 
     /// Ends the session and hands back what it owes.
     #[must_use]
-    pub fn into_owed(mut self, wire: &Wire) -> Owed<W> {
-        if wire.unsent().len() < self.encoded || self.owed.replies().next().is_some() {
-            self.owed.mark_sent();
+    pub fn into_leftover(mut self, buffers: &Buffers) -> Leftover<W> {
+        if buffers.pending().len() < self.encoded || self.in_flight.replies().next().is_some() {
+            self.in_flight.mark_sent();
         }
-        let fate = match (self.owed.is_sent(), self.owed.expected()) {
-            (false, _) => Fate::Unsent,
-            (true, Some(_)) if self.receipts() == Receipts::Kept => Fate::Repeatable,
-            (true, _) => Fate::Over,
+        let fate = match (self.in_flight.may_be_applied(), self.in_flight.next_command()) {
+            (false, _) => Recovery::Requeue,
+            (true, Some(_)) if self.receipts() == Receipts::Kept => Recovery::Resend,
+            (true, _) => Recovery::Fail,
         };
-        Owed { fate, batch: self.owed }
+        Leftover { recovery: fate, batch: self.in_flight }
     }
 }
 
-impl Sender {
+impl Producer {
     /// The bound that a visit is under: only named counters are.
-    fn bound(&self, ask: &Ask) -> Option<&Bound> {
-        self.bound.as_ref().filter(|bound| ask.counts() && ask.key() != Some(&bound.main))
+    fn bound(&self, command: &Command) -> Option<&Bound> {
+        self.bound.as_ref().filter(|bound| command.is_increment() && command.key() != Some(&bound.main))
     }
 }
 
 /// The number that a counter holds.
-fn number(digits: &[u8]) -> Result<i64, Fault> {
-    resp::integer(digits).ok_or(Fault::Refused(Cause::NotANumber))
+fn number(digits: &[u8]) -> Result<i64, StoreError> {
+    resp::parse_integer(digits).ok_or(StoreError::Rejected(Rejection::NotANumber))
 }
 
 /// The number of the last of `by` visits, counted on top of what there was before.
-fn after(before: &[u8], by: i64) -> Result<i64, Fault> {
-    number(before)?.checked_add(by).ok_or(Fault::Refused(Cause::Overflow))
+fn after(before: &[u8], by: i64) -> Result<i64, StoreError> {
+    number(before)?.checked_add(by).ok_or(StoreError::Rejected(Rejection::Overflow))
 }
 
 /// The front of an increment that is done once, however often it is sent: all but the number of the batch, how many
 /// visits it is and, under a bound, how many names there may be.
-fn once([command, script]: [&[u8]; 2], key: &Key, bound: Option<&Bound>, sender: &Sender) -> Vec<u8> {
-    let (kept, id) = ((sender.patience + LATENESS).as_millis() as i64, (sender.id >> 1) as i64);
+fn increment_prefix([command, script]: [&[u8]; 2], key: &Key, bound: Option<&Bound>, producer: &Producer) -> Vec<u8> {
+    let (kept, id) = ((producer.retry_window + RECEIPT_GRACE).as_millis() as i64, (producer.id >> 1) as i64);
     let (kept, id) = (Decimal::new(kept), Decimal::new(id));
     let receipt = [b"{", hash_tag(key.as_bytes()), b"}:receipt:", &id].concat();
     // No counter can have this key, because a `Key` has no angle brackets.
     let names = bound.map(|bound| [b"{", hash_tag(bound.main.as_bytes()), b"}:<names>"].concat());
     let (keys, count) = if bound.is_some() { (b"3", 10) } else { (b"2", 8) };
     let mut front = Vec::new();
-    resp::front(&mut front, count, &[command, script, keys, key.as_bytes(), &receipt]);
-    names.iter().for_each(|names| resp::word(&mut front, names));
-    resp::word(&mut front, &kept);
+    resp::command_prefix(&mut front, count, &[command, script, keys, key.as_bytes(), &receipt]);
+    names.iter().for_each(|names| resp::argument(&mut front, names));
+    resp::argument(&mut front, &kept);
     front
 }
 
@@ -395,59 +397,59 @@ fn hash_tag(key: &[u8]) -> &[u8] {
     tag.filter(|tag| !tag.is_empty()).unwrap_or(key)
 }
 
-fn greeted(reply: Reply<'_>, well: &[u8]) -> Result<(), Broken> {
+fn expect_reply(reply: Reply<'_>, well: &[u8]) -> Result<(), SessionError> {
     match reply {
         Reply::Simple(word) if word == well => Ok(()),
-        Reply::Error(line) => match cause(line) {
+        Reply::Error(line) => match rejection(line) {
             // Who may not ping may still count, and a store that cannot write can still be read.
-            Cause::Permission | Cause::CannotPersist if well == b"PONG" => Ok(()),
-            cause => Err(Broken::Greeting(cause)),
+            Rejection::Permission | Rejection::CannotPersist if well == b"PONG" => Ok(()),
+            rejection => Err(SessionError::Handshake(rejection)),
         },
-        _ => Err(Broken::Garbage),
+        _ => Err(SessionError::Protocol),
     }
 }
 
 /// What can be counted by, as `SCRIPT LOAD` shows. Who may not leave a script with Redis may be allowed to bring one.
-fn means(reply: Reply<'_>) -> Result<Means, Broken> {
+fn parse_digest(reply: Reply<'_>) -> Result<IncrementMode, SessionError> {
     match reply {
-        Reply::Bulk(digest) => digest.try_into().map(Means::Digest).map_err(|_| Broken::Garbage),
-        Reply::Error(line) => match cause(line) {
-            Cause::Permission => Ok(Means::Script),
-            Cause::Other => Ok(Means::Bare),
-            cause => Err(Broken::Greeting(cause)),
+        Reply::Bulk(digest) => digest.try_into().map(IncrementMode::EvalSha).map_err(|_| SessionError::Protocol),
+        Reply::Error(line) => match rejection(line) {
+            Rejection::Permission => Ok(IncrementMode::Eval),
+            Rejection::Other => Ok(IncrementMode::Plain),
+            rejection => Err(SessionError::Handshake(rejection)),
         },
-        _ => Err(Broken::Garbage),
+        _ => Err(SessionError::Protocol),
     }
 }
 
 /// What a counter holds, as the greeting asks for it.
-fn held(reply: Reply<'_>) -> Result<Option<Result<i64, Cause>>, Broken> {
+fn parse_total(reply: Reply<'_>) -> Result<Option<Result<i64, Rejection>>, SessionError> {
     match reply {
         Reply::Null => Ok(Some(Ok(0))),
-        Reply::Bulk(digits) => Ok(Some(resp::integer(digits).ok_or(Cause::NotANumber))),
-        Reply::Error(line) => match cause(line) {
-            Cause::Permission | Cause::Other | Cause::CannotPersist => Ok(None),
-            cause if cause.is_of_the_key() => Ok(Some(Err(cause))),
-            cause => Err(Broken::Greeting(cause)),
+        Reply::Bulk(digits) => Ok(Some(resp::parse_integer(digits).ok_or(Rejection::NotANumber))),
+        Reply::Error(line) => match rejection(line) {
+            Rejection::Permission | Rejection::Other | Rejection::CannotPersist => Ok(None),
+            rejection if rejection.is_key_specific() => Ok(Some(Err(rejection))),
+            rejection => Err(SessionError::Handshake(rejection)),
         },
-        _ => Err(Broken::Garbage),
+        _ => Err(SessionError::Protocol),
     }
 }
 
 /// Whether Redis may drop keys that have an expiry before their time, as `INFO memory` shows: memory is bounded, and the
 /// policy is another than `noeviction`. Where it shows no policy, it may if memory is nearly used up, and where the user
 /// may not ask, it may.
-fn may_evict(reply: Reply<'_>) -> Result<bool, Broken> {
+fn may_evict(reply: Reply<'_>) -> Result<bool, SessionError> {
     let info = match reply {
         Reply::Bulk(info) => info,
-        Reply::Error(line) => match cause(line) {
-            Cause::Permission | Cause::Other | Cause::CannotPersist => return Ok(true),
-            cause => return Err(Broken::Greeting(cause)),
+        Reply::Error(line) => match rejection(line) {
+            Rejection::Permission | Rejection::Other | Rejection::CannotPersist => return Ok(true),
+            rejection => return Err(SessionError::Handshake(rejection)),
         },
-        _ => return Err(Broken::Garbage),
+        _ => return Err(SessionError::Protocol),
     };
     let field = |name: &str| info.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(name.as_bytes()));
-    let bytes = |name| field(name).and_then(|digits| resp::integer(digits.trim_ascii_end())).unwrap_or(0);
+    let bytes = |name| field(name).and_then(|digits| resp::parse_integer(digits.trim_ascii_end())).unwrap_or(0);
     let most = bytes("maxmemory:");
     Ok(match field("maxmemory_policy:") {
         Some(policy) => most > 0 && policy.trim_ascii_end() != b"noeviction",
@@ -457,7 +459,7 @@ fn may_evict(reply: Reply<'_>) -> Result<bool, Broken> {
 
 /// The cause behind an error reply, by how it begins. Redis up to 6.2 wraps errors that are raised within a script:
 /// `ERR Error running script (call to f_…): @user_script:4: -READONLY You can't write against a read only replica.`
-fn cause(line: &[u8]) -> Cause {
+fn rejection(line: &[u8]) -> Rejection {
     let mut line = line;
     while let Some(at) = line.windows(SCRIPT_LINE.len()).position(|window| window == SCRIPT_LINE)
         && let Some(error) = raised(&line[at + SCRIPT_LINE.len()..])
@@ -466,7 +468,7 @@ fn cause(line: &[u8]) -> Cause {
     }
     let line = line.strip_prefix(b"ERR ").unwrap_or(line);
     let begins = |words: &str| matches!(line.strip_prefix(words.as_bytes()), Some([] | [b' ', ..]));
-    ERRORS.iter().find(|(words, _)| begins(words)).map_or(Cause::Other, |&(_, cause)| cause)
+    ERRORS.iter().find(|(words, _)| begins(words)).map_or(Rejection::Other, |&(_, rejection)| rejection)
 }
 
 /// What follows the place of an error in a script, `:4: ` or `: 4: `.
@@ -506,37 +508,37 @@ const FIRST: i64 = 1_000_000_000_000_000;
 
 /// How long a connection that was given up may still bring bytes to Redis; so much longer than a batch may be sent
 /// again, its receipt is kept.
-const LATENESS: Duration = Duration::from_secs(300);
+const RECEIPT_GRACE: Duration = Duration::from_secs(300);
 
 /// How error replies begin: by a word of their own, or by a sentence where Redis has only `ERR` for them, which is left
 /// out here.
-const ERRORS: [(&str, Cause); 26] = [
-    ("MAXNAMES", Cause::TooMany),
-    ("NOAUTH", Cause::Password),
-    ("WRONGPASS", Cause::Password),
-    ("AUTH", Cause::Password),
-    ("NOPERM", Cause::Permission),
-    ("The user executing the script", Cause::Permission),
-    ("ACL failure in script:", Cause::Permission),
-    ("NOSCRIPT", Cause::NoScript),
-    ("DENIED", Cause::Protected),
-    ("max number of clients reached", Cause::Crowded),
-    ("DB index", Cause::Database),
-    ("invalid DB index", Cause::Database),
-    ("WRONGTYPE", Cause::WrongType),
-    ("value is not an integer or out of range", Cause::NotANumber),
-    ("increment or decrement would overflow", Cause::Overflow),
-    ("LOADING", Cause::Loading),
-    ("MISCONF", Cause::CannotPersist),
-    ("READONLY", Cause::ReadOnly),
-    ("OOM", Cause::OutOfMemory),
-    ("MASTERDOWN", Cause::NoPrimary),
-    ("NOREPLICAS", Cause::NoReplicas),
-    ("BUSY", Cause::Busy),
-    ("CLUSTERDOWN", Cause::ClusterDown),
-    ("TRYAGAIN", Cause::ClusterDown),
-    ("MOVED", Cause::Elsewhere),
-    ("ASK", Cause::Elsewhere),
+const ERRORS: [(&str, Rejection); 26] = [
+    ("MAXNAMES", Rejection::TooManyCounters),
+    ("NOAUTH", Rejection::Password),
+    ("WRONGPASS", Rejection::Password),
+    ("AUTH", Rejection::Password),
+    ("NOPERM", Rejection::Permission),
+    ("The user executing the script", Rejection::Permission),
+    ("ACL failure in script:", Rejection::Permission),
+    ("NOSCRIPT", Rejection::NoScript),
+    ("DENIED", Rejection::Protected),
+    ("max number of clients reached", Rejection::MaxClients),
+    ("DB index", Rejection::Database),
+    ("invalid DB index", Rejection::Database),
+    ("WRONGTYPE", Rejection::WrongType),
+    ("value is not an integer or out of range", Rejection::NotANumber),
+    ("increment or decrement would overflow", Rejection::Overflow),
+    ("LOADING", Rejection::Loading),
+    ("MISCONF", Rejection::CannotPersist),
+    ("READONLY", Rejection::ReadOnly),
+    ("OOM", Rejection::OutOfMemory),
+    ("MASTERDOWN", Rejection::NoPrimary),
+    ("NOREPLICAS", Rejection::NoReplicas),
+    ("BUSY", Rejection::Busy),
+    ("CLUSTERDOWN", Rejection::ClusterDown),
+    ("TRYAGAIN", Rejection::ClusterDown),
+    ("MOVED", Rejection::Moved),
+    ("ASK", Rejection::Moved),
 ];
 
 #[cfg(test)]
@@ -545,11 +547,11 @@ mod tests {
     use crate::counter::Key;
     use bytes::BufMut;
 
-    fn login() -> Login {
-        Login { host: "redis".into(), port: 6379, username: None, password: None, db: 0 }
+    fn config() -> RedisConfig {
+        RedisConfig { host: "redis".into(), port: 6379, username: None, password: None, db: 0 }
     }
 
-    const SENDER: Sender = Sender { id: 84, patience: Duration::from_secs(2), bound: None };
+    const SENDER: Producer = Producer { id: 84, retry_window: Duration::from_secs(2), bound: None };
 
     const INFO: &str = "$22\r\nmaxmemory:0\r\nother:1\r\n\r\n";
 
@@ -559,45 +561,45 @@ mod tests {
         Key::new(b"visits").expect("a good name")
     }
 
-    fn batch(asks: &[Ask]) -> Batch<usize> {
+    fn batch(commands: &[Command]) -> Batch<usize> {
         let mut batch = Batch::default();
-        for (who, ask) in asks.iter().enumerate() {
-            assert!(batch.push(ask, who));
+        for (who, command) in commands.iter().enumerate() {
+            assert!(batch.push(command, who));
         }
-        batch.begin(7);
+        batch.set_sequence(7);
         batch
     }
 
     /// A session with a Redis that keeps scripts, or has none.
-    fn greeted_session<W>(wire: &mut Wire, receipts: bool) -> Session<W> {
-        let mut session = Session::open(&login(), &visits(), SENDER, wire);
-        let sent = wire.unsent().len();
-        wire.sent(sent);
-        wire.take_in(if receipts { DIGEST.as_bytes() } else { b"-ERR unknown command\r\n" });
-        wire.take_in(INFO.as_bytes());
-        wire.take_in(b"$-1\r\n");
-        wire.take_in(b"+PONG\r\n");
-        assert!(session.settle(wire).is_ok_and(|answered| answered.is_none()));
-        assert!(session.is_free() && session.has_script() == receipts);
+    fn greeted_session<W>(buffers: &mut Buffers, receipts: bool) -> Session<W> {
+        let mut session = Session::open(&config(), &visits(), SENDER, buffers);
+        let sent = buffers.pending().len();
+        buffers.mark_sent(sent);
+        buffers.receive(if receipts { DIGEST.as_bytes() } else { b"-ERR unknown command\r\n" });
+        buffers.receive(INFO.as_bytes());
+        buffers.receive(b"$-1\r\n");
+        buffers.receive(b"+PONG\r\n");
+        assert!(session.process_replies(buffers).is_ok_and(|answered| answered.is_none()));
+        assert!(session.is_idle() && session.has_script() == receipts);
         session
     }
 
     /// Who was told what.
-    type Told = Vec<(usize, Result<i64, Fault>)>;
+    type Told = Vec<(usize, Result<i64, StoreError>)>;
 
     /// Submits `asks`, has Redis say `says`, and returns who was told what and how it ended.
-    fn converse(asks: &[Ask], receipts: bool, says: &[u8]) -> (Told, Result<(), Broken>) {
-        let mut wire = Wire::default();
-        let mut session = greeted_session(&mut wire, receipts);
-        session.submit(&mut batch(asks), &mut wire);
-        let sent = wire.unsent().len();
-        wire.sent(sent);
-        wire.room().put_slice(says);
+    fn converse(commands: &[Command], receipts: bool, says: &[u8]) -> (Told, Result<(), SessionError>) {
+        let mut buffers = Buffers::default();
+        let mut session = greeted_session(&mut buffers, receipts);
+        session.submit(&mut batch(commands), &mut buffers);
+        let sent = buffers.pending().len();
+        buffers.mark_sent(sent);
+        buffers.read_buf().put_slice(says);
         let mut told = Vec::new();
-        let end = session.settle(&mut wire).map(|_| ());
-        let mut owed = session.into_owed(&wire);
-        assert_ne!(owed.fate, Fate::Unsent);
-        owed.batch.tell(Fault::Lost, |who, total| told.push((who, total)));
+        let end = session.process_replies(&mut buffers).map(|_| ());
+        let mut owed = session.into_leftover(&buffers);
+        assert_ne!(owed.recovery, Recovery::Requeue);
+        owed.batch.complete(StoreError::OutcomeUnknown, |who, total| told.push((who, total)));
         (told, end)
     }
 
@@ -611,45 +613,49 @@ mod tests {
             (Some("u"), Some("p"), 0, b"*3\r\n$4\r\nAUTH\r\n$1\r\nu\r\n$1\r\np\r\n"),
             (None, None, 15, b"*2\r\n$6\r\nSELECT\r\n$2\r\n15\r\n"),
         ] {
-            let login =
-                Login { username: username.map(str::to_owned), password: password.map(str::to_owned), db, ..login() };
-            let mut wire = Wire::default();
-            let session = Session::<()>::open(&login, &visits(), SENDER, &mut wire);
+            let config = RedisConfig {
+                username: username.map(str::to_owned),
+                password: password.map(str::to_owned),
+                db,
+                ..config()
+            };
+            let mut buffers = Buffers::default();
+            let session = Session::<()>::open(&config, &visits(), SENDER, &mut buffers);
             let load = format!("*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n${}\r\n", SCRIPT.len());
-            assert_eq!(wire.unsent(), [greeting, load.as_bytes(), SCRIPT, b"\r\n", ASKS].concat());
-            assert!(!session.is_free());
+            assert_eq!(buffers.pending(), [greeting, load.as_bytes(), SCRIPT, b"\r\n", ASKS].concat());
+            assert!(!session.is_idle());
         }
     }
 
     #[test]
     fn a_greeting_ends_well_or_with_its_cause() {
-        let refused = |cause| Err(Broken::Greeting(cause));
+        let refused = |rejection| Err(SessionError::Handshake(rejection));
         for (says, end) in [
             ("+OK\r\nDIGESTINFO+PONG\r\n", Ok(true)),
             ("+OK\r\nDIGESTINFO$1\r\n7\r\n-MISCONF Redis is configured to save\r\n", Ok(true)),
             ("+OK\r\nDIGESTINFO$1\r\n7\r\n-NOPERM this user has no permissions\r\n", Ok(true)),
             ("+OK\r\n-NOPERM this user has no permissions\r\nINFO+PONG\r\n", Ok(true)),
             ("+OK\r\n-ERR unknown command 'SCRIPT'\r\nINFO+PONG\r\n", Ok(false)),
-            ("+OK\r\n-LOADING Redis is loading the dataset in memory\r\n", refused(Cause::Loading)),
-            ("+OK\r\nDIGEST-ERR max number of clients reached\r\n", refused(Cause::Crowded)),
-            ("+OK\r\nDIGEST-DENIED Redis is running in protected mode\r\n", refused(Cause::Protected)),
-            ("+OK\r\nDIGESTINFO$1\r\n7\r\n-ERR something new\r\n", refused(Cause::Other)),
-            ("+OK\r\n-NOAUTH Authentication required.\r\n", refused(Cause::Password)),
-            ("-WRONGPASS invalid username-password pair or user is disabled.\r\n", refused(Cause::Password)),
-            ("-ERR AUTH <password> called without any password configured\r\n", refused(Cause::Password)),
-            ("-ERR DB index is out of range\r\n", refused(Cause::Database)),
-            ("+PONG\r\n", Err(Broken::Garbage)),
-            ("+OK\r\n+OK\r\n", Err(Broken::Garbage)),
-            ("+OK\r\n$3\r\nabc\r\n", Err(Broken::Garbage)),
-            ("+OK\r\nDIGEST+OK\r\n", Err(Broken::Garbage)),
-            ("+OK\r\nDIGESTINFO+PONG\r\nDIGEST", Err(Broken::Garbage)),
+            ("+OK\r\n-LOADING Redis is loading the dataset in memory\r\n", refused(Rejection::Loading)),
+            ("+OK\r\nDIGEST-ERR max number of clients reached\r\n", refused(Rejection::MaxClients)),
+            ("+OK\r\nDIGEST-DENIED Redis is running in protected mode\r\n", refused(Rejection::Protected)),
+            ("+OK\r\nDIGESTINFO$1\r\n7\r\n-ERR something new\r\n", refused(Rejection::Other)),
+            ("+OK\r\n-NOAUTH Authentication required.\r\n", refused(Rejection::Password)),
+            ("-WRONGPASS invalid username-password pair or user is disabled.\r\n", refused(Rejection::Password)),
+            ("-ERR AUTH <password> called without any password configured\r\n", refused(Rejection::Password)),
+            ("-ERR DB index is out of range\r\n", refused(Rejection::Database)),
+            ("+PONG\r\n", Err(SessionError::Protocol)),
+            ("+OK\r\n+OK\r\n", Err(SessionError::Protocol)),
+            ("+OK\r\n$3\r\nabc\r\n", Err(SessionError::Protocol)),
+            ("+OK\r\nDIGEST+OK\r\n", Err(SessionError::Protocol)),
+            ("+OK\r\nDIGESTINFO+PONG\r\nDIGEST", Err(SessionError::Protocol)),
         ] {
-            let mut wire = Wire::default();
-            let mut session = Session::<()>::open(&Login { db: 3, ..login() }, &visits(), SENDER, &mut wire);
-            wire.room().put_slice(
+            let mut buffers = Buffers::default();
+            let mut session = Session::<()>::open(&RedisConfig { db: 3, ..config() }, &visits(), SENDER, &mut buffers);
+            buffers.read_buf().put_slice(
                 says.replace("DIGEST", DIGEST).replace("INFO", INFO).replace("+PONG", "$1\r\n7\r\n+PONG").as_bytes(),
             );
-            let settled = session.settle(&mut wire).map(|_| ());
+            let settled = session.process_replies(&mut buffers).map(|_| ());
             assert_eq!(settled.map(|()| session.has_script()), end, "{says}");
         }
     }
@@ -668,10 +674,10 @@ mod tests {
             ("-NOPERM this user has no permissions to run the 'info' command\r\n".into(), Receipts::Evictable),
             ("-ERR unknown command 'INFO'\r\n".into(), Receipts::Evictable),
         ] {
-            let mut wire = Wire::default();
-            let mut session = Session::<()>::open(&login(), &visits(), SENDER, &mut wire);
-            wire.take_in([DIGEST, &says, "$-1\r\n+PONG\r\n"].concat().as_bytes());
-            assert!(session.settle(&mut wire).is_ok());
+            let mut buffers = Buffers::default();
+            let mut session = Session::<()>::open(&config(), &visits(), SENDER, &mut buffers);
+            buffers.receive([DIGEST, &says, "$-1\r\n+PONG\r\n"].concat().as_bytes());
+            assert!(session.process_replies(&mut buffers).is_ok());
             assert_eq!(session.receipts(), receipts, "{says}");
         }
     }
@@ -680,76 +686,76 @@ mod tests {
     fn errors_behind_a_script_are_known_by_their_code() {
         const CALL: &str = "ERR Error running script (call to f_cf49228d90873fd38614ce7a84ca486dfc1ede32): ";
         for (error, expected) in [
-            ("@user_script:4: -READONLY You can't write against a read only replica. ", Cause::ReadOnly),
+            ("@user_script:4: -READONLY You can't write against a read only replica. ", Rejection::ReadOnly),
             (
                 "@user_script:2: @user_script: 2: -READONLY You can't write against a read only replica.",
-                Cause::ReadOnly,
+                Rejection::ReadOnly,
             ),
             ("@user_script:2: @user_script: 2: -OOM command not allowed when used memory > 'maxmemory'.", {
-                Cause::OutOfMemory
+                Rejection::OutOfMemory
             }),
-            ("@user_script:2: -MISCONF Redis is configured to save RDB snapshots", Cause::CannotPersist),
-            ("@user_script:2: -NOREPLICAS Not enough good replicas to write.", Cause::NoReplicas),
-            ("@user_script:3: WRONGTYPE Operation against a key holding the wrong kind of value", Cause::WrongType),
+            ("@user_script:2: -MISCONF Redis is configured to save RDB snapshots", Rejection::CannotPersist),
+            ("@user_script:2: -NOREPLICAS Not enough good replicas to write.", Rejection::NoReplicas),
+            ("@user_script:3: WRONGTYPE Operation against a key holding the wrong kind of value", Rejection::WrongType),
             ("@user_script:2: @user_script: 2: The user executing the script can't run this command or subcommand", {
-                Cause::Permission
+                Rejection::Permission
             }),
             ("@user_script:1: @user_script: 1: The user executing the script can't access at least one of the keys", {
-                Cause::Permission
+                Rejection::Permission
             }),
             (
                 "@user_script:1: @user_script: 1: Wrong number of args calling Redis command From Lua script",
-                Cause::Other,
+                Rejection::Other,
             ),
-            ("@user_script", Cause::Other),
-            ("@user_script:", Cause::Other),
-            ("@user_script:4", Cause::Other),
-            ("@user_script:4: ", Cause::Other),
-            ("READONLY", Cause::Other),
+            ("@user_script", Rejection::Other),
+            ("@user_script:", Rejection::Other),
+            ("@user_script:4", Rejection::Other),
+            ("@user_script:4: ", Rejection::Other),
+            ("READONLY", Rejection::Other),
         ] {
-            assert_eq!(cause(format!("{CALL}{error}").as_bytes()), expected, "{error}");
+            assert_eq!(rejection(format!("{CALL}{error}").as_bytes()), expected, "{error}");
         }
-        assert_eq!(cause(b"READONLY You can't write. script: 9dc3, on @user_script:4."), Cause::ReadOnly);
-        assert_eq!(cause(b"MAXNAMES"), Cause::TooMany);
-        assert_eq!(cause(b"ERR MAXNAMES"), Cause::TooMany);
+        assert_eq!(rejection(b"READONLY You can't write. script: 9dc3, on @user_script:4."), Rejection::ReadOnly);
+        assert_eq!(rejection(b"MAXNAMES"), Rejection::TooManyCounters);
+        assert_eq!(rejection(b"ERR MAXNAMES"), Rejection::TooManyCounters);
     }
 
     #[test]
     fn names_that_clients_choose_are_counted_under_their_bound() {
-        let sender = Sender { bound: Some(Bound { main: visits(), most: 9 }), ..SENDER };
+        let producer = Producer { bound: Some(Bound { main: visits(), most: 9 }), ..SENDER };
         let named = Key::new(b"visits:blog").expect("a good name");
-        let asks = [Ask::Count { key: visits(), by: 1 }, Ask::Count { key: named, by: 2 }];
-        let mut wire = Wire::default();
-        let mut session = Session::open(&login(), &visits(), sender, &mut wire);
-        wire.sent(wire.unsent().len());
-        wire.take_in([DIGEST, INFO, "$-1\r\n+PONG\r\n"].concat().as_bytes());
-        assert!(session.settle(&mut wire).is_ok());
-        session.submit(&mut batch(&asks), &mut wire);
-        let sent = String::from_utf8(wire.unsent().to_vec()).expect("text");
+        let commands = [Command::Increment { key: visits(), by: 1 }, Command::Increment { key: named, by: 2 }];
+        let mut buffers = Buffers::default();
+        let mut session = Session::open(&config(), &visits(), producer, &mut buffers);
+        buffers.mark_sent(buffers.pending().len());
+        buffers.receive([DIGEST, INFO, "$-1\r\n+PONG\r\n"].concat().as_bytes());
+        assert!(session.process_replies(&mut buffers).is_ok());
+        session.submit(&mut batch(&commands), &mut buffers);
+        let sent = String::from_utf8(buffers.pending().to_vec()).expect("text");
         let bounded = "3\r\n$11\r\nvisits:blog\r\n$24\r\n{visits:blog}:receipt:42\r\n$16\r\n{visits}:<names>\r\n\
                        $6\r\n302000\r\n$16\r\n1000000000000007\r\n$1\r\n2\r\n$1\r\n9\r\n";
         assert!(sent.starts_with("*8\r\n") && sent.ends_with(bounded), "{sent}");
-        wire.sent(sent.len());
+        buffers.mark_sent(sent.len());
         // That there is no room for a name leaves the receipts of all others as they are.
         for error in ["-MAXNAMES\r\n", "-NOPERM No permissions to access a key\r\n"] {
-            wire.take_in(format!("$1\r\n4\r\n{error}").as_bytes());
+            buffers.receive(format!("$1\r\n4\r\n{error}").as_bytes());
             let mut told = Vec::new();
-            let done = session.settle(&mut wire).expect("a sound session").expect("all is answered");
-            done.tell(Fault::Lost, |who, total| told.push((who, total)));
-            let cause = if error.starts_with("-MAX") { Cause::TooMany } else { Cause::Permission };
-            assert_eq!(told, [(0, Ok(5)), (1, Err(Fault::Refused(cause)))]);
+            let done = session.process_replies(&mut buffers).expect("a sound session").expect("all is answered");
+            done.complete(StoreError::OutcomeUnknown, |who, total| told.push((who, total)));
+            let rejection = if error.starts_with("-MAX") { Rejection::TooManyCounters } else { Rejection::Permission };
+            assert_eq!(told, [(0, Ok(5)), (1, Err(StoreError::Rejected(rejection)))]);
             assert!(session.has_script());
-            session.submit(&mut batch(&asks), &mut wire);
-            wire.sent(wire.unsent().len());
+            session.submit(&mut batch(&commands), &mut buffers);
+            buffers.mark_sent(buffers.pending().len());
         }
     }
 
     #[test]
     fn a_script_is_brought_along_for_names_as_well() {
-        let sender = Sender { bound: Some(Bound { main: visits(), most: 9 }), ..SENDER };
+        let producer = Producer { bound: Some(Bound { main: visits(), most: 9 }), ..SENDER };
         let named = Key::new(b"visits:blog").expect("a good name");
-        let lost = Err(Fault::Lost);
-        let refused = Err(Fault::Refused(Cause::Permission));
+        let lost = Err(StoreError::OutcomeUnknown);
+        let refused = Err(StoreError::Rejected(Rejection::Permission));
         for (sent_before, replies, expected) in [
             (false, &["-NOSCRIPT No matching script.\r\n", "$1\r\n4\r\n"][..], Ok(5)),
             (true, &["-NOSCRIPT No matching script.\r\n", "$1\r\n4\r\n"], Ok(5)),
@@ -757,23 +763,23 @@ mod tests {
             (true, &["-NOPERM No permissions to access a key\r\n"], lost),
             (true, &["-NOSCRIPT No matching script.\r\n", "-NOPERM No permissions\r\n"], lost),
         ] {
-            let mut wire = Wire::default();
-            let mut session = Session::open(&login(), &visits(), sender, &mut wire);
-            wire.sent(wire.unsent().len());
-            wire.take_in([DIGEST, INFO, "$-1\r\n+PONG\r\n"].concat().as_bytes());
-            assert!(session.settle(&mut wire).is_ok());
-            let mut batch = batch(&[Ask::Count { key: named, by: 1 }]);
+            let mut buffers = Buffers::default();
+            let mut session = Session::open(&config(), &visits(), producer, &mut buffers);
+            buffers.mark_sent(buffers.pending().len());
+            buffers.receive([DIGEST, INFO, "$-1\r\n+PONG\r\n"].concat().as_bytes());
+            assert!(session.process_replies(&mut buffers).is_ok());
+            let mut batch = batch(&[Command::Increment { key: named, by: 1 }]);
             if sent_before {
                 batch.mark_sent();
             }
-            session.submit(&mut batch, &mut wire);
+            session.submit(&mut batch, &mut buffers);
             let mut told = Vec::new();
             for (reply, command) in replies.iter().zip(["EVALSHA", "EVAL"]) {
                 assert!(told.is_empty(), "{replies:?}");
-                assert_eq!(send(&mut wire)[0], command, "{replies:?}");
-                wire.take_in(reply.as_bytes());
-                if let Some(done) = session.settle(&mut wire).expect("a sound session") {
-                    done.tell(Fault::Lost, |who, total| told.push((who, total)));
+                assert_eq!(send(&mut buffers)[0], command, "{replies:?}");
+                buffers.receive(reply.as_bytes());
+                if let Some(done) = session.process_replies(&mut buffers).expect("a sound session") {
+                    done.complete(StoreError::OutcomeUnknown, |who, total| told.push((who, total)));
                 }
             }
             assert_eq!(told, [(0, expected)], "{sent_before} {replies:?}");
@@ -782,43 +788,44 @@ mod tests {
 
     #[test]
     fn without_scripts_there_is_no_room_for_names() {
-        let sender = Sender { bound: Some(Bound { main: visits(), most: 9 }), ..SENDER };
+        let producer = Producer { bound: Some(Bound { main: visits(), most: 9 }), ..SENDER };
         let named = Key::new(b"visits:blog").expect("a good name");
-        let refused = Err(Fault::Refused(Cause::NoScripts));
-        let (main, named) = (Ask::Count { key: visits(), by: 1 }, Ask::Count { key: named, by: 2 });
-        for (asks, reply, expected) in [
+        let refused = Err(StoreError::Rejected(Rejection::ScriptsRequired));
+        let (main, named) = (Command::Increment { key: visits(), by: 1 }, Command::Increment { key: named, by: 2 });
+        for (commands, reply, expected) in [
             (&[named][..], &b""[..], vec![(0, refused)]),
             (&[named, main, named], b":5\r\n", vec![(0, refused), (1, Ok(5)), (2, refused)]),
         ] {
-            let mut wire = Wire::default();
-            let mut session = Session::open(&login(), &visits(), sender, &mut wire);
-            wire.take_in(["-ERR unknown command\r\n", INFO, "$-1\r\n+PONG\r\n"].concat().as_bytes());
-            assert!(session.settle(&mut wire).is_ok());
-            session.submit(&mut batch(asks), &mut wire);
-            wire.take_in(reply);
+            let mut buffers = Buffers::default();
+            let mut session = Session::open(&config(), &visits(), producer, &mut buffers);
+            buffers.receive(["-ERR unknown command\r\n", INFO, "$-1\r\n+PONG\r\n"].concat().as_bytes());
+            assert!(session.process_replies(&mut buffers).is_ok());
+            session.submit(&mut batch(commands), &mut buffers);
+            buffers.receive(reply);
             let mut told = Vec::new();
-            let done = session.settle(&mut wire).expect("a sound session").expect("all is answered");
-            done.tell(Fault::Lost, |who, total| told.push((who, total)));
+            let done = session.process_replies(&mut buffers).expect("a sound session").expect("all is answered");
+            done.complete(StoreError::OutcomeUnknown, |who, total| told.push((who, total)));
             assert_eq!(told, expected);
-            assert!(session.is_free());
+            assert!(session.is_idle());
         }
     }
 
     #[test]
     fn one_line_per_key_goes_out() {
         let key = visits();
-        let asks = [Ask::Count { key, by: 1 }, Ask::Total { key }, Ask::Ping, Ask::Count { key, by: 2 }];
+        let commands =
+            [Command::Increment { key, by: 1 }, Command::Get { key }, Command::Ping, Command::Increment { key, by: 2 }];
         let reads = "*2\r\n$3\r\nGET\r\n$6\r\nvisits\r\n*1\r\n$4\r\nPING\r\n";
         let once = format!(
             "*8\r\n$7\r\nEVALSHA\r\n{DIGEST}$1\r\n2\r\n$6\r\nvisits\r\n$19\r\n{{visits}}:receipt:42\r\n\
              $6\r\n302000\r\n$16\r\n1000000000000007\r\n$1\r\n3\r\n"
         );
         for (receipts, count) in [(false, "*3\r\n$6\r\nINCRBY\r\n$6\r\nvisits\r\n$1\r\n3\r\n"), (true, &once)] {
-            let mut wire = Wire::default();
-            let mut session = greeted_session(&mut wire, receipts);
-            session.submit(&mut batch(&asks), &mut wire);
-            assert_eq!(wire.unsent(), [count, reads].concat().as_bytes());
-            assert!(!session.is_free());
+            let mut buffers = Buffers::default();
+            let mut session = greeted_session(&mut buffers, receipts);
+            session.submit(&mut batch(&commands), &mut buffers);
+            assert_eq!(buffers.pending(), [count, reads].concat().as_bytes());
+            assert!(!session.is_idle());
         }
     }
 
@@ -838,19 +845,19 @@ mod tests {
 
     #[test]
     fn what_a_receipt_says_makes_the_number() {
-        let count = Ask::Count { key: visits(), by: 3 };
-        let lost = (Err(Fault::Lost), Err(Broken::Garbage));
-        let refused = |cause| (Err(Fault::Refused(cause)), Ok(()));
+        let count = Command::Increment { key: visits(), by: 3 };
+        let lost = (Err(StoreError::OutcomeUnknown), Err(SessionError::Protocol));
+        let refused = |rejection| (Err(StoreError::Rejected(rejection)), Ok(()));
         for (says, (told, end)) in [
             (&b"$1\r\n4\r\n"[..], (Ok(7), Ok(()))),
             (b"$2\r\n-4\r\n", (Ok(-1), Ok(()))),
             (b"$19\r\n9223372036854775804\r\n", (Ok(i64::MAX), Ok(()))),
-            (b"$19\r\n9223372036854775805\r\n", refused(Cause::Overflow)),
-            (b"$3\r\nabc\r\n", refused(Cause::NotANumber)),
-            (b"$0\r\n\r\n", refused(Cause::NotANumber)),
-            (b"-ERR increment or decrement would overflow\r\n", refused(Cause::Overflow)),
+            (b"$19\r\n9223372036854775805\r\n", refused(Rejection::Overflow)),
+            (b"$3\r\nabc\r\n", refused(Rejection::NotANumber)),
+            (b"$0\r\n\r\n", refused(Rejection::NotANumber)),
+            (b"-ERR increment or decrement would overflow\r\n", refused(Rejection::Overflow)),
             (b"-WRONGTYPE Operation against a key holding the wrong kind of value script: 9dc3, on @user_script:4.\r\n", {
-                refused(Cause::WrongType)
+                refused(Rejection::WrongType)
             }),
             (b":7\r\n", lost),
             (b"$-1\r\n", lost),
@@ -862,71 +869,76 @@ mod tests {
     #[test]
     fn each_reply_has_its_meaning_for_each_ask() {
         let key = visits();
-        let (count, total, ping) = (Ask::Count { key, by: 1 }, Ask::Total { key }, Ask::Ping);
-        let lost = (Err(Fault::Lost), Err(Broken::Garbage));
-        let refused = |cause| (Err(Fault::Refused(cause)), Ok(()));
-        for (ask, says, (told, end)) in [
+        let (count, total, ping) = (Command::Increment { key, by: 1 }, Command::Get { key }, Command::Ping);
+        let lost = (Err(StoreError::OutcomeUnknown), Err(SessionError::Protocol));
+        let refused = |rejection| (Err(StoreError::Rejected(rejection)), Ok(()));
+        for (command, says, (told, end)) in [
             (count, &b":7\r\n"[..], (Ok(7), Ok(()))),
             (count, b"$1\r\n7\r\n", lost),
             (count, b"+OK\r\n", lost),
             (count, b"$-1\r\n", lost),
             (count, b"*1\r\n:7\r\n", lost),
             (count, b"HTTP/1.1 400 Bad Request\r\n", lost),
-            (count, b":7\r\n:8\r\n", (Ok(7), Err(Broken::Garbage))),
-            (count, b":7\r\n:", (Ok(7), Err(Broken::Garbage))),
+            (count, b":7\r\n:8\r\n", (Ok(7), Err(SessionError::Protocol))),
+            (count, b":7\r\n:", (Ok(7), Err(SessionError::Protocol))),
             (count, b"-READONLY You can't write against a read only replica.\r\n", {
-                (Err(Fault::Refused(Cause::ReadOnly)), Err(Broken::Replica))
+                (Err(StoreError::Rejected(Rejection::ReadOnly)), Err(SessionError::Replica))
             }),
-            (count, b"-NOAUTH Authentication required.\r\n", refused(Cause::Password)),
-            (count, b"-NOPERM this user has no permissions\r\n", refused(Cause::Permission)),
+            (count, b"-NOAUTH Authentication required.\r\n", refused(Rejection::Password)),
+            (count, b"-NOPERM this user has no permissions\r\n", refused(Rejection::Permission)),
             (count, b"-ERR The user executing the script can't run this command or subcommand script: 9dc3\r\n", {
-                refused(Cause::Permission)
+                refused(Rejection::Permission)
             }),
             (
                 count,
                 b"-ERR ACL failure in script: User u has no permissions to run the 'set' command script: 9dc3\r\n",
-                { refused(Cause::Permission) },
+                { refused(Rejection::Permission) },
             ),
-            (count, b"-WRONGTYPE Operation against a key\r\n", refused(Cause::WrongType)),
-            (count, b"-LOADING Redis is loading\r\n", refused(Cause::Loading)),
-            (count, b"-MISCONF Redis is configured to save\r\n", refused(Cause::CannotPersist)),
-            (count, b"-OOM command not allowed\r\n", refused(Cause::OutOfMemory)),
-            (count, b"-MASTERDOWN Link with MASTER is down\r\n", refused(Cause::NoPrimary)),
-            (count, b"-NOREPLICAS Not enough good replicas to write.\r\n", refused(Cause::NoReplicas)),
-            (count, b"-BUSY Redis is busy running a script.\r\n", refused(Cause::Busy)),
-            (count, b"-CLUSTERDOWN The cluster is down\r\n", refused(Cause::ClusterDown)),
-            (count, b"-MOVED 866 127.0.0.1:7001\r\n", refused(Cause::Elsewhere)),
-            (count, b"-ERR value is not an integer or out of range\r\n", refused(Cause::NotANumber)),
-            (count, b"-ERR increment or decrement would overflow\r\n", refused(Cause::Overflow)),
-            (count, b"-ERR something new\r\n", refused(Cause::Other)),
+            (count, b"-WRONGTYPE Operation against a key\r\n", refused(Rejection::WrongType)),
+            (count, b"-LOADING Redis is loading\r\n", refused(Rejection::Loading)),
+            (count, b"-MISCONF Redis is configured to save\r\n", refused(Rejection::CannotPersist)),
+            (count, b"-OOM command not allowed\r\n", refused(Rejection::OutOfMemory)),
+            (count, b"-MASTERDOWN Link with MASTER is down\r\n", refused(Rejection::NoPrimary)),
+            (count, b"-NOREPLICAS Not enough good replicas to write.\r\n", refused(Rejection::NoReplicas)),
+            (count, b"-BUSY Redis is busy running a script.\r\n", refused(Rejection::Busy)),
+            (count, b"-CLUSTERDOWN The cluster is down\r\n", refused(Rejection::ClusterDown)),
+            (count, b"-MOVED 866 127.0.0.1:7001\r\n", refused(Rejection::Moved)),
+            (count, b"-ERR value is not an integer or out of range\r\n", refused(Rejection::NotANumber)),
+            (count, b"-ERR increment or decrement would overflow\r\n", refused(Rejection::Overflow)),
+            (count, b"-ERR something new\r\n", refused(Rejection::Other)),
             (total, b"$2\r\n42\r\n", (Ok(42), Ok(()))),
             (total, b"$-1\r\n", (Ok(0), Ok(()))),
-            (total, b"$3\r\nabc\r\n", refused(Cause::NotANumber)),
-            (total, b":42\r\n", (Err(Fault::Down), Err(Broken::Garbage))),
+            (total, b"$3\r\nabc\r\n", refused(Rejection::NotANumber)),
+            (total, b":42\r\n", (Err(StoreError::Unavailable), Err(SessionError::Protocol))),
             (ping, b"+PONG\r\n", (Ok(0), Ok(()))),
-            (ping, b"-MISCONF Redis is configured to save\r\n", refused(Cause::CannotPersist)),
-            (ping, b"+OK\r\n", (Err(Fault::Down), Err(Broken::Garbage))),
+            (ping, b"-MISCONF Redis is configured to save\r\n", refused(Rejection::CannotPersist)),
+            (ping, b"+OK\r\n", (Err(StoreError::Unavailable), Err(SessionError::Protocol))),
         ] {
-            assert_eq!(converse(&[ask], false, says), (vec![(0, told)], end), "{ask:?} {}", says.escape_ascii());
+            assert_eq!(
+                converse(&[command], false, says),
+                (vec![(0, told)], end),
+                "{command:?} {}",
+                says.escape_ascii()
+            );
         }
     }
 
     #[test]
     fn a_reply_may_come_byte_by_byte() {
-        let mut wire = Wire::default();
-        let mut session = greeted_session(&mut wire, false);
+        let mut buffers = Buffers::default();
+        let mut session = greeted_session(&mut buffers, false);
         let key = visits();
-        session.submit(&mut batch(&[Ask::Count { key, by: 1 }, Ask::Total { key }]), &mut wire);
+        session.submit(&mut batch(&[Command::Increment { key, by: 1 }, Command::Get { key }]), &mut buffers);
         let mut told = Vec::new();
         for byte in b":7\r\n$1\r\n7\r\n" {
             assert!(told.is_empty());
-            wire.room().put_u8(*byte);
-            if let Some(batch) = session.settle(&mut wire).expect("a sound session") {
-                batch.tell(Fault::Lost, |who, total| told.push((who, total)));
+            buffers.read_buf().put_u8(*byte);
+            if let Some(batch) = session.process_replies(&mut buffers).expect("a sound session") {
+                batch.complete(StoreError::OutcomeUnknown, |who, total| told.push((who, total)));
             }
         }
         assert_eq!(told, [(0, Ok(7)), (1, Ok(7))]);
-        assert!(session.is_free());
+        assert!(session.is_idle());
     }
 
     #[test]
@@ -934,39 +946,42 @@ mod tests {
         let mut says = b"$16000\r\n".to_vec();
         says.resize(says.len() + 15_999, b'x');
         says.push(b'y');
-        says.resize(crate::wire::MAX_UNREAD, b'z');
-        let ask = Ask::Total { key: visits() };
-        assert_eq!(converse(&[ask], false, &says), (vec![(0, Err(Fault::Down))], Err(Broken::Garbage)));
+        says.resize(crate::buffers::MAX_RECEIVED, b'z');
+        let command = Command::Get { key: visits() };
+        assert_eq!(
+            converse(&[command], false, &says),
+            (vec![(0, Err(StoreError::Unavailable))], Err(SessionError::Protocol))
+        );
     }
 
     #[test]
     fn what_is_owed_may_be_sent_or_sent_again_or_neither() {
         let key = visits();
-        let asks = [Ask::Count { key, by: 1 }, Ask::Ping];
+        let commands = [Command::Increment { key, by: 1 }, Command::Ping];
         for (receipts, sent, says, fate) in [
-            (false, 0, &b""[..], Fate::Unsent),
-            (true, 0, b"", Fate::Unsent),
-            (false, 1, b"", Fate::Over),
-            (true, 1, b"", Fate::Repeatable),
-            (true, 1, b"$1\r\n0\r\n", Fate::Repeatable),
-            (true, 1, b"$1\r\n0\r\n+PONG\r\n", Fate::Over),
-            (true, 1, b"-READONLY replica\r\n+PONG\r\n", Fate::Over),
+            (false, 0, &b""[..], Recovery::Requeue),
+            (true, 0, b"", Recovery::Requeue),
+            (false, 1, b"", Recovery::Fail),
+            (true, 1, b"", Recovery::Resend),
+            (true, 1, b"$1\r\n0\r\n", Recovery::Resend),
+            (true, 1, b"$1\r\n0\r\n+PONG\r\n", Recovery::Fail),
+            (true, 1, b"-READONLY replica\r\n+PONG\r\n", Recovery::Fail),
         ] {
-            let mut wire = Wire::default();
-            let mut session = greeted_session(&mut wire, receipts);
-            session.submit(&mut batch(&asks), &mut wire);
-            wire.sent(sent);
-            wire.room().put_slice(says);
-            let _ = session.settle(&mut wire);
-            let owed = session.into_owed(&wire);
-            assert_eq!((owed.fate, owed.batch.is_empty()), (fate, false), "{}", says.escape_ascii());
+            let mut buffers = Buffers::default();
+            let mut session = greeted_session(&mut buffers, receipts);
+            session.submit(&mut batch(&commands), &mut buffers);
+            buffers.mark_sent(sent);
+            buffers.read_buf().put_slice(says);
+            let _ = session.process_replies(&mut buffers);
+            let owed = session.into_leftover(&buffers);
+            assert_eq!((owed.recovery, owed.batch.is_empty()), (fate, false), "{}", says.escape_ascii());
         }
     }
 
     /// Sends what is unsent, one command for one key, and says which.
-    fn send(wire: &mut Wire) -> [String; 2] {
-        let text = String::from_utf8(wire.unsent().to_vec()).expect("text");
-        wire.sent(text.len());
+    fn send(buffers: &mut Buffers) -> [String; 2] {
+        let text = String::from_utf8(buffers.pending().to_vec()).expect("text");
+        buffers.mark_sent(text.len());
         let words: Vec<_> = text.split("\r\n").skip(2).step_by(2).collect();
         [words[0].to_owned(), words[if words.len() > 4 { 3 } else { 1 }].to_owned()]
     }
@@ -974,21 +989,21 @@ mod tests {
     #[test]
     fn a_script_that_redis_has_lost_is_brought_along() {
         for sent_before in [false, true] {
-            let mut wire = Wire::default();
-            let mut session = greeted_session(&mut wire, true);
-            let mut batch = batch(&[Ask::Count { key: visits(), by: 1 }]);
+            let mut buffers = Buffers::default();
+            let mut session = greeted_session(&mut buffers, true);
+            let mut batch = batch(&[Command::Increment { key: visits(), by: 1 }]);
             if sent_before {
                 batch.mark_sent();
             }
-            session.submit(&mut batch, &mut wire);
-            assert_eq!(send(&mut wire), ["EVALSHA", "visits"]);
-            wire.take_in(b"-NOSCRIPT No matching script. Please use EVAL.\r\n");
-            assert!(session.settle(&mut wire).is_ok_and(|answered| answered.is_none()));
-            assert_eq!(send(&mut wire), ["EVAL", "visits"]);
-            wire.take_in(b"$1\r\n4\r\n");
+            session.submit(&mut batch, &mut buffers);
+            assert_eq!(send(&mut buffers), ["EVALSHA", "visits"]);
+            buffers.receive(b"-NOSCRIPT No matching script. Please use EVAL.\r\n");
+            assert!(session.process_replies(&mut buffers).is_ok_and(|answered| answered.is_none()));
+            assert_eq!(send(&mut buffers), ["EVAL", "visits"]);
+            buffers.receive(b"$1\r\n4\r\n");
             let mut told = Vec::new();
-            let done = session.settle(&mut wire).expect("a sound session").expect("all is answered");
-            done.tell(Fault::Lost, |who, total| told.push((who, total)));
+            let done = session.process_replies(&mut buffers).expect("a sound session").expect("all is answered");
+            done.complete(StoreError::OutcomeUnknown, |who, total| told.push((who, total)));
             assert_eq!(told, [(0, Ok(5))]);
         }
     }
@@ -997,45 +1012,48 @@ mod tests {
     fn who_may_not_keep_receipts_counts_without() {
         let key = visits();
         let other = Key::new(b"visits:b").expect("a good name");
-        let mut wire = Wire::default();
-        let mut session = greeted_session(&mut wire, true);
-        let asks = [Ask::Count { key, by: 1 }, Ask::Count { key: other, by: 2 }, Ask::Ping];
-        session.submit(&mut batch(&asks), &mut wire);
-        let sent = wire.unsent().len();
-        wire.sent(sent);
-        wire.take_in(b"-NOPERM No permissions to access a key\r\n$1\r\n4\r\n+PONG\r\n");
-        assert!(session.settle(&mut wire).is_ok_and(|answered| answered.is_none()));
-        assert_eq!(send(&mut wire), ["EVAL", "visits"]);
-        assert!(!session.is_free() && session.has_script());
-        wire.take_in(b"-NOPERM No permissions to access a key\r\n");
-        assert!(session.settle(&mut wire).is_ok_and(|answered| answered.is_none()));
-        assert_eq!(send(&mut wire), ["INCR", "visits"]);
-        assert!(!session.is_free() && !session.has_script());
-        wire.take_in(b":5\r\n");
+        let mut buffers = Buffers::default();
+        let mut session = greeted_session(&mut buffers, true);
+        let commands = [Command::Increment { key, by: 1 }, Command::Increment { key: other, by: 2 }, Command::Ping];
+        session.submit(&mut batch(&commands), &mut buffers);
+        let sent = buffers.pending().len();
+        buffers.mark_sent(sent);
+        buffers.receive(b"-NOPERM No permissions to access a key\r\n$1\r\n4\r\n+PONG\r\n");
+        assert!(session.process_replies(&mut buffers).is_ok_and(|answered| answered.is_none()));
+        assert_eq!(send(&mut buffers), ["EVAL", "visits"]);
+        assert!(!session.is_idle() && session.has_script());
+        buffers.receive(b"-NOPERM No permissions to access a key\r\n");
+        assert!(session.process_replies(&mut buffers).is_ok_and(|answered| answered.is_none()));
+        assert_eq!(send(&mut buffers), ["INCR", "visits"]);
+        assert!(!session.is_idle() && !session.has_script());
+        buffers.receive(b":5\r\n");
         let mut told = Vec::new();
-        let done = session.settle(&mut wire).expect("a sound session").expect("all is answered");
-        done.tell(Fault::Lost, |who, total| told.push((who, total)));
+        let done = session.process_replies(&mut buffers).expect("a sound session").expect("all is answered");
+        done.complete(StoreError::OutcomeUnknown, |who, total| told.push((who, total)));
         assert_eq!(told, [(0, Ok(5)), (1, Ok(6)), (2, Ok(0))]);
     }
 
     #[test]
     fn what_was_counted_with_a_receipt_is_not_sent_again_without() {
         let [one, other] = [&b"a"[..], b"b"].map(|name| Key::new(name).expect("a good name"));
-        let mut wire = Wire::default();
-        let mut session = greeted_session(&mut wire, true);
-        session.submit(&mut batch(&[Ask::Count { key: one, by: 1 }, Ask::Count { key: other, by: 1 }]), &mut wire);
-        let sent = wire.unsent().len();
-        wire.sent(sent);
-        wire.take_in(b"$1\r\n4\r\n-NOPERM No permissions to access a key\r\n");
-        assert!(session.settle(&mut wire).is_ok_and(|answered| answered.is_none()));
-        assert_eq!(send(&mut wire), ["EVAL", "b"]);
-        wire.take_in(b"-NOPERM No permissions to access a key\r\n");
-        assert!(session.settle(&mut wire).is_ok_and(|answered| answered.is_none()));
+        let mut buffers = Buffers::default();
+        let mut session = greeted_session(&mut buffers, true);
+        session.submit(
+            &mut batch(&[Command::Increment { key: one, by: 1 }, Command::Increment { key: other, by: 1 }]),
+            &mut buffers,
+        );
+        let sent = buffers.pending().len();
+        buffers.mark_sent(sent);
+        buffers.receive(b"$1\r\n4\r\n-NOPERM No permissions to access a key\r\n");
+        assert!(session.process_replies(&mut buffers).is_ok_and(|answered| answered.is_none()));
+        assert_eq!(send(&mut buffers), ["EVAL", "b"]);
+        buffers.receive(b"-NOPERM No permissions to access a key\r\n");
+        assert!(session.process_replies(&mut buffers).is_ok_and(|answered| answered.is_none()));
         // It breaks before a byte of the second try has left.
-        let (mut owed, mut told) = (session.into_owed(&wire), Vec::new());
-        assert_eq!(owed.fate, Fate::Over);
-        owed.batch.tell(Fault::Lost, |who, total| told.push((who, total)));
-        assert_eq!(told, [(0, Ok(5)), (1, Err(Fault::Lost))]);
+        let (mut owed, mut told) = (session.into_leftover(&buffers), Vec::new());
+        assert_eq!(owed.recovery, Recovery::Fail);
+        owed.batch.complete(StoreError::OutcomeUnknown, |who, total| told.push((who, total)));
+        assert_eq!(told, [(0, Ok(5)), (1, Err(StoreError::OutcomeUnknown))]);
     }
 
     #[test]
@@ -1046,54 +1064,61 @@ mod tests {
             "BUSY Redis is busy",
             "READONLY a replica",
         ] {
-            let mut wire = Wire::default();
-            let mut session = greeted_session(&mut wire, true);
-            session.submit(&mut batch(&[Ask::Count { key: visits(), by: 1 }]), &mut wire);
-            wire.sent(1);
-            let mut owed = session.into_owed(&wire);
-            let mut wire = Wire::default();
-            let mut session = greeted_session(&mut wire, true);
-            session.submit(&mut owed.batch, &mut wire);
-            while !wire.unsent().is_empty() {
-                send(&mut wire);
-                wire.take_in(format!("-{refusal}\r\n").as_bytes());
-                let _ = session.settle(&mut wire);
+            let mut buffers = Buffers::default();
+            let mut session = greeted_session(&mut buffers, true);
+            session.submit(&mut batch(&[Command::Increment { key: visits(), by: 1 }]), &mut buffers);
+            buffers.mark_sent(1);
+            let mut owed = session.into_leftover(&buffers);
+            let mut buffers = Buffers::default();
+            let mut session = greeted_session(&mut buffers, true);
+            session.submit(&mut owed.batch, &mut buffers);
+            while !buffers.pending().is_empty() {
+                send(&mut buffers);
+                buffers.receive(format!("-{refusal}\r\n").as_bytes());
+                let _ = session.process_replies(&mut buffers);
             }
-            let (mut owed, mut told) = (session.into_owed(&wire), Vec::new());
-            assert_eq!(owed.fate, Fate::Over);
-            owed.batch.tell(Fault::Down, |who, total| told.push((who, total)));
-            assert_eq!(told, [(0, Err(Fault::Lost))], "{refusal}");
+            let (mut owed, mut told) = (session.into_leftover(&buffers), Vec::new());
+            assert_eq!(owed.recovery, Recovery::Fail);
+            owed.batch.complete(StoreError::Unavailable, |who, total| told.push((who, total)));
+            assert_eq!(told, [(0, Err(StoreError::OutcomeUnknown))], "{refusal}");
         }
     }
 
     #[test]
     fn what_is_sent_again_is_what_had_no_reply_under_the_same_number() {
         let [one, other] = [&b"a"[..], b"b"].map(|name| Key::new(name).expect("a good name"));
-        let mut wire = Wire::default();
-        let mut session = greeted_session(&mut wire, true);
-        session.submit(&mut batch(&[Ask::Count { key: one, by: 1 }, Ask::Count { key: other, by: 1 }]), &mut wire);
-        let first = wire.unsent().to_vec();
-        wire.sent(first.len());
-        wire.room().put_slice(b"$1\r\n4\r\n");
-        assert!(session.settle(&mut wire).is_ok_and(|answered| answered.is_none()));
-        let mut owed = session.into_owed(&wire);
+        let mut buffers = Buffers::default();
+        let mut session = greeted_session(&mut buffers, true);
+        session.submit(
+            &mut batch(&[Command::Increment { key: one, by: 1 }, Command::Increment { key: other, by: 1 }]),
+            &mut buffers,
+        );
+        let first = buffers.pending().to_vec();
+        buffers.mark_sent(first.len());
+        buffers.read_buf().put_slice(b"$1\r\n4\r\n");
+        assert!(session.process_replies(&mut buffers).is_ok_and(|answered| answered.is_none()));
+        let mut owed = session.into_leftover(&buffers);
         // A connection that breaks before a byte has left does not make it less doubtful.
         for sent in [0, 1] {
-            assert_eq!(owed.fate, Fate::Repeatable);
-            let mut wire = Wire::default();
-            let mut session = greeted_session(&mut wire, true);
-            session.submit(&mut owed.batch, &mut wire);
-            assert!(first.ends_with(wire.unsent()) && !wire.unsent().is_empty() && wire.unsent().len() < first.len());
-            wire.sent(sent);
-            owed = session.into_owed(&wire);
+            assert_eq!(owed.recovery, Recovery::Resend);
+            let mut buffers = Buffers::default();
+            let mut session = greeted_session(&mut buffers, true);
+            session.submit(&mut owed.batch, &mut buffers);
+            assert!(
+                first.ends_with(buffers.pending())
+                    && !buffers.pending().is_empty()
+                    && buffers.pending().len() < first.len()
+            );
+            buffers.mark_sent(sent);
+            owed = session.into_leftover(&buffers);
         }
-        let mut wire = Wire::default();
-        let mut session = greeted_session(&mut wire, true);
-        session.submit(&mut owed.batch, &mut wire);
-        wire.room().put_slice(b"$1\r\n8\r\n");
+        let mut buffers = Buffers::default();
+        let mut session = greeted_session(&mut buffers, true);
+        session.submit(&mut owed.batch, &mut buffers);
+        buffers.read_buf().put_slice(b"$1\r\n8\r\n");
         let mut told = Vec::new();
-        let done = session.settle(&mut wire).expect("a sound session").expect("all is answered");
-        done.tell(Fault::Lost, |who, total| told.push((who, total)));
+        let done = session.process_replies(&mut buffers).expect("a sound session").expect("all is answered");
+        done.complete(StoreError::OutcomeUnknown, |who, total| told.push((who, total)));
         assert_eq!(told, [(0, Ok(5)), (1, Ok(9))]);
     }
 }

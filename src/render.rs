@@ -5,11 +5,11 @@
 
 use std::ops::Deref;
 
-use crate::counter::{Decimal, Fault, Key};
+use crate::counter::{Decimal, Key, StoreError};
 
 /// How an answer is said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Form {
+pub enum Format {
     /// A bare number and a newline, for scripts: `n=$(curl -s localhost/count)`.
     #[default]
     Text,
@@ -23,7 +23,7 @@ pub enum Form {
     Shield,
 }
 
-impl Form {
+impl Format {
     /// The form that the `Accept` fields prefer: by weight, then by how closely it is named, then by the order in which
     /// it is named (RFC 9110, section 12.5.1). Who accepts nothing that there is gets text all the same.
     #[must_use]
@@ -108,10 +108,10 @@ impl<'a> Deref for Body<'a> {
 
 /// One number: a visitor's own, or the total.
 #[must_use]
-pub fn count<'a>(form: Form, key: &'a Key, number: &'a Decimal) -> Body<'a> {
+pub fn count<'a>(form: Format, key: &'a Key, number: &'a Decimal) -> Body<'a> {
     match form {
-        Form::Json => Body::new(&[br#"{"counter":""#, key.as_bytes(), br#"","count":"#, number, b"}\n"]),
-        Form::Shield => shield(number, b"blue"),
+        Format::Json => Body::new(&[br#"{"counter":""#, key.as_bytes(), br#"","count":"#, number, b"}\n"]),
+        Format::Shield => shield(number, b"blue"),
         _ => Body::new(&[number, b"\n"]),
     }
 }
@@ -125,10 +125,10 @@ pub fn shield<'a>(message: &'a [u8], color: &'a [u8]) -> Body<'a> {
 
 /// One line that says something: a state, or what to do.
 #[must_use]
-pub fn line<'a>(form: Form, name: &'static str, words: [&'a str; 2]) -> Body<'a> {
+pub fn line<'a>(form: Format, name: &'static str, words: [&'a str; 2]) -> Body<'a> {
     let words = words.map(str::as_bytes);
     match form {
-        Form::Json => Body::new(&[br#"{""#, name.as_bytes(), br#"":""#, words[0], words[1], b"\"}\n"]),
+        Format::Json => Body::new(&[br#"{""#, name.as_bytes(), br#"":""#, words[0], words[1], b"\"}\n"]),
         _ => Body::new(&[words[0], words[1], b"\n"]),
     }
 }
@@ -157,20 +157,20 @@ impl Welcome {
 
     /// The start page for scripts: the sentence, and the total or why there is none.
     #[must_use]
-    pub fn lines<'a>(&'a self, form: Form, key: &'a Key, total: &'a Result<Decimal, Fault>) -> Body<'a> {
+    pub fn lines<'a>(&'a self, form: Format, key: &'a Key, total: &'a Result<Decimal, StoreError>) -> Body<'a> {
         match (form, total) {
-            (Form::Json, total) => {
-                let (number, before, why, end) = match total {
+            (Format::Json, total) => {
+                let (number, before, message, end) = match total {
                     Ok(total) => (&**total, &b""[..], "", &b"}\n"[..]),
-                    Err(fault) => (&b"null"[..], &br#","error":""#[..], why(*fault), &b"\"}\n"[..]),
+                    Err(error) => (&b"null"[..], &br#","error":""#[..], error_message(*error), &b"\"}\n"[..]),
                 };
                 let (start, welcome, counter) = (br#"{"welcome":""#, self.json.as_bytes(), br#"","counter":""#);
-                let (key, why) = (key.as_bytes(), why.as_bytes());
-                Body::new(&[start, welcome, counter, key, br#"","count":"#, number, before, why, end])
+                let (key, message) = (key.as_bytes(), message.as_bytes());
+                Body::new(&[start, welcome, counter, key, br#"","count":"#, number, before, message, end])
             }
             (_, Ok(total)) => Body::new(&[self.text.as_bytes(), b"\nvisits so far: ", total, b"\n"]),
-            (_, Err(fault)) => {
-                Body::new(&[self.text.as_bytes(), b"\nno count right now: ", why(*fault).as_bytes(), b"\n"])
+            (_, Err(error)) => {
+                Body::new(&[self.text.as_bytes(), b"\nno count right now: ", error_message(*error).as_bytes(), b"\n"])
             }
         }
     }
@@ -299,12 +299,12 @@ pub const POLICY: &str = "default-src 'none'; \
 
 /// What is wrong with the store, as a clause in lower case.
 #[must_use]
-pub fn why(fault: Fault) -> &'static str {
-    match fault {
-        Fault::Down => "the store is away",
-        Fault::Full => "too many counters are asked for at once",
-        Fault::Lost => "the store did not say in time",
-        Fault::Refused(cause) => cause.words(),
+pub fn error_message(error: StoreError) -> &'static str {
+    match error {
+        StoreError::Unavailable => "the store is away",
+        StoreError::Overloaded => "too many counters are asked for at once",
+        StoreError::OutcomeUnknown => "the store did not say in time",
+        StoreError::Rejected(rejection) => rejection.message(),
     }
 }
 
@@ -318,26 +318,26 @@ mod tests {
     #[test]
     fn the_preferred_form_is_found() {
         for (accept, form) in [
-            ("", Form::Text),
-            ("*/*", Form::Text),
-            ("application/json", Form::Json),
-            ("Application/JSON; charset=utf-8", Form::Json),
-            ("application/json, text/plain, */*", Form::Json),
-            ("text/plain, application/json", Form::Text),
-            ("text/plain;q=0.5, application/json;q=0.9", Form::Json),
-            ("application/json;q=0.5, */*", Form::Text),
-            ("*/*, application/json", Form::Json),
-            ("application/json;q=0, */*;q=0.1", Form::Text),
-            ("application/json;q=0", Form::Text),
-            ("application/*", Form::Json),
-            ("image/png", Form::Text),
-            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", Form::Html),
-            ("text/html;q=0.5, text/plain", Form::Text),
-            ("text/plain, text/html", Form::Text),
-            ("text/html;q=0", Form::Text),
-            (";;,,q=,application/json;q=1.0000;x", Form::Json),
+            ("", Format::Text),
+            ("*/*", Format::Text),
+            ("application/json", Format::Json),
+            ("Application/JSON; charset=utf-8", Format::Json),
+            ("application/json, text/plain, */*", Format::Json),
+            ("text/plain, application/json", Format::Text),
+            ("text/plain;q=0.5, application/json;q=0.9", Format::Json),
+            ("application/json;q=0.5, */*", Format::Text),
+            ("*/*, application/json", Format::Json),
+            ("application/json;q=0, */*;q=0.1", Format::Text),
+            ("application/json;q=0", Format::Text),
+            ("application/*", Format::Json),
+            ("image/png", Format::Text),
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", Format::Html),
+            ("text/html;q=0.5, text/plain", Format::Text),
+            ("text/plain, text/html", Format::Text),
+            ("text/html;q=0", Format::Text),
+            (";;,,q=,application/json;q=1.0000;x", Format::Json),
         ] {
-            assert_eq!(Form::choose(&[accept.as_bytes()]), form, "{accept}");
+            assert_eq!(Format::choose(&[accept.as_bytes()]), form, "{accept}");
         }
     }
 
@@ -345,15 +345,21 @@ mod tests {
     fn a_welcome_stays_one_line_and_one_string() {
         let welcome = Welcome::new("say \"hi\"\\\nthere");
         let key = Key::new(b"visits").expect("a good name");
-        let page = |form, total: Result<i64, Fault>| {
+        let page = |form, total: Result<i64, StoreError>| {
             let body = welcome.lines(form, &key, &total.map(Decimal::new)).concat();
             String::from_utf8(body).expect("UTF-8")
         };
-        assert_eq!(page(Form::Text, Ok(3)), "say \"hi\"\\ there\nvisits so far: 3\n");
-        assert_eq!(page(Form::Text, Err(Fault::Down)), "say \"hi\"\\ there\nno count right now: the store is away\n");
+        assert_eq!(page(Format::Text, Ok(3)), "say \"hi\"\\ there\nvisits so far: 3\n");
+        assert_eq!(
+            page(Format::Text, Err(StoreError::Unavailable)),
+            "say \"hi\"\\ there\nno count right now: the store is away\n"
+        );
         let object = r#"{"welcome":"say \"hi\"\\ there","counter":"visits","count":"#;
-        assert_eq!(page(Form::Json, Ok(3)), format!("{object}3}}\n"));
-        assert_eq!(page(Form::Json, Err(Fault::Down)), format!("{object}null,\"error\":\"the store is away\"}}\n"));
+        assert_eq!(page(Format::Json, Ok(3)), format!("{object}3}}\n"));
+        assert_eq!(
+            page(Format::Json, Err(StoreError::Unavailable)),
+            format!("{object}null,\"error\":\"the store is away\"}}\n")
+        );
     }
 
     fn page(welcome: &str, number: i64, names: &[String], replica: &str) -> String {

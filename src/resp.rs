@@ -56,7 +56,7 @@ pub fn decode_within(bytes: &[u8], depth: usize) -> Result<Option<(Reply<'_>, us
     match kind {
         b'+' => Ok(Some((Reply::Simple(line), used))),
         b'-' => Ok(Some((Reply::Error(line), used))),
-        b':' => Ok(Some((Reply::Integer(integer(line).ok_or(Malformed)?), used))),
+        b':' => Ok(Some((Reply::Integer(parse_integer(line).ok_or(Malformed)?), used))),
         b'$' => bulk(bytes, used, length(line, MAX_BULK)?),
         _ => array(bytes, used, length(line, MAX_ITEMS)?, depth),
     }
@@ -130,7 +130,7 @@ fn line(bytes: &[u8], limit: usize) -> Result<Option<&[u8]>, Malformed> {
 
 /// A length in a header: `None` for -1, which means that there is nothing.
 fn length(line: &[u8], limit: usize) -> Result<Option<usize>, Malformed> {
-    match integer(line) {
+    match parse_integer(line) {
         Some(-1) => Ok(None),
         Some(length) => usize::try_from(length).ok().filter(|&length| length <= limit).map(Some).ok_or(Malformed),
         None => Err(Malformed),
@@ -139,7 +139,7 @@ fn length(line: &[u8], limit: usize) -> Result<Option<usize>, Malformed> {
 
 /// Reads a decimal integer as Redis writes it: an optional minus, no leading zero, no `-0`; `None` for anything else.
 #[must_use]
-pub fn integer(digits: &[u8]) -> Option<i64> {
+pub fn parse_integer(digits: &[u8]) -> Option<i64> {
     let (negative, digits) = match digits {
         [b'-', rest @ ..] => (true, rest),
         _ => (false, digits),
@@ -162,19 +162,19 @@ pub fn integer(digits: &[u8]) -> Option<i64> {
 
 /// Appends one command: an array of bulk strings, the only form in which Redis takes them.
 pub fn command(out: &mut Vec<u8>, words: &[&[u8]]) {
-    front(out, words.len(), words);
+    command_prefix(out, words.len(), words);
 }
 
-/// Appends the front of a command of `count` words; the rest of them follow by [`word`].
-pub fn front(out: &mut Vec<u8>, count: usize, words: &[&[u8]]) {
+/// Appends the front of a command of `count` words; the rest of them follow by [`argument`].
+pub fn command_prefix(out: &mut Vec<u8>, count: usize, words: &[&[u8]]) {
     header(out, b'*', count);
-    words.iter().for_each(|each| word(out, each));
+    words.iter().for_each(|each| argument(out, each));
 }
 
 /// Appends one word of a command.
-pub fn word(out: &mut Vec<u8>, word: &[u8]) {
-    header(out, b'$', word.len());
-    out.extend_from_slice(word);
+pub fn argument(out: &mut Vec<u8>, bytes: &[u8]) {
+    header(out, b'$', bytes.len());
+    out.extend_from_slice(bytes);
     out.extend_from_slice(CRLF);
 }
 

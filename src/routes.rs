@@ -1,31 +1,31 @@
 //! The only file that knows URLs: from the head of a request to what is to be done.
 
+use crate::cors::{CorsDecision, Origins};
 use crate::counter::{Counters, Key};
 use crate::http::{Glimpse, Head, Method};
-use crate::origin::{Origins, Share};
-use crate::render::Form;
+use crate::render::Format;
 
 /// What a request is for, and in which form it wants its answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
+pub struct RouteMatch {
     /// What to do.
-    pub act: Act,
+    pub act: Handler,
     /// Where the request went.
     pub route: Route,
     /// How to say it.
-    pub form: Form,
+    pub form: Format,
     /// Whose page may read it.
-    pub share: Share,
+    pub share: CorsDecision,
     /// The answer goes without its body: `HEAD`.
     pub bare: bool,
 }
 
-impl Plan {
+impl RouteMatch {
     /// Whether the number that is shown is another than `GET` would give, so that the body's length may differ: `HEAD` of
     /// what counts.
     #[must_use]
     pub fn is_another_number(&self) -> bool {
-        matches!(self.act, Act::Total(_)) && (self.route == Route::Count || self.form == Form::Badge)
+        matches!(self.act, Handler::Total(_)) && (self.route == Route::Count || self.form == Format::Badge)
     }
 }
 
@@ -59,15 +59,15 @@ impl Route {
         ["page", "count", "total", "badge", "livez", "readyz", "metrics", "other", "refused"];
 
     /// The route to what a path is for, which is a badge if it is drawn.
-    fn to(act: Act, drawn: bool) -> Self {
+    fn to(act: Handler, drawn: bool) -> Self {
         match act {
             _ if drawn => Self::Badge,
-            Act::Welcome(_) => Self::Page,
-            Act::Count(_) => Self::Count,
-            Act::Total(_) => Self::Total,
-            Act::Live => Self::Livez,
-            Act::Ready => Self::Readyz,
-            Act::Metrics => Self::Metrics,
+            Handler::Welcome(_) => Self::Page,
+            Handler::Count(_) => Self::Count,
+            Handler::Total(_) => Self::Total,
+            Handler::Live => Self::Livez,
+            Handler::Ready => Self::Readyz,
+            Handler::Metrics => Self::Metrics,
             _ => Self::Other,
         }
     }
@@ -75,7 +75,7 @@ impl Route {
 
 /// What can be asked of this server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Act {
+pub enum Handler {
     /// The welcome, with the total so far.
     Welcome(Key),
     /// Count one visit.
@@ -107,103 +107,105 @@ pub enum Act {
 
 /// Finds what `head` is for.
 #[must_use]
-pub fn plan(head: &Head<'_>, counters: &Counters, origins: &Origins) -> Plan {
+pub fn match_route(head: &Head<'_>, counters: &Counters, origins: &Origins) -> RouteMatch {
     let (act, drawn) = find(head.path, counters);
     let route = Route::to(act, drawn.is_some());
     let allowed = match act {
-        Act::Count(_) => COUNTING,
+        Handler::Count(_) => COUNTING,
         _ => READING,
     };
     let share = share(act, head.origin, origins);
     let act = match (head.method, act) {
-        (_, Act::Unknown | Act::NoCounter) => act,
-        (Method::Options, _) if head.preflight && !head.origin.is_empty() && matches!(share, Share::With(_)) => {
-            Act::Preflight(allowed)
+        (_, Handler::Unknown | Handler::NoCounter) => act,
+        (Method::Options, _)
+            if head.preflight && !head.origin.is_empty() && matches!(share, CorsDecision::Allowed(_)) =>
+        {
+            Handler::Preflight(allowed)
         }
-        (Method::Options | Method::Other, _) => Act::Allow(allowed),
-        (Method::Post, _) if allowed == READING => Act::Allow(READING),
+        (Method::Options | Method::Other, _) => Handler::Allow(allowed),
+        (Method::Post, _) if allowed == READING => Handler::Allow(READING),
         // A page fetched ahead of a visit is none, and would be shown at the visit if it were answered. A look at what would
         // be answered is none either.
-        (_, Act::Count(key)) if head.prefetch => Act::Prefetch(key),
-        (Method::Head, Act::Count(key)) => Act::Total(key),
+        (_, Handler::Count(key)) if head.prefetch => Handler::Prefetch(key),
+        (Method::Head, Handler::Count(key)) => Handler::Total(key),
         (_, act) => act,
     };
     let form = match (drawn, act) {
-        (Some(form), Act::Count(_) | Act::Total(_) | Act::Prefetch(_)) => form,
-        _ => Form::choose(&head.accept),
+        (Some(form), Handler::Count(_) | Handler::Total(_) | Handler::Prefetch(_)) => form,
+        _ => Format::choose(&head.accept),
     };
-    Plan { act, route, form, share, bare: head.method == Method::Head }
+    RouteMatch { act, route, form, share, bare: head.method == Method::Head }
 }
 
 /// Returns the plan for a request whose head is refused: its form, and whose page may read why.
 #[must_use]
-pub fn refused(seen: &Glimpse<'_>, counters: &Counters, origins: &Origins) -> Plan {
+pub fn refused(seen: &Glimpse<'_>, counters: &Counters, origins: &Origins) -> RouteMatch {
     let (act, _) = find(seen.path, counters);
-    Plan {
+    RouteMatch {
         route: Route::Refused,
-        form: Form::choose(&seen.accept),
+        form: Format::choose(&seen.accept),
         share: share(act, seen.origin, origins),
         bare: seen.is_head,
-        ..Plan::default()
+        ..RouteMatch::default()
     }
 }
 
 /// Where nothing is, a page might have meant a counter, and is to see that there is none.
-fn share(act: Act, origin: &[u8], origins: &Origins) -> Share {
+fn share(act: Handler, origin: &[u8], origins: &Origins) -> CorsDecision {
     match act {
-        Act::Count(_) | Act::Total(_) | Act::Unknown | Act::NoCounter => origins.share(origin),
-        _ => Share::Unsaid,
+        Handler::Count(_) | Handler::Total(_) | Handler::Unknown | Handler::NoCounter => origins.decide(origin),
+        _ => CorsDecision::NotApplicable,
     }
 }
 
 /// What a path is for, and in which form it is drawn if it is a badge.
-fn find(path: &[u8], counters: &Counters) -> (Act, Option<Form>) {
+fn find(path: &[u8], counters: &Counters) -> (Handler, Option<Format>) {
     match act(path, counters) {
-        Act::Unknown => badge(path, counters).unwrap_or((Act::Unknown, None)),
+        Handler::Unknown => badge(path, counters).unwrap_or((Handler::Unknown, None)),
         act => (act, None),
     }
 }
 
-fn act(path: &[u8], counters: &Counters) -> Act {
+fn act(path: &[u8], counters: &Counters) -> Handler {
     match PATHS.iter().find(|(known, _)| known.as_bytes() == path) {
         Some((_, act)) => act(counters.main),
-        None => named(path, counters).unwrap_or(Act::Unknown),
+        None => named(path, counters).unwrap_or(Handler::Unknown),
     }
 }
 
-fn named(path: &[u8], counters: &Counters) -> Option<Act> {
-    let (act, name): (ActOn, _) = match path.strip_prefix(b"/count/") {
-        Some(name) => (Act::Count, name),
-        None => (Act::Total, path.strip_prefix(b"/total/")?),
+fn named(path: &[u8], counters: &Counters) -> Option<Handler> {
+    let (act, name): (ToHandler, _) = match path.strip_prefix(b"/count/") {
+        Some(name) => (Handler::Count, name),
+        None => (Handler::Total, path.strip_prefix(b"/total/")?),
     };
-    (!name.is_empty()).then(|| counters.named(name).map_or(Act::NoCounter, act))
+    (!name.is_empty()).then(|| counters.key_of(name).map_or(Handler::NoCounter, act))
 }
 
 /// A badge is drawn for whoever visits what it stands on, so it counts; what shields.io reads when it sees fit does
 /// not.
-fn badge(path: &[u8], counters: &Counters) -> Option<(Act, Option<Form>)> {
+fn badge(path: &[u8], counters: &Counters) -> Option<(Handler, Option<Format>)> {
     let path = path.strip_prefix(b"/badge")?;
-    let ((act, form), path): ((ActOn, _), _) = match path.strip_suffix(b".svg") {
-        Some(path) => ((Act::Count, Form::Badge), path),
-        None => ((Act::Total, Form::Shield), path.strip_suffix(b".json")?),
+    let ((act, form), path): ((ToHandler, _), _) = match path.strip_suffix(b".svg") {
+        Some(path) => ((Handler::Count, Format::Badge), path),
+        None => ((Handler::Total, Format::Shield), path.strip_suffix(b".json")?),
     };
-    let key = if path.is_empty() { Some(counters.main) } else { counters.named(path.strip_prefix(b"/")?) };
-    Some(key.map_or((Act::NoCounter, None), |key| (act(key), Some(form))))
+    let key = if path.is_empty() { Some(counters.main) } else { counters.key_of(path.strip_prefix(b"/")?) };
+    Some(key.map_or((Handler::NoCounter, None), |key| (act(key), Some(form))))
 }
 
 /// Makes an act of the counter that it may be about.
-type ActOn = fn(Key) -> Act;
+type ToHandler = fn(Key) -> Handler;
 
 /// The paths that have no name in them.
-const PATHS: [(&str, ActOn); 8] = [
-    ("/count", Act::Count),
-    ("/", Act::Welcome),
-    ("/total", Act::Total),
-    ("/livez", |_| Act::Live),
-    ("/readyz", |_| Act::Ready),
-    ("/metrics", |_| Act::Metrics),
-    ("/favicon.ico", |_| Act::Icon),
-    ("/robots.txt", |_| Act::Robots),
+const PATHS: [(&str, ToHandler); 8] = [
+    ("/count", Handler::Count),
+    ("/", Handler::Welcome),
+    ("/total", Handler::Total),
+    ("/livez", |_| Handler::Live),
+    ("/readyz", |_| Handler::Ready),
+    ("/metrics", |_| Handler::Metrics),
+    ("/favicon.ico", |_| Handler::Icon),
+    ("/robots.txt", |_| Handler::Robots),
 ];
 
 /// `Allow` of whatever only shows something.

@@ -101,10 +101,10 @@ fn ledger_append(bencher: Bencher<'_, '_>, fsync: &str) {
     let when = if fsync == "always" { Fsync::Always } else { Fsync::Never };
     let bound = Bound { main: key(), named: usize::MAX };
     let (mut ledger, _) = Ledger::open(&folder.0.join("ledger"), when, bound).expect("a new ledger");
-    let asks = [Ask::Count { key: key(), by: 64 }];
+    let commands = [Ask::Count { key: key(), by: 64 }];
     let mut results = Vec::new();
     bencher.bench_local(|| {
         results.clear();
-        ledger.commit(black_box(&asks), &mut results);
+        ledger.commit(black_box(&commands), &mut results);
     });
 }

@@ -13,7 +13,7 @@
 use std::net::IpAddr;
 use std::vec;
 
-use super::{A, AAAA, Conf, MAX_ADDRESSES, MAX_SERVERS, Verdict};
+use super::{A, AAAA, Conf, MAX_ADDRESSES, MAX_SERVERS, ReplyKind};
 
 /// What the driver has to do next.
 #[derive(Debug, PartialEq, Eq)]
@@ -166,7 +166,7 @@ impl<'a> Lookup<'a> {
                 let mut ignored = Vec::new();
                 let found = if question.found.is_empty() { &mut question.found } else { &mut ignored };
                 let verdict = super::reply(message, &question.query, found);
-                if verdict == Verdict::Foreign {
+                if verdict == ReplyKind::Foreign {
                     continue;
                 }
                 self.servers[server] = Server::Alive;
@@ -370,19 +370,19 @@ impl Question {
     }
 
     /// Notes the reply of one server.
-    fn take(&mut self, server: usize, verdict: Verdict, attempts: u32) {
+    fn take(&mut self, server: usize, verdict: ReplyKind, attempts: u32) {
         let progress = &mut self.servers[server];
         match (verdict, *progress) {
-            (Verdict::Exists | Verdict::NoName, _) => {
+            (ReplyKind::Exists | ReplyKind::NoName, _) => {
                 *progress = Progress::Answered;
                 // A name that has addresses exists, whichever server denied it before.
-                let exists = self.answer.unwrap_or(verdict == Verdict::Exists);
+                let exists = self.answer.unwrap_or(verdict == ReplyKind::Exists);
                 self.answer = Some(exists || !self.found.is_empty());
                 self.unsent = [false; MAX_SERVERS];
             }
             (_, Progress::Retried) => {}
-            (Verdict::Truncated, _) => *progress = Progress::Truncated,
-            (Verdict::Failed, Progress::Asked(failures)) if failures + 1 < attempts => {
+            (ReplyKind::Truncated, _) => *progress = Progress::Truncated,
+            (ReplyKind::Failed, Progress::Asked(failures)) if failures + 1 < attempts => {
                 *progress = Progress::Asked(failures + 1);
                 self.unsent[server] = self.answer.is_none();
             }

@@ -10,8 +10,8 @@ use tracing::warn;
 
 use super::Failure;
 use crate::config::{self, Config, Limits};
-use crate::machine;
 use crate::memory::{self, Costs, Plan};
+use crate::system;
 
 /// What there is room for.
 #[derive(Clone, Copy)]
@@ -32,7 +32,7 @@ pub(super) struct Capacity {
 /// # Errors
 /// [`Failure::Files`] and [`Failure::Memory`].
 pub(super) fn capacity(config: &Config, costs: Costs, loops: usize, most: usize) -> Result<Capacity, Failure> {
-    let (memory, files) = (memory::limit(config.memory), machine::open_files());
+    let (memory, files) = (memory::limit(config.memory), system::open_files());
     let wanted = config.limits.connections.min(most);
     let needed = |workers| config::files(workers) + memory::LEAST_CONNECTIONS.min(wanted);
     let workers = config.workers.unwrap_or_else(|| {

@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
-use super::{caution, inform};
-use crate::counter::{Ask, Cause, Fault, Key};
+use super::{log_info, log_warning};
+use crate::counter::{Command, Key, Rejection, StoreError};
 use crate::metrics::Metrics;
-use crate::redis::{Broken, Receipts};
+use crate::redis::{Receipts, SessionError};
 
 /// How the store is, as far as one worker knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Status {
+pub(super) enum StoreHealth {
     /// Nothing is known yet.
     Unknown,
     /// It counts.
@@ -27,43 +27,43 @@ pub(super) enum Status {
     /// It cannot be reached, or broke off.
     Away(&'static str),
     /// It answers and refuses.
-    Refusing(Cause),
+    Refusing(Rejection),
 }
 
-impl Status {
+impl StoreHealth {
     /// What a broken session says of the store.
     #[must_use]
-    pub(super) fn of(broken: Broken) -> Self {
+    pub(super) fn of(broken: SessionError) -> Self {
         match broken {
-            Broken::Greeting(cause) => Self::Refusing(cause),
-            Broken::Replica => Self::Refusing(Cause::ReadOnly),
-            Broken::Garbage => Self::Away("what it says is not what was asked for: is it Redis?"),
+            SessionError::Handshake(rejection) => Self::Refusing(rejection),
+            SessionError::Replica => Self::Refusing(Rejection::ReadOnly),
+            SessionError::Protocol => Self::Away("what it says is not what was asked for: is it Redis?"),
         }
     }
 
     /// What a visitor is told who cannot be counted now.
     #[must_use]
-    pub(super) fn fault(self) -> Fault {
+    pub(super) fn error(self) -> StoreError {
         match self {
-            Self::Refusing(cause) => Fault::Refused(cause),
-            _ => Fault::Down,
+            Self::Refusing(rejection) => StoreError::Rejected(rejection),
+            _ => StoreError::Unavailable,
         }
     }
 
     /// Whether it may be otherwise in a moment, so that visits wait for it.
     #[must_use]
-    pub(super) fn passes(self) -> bool {
+    pub(super) fn is_transient(self) -> bool {
         match self {
-            Self::Refusing(cause) => cause.passes() || cause == Cause::ReadOnly,
+            Self::Refusing(rejection) => rejection.is_transient() || rejection == Rejection::ReadOnly,
             _ => true,
         }
     }
 
-    fn words(self) -> &'static str {
+    fn message(self) -> &'static str {
         match self {
             Self::Unknown | Self::Up => "",
             Self::Away(words) => words,
-            Self::Refusing(cause) => cause.words(),
+            Self::Refusing(rejection) => rejection.message(),
         }
     }
 
@@ -76,7 +76,7 @@ impl Status {
     fn is_outage(self) -> bool {
         match self {
             Self::Away(_) => true,
-            Self::Refusing(cause) => cause.passes(),
+            Self::Refusing(rejection) => rejection.is_transient(),
             Self::Unknown | Self::Up => false,
         }
     }
@@ -84,13 +84,13 @@ impl Status {
 
 /// What all workers know of the store.
 pub(super) struct Health {
-    workers: Vec<View>,
+    workers: Vec<WorkerView>,
     main: Key,
-    said: Status,
+    logged: StoreHealth,
     /// The last bad condition of the store that was logged.
-    condition: Notice<Status>,
+    condition: Notice<StoreHealth>,
     /// The last refusal that lies with one counter and was logged.
-    refusal: Notice<Status>,
+    refusal: Notice<StoreHealth>,
     /// Why the log says that no receipts are kept.
     receipts: Receipts,
     /// The log says how many visits there were at the start.
@@ -100,20 +100,20 @@ pub(super) struct Health {
 }
 
 /// What one worker knows.
-struct View {
-    status: Status,
+struct WorkerView {
+    status: StoreHealth,
     /// Why the counter without a name, and it alone, cannot be counted.
-    main: Option<Cause>,
+    main: Option<Rejection>,
     /// It has seen a visit count, or a count of 0, since it was connected last.
     counts: bool,
     /// The last totals that it saw, by key.
     totals: Vec<(Key, i64)>,
 }
 
-impl View {
-    fn status(&self) -> Status {
+impl WorkerView {
+    fn status(&self) -> StoreHealth {
         match (self.status, self.main) {
-            (Status::Up, Some(cause)) => Status::Refusing(cause),
+            (StoreHealth::Up, Some(rejection)) => StoreHealth::Refusing(rejection),
             (status, _) => status,
         }
     }
@@ -140,11 +140,11 @@ impl Health {
     /// Nothing is known to any worker; `main` is the counter without a name.
     #[must_use]
     pub(super) fn new(metrics: &'static Metrics, main: Key) -> Self {
-        let view = |_| View { status: Status::Unknown, main: None, counts: false, totals: Vec::new() };
+        let view = |_| WorkerView { status: StoreHealth::Unknown, main: None, counts: false, totals: Vec::new() };
         Self {
             workers: (0..metrics.workers()).map(view).collect(),
             main,
-            said: Status::Unknown,
+            logged: StoreHealth::Unknown,
             condition: Notice::default(),
             refusal: Notice::default(),
             receipts: Receipts::Kept,
@@ -154,93 +154,93 @@ impl Health {
     }
 
     /// Notes what a worker has seen and logs what it changes: the store is as well as the worker that sees it worst.
-    pub(super) fn note(&mut self, worker: usize, status: Status) {
+    pub(super) fn set(&mut self, worker: usize, status: StoreHealth) {
         let view = self.view(worker);
-        let was_up = view.status() == Status::Up;
+        let was_up = view.status() == StoreHealth::Up;
         view.status = status;
         // Otherwise all is as it nearly always is.
-        if !was_up || status != Status::Up || self.said != Status::Up {
-            self.judge();
+        if !was_up || status != StoreHealth::Up || self.logged != StoreHealth::Up {
+            self.update();
         }
     }
 
-    fn view(&mut self, worker: usize) -> &mut View {
+    fn view(&mut self, worker: usize) -> &mut WorkerView {
         &mut self.workers[worker]
     }
 
-    fn status(&self, worker: usize) -> Status {
+    fn status(&self, worker: usize) -> StoreHealth {
         self.workers[worker].status()
     }
 
-    fn judge(&mut self) {
-        let known = self.workers.iter().map(View::status).filter(|&status| status != Status::Unknown);
-        let whole = known.fold(Status::Up, |worst, status| if worst == Status::Up { status } else { worst });
-        if whole == Status::Up {
+    fn update(&mut self) {
+        let known = self.workers.iter().map(WorkerView::status).filter(|&status| status != StoreHealth::Unknown);
+        let whole = known.fold(StoreHealth::Up, |worst, status| if worst == StoreHealth::Up { status } else { worst });
+        if whole == StoreHealth::Up {
             // What was not logged need not be taken back; and the start has been announced.
-            if self.said != Status::Up && self.said != Status::Unknown && self.condition.end() {
-                inform("the store counts again");
+            if self.logged != StoreHealth::Up && self.logged != StoreHealth::Unknown && self.condition.end() {
+                log_info("the store counts again");
             }
-        } else if let Some(times) = self.condition.sees(whole, Status::is_like) {
-            let words = if whole.passes() {
+        } else if let Some(times) = self.condition.record(whole, StoreHealth::is_like) {
+            let words = if whole.is_transient() {
                 "the store does not count, visits wait for it as long as STORE_TIMEOUT allows"
             } else {
                 "the store does not count, visits get 503 until it does"
             };
-            log_refusal(words, whole.words(), times);
+            log_refusal(words, whole.message(), times);
         }
-        self.said = whole;
-        self.metrics.store_up.store(whole == Status::Up, Ordering::Relaxed);
+        self.logged = whole;
+        self.metrics.store_up.store(whole == StoreHealth::Up, Ordering::Relaxed);
     }
 
     /// What a visitor is told whose visit this worker could not send.
     #[must_use]
-    pub(super) fn fault(&self, worker: usize) -> Fault {
-        self.status(worker).fault()
+    pub(super) fn error(&self, worker: usize) -> StoreError {
+        self.status(worker).error()
     }
 
     /// Whether the store is known to refuse visits.
     #[must_use]
     pub(super) fn is_refusing(&self, worker: usize) -> bool {
-        matches!(self.status(worker), Status::Refusing(_))
+        matches!(self.status(worker), StoreHealth::Refusing(_))
     }
 
     /// What to ask the store for `/readyz`: whether it counts. That a ping shows only where visits were counted before.
     #[must_use]
-    pub(super) fn readiness(&self, worker: usize) -> Ask {
+    pub(super) fn readiness(&self, worker: usize) -> Command {
         let view = &self.workers[worker];
-        let is_known = view.counts && view.status() == Status::Up;
-        if is_known { Ask::Ping } else { Ask::Count { key: self.main, by: 0 } }
+        let is_known = view.counts && view.status() == StoreHealth::Up;
+        if is_known { Command::Ping } else { Command::Increment { key: self.main, by: 0 } }
     }
 
     /// Notes that Redis has greeted a worker, and what it holds; that it counts is still to be shown.
-    pub(super) fn greeted(&mut self, worker: usize, held: Option<Result<i64, Cause>>) {
+    pub(super) fn record_handshake(&mut self, worker: usize, held: Option<Result<i64, Rejection>>) {
         let view = self.view(worker);
         view.counts = false;
-        if view.status != Status::Unknown {
-            self.metrics.worker(worker).reconnected();
+        if view.status != StoreHealth::Unknown {
+            self.metrics.worker(worker).record_reconnect();
         }
-        self.hear(worker, &Ask::Ping, Status::Up);
+        self.record_reply(worker, &Command::Ping, StoreHealth::Up);
         match held {
             Some(Ok(total)) => {
                 self.announce(total);
                 let main = self.main;
                 self.record_total(worker, &main, total);
             }
-            Some(Err(cause)) => {
-                self.view(worker).main = Some(cause);
-                self.judge();
+            Some(Err(rejection)) => {
+                self.view(worker).main = Some(rejection);
+                self.update();
             }
             None => {}
         }
     }
 
     /// Notes whether a batch may be sent again where its reply is lost, and says once if it may not.
-    pub(super) fn receipts(&mut self, receipts: Receipts) {
+    pub(super) fn record_receipts(&mut self, receipts: Receipts) {
         if std::mem::replace(&mut self.receipts, receipts) == receipts {
             return;
         }
         let words = match receipts {
-            Receipts::Kept => return inform("the store keeps receipts: a visit whose reply is lost is sent again"),
+            Receipts::Kept => return log_info("the store keeps receipts: a visit whose reply is lost is sent again"),
             Receipts::Refused => {
                 "the store's user may not keep receipts: a visit whose reply is lost is in doubt and gets 504"
             }
@@ -249,18 +249,28 @@ impl Health {
                  set maxmemory-policy noeviction, and let the user run INFO"
             }
         };
-        caution(words, None);
+        log_warning(words, None);
     }
 
     /// Notes what the store has replied to a part of a batch. The totals of one that was sent more than once may be older
     /// than those that were seen meanwhile.
-    pub(super) fn learn(&mut self, worker: usize, is_repeated: bool, ask: &Ask, reply: Result<i64, Fault>) {
-        match (ask, reply) {
-            (Ask::Count { key, .. }, Ok(total)) => self.counted(worker, key, (!is_repeated).then_some(total)),
-            (_, Ok(_)) => self.hear(worker, ask, Status::Up),
-            (_, Err(Fault::Refused(cause))) if cause.is_of_the_key() => self.refused(worker, ask, cause),
-            (_, Err(Fault::Refused(cause))) => self.hear(worker, ask, Status::Refusing(cause)),
-            (_, Err(Fault::Down | Fault::Full | Fault::Lost)) => {}
+    pub(super) fn record_replies(
+        &mut self,
+        worker: usize,
+        is_repeated: bool,
+        command: &Command,
+        reply: Result<i64, StoreError>,
+    ) {
+        match (command, reply) {
+            (Command::Increment { key, .. }, Ok(total)) => self.counted(worker, key, (!is_repeated).then_some(total)),
+            (_, Ok(_)) => self.record_reply(worker, command, StoreHealth::Up),
+            (_, Err(StoreError::Rejected(rejection))) if rejection.is_key_specific() => {
+                self.refused(worker, command, rejection)
+            }
+            (_, Err(StoreError::Rejected(rejection))) => {
+                self.record_reply(worker, command, StoreHealth::Refusing(rejection))
+            }
+            (_, Err(StoreError::Unavailable | StoreError::Overloaded | StoreError::OutcomeUnknown)) => {}
         }
     }
 
@@ -274,19 +284,19 @@ impl Health {
         if let Some(total) = total {
             self.record_total(worker, key, total);
         }
-        self.note(worker, Status::Up);
+        self.set(worker, StoreHealth::Up);
     }
 
     /// Notes what the store holds; it should never be less than it was.
     fn record_total(&mut self, worker: usize, key: &Key, total: i64) {
         if let Some(last) = self.view(worker).record_total(key, total) {
-            self.metrics.worker(worker).regressed();
+            self.metrics.worker(worker).record_regression();
             error!(
                 total,
                 last,
                 "the store has lost visits of {}: numbers are given again; was an older copy restored, or its data \
                  removed?",
-                Name(key)
+                DisplayKey(key)
             );
         }
     }
@@ -297,33 +307,35 @@ impl Health {
             return;
         }
         match total {
-            0 => inform(&format!(
+            0 => log_info(&format!(
                 "the store holds no visits of {} yet; if it should, check COUNTER_KEY, REDIS_DB and its volume",
-                Name(&self.main)
+                DisplayKey(&self.main)
             )),
-            _ => info!(total, "the store holds visits of {}", Name(&self.main)),
+            _ => info!(total, "the store holds visits of {}", DisplayKey(&self.main)),
         }
     }
 
     /// Notes that one counter is refused.
-    fn refused(&mut self, worker: usize, ask: &Ask, cause: Cause) {
-        let key = ask.key().copied().unwrap_or(self.main);
+    fn refused(&mut self, worker: usize, command: &Command, rejection: Rejection) {
+        let key = command.key().copied().unwrap_or(self.main);
         if key == self.main {
-            self.view(worker).main = Some(cause);
-        } else if let Some(times) = self.refusal.sees(Status::Refusing(cause), Status::is_like) {
-            log_refusal(&format!("visits of {} get an error", Name(&key)), cause.words(), times);
+            self.view(worker).main = Some(rejection);
+        } else if let Some(times) = self.refusal.record(StoreHealth::Refusing(rejection), StoreHealth::is_like) {
+            log_refusal(&format!("visits of {} get an error", DisplayKey(&key)), rejection.message(), times);
         }
-        self.hear(worker, &Ask::Ping, Status::Up);
+        self.record_reply(worker, &Command::Ping, StoreHealth::Up);
     }
 
     /// Notes what a reply shows of the store: only counting shows that counting works, where reads go on without it.
-    fn hear(&mut self, worker: usize, ask: &Ask, status: Status) {
+    fn record_reply(&mut self, worker: usize, command: &Command, status: StoreHealth) {
         let known = self.view(worker).status;
         let is_moot = match known {
-            Status::Refusing(cause) => status == Status::Up && !ask.counts() && cause.spares_reads(),
+            StoreHealth::Refusing(rejection) => {
+                status == StoreHealth::Up && !command.is_increment() && rejection.allows_reads()
+            }
             _ => false,
         };
-        self.note(worker, if is_moot { known } else { status });
+        self.set(worker, if is_moot { known } else { status });
     }
 }
 
@@ -333,9 +345,9 @@ fn log_refusal(words: &str, because: &str, times: u64) {
 }
 
 /// A key in a line of log.
-struct Name<'a>(&'a Key);
+struct DisplayKey<'a>(&'a Key);
 
-impl std::fmt::Display for Name<'_> {
+impl std::fmt::Display for DisplayKey<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(str::from_utf8(self.0.as_bytes()).unwrap_or_default())
     }
@@ -362,7 +374,7 @@ impl<T> Default for Notice<T> {
 impl<T: Copy> Notice<T> {
     /// Notes that it is so, and returns how often it was seen since the last line, if it is time for another: once a
     /// minute while it lasts; and each time that it comes anew, but [`MAX_LINES`] times a minute at most.
-    fn sees(&mut self, what: T, is_like: fn(T, T) -> bool) -> Option<u64> {
+    fn record(&mut self, what: T, is_like: fn(T, T) -> bool) -> Option<u64> {
         self.times += 1;
         let now = Instant::now();
         let (since, lines) = self.window.filter(|&(since, _)| now < since + WINDOW).unwrap_or((now, 0));
@@ -405,51 +417,55 @@ mod tests {
     #[test]
     fn the_store_is_as_well_as_the_worker_that_sees_it_worst() {
         let mut health = health(2);
-        let (away, refusing) = (Status::Away("gone"), Status::Refusing(Cause::ReadOnly));
+        let (away, refusing) = (StoreHealth::Away("gone"), StoreHealth::Refusing(Rejection::ReadOnly));
         for (worker, status, said) in [
-            (0, Status::Up, Status::Up),
-            (1, Status::Up, Status::Up),
+            (0, StoreHealth::Up, StoreHealth::Up),
+            (1, StoreHealth::Up, StoreHealth::Up),
             (1, away, away),
-            (0, Status::Away("it cannot be reached"), away),
-            (1, Status::Up, away),
+            (0, StoreHealth::Away("it cannot be reached"), away),
+            (1, StoreHealth::Up, away),
             (0, refusing, refusing),
-            (0, Status::Up, Status::Up),
+            (0, StoreHealth::Up, StoreHealth::Up),
         ] {
-            health.note(worker, status);
-            assert!(health.said.is_like(said), "{:?}", health.said);
-            assert_eq!(health.metrics.store_up.load(Ordering::Relaxed), said == Status::Up);
+            health.set(worker, status);
+            assert!(health.logged.is_like(said), "{:?}", health.logged);
+            assert_eq!(health.metrics.store_up.load(Ordering::Relaxed), said == StoreHealth::Up);
         }
     }
 
     #[test]
     fn what_is_learnt_is_what_it_shows() {
-        let refused = |cause| Err(Fault::Refused(cause));
-        let (count, other) = (Ask::Count { key: key("a"), by: 1 }, Ask::Count { key: key("b"), by: 1 });
-        let total = Ask::Total { key: key("a") };
+        let refused = |rejection| Err(StoreError::Rejected(rejection));
+        let (count, other) = (Command::Increment { key: key("a"), by: 1 }, Command::Increment { key: key("b"), by: 1 });
+        let total = Command::Get { key: key("a") };
         let mut health = health(1);
-        for (ask, result, status) in [
-            (count, refused(Cause::ReadOnly), Status::Refusing(Cause::ReadOnly)),
-            (total, Ok(1), Status::Refusing(Cause::ReadOnly)),
-            (Ask::Ping, Ok(0), Status::Refusing(Cause::ReadOnly)),
-            (other, Ok(1), Status::Up),
-            (total, refused(Cause::Loading), Status::Refusing(Cause::Loading)),
-            (total, Ok(1), Status::Up),
-            (count, Err(Fault::Lost), Status::Up),
+        for (command, result, status) in [
+            (count, refused(Rejection::ReadOnly), StoreHealth::Refusing(Rejection::ReadOnly)),
+            (total, Ok(1), StoreHealth::Refusing(Rejection::ReadOnly)),
+            (Command::Ping, Ok(0), StoreHealth::Refusing(Rejection::ReadOnly)),
+            (other, Ok(1), StoreHealth::Up),
+            (total, refused(Rejection::Loading), StoreHealth::Refusing(Rejection::Loading)),
+            (total, Ok(1), StoreHealth::Up),
+            (count, Err(StoreError::OutcomeUnknown), StoreHealth::Up),
             // The counter without a name is what the store is for; one with a name is a matter of its own.
-            (count, refused(Cause::WrongType), Status::Refusing(Cause::WrongType)),
-            (other, Ok(1), Status::Refusing(Cause::WrongType)),
-            (other, refused(Cause::Overflow), Status::Refusing(Cause::WrongType)),
-            (other, refused(Cause::OutOfMemory), Status::Refusing(Cause::OutOfMemory)),
-            (count, Ok(1), Status::Up),
-            (other, refused(Cause::WrongType), Status::Up),
-            (other, refused(Cause::TooMany), Status::Up),
-            (count, refused(Cause::OutOfMemory), Status::Refusing(Cause::OutOfMemory)),
-            (other, refused(Cause::TooMany), Status::Refusing(Cause::OutOfMemory)),
-            (Ask::Count { key: key("a"), by: 0 }, Ok(1), Status::Up),
+            (count, refused(Rejection::WrongType), StoreHealth::Refusing(Rejection::WrongType)),
+            (other, Ok(1), StoreHealth::Refusing(Rejection::WrongType)),
+            (other, refused(Rejection::Overflow), StoreHealth::Refusing(Rejection::WrongType)),
+            (other, refused(Rejection::OutOfMemory), StoreHealth::Refusing(Rejection::OutOfMemory)),
+            (count, Ok(1), StoreHealth::Up),
+            (other, refused(Rejection::WrongType), StoreHealth::Up),
+            (other, refused(Rejection::TooManyCounters), StoreHealth::Up),
+            (count, refused(Rejection::OutOfMemory), StoreHealth::Refusing(Rejection::OutOfMemory)),
+            (other, refused(Rejection::TooManyCounters), StoreHealth::Refusing(Rejection::OutOfMemory)),
+            (Command::Increment { key: key("a"), by: 0 }, Ok(1), StoreHealth::Up),
         ] {
-            health.learn(0, false, &ask, result);
-            assert_eq!(health.workers[0].status(), status, "{ask:?} {result:?}");
-            assert_eq!(health.metrics.store_up.load(Ordering::Relaxed), status == Status::Up, "{ask:?} {result:?}");
+            health.record_replies(0, false, &command, result);
+            assert_eq!(health.workers[0].status(), status, "{command:?} {result:?}");
+            assert_eq!(
+                health.metrics.store_up.load(Ordering::Relaxed),
+                status == StoreHealth::Up,
+                "{command:?} {result:?}"
+            );
         }
     }
 
@@ -475,7 +491,7 @@ mod tests {
             (1, false, "a", 3, 2),
             (0, false, "b", 0, 3),
         ] {
-            health.learn(worker, is_repeated, &Ask::Count { key: key(name), by: 0 }, Ok(total));
+            health.record_replies(worker, is_repeated, &Command::Increment { key: key(name), by: 0 }, Ok(total));
             assert_eq!(lost(&health), losses, "{worker} {name} {total}");
         }
     }
@@ -485,17 +501,17 @@ mod tests {
         let mut notice = Notice::default();
         let same = |one: u8, other: u8| one == other;
         assert!(!notice.end(), "nothing was said");
-        assert_eq!(notice.sees(1, same), Some(1));
-        assert_eq!(notice.sees(1, same), None);
+        assert_eq!(notice.record(1, same), Some(1));
+        assert_eq!(notice.record(1, same), None);
         assert!(notice.end() && !notice.end());
-        assert_eq!(notice.sees(1, same), Some(2), "it came anew");
-        assert_eq!(notice.sees(2, same), Some(1), "it is another");
+        assert_eq!(notice.record(1, same), Some(2), "it came anew");
+        assert_eq!(notice.record(2, same), Some(1), "it is another");
         assert!(notice.end());
-        assert_eq!(notice.sees(1, same), None, "it comes and goes");
+        assert_eq!(notice.record(1, same), None, "it comes and goes");
         assert!(!notice.end(), "it was not said that it began");
-        assert_eq!(notice.sees(2, same), None);
+        assert_eq!(notice.record(2, same), None);
         notice.window = notice.window.map(|(since, lines)| (since - WINDOW, lines));
-        assert_eq!(notice.sees(2, same), Some(3));
-        assert_eq!(notice.sees(2, same), None);
+        assert_eq!(notice.record(2, same), Some(3));
+        assert_eq!(notice.record(2, same), None);
     }
 }

@@ -5,15 +5,15 @@
 
 use std::time::Instant;
 
-use super::seats::Seats;
+use super::slots::Slots;
 use crate::batch::Batch;
-use crate::counter::{Ask, Fault, Key};
+use crate::counter::{Command, Key, StoreError};
 use crate::redis::Session;
 
 /// Who waits for a number, and until when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Waiter {
-    pub(super) seat: usize,
+    pub(super) slot: usize,
     pub(super) deadline: Instant,
 }
 
@@ -31,14 +31,14 @@ pub(super) struct Queue<W> {
     gathering: Batch<Waiter>,
     /// A batch that was sent without a reply, to be sent again under its number before any other, and when it was sent
     /// first.
-    doubtful: Option<(Batch<Waiter>, Instant)>,
+    in_doubt: Option<(Batch<Waiter>, Instant)>,
     /// Batches taken so far.
     taken: i64,
     /// The store has been away for so long that reads need not wait for it.
     is_away: bool,
     /// From then on nobody waits any longer.
     cutoff: Option<Instant>,
-    pub(super) seats: Seats<W>,
+    pub(super) slots: Slots<W>,
 }
 
 impl<W> Default for Queue<W> {
@@ -50,7 +50,7 @@ impl<W> Default for Queue<W> {
 impl<W> Queue<W> {
     /// Nobody waits and nobody sits.
     pub(super) const fn new() -> Self {
-        Self { gathering: Batch::new(), doubtful: None, taken: 0, is_away: false, cutoff: None, seats: Seats::new() }
+        Self { gathering: Batch::new(), in_doubt: None, taken: 0, is_away: false, cutoff: None, slots: Slots::new() }
     }
 
     /// Adds an ask to the batch that gathers, and says whether it is the first. If there is no room, or nobody waits any
@@ -58,34 +58,34 @@ impl<W> Queue<W> {
     /// looks whether visits count, while the store is away: a page is not to stand still for that.
     ///
     /// The counter without a name, `main`, has always room: a flood of names is not to keep anybody from it.
-    pub(super) fn ask(&mut self, ask: &Ask, main: &Key, waiter: Waiter) -> bool {
-        let may_wait = !self.is_away || matches!(ask, Ask::Count { by: 1.., .. });
+    pub(super) fn push(&mut self, command: &Command, main: &Key, waiter: Waiter) -> bool {
+        let may_wait = !self.is_away || matches!(command, Command::Increment { by: 1.., .. });
         if self.cutoff.is_some() || !may_wait {
-            self.seats.tell(waiter.seat, Err(Fault::Down));
+            self.slots.set_answer(waiter.slot, Err(StoreError::Unavailable));
             return false;
         }
         let first = self.gathering.is_empty();
-        if !self.gathering.push(ask, waiter) {
-            if ask.key().is_some_and(|key| key != main) {
-                self.seats.tell(waiter.seat, Err(Fault::Full));
+        if !self.gathering.push(command, waiter) {
+            if command.key().is_some_and(|key| key != main) {
+                self.slots.set_answer(waiter.slot, Err(StoreError::Overloaded));
                 return false;
             }
-            self.gathering.push_beyond(ask, waiter);
+            self.gathering.push_unbounded(command, waiter);
         }
         first
     }
 
     /// Adds an ask to which nobody waits for the answer, and says whether it is the first.
-    pub(super) fn probe(&mut self, ask: &Ask) -> bool {
+    pub(super) fn push_probe(&mut self, command: &Command) -> bool {
         let first = self.gathering.is_empty();
-        self.gathering.probe(ask);
+        self.gathering.push_probe(command);
         first
     }
 
     /// When the visit that has waited longest, of those whose batch is not on its way, has waited long enough.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let doubtful = self.doubtful.as_ref().and_then(|(batch, _)| batch.first_waiter());
-        self.earliest(&[doubtful, self.gathering.first_waiter()])
+        let in_doubt = self.in_doubt.as_ref().and_then(|(batch, _)| batch.first_waiter());
+        self.earliest(&[in_doubt, self.gathering.first_waiter()])
     }
 
     /// The first of these deadlines.
@@ -105,14 +105,14 @@ impl<W> Queue<W> {
     }
 
     /// Batches taken so far.
-    pub(super) fn taken(&self) -> i64 {
+    pub(super) fn batches_taken(&self) -> i64 {
         self.taken
     }
 
     /// Takes the batch that is to be sent next, if there is one, in exchange for an empty one.
     pub(super) fn take(&mut self, batch: &mut Batch<Waiter>) -> Option<Attempt> {
-        if let Some((doubtful, sent)) = self.doubtful.take() {
-            *batch = doubtful;
+        if let Some((in_doubt, sent)) = self.in_doubt.take() {
+            *batch = in_doubt;
             return Some(Attempt::Again(sent));
         }
         if self.gathering.is_empty() {
@@ -120,40 +120,40 @@ impl<W> Queue<W> {
         }
         std::mem::swap(&mut self.gathering, batch);
         self.taken += 1;
-        batch.begin(self.taken);
+        batch.set_sequence(self.taken);
         Some(Attempt::First)
     }
 
     /// Keeps a batch that was sent first at `sent`, and not answered, if anybody still waits for it.
-    pub(super) fn doubt(&mut self, batch: Batch<Waiter>, sent: Instant) {
-        self.doubtful = (batch.waiters() > 0).then_some((batch, sent));
+    pub(super) fn requeue_in_doubt(&mut self, batch: Batch<Waiter>, sent: Instant) {
+        self.in_doubt = (batch.waiter_count() > 0).then_some((batch, sent));
     }
 
     /// Takes the batch that was kept.
-    pub(super) fn take_doubtful(&mut self) -> Option<Batch<Waiter>> {
-        self.doubtful.take().map(|(batch, _)| batch)
+    pub(super) fn take_in_doubt(&mut self) -> Option<Batch<Waiter>> {
+        self.in_doubt.take().map(|(batch, _)| batch)
     }
 
     /// Has a batch that was not sent wait for the next connection, before what has gathered meanwhile.
-    pub(super) fn put_back(&mut self, batch: &mut Batch<Waiter>) {
-        batch.absorb(&mut self.gathering);
+    pub(super) fn requeue(&mut self, batch: &mut Batch<Waiter>) {
+        batch.merge(&mut self.gathering);
         std::mem::swap(batch, &mut self.gathering);
     }
 
     /// Tells everybody in a batch; `fault` is for those to whom the store has not replied.
-    pub(super) fn tell(&mut self, batch: &mut Batch<Waiter>, fault: Fault, mut wake: impl FnMut(&W)) {
-        batch.tell(fault, |waiter, result| tell(&mut self.seats, waiter, result, &mut wake));
+    pub(super) fn complete(&mut self, batch: &mut Batch<Waiter>, error: StoreError, mut wake: impl FnMut(&W)) {
+        batch.complete(error, |waiter, result| complete_waiter(&mut self.slots, waiter, result, &mut wake));
     }
 
     /// Tells everybody who has waited until their deadline: `unsent` is for those whose batch was never sent.
-    pub(super) fn expire(&mut self, now: Instant, unsent: Fault, mut wake: impl FnMut(&W)) {
+    pub(super) fn expire(&mut self, now: Instant, unsent: StoreError, mut wake: impl FnMut(&W)) {
         let is_late: IsLate<'_> = &self.is_late(now);
-        let Self { gathering, doubtful, seats, .. } = self;
-        let tell: Tell<'_> = &mut |waiter, result| tell(seats, waiter, result, &mut wake);
-        if let Some((batch, _)) = doubtful {
-            batch.expire(Fault::Lost, is_late, &mut *tell);
-            if batch.waiters() == 0 {
-                *doubtful = None;
+        let Self { gathering, in_doubt, slots, .. } = self;
+        let tell: Complete<'_> = &mut |waiter, result| complete_waiter(slots, waiter, result, &mut wake);
+        if let Some((batch, _)) = in_doubt {
+            batch.expire(StoreError::OutcomeUnknown, is_late, &mut *tell);
+            if batch.waiter_count() == 0 {
+                *in_doubt = None;
             }
         }
         gathering.expire(unsent, is_late, tell);
@@ -162,15 +162,15 @@ impl<W> Queue<W> {
     /// The same for the batch that a session has sent.
     pub(super) fn expire_sent(&mut self, session: &mut Session<Waiter>, now: Instant, mut wake: impl FnMut(&W)) {
         let is_late: IsLate<'_> = &self.is_late(now);
-        let tell: Tell<'_> = &mut |waiter, result| tell(&mut self.seats, waiter, result, &mut wake);
+        let tell: Complete<'_> = &mut |waiter, result| complete_waiter(&mut self.slots, waiter, result, &mut wake);
         session.expire(is_late, tell);
     }
 
     /// The same for the batch that the ledger writes.
     pub(super) fn expire_written(&mut self, batch: &mut Batch<Waiter>, now: Instant, mut wake: impl FnMut(&W)) {
         let is_late: IsLate<'_> = &self.is_late(now);
-        let tell: Tell<'_> = &mut |waiter, result| tell(&mut self.seats, waiter, result, &mut wake);
-        batch.expire(Fault::Lost, is_late, tell);
+        let tell: Complete<'_> = &mut |waiter, result| complete_waiter(&mut self.slots, waiter, result, &mut wake);
+        batch.expire(StoreError::OutcomeUnknown, is_late, tell);
     }
 
     fn is_late(&self, now: Instant) -> impl Fn(&Waiter) -> bool + Copy + use<W> {
@@ -181,10 +181,15 @@ impl<W> Queue<W> {
 
 // What `Batch::expire` takes is the same type everywhere, so that its code is there once.
 type IsLate<'a> = &'a dyn Fn(&Waiter) -> bool;
-type Tell<'a> = &'a mut dyn FnMut(Waiter, Result<i64, Fault>);
+type Complete<'a> = &'a mut dyn FnMut(Waiter, Result<i64, StoreError>);
 
-fn tell<W>(seats: &mut Seats<W>, waiter: Waiter, result: Result<i64, Fault>, wake: &mut impl FnMut(&W)) {
-    if let Some(waker) = seats.tell(waiter.seat, result) {
+fn complete_waiter<W>(
+    slots: &mut Slots<W>,
+    waiter: Waiter,
+    result: Result<i64, StoreError>,
+    wake: &mut impl FnMut(&W),
+) {
+    if let Some(waker) = slots.set_answer(waiter.slot, result) {
         wake(waker);
     }
 }
@@ -192,22 +197,22 @@ fn tell<W>(seats: &mut Seats<W>, waiter: Waiter, result: Result<i64, Fault>, wak
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::MAX_LINES;
+    use crate::batch::MAX_ENTRIES;
 
     #[test]
     fn what_comes_after_the_cutoff_is_refused_and_not_sent() {
         let mut queue = Queue::<()>::new();
-        let seats = [queue.seats.enter(), queue.seats.enter()];
+        let slots = [queue.slots.allocate(), queue.slots.allocate()];
         let key = Key::new(b"visits").expect("a good name");
         let now = Instant::now();
-        let waiter = |seat| Waiter { seat, deadline: now };
-        assert!(queue.ask(&Ask::Count { key, by: 1 }, &key, waiter(seats[0])));
+        let waiter = |slot| Waiter { slot: slot, deadline: now };
+        assert!(queue.push(&Command::Increment { key, by: 1 }, &key, waiter(slots[0])));
         queue.cut_off(now);
-        assert!(!queue.ask(&Ask::Count { key, by: 1 }, &key, waiter(seats[1])));
-        assert_eq!(queue.seats.answer(seats[1]), Some(Err(Fault::Down)));
-        assert_eq!(queue.seats.answer(seats[0]), None);
-        queue.expire(now, Fault::Down, |()| ());
-        assert_eq!(queue.seats.answer(seats[0]), Some(Err(Fault::Down)));
+        assert!(!queue.push(&Command::Increment { key, by: 1 }, &key, waiter(slots[1])));
+        assert_eq!(queue.slots.take_answer(slots[1]), Some(Err(StoreError::Unavailable)));
+        assert_eq!(queue.slots.take_answer(slots[0]), None);
+        queue.expire(now, StoreError::Unavailable, |()| ());
+        assert_eq!(queue.slots.take_answer(slots[0]), Some(Err(StoreError::Unavailable)));
         assert_eq!(queue.take(&mut Batch::new()), None);
     }
 
@@ -217,26 +222,26 @@ mod tests {
         let main = Key::new(b"visits").expect("a good name");
         let name = |number: usize| Key::new(format!("visits:{number}").as_bytes()).expect("a good name");
         let deadline = Instant::now();
-        let mut answer = |ask| {
-            let seat = queue.seats.enter();
-            queue.ask(&ask, &main, Waiter { seat, deadline });
-            queue.seats.answer(seat)
+        let mut answer = |command| {
+            let slot = queue.slots.allocate();
+            queue.push(&command, &main, Waiter { slot: slot, deadline });
+            queue.slots.take_answer(slot)
         };
-        for number in 0..MAX_LINES {
-            assert_eq!(answer(Ask::Count { key: name(number), by: 1 }), None);
+        for number in 0..MAX_ENTRIES {
+            assert_eq!(answer(Command::Increment { key: name(number), by: 1 }), None);
         }
-        let full = Some(Err(Fault::Full));
-        let new = name(MAX_LINES);
-        for (ask, expected) in [
-            (Ask::Count { key: new, by: 1 }, full),
-            (Ask::Total { key: new }, full),
-            (Ask::Count { key: name(0), by: 1 }, None),
-            (Ask::Count { key: main, by: 1 }, None),
-            (Ask::Total { key: main }, None),
-            (Ask::Ping, None),
-            (Ask::Count { key: new, by: 1 }, full),
+        let full = Some(Err(StoreError::Overloaded));
+        let new = name(MAX_ENTRIES);
+        for (command, expected) in [
+            (Command::Increment { key: new, by: 1 }, full),
+            (Command::Get { key: new }, full),
+            (Command::Increment { key: name(0), by: 1 }, None),
+            (Command::Increment { key: main, by: 1 }, None),
+            (Command::Get { key: main }, None),
+            (Command::Ping, None),
+            (Command::Increment { key: new, by: 1 }, full),
         ] {
-            assert_eq!(answer(ask), expected, "{ask:?}");
+            assert_eq!(answer(command), expected, "{command:?}");
         }
     }
 }

@@ -11,19 +11,19 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
 
-use super::{Status, left};
+use super::{StoreHealth, remaining};
 use crate::dns::{self, Conf, ConfParser, Failure, Hosts, Lookup, MAX_REPLY, Step};
-use crate::machine;
+use crate::system;
 
 /// Returns the addresses of `host`, at least one, if they are found before `deadline`.
-pub(super) fn look_up(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, Status> {
-    if let Some(address) = dns::address(host.as_bytes(), port, machine::interface) {
+pub(super) fn look_up(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, StoreHealth> {
+    if let Some(address) = dns::address(host.as_bytes(), port, system::interface) {
         return Ok(vec![address]);
     }
     if host.contains(':') {
         return Err(NO_INTERFACE);
     }
-    let mut listed = Hosts::new(host, port, machine::interface);
+    let mut listed = Hosts::new(host, port, system::interface);
     read_file("/etc/hosts", deadline, &mut |piece| listed.read(piece));
     let listed = listed.finish();
     if !listed.is_empty() {
@@ -31,31 +31,31 @@ pub(super) fn look_up(host: &str, port: u16, deadline: Instant) -> Result<Vec<So
     }
     let mut found = dns::loopback(host);
     if found.is_empty() {
-        found = ask(&read_conf(deadline), host, deadline)?;
+        found = query_servers(&read_conf(deadline), host, deadline)?;
     }
     Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
 }
 
 fn read_conf(deadline: Instant) -> Conf {
-    let mut parser = ConfParser::new(machine::interface);
+    let mut parser = ConfParser::new(system::interface);
     read_file("/etc/resolv.conf", deadline, &mut |piece| parser.read(piece));
-    parser.finish(&machine::read("/proc/sys/kernel/hostname"))
+    parser.finish(&system::read("/proc/sys/kernel/hostname"))
 }
 
 /// A file that cannot be read is as good as an empty one, and no file takes longer than until `deadline`.
 fn read_file(path: &str, deadline: Instant, take: &mut dyn FnMut(&[u8])) {
-    machine::read_pieces(path.as_ref(), &mut |piece| {
+    system::read_pieces(path.as_ref(), &mut |piece| {
         take(piece);
-        !left(deadline).is_zero()
+        !remaining(deadline).is_zero()
     })
     .unwrap_or_default();
 }
 
 /// Asks the name servers.
-fn ask(conf: &Conf, host: &str, deadline: Instant) -> Result<Vec<IpAddr>, Status> {
+fn query_servers(conf: &Conf, host: &str, deadline: Instant) -> Result<Vec<IpAddr>, StoreHealth> {
     let begin = Instant::now();
     let sockets: Vec<_> = conf.servers.iter().map(|&server| open(server).ok()).collect();
-    let mut lookup = Lookup::new(conf, host, left(deadline).as_millis() as u64, machine::random);
+    let mut lookup = Lookup::new(conf, host, remaining(deadline).as_millis() as u64, system::random);
     loop {
         match lookup.poll(since(begin)) {
             Step::Send(server, query) => {
@@ -67,7 +67,7 @@ fn ask(conf: &Conf, host: &str, deadline: Instant) -> Result<Vec<IpAddr>, Status
             }
             Step::Connect(server, query, until) => {
                 let until = begin + Duration::from_millis(until);
-                if let Ok(reply) = ask_over_tcp(conf.servers[server], query, until) {
+                if let Ok(reply) = query_over_tcp(conf.servers[server], query, until) {
                     lookup.receive(server, &reply, since(begin));
                 }
                 receive(&sockets, &mut lookup, begin);
@@ -119,9 +119,9 @@ fn receive(sockets: &[Option<UdpSocket>], lookup: &mut Lookup<'_>, begin: Instan
 
 /// Sends a query over TCP, where a length of two bytes precedes each message (RFC 7766, section 8), and returns the
 /// reply.
-fn ask_over_tcp(server: SocketAddr, query: &[u8], until: Instant) -> io::Result<Vec<u8>> {
-    let mut socket = TcpStream::connect_timeout(&server, remaining(until)?)?;
-    socket.set_write_timeout(Some(remaining(until)?))?;
+fn query_over_tcp(server: SocketAddr, query: &[u8], until: Instant) -> io::Result<Vec<u8>> {
+    let mut socket = TcpStream::connect_timeout(&server, remaining_or_timeout(until)?)?;
+    socket.set_write_timeout(Some(remaining_or_timeout(until)?))?;
     socket.write_all(&[&(query.len() as u16).to_be_bytes(), query].concat())?;
     let mut length = [0; 2];
     read_exact(&mut socket, &mut length, until)?;
@@ -133,7 +133,7 @@ fn ask_over_tcp(server: SocketAddr, query: &[u8], until: Instant) -> io::Result<
 /// As [`Read::read_exact`], within a time.
 fn read_exact(socket: &mut TcpStream, mut bytes: &mut [u8], until: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
-        socket.set_read_timeout(Some(remaining(until)?))?;
+        socket.set_read_timeout(Some(remaining_or_timeout(until)?))?;
         match socket.read(bytes)? {
             0 => return Err(ErrorKind::UnexpectedEof.into()),
             length => bytes = &mut bytes[length..],
@@ -143,8 +143,8 @@ fn read_exact(socket: &mut TcpStream, mut bytes: &mut [u8], until: Instant) -> i
 }
 
 /// The time until then, which a timeout of a socket takes only if there is some.
-fn remaining(until: Instant) -> io::Result<Duration> {
-    let left = left(until);
+fn remaining_or_timeout(until: Instant) -> io::Result<Duration> {
+    let left = remaining(until);
     if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
@@ -158,8 +158,8 @@ fn since(begin: Instant) -> u64 {
     begin.elapsed().as_millis() as u64
 }
 
-fn status(failure: Failure) -> Status {
-    Status::Away(match failure {
+fn status(failure: Failure) -> StoreHealth {
+    StoreHealth::Away(match failure {
         Failure::NoSuchName => "DNS lookup of the Redis host failed: no such name; check REDIS_HOST",
         Failure::NoAddress => "DNS lookup of the Redis host failed: the name has no address; check REDIS_HOST",
         Failure::NoServer => "DNS lookup of the Redis host failed: no name server answered; check /etc/resolv.conf",
@@ -171,8 +171,8 @@ fn status(failure: Failure) -> Status {
     })
 }
 
-const NO_INTERFACE: Status =
-    Status::Away("the Redis host is no IPv6 address, or one of a network interface that does not exist");
+const NO_INTERFACE: StoreHealth =
+    StoreHealth::Away("the Redis host is no IPv6 address, or one of a network interface that does not exist");
 
 /// Most datagrams of one server that are read before the others have their turn.
 const MAX_DATAGRAMS: usize = 16;

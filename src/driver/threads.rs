@@ -18,18 +18,18 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::SigSet;
 
 use self::ledger::Written;
-use self::redis::Link;
+use self::redis::RedisConnection;
 use super::queue::{Queue, Waiter};
 use super::reply_timeout::ReplyTimeout;
-use super::seats::{Fate, GRACE};
-use super::{Capacity, Failure, Health, OVERTIME, Status, after, last_answers, left, spawn};
+use super::slots::{Eviction, IDLE_GRACE};
+use super::{Capacity, EXIT_GRACE, Failure, Health, StoreHealth, deadline_after, last_answers, remaining, spawn};
 use crate::batch::Batch;
+use crate::buffers::Buffers;
 use crate::config::{Config, Limits, Store};
-use crate::counter::{Fault, Key};
-use crate::exchange::Site;
+use crate::connection::ServerContext;
+use crate::counter::{Key, StoreError};
 use crate::memory::Costs;
 use crate::metrics::Metrics;
-use crate::wire::Wire;
 
 mod accept;
 mod client;
@@ -49,20 +49,20 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     let capacity = super::capacity(&config, COSTS, 1, MAX_THREADS)?;
     super::bound(&listener, &capacity)?;
     let Capacity { workers, limits, share, .. } = capacity;
-    config.site.metrics = super::metrics("threads", &config.store, &limits, workers, true);
+    config.context.metrics = super::metrics("threads", &config.store, &limits, workers, true);
     // It is never dropped: some of the threads that look at it serve until the process ends.
     let config: &_ = Box::leak(config);
     let server: &_ = Box::leak(Box::new(Server {
-        site: &config.site,
+        context: &config.context,
         limits,
         share,
-        leaving: AtomicBool::new(false),
-        deaf: AtomicBool::new(false),
+        draining: AtomicBool::new(false),
+        stop_accepting: AtomicBool::new(false),
         closing: AtomicBool::new(false),
-        state: Mutex::new(State::new(&config.site.metrics, config.site.counters.main, limits.store)),
+        state: Mutex::new(State::new(&config.context.metrics, config.context.counters.main, limits.store)),
         gathered: Condvar::new(),
-        impatient: Condvar::new(),
-        left: Condvar::new(),
+        timer: Condvar::new(),
+        changed: Condvar::new(),
     }));
     let (main, stop) = (thread::current(), &*Box::leak(Box::new(OnceLock::new())));
     let asked = move |signal| {
@@ -72,26 +72,26 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     let serving = super::watch(signals, STACK, &limits, Box::new(asked))?;
     let announce = |into: &str| super::announce(address, into, workers, &limits);
     match &config.store {
-        Store::Redis(login) => {
-            announce(&super::redis_place(login));
+        Store::Redis(config) => {
+            announce(&super::redis_address(config));
             server.state().synced = true;
-            detach("redis", Box::new(move || server.redis(login)))?;
+            detach("redis", Box::new(move || server.redis(config)))?;
         }
         Store::Ledger(path, fsync) => {
-            let (ledger, into) = super::open_ledger(path, *fsync, &config.site.counters, &limits)?;
+            let (ledger, into) = super::open_ledger(path, *fsync, &config.context.counters, &limits)?;
             announce(&into);
             detach("ledger", Box::new(move || server.ledger(ledger)))?;
         }
     }
     detach("timer", Box::new(move || server.expire_waiters(&config.store)))?;
     serving.store(true, Ordering::Relaxed);
-    let deadline = life(server, listener, address, stop)?;
+    let deadline = run_until_shutdown(server, listener, address, stop)?;
     let is_drained = server.wait(Duration::ZERO, |state| state.open() == 0);
     server.state().stopped = true;
     server.gathered.notify_one();
     // Also where clients have taken all the time there was.
-    let is_synced = server.wait(left(deadline).max(OVERTIME / 2), |state| state.synced);
-    super::stopped(is_drained, is_synced);
+    let is_synced = server.wait(remaining(deadline).max(EXIT_GRACE / 2), |state| state.synced);
+    super::log_stopped(is_drained, is_synced);
     Ok(())
 }
 
@@ -101,7 +101,7 @@ fn detach(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
 }
 
 /// From the first connection to the last. Returns when all has to be over.
-fn life(
+fn run_until_shutdown(
     server: &'static Server,
     listener: TcpListener,
     address: SocketAddr,
@@ -114,53 +114,53 @@ fn life(
             None => thread::park(),
         }
     };
-    server.leaving.store(true, Ordering::Relaxed);
-    super::inform(&["received ", signal, ": not ready, connections close after their answers"].concat());
+    server.draining.store(true, Ordering::Relaxed);
+    super::log_info(&["received ", signal, ": not ready, connections close after their answers"].concat());
     thread::sleep(server.limits.drain_delay);
 
-    let deadline = after(server.limits.drain);
+    let deadline = deadline_after(server.limits.drain);
     let last_answers = last_answers(deadline, &server.limits);
-    server.deaf.store(true, Ordering::Relaxed);
+    server.stop_accepting.store(true, Ordering::Relaxed);
     // Whoever accepts is woken by one connection more, if no other comes.
-    let _ = TcpStream::connect_timeout(&super::reachable(address), GRACE);
-    server.wait(left(last_answers), |state| !state.accepting);
+    let _ = TcpStream::connect_timeout(&super::reachable(address), IDLE_GRACE);
+    server.wait(remaining(last_answers), |state| !state.accepting);
     // Whoever rests has a moment in which a request that is on its way arrives.
-    server.wait(left(last_answers).min(GRACE), |state| state.open() == 0);
+    server.wait(remaining(last_answers).min(IDLE_GRACE), |state| state.open() == 0);
     server.close();
-    if !server.wait(left(last_answers), |state| state.open() == 0) {
+    if !server.wait(remaining(last_answers), |state| state.open() == 0) {
         let mut state = server.state();
         state.cut_off();
         server.release(state);
-        server.wait(left(deadline), |state| state.open() == 0);
+        server.wait(remaining(deadline), |state| state.open() == 0);
     }
     Ok(deadline)
 }
 
 /// What all threads share.
 struct Server {
-    site: &'static Site,
+    context: &'static ServerContext,
     limits: Limits,
     /// Bytes of incomplete requests and responses.
     share: usize,
     /// Not ready any more.
-    leaving: AtomicBool,
+    draining: AtomicBool,
     /// Accepts no connection but those that have come already.
-    deaf: AtomicBool,
+    stop_accepting: AtomicBool,
     /// Connections close as soon as nothing is under way on them.
     closing: AtomicBool,
     state: Mutex<State>,
     /// A batch has begun, for the ledger's thread.
     gathered: Condvar,
     /// Somebody waits, for the thread that sees to it that nobody waits too long.
-    impatient: Condvar,
+    timer: Condvar,
     /// A connection is closed, or no more are accepted, or the ledger is.
-    left: Condvar,
+    changed: Condvar,
 }
 
 struct State {
-    queue: Queue<Chair>,
+    queue: Queue<ClientHandle>,
     /// The connection with Redis, if that is where we count and it is up.
-    link: Option<Box<Link>>,
+    connection: Option<Box<RedisConnection>>,
     /// The batch that the ledger writes, if that is where we count.
     written: Written,
     health: Health,
@@ -171,26 +171,26 @@ struct State {
     /// The number of connections in there changes under the lock that this is behind.
     metrics: &'static Metrics,
     /// When the thread that sees to it that nobody waits too long looks at those who wait, if it has gone to sleep.
-    looks_at: Option<Instant>,
+    timer_deadline: Option<Instant>,
     /// Connections are accepted.
     accepting: bool,
     stopped: bool,
     /// What was counted is on the disk, if it is for us to see to that.
     synced: bool,
-    spares: Vec<Wire>,
+    pool: Vec<Buffers>,
     /// Those who have been told, to be woken once the lock is free.
     woken: Vec<Thread>,
 }
 
 /// What other threads know of a client: how to wake it, and how to have it go.
-struct Chair {
+struct ClientHandle {
     thread: Thread,
     socket: Arc<TcpStream>,
 }
 
-impl Chair {
+impl ClientHandle {
     /// Has a client that has stalled go at once, whatever it waits for.
-    fn hurry(&self) {
+    fn shut_down(&self) {
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 }
@@ -211,7 +211,7 @@ impl Server {
 
     /// Waits until `done`, for so long at most, and says whether it is.
     fn wait(&self, long: Duration, done: fn(&State) -> bool) -> bool {
-        let waited = self.left.wait_timeout_while(self.state(), long, |state| !done(state));
+        let waited = self.changed.wait_timeout_while(self.state(), long, |state| !done(state));
         done(&waited.unwrap_or_else(PoisonError::into_inner).0)
     }
 
@@ -220,18 +220,22 @@ impl Server {
         let state = self.state();
         // Under the lock: whoever is about to rest sees it, or is seen to rest.
         self.closing.store(true, Ordering::Relaxed);
-        for chair in state.queue.seats.resting() {
-            let _ = chair.socket.shutdown(Shutdown::Read);
+        for client in state.queue.slots.idle_wakers() {
+            let _ = client.socket.shutdown(Shutdown::Read);
         }
     }
 
-    fn note(&self, status: Status) {
-        self.state().health.note(0, status);
+    fn set_health(&self, status: StoreHealth) {
+        self.state().health.set(0, status);
     }
 }
 
 /// Unlocks and waits for `event`, for so long at most.
-fn doze<'state>(event: &Condvar, state: MutexGuard<'state, State>, long: Duration) -> MutexGuard<'state, State> {
+fn wait_timeout<'state>(
+    event: &Condvar,
+    state: MutexGuard<'state, State>,
+    long: Duration,
+) -> MutexGuard<'state, State> {
     event.wait_timeout(state, long).unwrap_or_else(PoisonError::into_inner).0
 }
 
@@ -239,17 +243,17 @@ impl State {
     fn new(metrics: &'static Metrics, main: Key, store_timeout: Duration) -> Self {
         Self {
             queue: Queue::default(),
-            link: None,
+            connection: None,
             written: Written::default(),
             health: Health::new(metrics, main),
             reply_timeout: ReplyTimeout::new(store_timeout),
             main,
             metrics,
-            looks_at: None,
+            timer_deadline: None,
             accepting: true,
             stopped: false,
             synced: false,
-            spares: Vec::new(),
+            pool: Vec::new(),
             woken: Vec::new(),
         }
     }
@@ -264,49 +268,51 @@ impl State {
     fn has_gathered(&mut self, server: &Server) {
         self.submit();
         server.gathered.notify_one();
-        self.rouse(server);
+        self.wake_timer(server);
     }
 
     /// Has those who wait looked at earlier, if they have to be.
-    fn rouse(&mut self, server: &Server) {
-        if let Some(looks_at) = self.looks_at
+    fn wake_timer(&mut self, server: &Server) {
+        if let Some(looks_at) = self.timer_deadline
             && self.deadline().is_some_and(|deadline| deadline < looks_at)
         {
-            self.looks_at = None;
-            server.impatient.notify_one();
+            self.timer_deadline = None;
+            server.timer.notify_one();
         }
     }
 
     /// Ends a batch that the store has done with, or that is given up.
-    fn tell(&mut self, batch: &mut Batch<Waiter>, fault: Fault) {
-        batch.replies().for_each(|(ask, reply)| self.health.learn(0, batch.is_sent(), ask, reply));
-        self.queue.tell(batch, fault, |chair| self.woken.push(chair.thread.clone()));
+    fn complete(&mut self, batch: &mut Batch<Waiter>, error: StoreError) {
+        batch
+            .replies()
+            .for_each(|(command, reply)| self.health.record_replies(0, batch.may_be_applied(), command, reply));
+        self.queue.complete(batch, error, |client| self.woken.push(client.thread.clone()));
     }
 
     /// Has a connection go that rests.
     fn evict(&mut self) {
-        match self.queue.seats.evict(Instant::now()) {
-            Some((chair, Fate::Evicted)) => chair.hurry(),
-            Some((chair, _)) => {
-                let _ = chair.socket.shutdown(Shutdown::Read);
+        match self.queue.slots.evict(Instant::now()) {
+            Some((client, Eviction::Now)) => client.shut_down(),
+            Some((client, _)) => {
+                let _ = client.socket.shutdown(Shutdown::Read);
             }
             None => {}
         }
     }
 
     /// Ends the batch that gathers, and the one in doubt.
-    fn give_up(&mut self, fault: Fault) {
-        self.give_up_doubtful();
+    fn fail_waiters(&mut self, error: StoreError) {
+        self.fail_in_doubt();
         let mut batch = Batch::default();
         if self.queue.take(&mut batch).is_some() {
-            self.tell(&mut batch, fault);
+            self.complete(&mut batch, error);
         }
     }
 
     /// Ends the batch that is in doubt.
-    fn give_up_doubtful(&mut self) {
-        if let Some(mut batch) = self.queue.take_doubtful() {
-            self.tell(&mut batch, Fault::Lost);
+    fn fail_in_doubt(&mut self) {
+        if let Some(mut batch) = self.queue.take_in_doubt() {
+            self.complete(&mut batch, StoreError::OutcomeUnknown);
         }
     }
 
@@ -318,19 +324,19 @@ impl State {
 
     /// Ends the visits that have waited long enough, wherever they are.
     fn expire(&mut self, now: Instant) {
-        let unsent = self.health.fault(0);
+        let unsent = self.health.error(0);
         let Self { queue, written, woken, .. } = self;
-        queue.expire(now, unsent, |chair| woken.push(chair.thread.clone()));
-        queue.expire_written(&mut written.batch, now, |chair| woken.push(chair.thread.clone()));
-        if let Some(mut link) = self.link.take() {
-            link.keep_time(now, self);
-            self.link = Some(link);
+        queue.expire(now, unsent, |client| woken.push(client.thread.clone()));
+        queue.expire_written(&mut written.batch, now, |client| woken.push(client.thread.clone()));
+        if let Some(mut link) = self.connection.take() {
+            link.check_timeouts(now, self);
+            self.connection = Some(link);
         }
     }
 
     /// When to look at what waits again, if anything does.
     fn deadline(&self) -> Option<Instant> {
-        let link = self.link.as_ref().and_then(|link| link.deadline(self));
+        let link = self.connection.as_ref().and_then(|link| link.deadline(self));
         let written = self.queue.earliest(&[self.written.batch.first_waiter()]);
         [self.queue.deadline(), written, link].into_iter().flatten().min()
     }

@@ -24,20 +24,20 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::accept::accept;
-use self::ledger::{Desk, ledger};
+use self::ledger::{LedgerQueue, ledger};
 use self::redis::redis;
-use self::timer::{Alarm, expire_waiters, pause};
+use self::timer::{DeadlineTimer, expire_waiters, pause};
 use super::queue::{Attempt, Queue, Waiter};
-use super::seats::GRACE;
-use super::{Capacity, Failure, Health, Status, spawn};
+use super::slots::IDLE_GRACE;
+use super::{Capacity, Failure, Health, StoreHealth, spawn};
 use crate::batch::Batch;
+use crate::buffers::Buffers;
 use crate::cgroup::Groups;
 use crate::config::{Config, Limits, Store};
-use crate::counter::{Ask, Fault, Key};
-use crate::exchange::{Now, Site};
+use crate::connection::{ServerContext, WorkerContext};
+use crate::counter::{Command, Key, StoreError};
 use crate::memory::Costs;
-use crate::redis::Login;
-use crate::wire::Wire;
+use crate::redis::RedisConfig;
 
 mod accept;
 mod client;
@@ -53,7 +53,7 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     let most = Groups("").processors().div_ceil(PROCESSORS_PER_WORKER);
     let capacity = super::capacity(&config, COSTS, most, usize::MAX)?;
     let Capacity { workers: count, limits, share, .. } = capacity;
-    let limits = keep(limits);
+    let limits = leak(limits);
     let mut runtimes = Vec::new();
     for _ in 0..count {
         runtimes.push(runtime()?);
@@ -63,22 +63,22 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
         let _entered = runtimes[0].enter();
         listen(config.listen, &capacity).map_err(|error| Failure::Listen(config.listen, error))?
     };
-    config.site.metrics = super::metrics("tokio", &config.store, limits, count, false);
+    config.context.metrics = super::metrics("tokio", &config.store, limits, count, false);
     let config: &Config = Box::leak(config);
-    let stop = keep(Inbox::new());
+    let stop = leak(Inbox::new());
     let serving = super::watch(signals, STACK, limits, Box::new(|signal| stop.put(signal)))?;
     let (store, into) = match &config.store {
-        Store::Redis(login) => (Carrier::Redis(login), super::redis_place(login)),
+        Store::Redis(config) => (StoreHandle::Redis(config), super::redis_address(config)),
         Store::Ledger(path, fsync) => {
-            let (ledger, into) = super::open_ledger(path, *fsync, &config.site.counters, limits)?;
-            (Carrier::Ledger(Desk::open(ledger, count)?), into)
+            let (ledger, into) = super::open_ledger(path, *fsync, &config.context.counters, limits)?;
+            (StoreHandle::Ledger(LedgerQueue::open(ledger, count)?), into)
         }
     };
     super::announce(listener.local_addr().unwrap_or(config.listen), &into, count, limits);
 
-    let site = &config.site;
-    let health = Mutex::new(Health::new(&site.metrics, site.counters.main));
-    let server = keep(Server { site, limits, share, health, left: Mutex::new(None) });
+    let context = &config.context;
+    let health = Mutex::new(Health::new(&context.metrics, context.counters.main));
+    let server = leak(Server { context, limits, share, health, left: Mutex::new(None) });
     let mut workers = Vec::new();
     for (index, own) in runtimes.iter().enumerate() {
         workers.push(Worker { index, server, handle: own.handle().clone(), open: AtomicUsize::new(0) });
@@ -87,39 +87,39 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     for worker in workers {
         worker.spawn(Box::pin(expire_waiters(worker, &config.store)));
         match store {
-            Carrier::Redis(login) => worker.spawn(Box::pin(redis(worker, login))),
-            Carrier::Ledger(desk) => worker.spawn(Box::pin(ledger(worker, desk))),
+            StoreHandle::Redis(config) => worker.spawn(Box::pin(redis(worker, config))),
+            StoreHandle::Ledger(desk) => worker.spawn(Box::pin(ledger(worker, desk))),
         };
     }
     for &own in &runtimes[1..] {
         spawn("worker", STACK, Box::new(move || drop(block_on(own, Box::pin(pending())))))?;
     }
     serving.store(true, Ordering::Relaxed);
-    let deadline = block_on(runtimes[0], Box::pin(life(server, workers, listener, stop)))?;
+    let deadline = block_on(runtimes[0], Box::pin(run_until_shutdown(server, workers, listener, stop)))?;
     let is_drained = server.open().load(Ordering::SeqCst) == 0;
     let is_synced = match store {
-        Carrier::Ledger(desk) => desk.close(deadline.into_std()),
-        Carrier::Redis(_) => true,
+        StoreHandle::Ledger(desk) => desk.close(deadline.into_std()),
+        StoreHandle::Redis(_) => true,
     };
-    super::stopped(is_drained, is_synced);
+    super::log_stopped(is_drained, is_synced);
     Ok(())
 }
 
 /// How a worker reaches the store.
 #[derive(Clone, Copy)]
-enum Carrier {
-    Redis(&'static Login),
-    Ledger(&'static Desk),
+enum StoreHandle {
+    Redis(&'static RedisConfig),
+    Ledger(&'static LedgerQueue),
 }
 
 /// Keeps a value as long as the process lives, as the event loops do that look at it: nobody need count who holds it.
-fn keep<T>(value: T) -> &'static T {
+fn leak<T>(value: T) -> &'static T {
     Box::leak(Box::new(value))
 }
 
 /// Makes an event loop. It ends with the process: what tokio does to end one sooner is 4 kB.
 fn runtime() -> io::Result<&'static Runtime> {
-    Builder::new_current_thread().enable_io().enable_time().build().map(keep)
+    Builder::new_current_thread().enable_io().enable_time().build().map(leak)
 }
 
 /// Runs an event loop until a task is done. The task comes boxed for the same reason as in [`Worker::spawn`].
@@ -136,40 +136,40 @@ fn listen(address: SocketAddr, capacity: &Capacity) -> io::Result<StdListener> {
 }
 
 /// From the first connection to the last. Returns when all has to be over.
-async fn life(
+async fn run_until_shutdown(
     server: &'static Server,
     workers: &'static [Worker],
     listener: StdListener,
     stop: &Inbox<&'static str>,
 ) -> io::Result<Instant> {
-    let enough = keep(Inbox::new());
+    let enough = leak(Inbox::new());
     let accepting = accept(server, workers, TcpListener::from_std(listener)?, enough);
     let mut accepting = workers[0].spawn(Box::pin(accepting));
     let signal = stop.take().await;
     for worker in workers {
-        worker.order(|state| state.now.leaving = true);
+        worker.run_on_worker(|state| state.context.draining = true);
     }
-    super::inform(&["received ", signal, ": not ready, connections close after their answers"].concat());
+    super::log_info(&["received ", signal, ": not ready, connections close after their answers"].concat());
     pause(server.limits.drain_delay).await;
 
     let deadline = Instant::now() + server.limits.drain;
     let last_answers = Instant::from_std(super::last_answers(deadline.into_std(), server.limits));
     enough.put(());
-    let mut alarm = Alarm::new(last_answers);
+    let mut timer = DeadlineTimer::new(last_answers);
     poll_fn(|cx| match Pin::new(&mut accepting).poll(cx) {
         Poll::Ready(_) => Poll::Ready(()),
-        Poll::Pending => alarm.poll(last_answers, cx),
+        Poll::Pending => timer.poll(last_answers, cx),
     })
     .await;
     accepting.abort();
     // Whoever rests has a moment in which a request that is on its way arrives.
-    server.vacancy(1, last_answers.min(Instant::now() + GRACE)).await;
+    server.wait_for_capacity(1, last_answers.min(Instant::now() + IDLE_GRACE)).await;
     for worker in workers {
-        worker.order(State::close);
+        worker.run_on_worker(State::close);
     }
-    if !server.vacancy(1, last_answers).await {
-        workers.iter().for_each(|worker| worker.order(State::cut_off));
-        server.vacancy(1, deadline).await;
+    if !server.wait_for_capacity(1, last_answers).await {
+        workers.iter().for_each(|worker| worker.run_on_worker(State::cut_off));
+        server.wait_for_capacity(1, deadline).await;
     }
     Ok(deadline)
 }
@@ -202,7 +202,7 @@ impl<T> Inbox<T> {
 
 /// What all workers share.
 struct Server {
-    site: &'static Site,
+    context: &'static ServerContext,
     limits: &'static Limits,
     /// Bytes of incomplete requests and responses, for each worker.
     share: usize,
@@ -214,17 +214,17 @@ struct Server {
 impl Server {
     /// Connections that are open.
     fn open(&self) -> &AtomicUsize {
-        &self.site.metrics.open
+        &self.context.metrics.open
     }
 
     /// Waits until fewer than `bound` connections are open. `false` if `deadline` comes first.
-    async fn vacancy(&self, bound: usize, deadline: Instant) -> bool {
-        let mut alarm = Alarm::new(deadline);
+    async fn wait_for_capacity(&self, bound: usize, deadline: Instant) -> bool {
+        let mut timer = DeadlineTimer::new(deadline);
         poll_fn(|cx| {
             *lock(&self.left) = Some(cx.waker().clone());
             match self.open().load(Ordering::SeqCst) < bound {
                 true => Poll::Ready(true),
-                false => alarm.poll(deadline, cx).map(|()| false),
+                false => timer.poll(deadline, cx).map(|()| false),
             }
         })
         .await
@@ -257,7 +257,7 @@ fn state<T>(look: impl FnOnce(&mut State) -> T) -> T {
 
 /// What the tasks of one worker share. They run on one thread, and do not wait while they look.
 struct State {
-    now: Now,
+    context: WorkerContext,
     queue: Queue<Waker>,
     /// The store's task, if it waits for a batch to begin.
     carrier: Option<Waker>,
@@ -265,7 +265,7 @@ struct State {
     patience: (Option<Waker>, Option<StdInstant>),
     /// The store's task, once it has sent a batch.
     awaiting_reply: Option<Waker>,
-    spares: Vec<Wire>,
+    pool: Vec<Buffers>,
     /// When something arrived last.
     clock: Option<StdInstant>,
     /// When the time of day was read last.
@@ -279,7 +279,7 @@ impl Worker {
     }
 
     /// Has something done to the worker's state, on its own thread.
-    fn order(&self, order: fn(&mut State)) {
+    fn run_on_worker(&self, order: fn(&mut State)) {
         self.spawn(Box::pin(async move { state(order) }));
     }
 
@@ -301,9 +301,9 @@ impl Worker {
     }
 
     /// Asks the store something to which nobody waits for the answer.
-    fn probe(&self, ask: &Ask) {
+    fn probe(&self, command: &Command) {
         state(|state| {
-            if state.queue.probe(ask) {
+            if state.queue.push_probe(command) {
                 state.has_gathered();
             }
         });
@@ -311,7 +311,7 @@ impl Worker {
 
     /// Ends the visits that have waited long enough to be sent, or sent again.
     fn expire(&self, now: StdInstant) {
-        let unsent = lock(&self.server.health).fault(self.index);
+        let unsent = lock(&self.server.health).error(self.index);
         state(|state| {
             state.tick();
             state.queue.expire(now, unsent, Waker::wake_by_ref);
@@ -319,60 +319,62 @@ impl Worker {
     }
 
     /// Has a batch that was not sent wait for the next connection.
-    fn put_back(&self, batch: &mut Batch<Waiter>) {
+    fn requeue(&self, batch: &mut Batch<Waiter>) {
         state(|state| {
-            state.queue.put_back(batch);
+            state.queue.requeue(batch);
             state.has_gathered();
         });
     }
 
     /// Has a batch that was sent first at `sent`, and may be sent again, wait for the next connection.
-    fn doubt(&self, batch: Batch<Waiter>, sent: Instant) {
+    fn requeue_in_doubt(&self, batch: Batch<Waiter>, sent: Instant) {
         state(|state| {
-            state.queue.doubt(batch, sent.into_std());
+            state.queue.requeue_in_doubt(batch, sent.into_std());
             state.has_gathered();
         });
     }
 
-    fn note(&self, status: Status) {
-        lock(&self.server.health).note(self.index, status);
+    fn set_health(&self, status: StoreHealth) {
+        lock(&self.server.health).set(self.index, status);
     }
 
     /// Notes that a batch was answered that was sent at that time, and says when.
-    fn settled(&self, batch: &Batch<Waiter>, sent: Instant) -> Instant {
-        super::settled(self.server.site.metrics.worker(self.index), batch, sent.into_std()).into()
+    fn record_batch(&self, batch: &Batch<Waiter>, sent: Instant) -> Instant {
+        super::record_batch(self.server.context.metrics.worker(self.index), batch, sent.into_std()).into()
     }
 
     /// What to ask the store for `/readyz`.
-    fn readiness(&self) -> Ask {
+    fn readiness(&self) -> Command {
         lock(&self.server.health).readiness(self.index)
     }
 
     /// Ends a batch that the store has done with, or that is given up.
-    fn tell(&self, batch: &mut Batch<Waiter>, fault: Fault) {
+    fn complete(&self, batch: &mut Batch<Waiter>, error: StoreError) {
         let mut health = lock(&self.server.health);
-        batch.replies().for_each(|(ask, reply)| health.learn(self.index, batch.is_sent(), ask, reply));
+        batch
+            .replies()
+            .for_each(|(command, reply)| health.record_replies(self.index, batch.may_be_applied(), command, reply));
         drop(health);
         state(|state| {
             // The answers are of this second.
             state.tick();
-            state.queue.tell(batch, fault, Waker::wake_by_ref);
+            state.queue.complete(batch, error, Waker::wake_by_ref);
         });
     }
 
     /// Ends the batch that gathers, and the one in doubt.
-    fn give_up(&self, fault: Fault) {
-        self.give_up_doubtful();
+    fn fail_waiters(&self, error: StoreError) {
+        self.fail_in_doubt();
         let mut batch = Batch::default();
         if self.take(&mut batch).is_some() {
-            self.tell(&mut batch, fault);
+            self.complete(&mut batch, error);
         }
     }
 
     /// Ends the batch that is in doubt.
-    fn give_up_doubtful(&self) {
-        if let Some(mut batch) = state(|state| state.queue.take_doubtful()) {
-            self.tell(&mut batch, Fault::Lost);
+    fn fail_in_doubt(&self) {
+        if let Some(mut batch) = state(|state| state.queue.take_in_doubt()) {
+            self.complete(&mut batch, StoreError::OutcomeUnknown);
         }
     }
 }
@@ -380,12 +382,12 @@ impl Worker {
 impl State {
     const fn new() -> Self {
         Self {
-            now: Now::new(),
+            context: WorkerContext::new(),
             queue: Queue::new(),
             carrier: None,
             patience: (None, None),
             awaiting_reply: None,
-            spares: Vec::new(),
+            pool: Vec::new(),
             clock: None,
             dated: None,
         }
@@ -393,20 +395,20 @@ impl State {
 
     /// Has every connection closed as soon as nothing is under way on it.
     fn close(&mut self) {
-        self.now.closing = true;
-        self.queue.seats.resting().for_each(Waker::wake_by_ref);
+        self.context.closing = true;
+        self.queue.slots.idle_wakers().for_each(Waker::wake_by_ref);
     }
 
     fn evict(&mut self) {
-        if let Some((waker, _)) = self.queue.seats.evict(StdInstant::now()) {
+        if let Some((waker, _)) = self.queue.slots.evict(StdInstant::now()) {
             waker.wake_by_ref();
         }
     }
 
     /// Adds an ask to the batch that gathers, to be answered within so long.
-    fn ask(&mut self, ask: &Ask, main: &Key, seat: usize, within: Duration) {
+    fn request_total(&mut self, command: &Command, main: &Key, slot: usize, within: Duration) {
         let deadline = self.now() + within;
-        if self.queue.ask(ask, main, Waiter { seat, deadline }) {
+        if self.queue.push(command, main, Waiter { slot: slot, deadline }) {
             self.has_gathered();
         }
     }
@@ -422,7 +424,7 @@ impl State {
         self.clock = Some(now);
         if self.dated.is_none_or(|dated| now >= dated + DATED) {
             self.dated = Some(now);
-            self.now.set(super::unix_time());
+            self.context.set(super::unix_time());
         }
     }
 
@@ -431,7 +433,7 @@ impl State {
         let now = StdInstant::now();
         self.tick();
         self.queue.cut_off(now);
-        self.queue.expire(now, Fault::Down, Waker::wake_by_ref);
+        self.queue.expire(now, StoreError::Unavailable, Waker::wake_by_ref);
         if let Some(waker) = self.awaiting_reply.take() {
             waker.wake();
         }
@@ -468,8 +470,8 @@ impl State {
 
 /// Takes what has come. Unlike `try_read`, this sees by a read that does not fill the room that no more is there, and
 /// so does not ask in vain the next time.
-fn read(socket: &mut TcpStream, wire: &mut Wire, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-    pin!(socket.read_buf(&mut wire.room())).poll(cx)
+fn read(socket: &mut TcpStream, buffers: &mut Buffers, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pin!(socket.read_buf(&mut buffers.read_buf())).poll(cx)
 }
 
 /// How old the time of day may be that answers show in whole seconds.

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read};
 
 use super::checksum::{crc32, hex};
 use super::totals::{Bound, Totals};
-use super::{HEADER, Unusable};
+use super::{HEADER, OpenError};
 use crate::counter::Key;
 use crate::resp::{self, Reply};
 
@@ -23,14 +23,14 @@ pub(super) struct Replay {
 
 impl Replay {
     /// Reads all of `file`. What follows `sealed` at the end is a torn tail.
-    pub(super) fn run(file: &mut File, bound: Bound) -> Result<Self, Unusable> {
+    pub(super) fn run(file: &mut File, bound: Bound) -> Result<Self, OpenError> {
         let totals = Totals::new(bound);
         let mut replay = Self { totals, seal: 0, sealed: 0, open: Vec::new(), crc: 0, offset: 0 };
         let mut unread = Vec::new();
         loop {
             let more = read_on(file, &mut unread)?;
-            if replay.offset == 0 && !agrees(&unread, HEADER) {
-                return Err(Unusable::Foreign);
+            if replay.offset == 0 && !is_prefix_of(&unread, HEADER) {
+                return Err(OpenError::NotALedger);
             }
             let mut well_formed = replay.take(&mut unread)?;
             if well_formed && more {
@@ -41,13 +41,13 @@ impl Replay {
                 well_formed = replay.take(&mut unread)?;
             }
             // A crash tears off one batch, and its seal comes last.
-            let torn = well_formed && !has_seal(&unread);
+            let torn = well_formed && !has_checksum(&unread);
             return if torn { Ok(replay) } else { Err(replay.damaged()) };
         }
     }
 
     /// Takes the commands at the front of `unread`; `false` if what follows them is none.
-    fn take(&mut self, unread: &mut Vec<u8>) -> Result<bool, Unusable> {
+    fn take(&mut self, unread: &mut Vec<u8>) -> Result<bool, OpenError> {
         // No array within an array: a damaged count would swallow the commands after it.
         let mut rest = &unread[..];
         let well_formed = loop {
@@ -66,16 +66,16 @@ impl Replay {
         Ok(well_formed)
     }
 
-    fn command(&mut self, reply: Reply<'_>, bytes: &[u8]) -> Result<(), Unusable> {
+    fn command(&mut self, reply: Reply<'_>, bytes: &[u8]) -> Result<(), OpenError> {
         let end = self.offset + bytes.len() as u64;
         if let Some((key, by)) = as_increment(reply) {
             self.crc = crc32(self.crc, bytes);
             self.open.push((key, by));
         } else if self.offset == 0 && bytes == HEADER {
             self.sealed = end;
-        } else if !self.open.is_empty() && is_seal(reply, self.crc) {
+        } else if !self.open.is_empty() && is_checksum(reply, self.crc) {
             for (key, by) in self.open.drain(..) {
-                self.totals.restore(&key, by).map_err(|_| Unusable::Damaged(self.sealed))?;
+                self.totals.restore(&key, by).map_err(|_| OpenError::Damaged(self.sealed))?;
             }
             self.seal = self.crc;
             self.sealed = end;
@@ -86,8 +86,8 @@ impl Replay {
         Ok(())
     }
 
-    fn damaged(&self) -> Unusable {
-        Unusable::Damaged(self.sealed)
+    fn damaged(&self) -> OpenError {
+        OpenError::Damaged(self.sealed)
     }
 }
 
@@ -95,37 +95,37 @@ fn as_increment(reply: Reply<'_>) -> Option<(Key, i64)> {
     let Reply::Array(mut words) = reply else { return None };
     match (words.next(), words.next(), words.next(), words.next()) {
         (Some(Reply::Bulk(b"INCRBY")), Some(Reply::Bulk(key)), Some(Reply::Bulk(by)), None) => {
-            Some((Key::new(key)?, resp::integer(by).filter(|&by| by > 0)?))
+            Some((Key::new(key)?, resp::parse_integer(by).filter(|&by| by > 0)?))
         }
         _ => None,
     }
 }
 
-fn is_seal(reply: Reply<'_>, crc: u32) -> bool {
+fn is_checksum(reply: Reply<'_>, crc: u32) -> bool {
     let Reply::Array(mut words) = reply else { return false };
     let words = (words.next(), words.next(), words.next());
     matches!(words, (Some(Reply::Bulk(b"ECHO")), Some(Reply::Bulk(text)), None) if text == hex(crc))
 }
 
 /// Whether as much as there is of `bytes` begins like `start`.
-fn agrees(bytes: &[u8], start: &[u8]) -> bool {
+fn is_prefix_of(bytes: &[u8], start: &[u8]) -> bool {
     let shared = bytes.len().min(start.len());
     bytes[..shared] == start[..shared]
 }
 
 /// Whether a whole seal stands in a tail.
-fn has_seal(tail: &[u8]) -> bool {
-    tail.windows(SEAL_START.len() + SEAL_REST).any(|window| window.starts_with(SEAL_START))
+fn has_checksum(tail: &[u8]) -> bool {
+    tail.windows(CHECKSUM_START.len() + CHECKSUM_REST).any(|window| window.starts_with(CHECKSUM_START))
 }
 
 /// Reads a chunk of `file` behind `unread`; `false` at its end.
-fn read_on(file: &mut File, unread: &mut Vec<u8>) -> Result<bool, Unusable> {
+fn read_on(file: &mut File, unread: &mut Vec<u8>) -> Result<bool, OpenError> {
     let start = unread.len();
     unread.resize(start + CHUNK, 0);
     let read = loop {
         match file.read(&mut unread[start..]) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            read => break read.map_err(|error| Unusable::Io("read", error))?,
+            read => break read.map_err(|error| OpenError::Io("read", error))?,
         }
     };
     unread.truncate(start + read);
@@ -134,7 +134,7 @@ fn read_on(file: &mut File, unread: &mut Vec<u8>) -> Result<bool, Unusable> {
 
 /// Reads the rest of `file` behind `unread` and drops the zeros at its end: after a crash, a file may be longer than
 /// what was written to it.
-fn trim_blank(unread: &mut Vec<u8>, file: &mut File) -> Result<(), Unusable> {
+fn trim_blank(unread: &mut Vec<u8>, file: &mut File) -> Result<(), OpenError> {
     while read_on(file, unread)? {
         // Without an end in sight it stays as it is, and does not read well.
         if unread.len() >= MAX_BLANK {
@@ -147,8 +147,8 @@ fn trim_blank(unread: &mut Vec<u8>, file: &mut File) -> Result<(), Unusable> {
 }
 
 /// How a seal begins, and how many bytes follow: eight digits and the end of the line.
-const SEAL_START: &[u8] = b"*2\r\n$4\r\nECHO\r\n$8\r\n";
-const SEAL_REST: usize = 10;
+const CHECKSUM_START: &[u8] = b"*2\r\n$4\r\nECHO\r\n$8\r\n";
+const CHECKSUM_REST: usize = 10;
 
 /// Bytes read at a time on opening.
 const CHUNK: usize = 16 * 1024;

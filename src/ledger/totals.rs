@@ -4,7 +4,7 @@
 //! another 4 kB. Clients may choose names and their order; in any order, a million new names take about the same time
 //! each.
 
-use crate::counter::{Cause, Key};
+use crate::counter::{Key, Rejection};
 
 /// Which counters a ledger takes beyond those that it holds already.
 #[derive(Clone, Copy, Debug)]
@@ -29,31 +29,31 @@ impl Totals {
         Self { runs: vec![Vec::new()], bound, named: 0 }
     }
 
-    pub(super) fn of(&self, key: &Key) -> i64 {
+    pub(super) fn get(&self, key: &Key) -> i64 {
         self.find(key).map_or(0, |(run, at)| self.runs[run][at].1)
     }
 
     /// Counts for a key that is there or has room, and returns its total.
-    pub(super) fn add(&mut self, key: &Key, by: i64) -> Result<i64, Cause> {
+    pub(super) fn add(&mut self, key: &Key, by: i64) -> Result<i64, Rejection> {
         self.count(key, by, self.bound.named)
     }
 
     /// Counts what the file holds, which has room even if it is more than the bound allows now.
-    pub(super) fn restore(&mut self, key: &Key, by: i64) -> Result<i64, Cause> {
+    pub(super) fn restore(&mut self, key: &Key, by: i64) -> Result<i64, Rejection> {
         self.count(key, by, usize::MAX)
     }
 
-    fn count(&mut self, key: &Key, by: i64, most: usize) -> Result<i64, Cause> {
+    fn count(&mut self, key: &Key, by: i64, most: usize) -> Result<i64, Rejection> {
         match self.find(key) {
             Ok((run, at)) => {
                 let total = &mut self.runs[run][at].1;
-                *total = total.checked_add(by).ok_or(Cause::Overflow)?;
+                *total = total.checked_add(by).ok_or(Rejection::Overflow)?;
                 Ok(*total)
             }
             Err(place) => {
                 let named = self.is_named(key);
                 if named && self.named >= most {
-                    return Err(Cause::TooMany);
+                    return Err(Rejection::TooManyCounters);
                 }
                 self.named += usize::from(named);
                 self.insert(place, key, by);
@@ -63,7 +63,7 @@ impl Totals {
     }
 
     /// Takes back what [`Totals::add`] has counted.
-    pub(super) fn take_back(&mut self, key: &Key, by: i64) {
+    pub(super) fn undo(&mut self, key: &Key, by: i64) {
         let Ok((run, at)) = self.find(key) else { return };
         let totals = &mut self.runs[run];
         totals[at].1 -= by;
@@ -143,17 +143,17 @@ mod tests {
         for (name, by, expected) in [
             ("visits:a", 1, Ok(1)),
             ("visits:b", 5, Ok(5)),
-            ("visits:c", 1, Err(Cause::TooMany)),
+            ("visits:c", 1, Err(Rejection::TooManyCounters)),
             ("visits:a", 1, Ok(2)),
             ("visits", 1, Ok(1)),
-            ("visits:c", 1, Err(Cause::TooMany)),
-            ("visits:b", i64::MAX, Err(Cause::Overflow)),
+            ("visits:c", 1, Err(Rejection::TooManyCounters)),
+            ("visits:b", i64::MAX, Err(Rejection::Overflow)),
         ] {
             assert_eq!(totals.add(&key(name), by), expected, "{name}");
         }
-        totals.take_back(&key("visits:b"), 5);
+        totals.undo(&key("visits:b"), 5);
         assert_eq!(totals.add(&key("visits:c"), 1), Ok(1), "there is room again");
-        assert_eq!((totals.of(&key("visits:b")), totals.of(&key("visits:c"))), (0, 1));
+        assert_eq!((totals.get(&key("visits:b")), totals.get(&key("visits:c"))), (0, 1));
     }
 
     #[test]
@@ -163,7 +163,7 @@ mod tests {
             assert_eq!(totals.restore(&key(name), 7), Ok(7));
         }
         assert_eq!(totals.add(&key("visits:c"), 1), Ok(8));
-        assert_eq!(totals.add(&key("visits:d"), 1), Err(Cause::TooMany));
+        assert_eq!(totals.add(&key("visits:d"), 1), Err(Rejection::TooManyCounters));
         assert_eq!(totals.add(&key("visits"), 1), Ok(1));
     }
 
@@ -197,9 +197,9 @@ mod tests {
             assert!(found.eq(expected.iter().cloned()));
             assert_eq!(totals.len(), expected.len());
             for number in (0..MANY).map(order) {
-                assert_eq!(totals.of(&key(&name(number))), number + 1);
-                totals.take_back(&key(&name(number)), number + 1);
-                assert_eq!(totals.of(&key(&name(number))), 0);
+                assert_eq!(totals.get(&key(&name(number))), number + 1);
+                totals.undo(&key(&name(number)), number + 1);
+                assert_eq!(totals.get(&key(&name(number))), 0);
             }
             assert_eq!((totals.len(), totals.named, totals.runs.len()), (0, 0, 1));
         }

@@ -8,8 +8,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
 use notch::config::{Config, Env, Store, help};
+use notch::cors::{CorsDecision, Origins};
 use notch::counter::{Counters, Names};
-use notch::origin::{Origins, Share};
 
 /// Stands for a password in the settings to be tried.
 const SECRET: &str = "hunter2";
@@ -34,15 +34,15 @@ fn setting(line: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 fn check(config: &Config) {
-    let Counters { main, names } = &config.site.counters;
+    let Counters { main, names } = &config.context.counters;
     assert!((1..=Counters::MAX_MAIN).contains(&main.as_bytes().len()));
-    if let Names::These(names) = names {
+    if let Names::List(names) = names {
         for name in names {
             let name = name.as_bytes();
-            assert!(Names::is_well_formed(name) && config.site.counters.named(name).is_some());
+            assert!(Names::is_well_formed(name) && config.context.counters.key_of(name).is_some());
         }
     }
-    let origins = (0..).map_while(|place| config.site.origins.said(Share::With(place)));
+    let origins = (0..).map_while(|place| config.context.origins.header_value(CorsDecision::Allowed(place)));
     for (place, origin) in origins.enumerate() {
         assert!(place < Origins::MAX && !origin.is_empty() && origin.bytes().all(|byte| byte.is_ascii_graphic()));
     }

@@ -9,7 +9,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use notch::dns::{
-    self, A, AAAA, Conf, ConfParser, Hosts, Lookup, MAX_ADDRESSES, MAX_SEARCH, MAX_SERVERS, Step, Verdict,
+    self, A, AAAA, Conf, ConfParser, Hosts, Lookup, MAX_ADDRESSES, MAX_SEARCH, MAX_SERVERS, ReplyKind, Step,
 };
 
 /// Who is looked for.
@@ -39,12 +39,12 @@ fn reads(message: &[u8], query: &[u8], ours: bool) {
     let read = |message: &[u8]| {
         let mut found = Vec::new();
         let verdict = dns::reply(message, query, &mut found);
-        assert!(verdict == Verdict::Exists || found.is_empty(), "addresses of nobody");
+        assert!(verdict == ReplyKind::Exists || found.is_empty(), "addresses of nobody");
         assert!(found.len() <= MAX_ADDRESSES);
         (verdict, found)
     };
     let (verdict, whole) = read(message);
-    assert!(ours || message.starts_with(&query[..2]) || verdict == Verdict::Foreign, "somebody else's answer");
+    assert!(ours || message.starts_with(&query[..2]) || verdict == ReplyKind::Foreign, "somebody else's answer");
     for address in &whole {
         let bytes = match address {
             IpAddr::V4(address) => address.octets().to_vec(),

@@ -7,12 +7,12 @@
 //! - What is unread and unsent stays bounded, and whoever wants bytes has room for them.
 
 use bytes::BufMut;
-use notch::counter::{Ask, Cause, Counters, Fault, Key, Names};
-use notch::exchange::{Exchange, Now, Site, Want};
+use notch::buffers::{Buffers, MAX_RECEIVED};
+use notch::connection::{HttpConnection, Need, ServerContext, WorkerContext};
+use notch::cors::Origins;
+use notch::counter::{Command, Counters, Key, Names, Rejection, StoreError};
 use notch::metrics::{About, Metrics};
-use notch::origin::Origins;
 use notch::render::Welcome;
-use notch::wire::{MAX_UNREAD, Wire};
 
 use super::arrival::{Arrival, Pieces};
 
@@ -46,7 +46,7 @@ pub fn holds(data: &[u8]) {
 struct Told {
     answers: Vec<Answer>,
     /// A run of visits is as many asks.
-    asks: Vec<Ask>,
+    commands: Vec<Command>,
     closed: bool,
 }
 
@@ -58,104 +58,105 @@ impl Told {
         for (one, other) in short.answers.iter().zip(&long.answers) {
             assert_eq!(Answer { closes: true, ..one.clone() }, Answer { closes: true, ..other.clone() });
         }
-        assert!(long.asks.starts_with(&short.asks), "{:?} {:?}", short.asks, long.asks);
+        assert!(long.commands.starts_with(&short.commands), "{:?} {:?}", short.commands, long.commands);
     }
 }
 
 /// A client, an exchange and a store that counts in memory.
 struct Visit {
-    site: Site,
-    now: Now,
-    wire: Wire,
-    exchange: Exchange,
+    context: ServerContext,
+    now: WorkerContext,
+    buffers: Buffers,
+    connection: HttpConnection,
     totals: Vec<(Key, i64)>,
-    asks: Vec<Ask>,
+    commands: Vec<Command>,
     out: Vec<u8>,
 }
 
 impl Visit {
     fn play(stream: &[u8], pieces: Pieces, leaving: bool) -> Told {
         let main = Key::new(b"visits").expect("a good name");
-        let names = Names::These(["blog", "down", "lost", "full"].map(str::to_owned).to_vec());
+        let names = Names::List(["blog", "down", "lost", "full"].map(str::to_owned).to_vec());
         let metrics = Metrics::new(About::default(), 1, false);
         let (counters, served_by) = (Counters { main, names }, "here".to_owned());
         let origins = Origins::new(vec!["http://a".to_owned()]);
         let welcome = Welcome::new("Hi");
-        let site = Site { counters, origins, served_by, welcome, metrics, records_requests: false };
-        let mut now = Now::default();
-        now.leaving = leaving;
+        let context = ServerContext { counters, origins, served_by, welcome, metrics, records_requests: false };
+        let mut now = WorkerContext::default();
+        now.draining = leaving;
         now.set(784_111_777);
-        let (wire, exchange) = (Wire::default(), Exchange::default());
-        let visit = Self { site, now, wire, exchange, totals: Vec::new(), asks: Vec::new(), out: Vec::new() };
+        let (buffers, connection) = (Buffers::default(), HttpConnection::default());
+        let visit =
+            Self { context, now, buffers, connection, totals: Vec::new(), commands: Vec::new(), out: Vec::new() };
         visit.run(Arrival::new(stream, pieces), pieces == Pieces::Single)
     }
 
     /// Does what a driver does. A lazy one lets the answers pile up for as long as it may.
     fn run(mut self, mut arrival: Arrival<'_>, lazy: bool) -> Told {
         let closed = loop {
-            let want = self.exchange.next(&self.site, &mut self.now, &mut self.wire);
-            assert!(self.wire.unsent().len() <= MAX_UNSENT && self.wire.unread().len() <= MAX_UNREAD);
-            if !lazy || want != Want::Total {
-                assert!(want != Want::Room || !self.wire.unsent().is_empty(), "wants room, and has it");
+            let want = self.connection.advance(&self.context, &mut self.now, &mut self.buffers);
+            assert!(self.buffers.pending().len() <= MAX_UNSENT && self.buffers.received().len() <= MAX_RECEIVED);
+            if !lazy || want != Need::Store {
+                assert!(want != Need::Room || !self.buffers.pending().is_empty(), "wants room, and has it");
                 self.send();
             }
             match want {
-                Want::Room => {}
-                Want::Total => self.ask(self.exchange.ask()),
-                Want::Request | Want::Bytes(_) if arrival.is_over() => break false,
-                Want::Request | Want::Bytes(_) => {
-                    let room = self.wire.room().remaining_mut();
+                Need::Room => {}
+                Need::Store => self.command(self.connection.command()),
+                Need::Request | Need::Bytes(_) if arrival.is_over() => break false,
+                Need::Request | Need::Bytes(_) => {
+                    let room = self.buffers.read_buf().remaining_mut();
                     assert!(room > 0, "wants bytes, and has no room for them");
-                    self.wire.room().put_slice(arrival.next(room));
+                    self.buffers.read_buf().put_slice(arrival.next(room));
                 }
-                Want::Close => break true,
+                Need::Close => break true,
             }
         };
         let answers = answers(&self.out);
         let (ends, last) = (answers.iter().filter(|answer| answer.closes).count(), answers.last());
         assert_eq!((ends, last.is_some_and(|last| last.closes)), (usize::from(closed), closed), "an answer says so");
-        Told { answers, asks: self.asks, closed }
+        Told { answers, commands: self.commands, closed }
     }
 
     fn send(&mut self) {
-        self.out.extend_from_slice(self.wire.unsent());
-        let sent = self.wire.unsent().len();
-        self.wire.sent(sent);
+        self.out.extend_from_slice(self.buffers.pending());
+        let sent = self.buffers.pending().len();
+        self.buffers.mark_sent(sent);
     }
 
-    fn ask(&mut self, ask: Ask) {
-        let total = self.store(ask);
-        let before = self.wire.unsent().len();
-        self.exchange.answer(total, &self.site, &mut self.now, &mut self.wire);
-        let answers = answers(&self.wire.unsent()[before..]);
-        match ask {
-            Ask::Count { key, by } => {
+    fn command(&mut self, command: Command) {
+        let total = self.store(command);
+        let before = self.buffers.pending().len();
+        self.connection.complete(total, &self.context, &mut self.now, &mut self.buffers);
+        let answers = answers(&self.buffers.pending()[before..]);
+        match command {
+            Command::Increment { key, by } => {
                 assert_eq!(answers.len() as i64, by, "as many answers as visits");
                 for (place, answer) in (1..).zip(answers) {
                     answer.tells_a_visit(&key, total.map(|total| total - by + place));
-                    self.asks.push(Ask::Count { key, by: 1 });
+                    self.commands.push(Command::Increment { key, by: 1 });
                 }
             }
             _ => {
                 assert_eq!(answers.len(), 1);
-                self.asks.push(ask);
+                self.commands.push(command);
             }
         }
     }
 
-    fn store(&mut self, ask: Ask) -> Result<i64, Fault> {
-        let Some(key) = ask.key() else { return Ok(0) };
+    fn store(&mut self, command: Command) -> Result<i64, StoreError> {
+        let Some(key) = command.key() else { return Ok(0) };
         match key.as_bytes() {
-            b"visits:down" => return Err(Fault::Down),
-            b"visits:lost" => return Err(Fault::Lost),
-            b"visits:full" => return Err(Fault::Refused(Cause::Overflow)),
+            b"visits:down" => return Err(StoreError::Unavailable),
+            b"visits:lost" => return Err(StoreError::OutcomeUnknown),
+            b"visits:full" => return Err(StoreError::Rejected(Rejection::Overflow)),
             _ => {}
         }
         let at = self.totals.iter().position(|(other, _)| *other == *key).unwrap_or(self.totals.len());
         if at == self.totals.len() {
             self.totals.push((*key, 0));
         }
-        if let Ask::Count { by, .. } = ask {
+        if let Command::Increment { by, .. } = command {
             assert!(by > 0, "a count of nothing");
             self.totals[at].1 += by;
         }
@@ -175,7 +176,7 @@ struct Answer {
 }
 
 impl Answer {
-    fn tells_a_visit(&self, key: &Key, number: Result<i64, Fault>) {
+    fn tells_a_visit(&self, key: &Key, number: Result<i64, StoreError>) {
         let body = String::from_utf8_lossy(&self.body);
         assert!(!self.is_bare);
         match number {
@@ -189,7 +190,7 @@ impl Answer {
                 assert!(self.code == 200 && said, "{number}: {self:?}");
             }
             // Only what is surely not counted may be tried again.
-            Err(Fault::Lost) => assert!(self.code == 504 && !self.retry, "{self:?}"),
+            Err(StoreError::OutcomeUnknown) => assert!(self.code == 504 && !self.retry, "{self:?}"),
             Err(_) => assert!(self.code == 503 && self.retry, "{self:?}"),
         }
     }

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use notch::counter::{Ask, Cause, Fault, Key};
-use notch::ledger::{Bound, Found, Fsync, Ledger, Unusable};
+use notch::counter::{Command, Key, Rejection, StoreError};
+use notch::ledger::{Bound, Found, Fsync, Ledger, OpenError};
 use notch::resp;
 
 /// `data` is a file, if it begins like one, with `*`. Else it is a story, a deed a line:
@@ -149,7 +149,7 @@ impl Story {
         let bound = Bound { main: Key::new(b"visits").expect("a good name"), named: usize::MAX };
         let (mut ledger, Found { torn: cut, .. }) = match Ledger::open(&self.path, Fsync::Always, bound) {
             Ok(opened) => opened,
-            Err(Unusable::Damaged(_) | Unusable::Foreign) => {
+            Err(OpenError::Damaged(_) | OpenError::NotALedger) => {
                 assert_eq!(read(&self.path), before, "refused, and changed");
                 assert_ne!(before, self.written, "refused what it has written");
                 return None;
@@ -187,15 +187,15 @@ impl Story {
         let mut expected = Vec::new();
         for (key, by) in counts {
             let total = totals.get(key.as_bytes()).unwrap_or(&0).checked_add(*by);
-            expected.push(total.ok_or(Fault::Refused(Cause::Overflow)));
+            expected.push(total.ok_or(StoreError::Rejected(Rejection::Overflow)));
             if let Some(total) = total {
                 totals.insert(key.as_bytes().to_vec(), total);
             }
             self.keys.push(*key);
         }
-        let asks: Vec<_> = counts.iter().map(|&(key, by)| Ask::Count { key, by }).collect();
+        let commands: Vec<_> = counts.iter().map(|&(key, by)| Command::Increment { key, by }).collect();
         let mut results = Vec::new();
-        self.ledger.as_mut()?.commit(&asks, &mut results);
+        self.ledger.as_mut()?.commit(&commands, &mut results);
         assert_eq!(results, expected);
         let now = read(&self.path);
         if !now.starts_with(&self.written) {
@@ -221,9 +221,9 @@ impl Story {
 }
 
 fn totals(ledger: &mut Ledger, keys: &[Key]) -> Totals {
-    let asks: Vec<_> = keys.iter().map(|&key| Ask::Total { key }).collect();
+    let commands: Vec<_> = keys.iter().map(|&key| Command::Get { key }).collect();
     let mut results = Vec::new();
-    ledger.commit(&asks, &mut results);
+    ledger.commit(&commands, &mut results);
     let told = keys.iter().zip(results).map(|(key, total)| (key.as_bytes().to_vec(), total.expect("a total")));
     told.filter(|(_, total)| *total != 0).collect()
 }

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use bytes::BufMut;
 use notch::batch::Batch;
-use notch::counter::{Ask, Fault, Key};
-use notch::redis::{Fate, Login, Receipts, Sender, Session};
+use notch::buffers::{Buffers, MAX_RECEIVED};
+use notch::counter::{Command, Key, StoreError};
+use notch::redis::{Producer, Receipts, Recovery, RedisConfig, Session};
 use notch::resp::{self, Reply, decode};
-use notch::wire::{MAX_UNREAD, Wire};
 
 use super::arrival::{Arrival, Pieces};
 
@@ -22,19 +22,19 @@ use super::arrival::{Arrival, Pieces};
 pub fn holds(data: &[u8]) {
     let (plan, says) = data.split_at(data.iter().position(|&byte| byte == b'\n').map_or(data.len(), |end| end + 1));
     let mut words = plan.split(u8::is_ascii_whitespace);
-    let login = login(words.next().unwrap_or_default());
-    let batches: Vec<Vec<Ask>> = words.map(|word| word.iter().filter_map(ask).collect()).collect();
+    let config = config(words.next().unwrap_or_default());
+    let batches: Vec<Vec<Command>> = words.map(|word| word.iter().filter_map(command).collect()).collect();
     for pieces in Pieces::of(data) {
         for sends in [usize::MAX, 1, 0] {
             let arrival = Arrival::new(says, pieces);
-            converse(&login, &batches, says, arrival, sends);
+            converse(&config, &batches, says, arrival, sends);
         }
     }
 }
 
-fn login(word: &[u8]) -> Login {
+fn config(word: &[u8]) -> RedisConfig {
     let has = |letter| word.contains(&letter);
-    Login {
+    RedisConfig {
         host: "redis".to_owned(),
         port: 6379,
         username: has(b'u').then(|| "u".to_owned()),
@@ -43,94 +43,94 @@ fn login(word: &[u8]) -> Login {
     }
 }
 
-fn ask(letter: &u8) -> Option<Ask> {
+fn command(letter: &u8) -> Option<Command> {
     let key = |name| Key::new(name).expect("a good name");
     match letter {
-        b'c' => Some(Ask::Count { key: key(b"visits"), by: 1 }),
-        b'C' => Some(Ask::Count { key: key(b"visits:blog"), by: 3 }),
-        b't' => Some(Ask::Total { key: key(b"visits") }),
-        b'p' => Some(Ask::Ping),
+        b'c' => Some(Command::Increment { key: key(b"visits"), by: 1 }),
+        b'C' => Some(Command::Increment { key: key(b"visits:blog"), by: 3 }),
+        b't' => Some(Command::Get { key: key(b"visits") }),
+        b'p' => Some(Command::Ping),
         _ => None,
     }
 }
 
 /// Plays it through, with a socket that takes `sends` bytes of each batch.
-fn converse(login: &Login, batches: &[Vec<Ask>], says: &[u8], mut arrival: Arrival<'_>, sends: usize) {
-    let mut wire = Wire::default();
+fn converse(config: &RedisConfig, batches: &[Vec<Command>], says: &[u8], mut arrival: Arrival<'_>, sends: usize) {
+    let mut buffers = Buffers::default();
     let mut session = Session::open(
-        login,
+        config,
         &Key::new(b"visits").expect("a good name"),
-        Sender { id: 84, patience: Duration::from_secs(2), bound: None },
-        &mut wire,
+        Producer { id: 84, retry_window: Duration::from_secs(2), bound: None },
+        &mut buffers,
     );
-    let greetings = 4 + usize::from(login.password.is_some()) + usize::from(login.db != 0);
-    send(&mut wire, usize::MAX);
+    let greetings = 4 + usize::from(config.password.is_some()) + usize::from(config.db != 0);
+    send(&mut buffers, usize::MAX);
     // Who has no such script, or may not keep receipts, is asked again in another way, so that what replies belong to
     // is not told by their order.
     let asks_again = |line: &[u8]| line.starts_with(b"NOPERM") || line.starts_with(b"NOSCRIPT");
     let again = replies(says).skip(greetings).any(|reply| matches!(reply, Reply::Error(line) if asks_again(line)));
     let mut replies = replies(says).skip(greetings);
-    let mut left = batches.iter().filter(|asks| !asks.is_empty());
-    let mut owed: Option<&Vec<Ask>> = None;
+    let mut left = batches.iter().filter(|commands| !commands.is_empty());
+    let mut owed: Option<&Vec<Command>> = None;
     let mut broken = false;
     while !arrival.is_over() {
-        if session.is_free() && owed.is_none() {
-            let Some(asks) = left.next() else { break };
-            owed = Some(asks);
-            send(&mut wire, usize::MAX);
+        if session.is_idle() && owed.is_none() {
+            let Some(commands) = left.next() else { break };
+            owed = Some(commands);
+            send(&mut buffers, usize::MAX);
             let mut batch = Batch::default();
-            for (who, ask) in asks.iter().enumerate() {
-                assert!(batch.push(ask, who));
+            for (who, command) in commands.iter().enumerate() {
+                assert!(batch.push(command, who));
             }
-            batch.begin(1);
-            session.submit(&mut batch, &mut wire);
-            assert_eq!(batch.waiters(), 0);
-            send(&mut wire, sends);
+            batch.set_sequence(1);
+            session.submit(&mut batch, &mut buffers);
+            assert_eq!(batch.waiter_count(), 0);
+            send(&mut buffers, sends);
         }
-        let room = wire.room().remaining_mut();
+        let room = buffers.read_buf().remaining_mut();
         assert!(room > 0, "it waits for more, and has no room for it");
-        wire.room().put_slice(arrival.next(room));
+        buffers.read_buf().put_slice(arrival.next(room));
         // Settled by the greeting, before the first batch.
         let receipts = session.receipts() != Receipts::Refused;
-        match session.settle(&mut wire) {
+        match session.process_replies(&mut buffers) {
             Err(_) => {
                 broken = true;
                 break;
             }
             Ok(None) => {}
             Ok(Some(batch)) => {
-                let asks = owed.take().expect("a batch that somebody submitted");
-                let mut told = Told::new(asks, receipts);
-                batch.tell(Fault::Lost, |who, total| told.take(who, total));
+                let commands = owed.take().expect("a batch that somebody submitted");
+                let mut told = Told::new(commands, receipts);
+                batch.complete(StoreError::OutcomeUnknown, |who, total| told.take(who, total));
                 told.check(&mut replies, true, again);
             }
         }
-        assert!(wire.unread().len() < MAX_UNREAD);
+        assert!(buffers.received().len() < MAX_RECEIVED);
     }
     if !broken {
-        let room = wire.room().remaining_mut();
-        wire.room().put_slice(&vec![b'x'; room]);
-        assert!(session.settle(&mut wire).is_err(), "it waits for what will never be whole");
+        let room = buffers.read_buf().remaining_mut();
+        buffers.read_buf().put_slice(&vec![b'x'; room]);
+        assert!(session.process_replies(&mut buffers).is_err(), "it waits for what will never be whole");
     }
     let receipts = session.receipts() != Receipts::Refused;
     let kept = session.receipts() == Receipts::Kept;
-    let mut rest = session.into_owed(&wire);
-    let Some(asks) = owed else {
-        assert!(rest.batch.waiters() == 0, "it owes what nobody asked for");
+    let mut rest = session.into_leftover(&buffers);
+    let Some(commands) = owed else {
+        assert!(rest.batch.waiter_count() == 0, "it owes what nobody asked for");
         return;
     };
     // A reply to what was not sent is from a Redis that lies; but what it is told counts as counted.
     let untouched = sends == 0 && rest.batch.replies().next().is_none();
-    assert!(again || (rest.fate == Fate::Unsent) == untouched);
-    assert!(kept || rest.fate != Fate::Repeatable, "it may count twice");
-    let mut told = Told::new(asks, receipts);
-    rest.batch.tell(Fault::Lost, |who, total| told.take(who, total));
+    assert!(again || (rest.recovery == Recovery::Requeue) == untouched);
+    assert!(kept || rest.recovery != Recovery::Resend, "it may count twice");
+    let mut told = Told::new(commands, receipts);
+    rest.batch.complete(StoreError::OutcomeUnknown, |who, total| told.take(who, total));
     told.check(&mut replies, false, again);
 }
 
-fn send(wire: &mut Wire, most: usize) {
-    let sent = wire.unsent().len().min(most);
-    wire.sent(sent);
+fn send(buffers: &mut Buffers, most: usize) {
+    let sent = buffers.pending().len().min(most);
+    buffers.mark_sent(sent);
 }
 
 /// What Redis says, as far as it can be read.
@@ -144,18 +144,18 @@ fn replies(mut says: &[u8]) -> impl Iterator<Item = Reply<'_>> {
 
 /// Who was told what.
 struct Told<'a> {
-    asks: &'a [Ask],
+    commands: &'a [Command],
     /// A count is answered by what there was before it.
     receipts: bool,
-    totals: Vec<Option<Result<i64, Fault>>>,
+    totals: Vec<Option<Result<i64, StoreError>>>,
 }
 
 impl<'a> Told<'a> {
-    fn new(asks: &'a [Ask], receipts: bool) -> Self {
-        Self { asks, receipts, totals: vec![None; asks.len()] }
+    fn new(commands: &'a [Command], receipts: bool) -> Self {
+        Self { commands, receipts, totals: vec![None; commands.len()] }
     }
 
-    fn take(&mut self, who: usize, total: Result<i64, Fault>) {
+    fn take(&mut self, who: usize, total: Result<i64, StoreError>) {
         let before = self.totals[who].replace(total);
         assert_eq!(before, None, "told twice");
     }
@@ -164,19 +164,19 @@ impl<'a> Told<'a> {
     /// `settled`, some asks may have been left without a number. Where it was asked `again`, being
     /// told once is all that is looked at.
     fn check(&self, replies: &mut dyn Iterator<Item = Reply<'_>>, settled: bool, again: bool) {
-        let mut kinds: Vec<Ask> = Vec::new();
-        for ask in self.asks {
-            if !kinds.contains(ask) {
-                kinds.push(*ask);
+        let mut kinds: Vec<Command> = Vec::new();
+        for command in self.commands {
+            if !kinds.contains(command) {
+                kinds.push(*command);
             }
         }
         for kind in kinds {
             let reply = replies.next();
-            let of = |ask: &Ask| if let Ask::Count { by, .. } = ask { *by } else { 0 };
-            let mut to_come: i64 = self.asks.iter().filter(|ask| **ask == kind).map(of).sum();
+            let of = |command: &Command| if let Command::Increment { by, .. } = command { *by } else { 0 };
+            let mut to_come: i64 = self.commands.iter().filter(|command| **command == kind).map(of).sum();
             let sum = to_come;
             let number = |reply| self.number(kind, sum, reply);
-            for (_, told) in self.asks.iter().zip(&self.totals).filter(|(ask, _)| **ask == kind) {
+            for (_, told) in self.commands.iter().zip(&self.totals).filter(|(command, _)| **command == kind) {
                 to_come -= of(&kind);
                 let told = told.expect("told nothing");
                 match told {
@@ -184,22 +184,26 @@ impl<'a> Told<'a> {
                     Ok(told) => {
                         assert_eq!(Some(told), reply.and_then(number).map(|number| number.wrapping_sub(to_come)))
                     }
-                    Err(Fault::Refused(_)) => assert!(reply.is_some() && reply.and_then(number).is_none()),
-                    Err(Fault::Down | Fault::Lost | Fault::Full) => assert!(!settled, "settled, and in doubt"),
+                    Err(StoreError::Rejected(_)) => assert!(reply.is_some() && reply.and_then(number).is_none()),
+                    Err(StoreError::Unavailable | StoreError::OutcomeUnknown | StoreError::Overloaded) => {
+                        assert!(!settled, "settled, and in doubt")
+                    }
                 }
-                let reads = !matches!(kind, Ask::Count { .. });
-                assert!(!reads || told != Err(Fault::Lost), "a read is never in doubt");
+                let reads = !matches!(kind, Command::Increment { .. });
+                assert!(!reads || told != Err(StoreError::OutcomeUnknown), "a read is never in doubt");
             }
         }
     }
 
     /// The number that a reply holds for `sum` asks of a kind.
-    fn number(&self, ask: Ask, sum: i64, reply: Reply<'_>) -> Option<i64> {
-        match (ask, reply) {
-            (Ask::Count { .. }, Reply::Integer(total)) if !self.receipts => Some(total),
-            (Ask::Count { .. }, Reply::Bulk(before)) if self.receipts => resp::integer(before)?.checked_add(sum),
-            (Ask::Total { .. }, Reply::Bulk(digits)) => resp::integer(digits),
-            (Ask::Total { .. }, Reply::Null) | (Ask::Ping, Reply::Simple(b"PONG")) => Some(0),
+    fn number(&self, command: Command, sum: i64, reply: Reply<'_>) -> Option<i64> {
+        match (command, reply) {
+            (Command::Increment { .. }, Reply::Integer(total)) if !self.receipts => Some(total),
+            (Command::Increment { .. }, Reply::Bulk(before)) if self.receipts => {
+                resp::parse_integer(before)?.checked_add(sum)
+            }
+            (Command::Get { .. }, Reply::Bulk(digits)) => resp::parse_integer(digits),
+            (Command::Get { .. }, Reply::Null) | (Command::Ping, Reply::Simple(b"PONG")) => Some(0),
             _ => None,
         }
     }

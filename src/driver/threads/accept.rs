@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 
-use super::super::seats::BRIEF;
-use super::super::{Backoff, caution};
+use super::super::slots::STALLED_GRACE;
+use super::super::{Backoff, log_warning};
 use super::client::{Client, serve};
-use super::{Server, detach, doze};
+use super::{Server, detach, wait_timeout};
 
 impl Server {
     /// Accepts connections until the server is deaf, and then those that have come already.
@@ -17,26 +17,26 @@ impl Server {
         self.accept_all(&listener);
         drop(listener);
         self.state().accepting = false;
-        self.left.notify_all();
+        self.changed.notify_all();
     }
 
     fn accept_all(&'static self, listener: &TcpListener) {
         let mut backoff = Backoff::default();
         loop {
             let accepted = listener.accept();
-            let deaf = self.deaf.load(Ordering::Relaxed);
+            let deaf = self.stop_accepting.load(Ordering::Relaxed);
             if deaf && (accepted.is_err() || listener.set_nonblocking(true).is_err()) {
                 return;
             }
             match accepted {
                 Ok((socket, _)) => {
                     backoff = Backoff::default();
-                    self.seat(&Arc::new(socket));
+                    self.start_client(&Arc::new(socket));
                 }
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     if backoff.is_first() {
-                        caution(
+                        log_warning(
                             "cannot accept connections: raise the limit of open files, or lower MAX_CONNECTIONS",
                             Some(&error),
                         );
@@ -49,13 +49,13 @@ impl Server {
     }
 
     /// Gives a connection its thread, as soon as there is room for one.
-    fn seat(&'static self, socket: &Arc<TcpStream>) {
+    fn start_client(&'static self, socket: &Arc<TcpStream>) {
         let mut state = self.state();
         while state.open() >= self.limits.connections {
             state.evict();
-            state = doze(&self.left, state, BRIEF);
+            state = wait_timeout(&self.changed, state, STALLED_GRACE);
         }
-        state.queue.seats.calm();
+        state.queue.slots.clear_pressure();
         state.metrics.open.fetch_add(1, Ordering::Relaxed);
         drop(state);
         let mut told = false;
@@ -63,7 +63,7 @@ impl Server {
             let socket = socket.clone();
             let Err(error) = detach("client", Box::new(move || serve(Client::new(self), socket))) else { return };
             if !std::mem::replace(&mut told, true) {
-                caution(
+                log_warning(
                     "cannot serve more connections: raise the limit of threads, or lower MAX_CONNECTIONS",
                     Some(&error),
                 );
@@ -71,7 +71,7 @@ impl Server {
             // Whoever leaves makes room for this one.
             let mut state = self.state();
             state.evict();
-            drop(doze(&self.left, state, Backoff::LAST));
+            drop(wait_timeout(&self.changed, state, Backoff::LAST));
         }
     }
 }

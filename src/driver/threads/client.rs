@@ -13,44 +13,46 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 
 use super::super::queue::Waiter;
-use super::super::seats::{BRIEF, Fate};
-use super::super::{LINGER, after, has_untaken, is_given_up, left, log_requests, micros, reset, unix_time};
-use super::{CHUNK, Chair, Server};
-use crate::counter::{Ask, Fault};
-use crate::exchange::{Exchange, Now, Want};
-use crate::wire::Wire;
+use super::super::slots::{Eviction, STALLED_GRACE};
+use super::super::{
+    LINGER, deadline_after, has_untaken, is_given_up, log_requests, micros, remaining, reset, unix_time,
+};
+use super::{CHUNK, ClientHandle, Server};
+use crate::buffers::Buffers;
+use crate::connection::{HttpConnection, Need, WorkerContext};
+use crate::counter::{Command, StoreError};
 
 /// One connection, as the server knows it. It gives up its seat when it is dropped.
 pub(super) struct Client {
     server: &'static Server,
-    seat: usize,
+    slot: usize,
 }
 
 impl Client {
     pub(super) fn new(server: &'static Server) -> Self {
-        let seat = server.state().queue.seats.enter();
-        Self { server, seat }
+        let slot = server.state().queue.slots.allocate();
+        Self { server, slot: slot }
     }
 
     /// Asks the store and waits for its answer; meanwhile the client's memory is lent out.
-    fn ask(&self, mut ask: Ask, wire: &mut Wire) -> Result<i64, Fault> {
-        let deadline = after(self.server.limits.store);
+    fn request_total(&self, mut command: Command, buffers: &mut Buffers) -> Result<i64, StoreError> {
+        let deadline = deadline_after(self.server.limits.store);
         let mut state = self.server.state();
-        state.queue.seats.rise(self.seat);
-        wire.give_back(&mut state.spares);
+        state.queue.slots.mark_active(self.slot);
+        buffers.release(&mut state.pool);
         // Only this depends on what is known of the store.
-        if ask == Ask::Ping {
-            ask = state.health.readiness(0);
+        if command == Command::Ping {
+            command = state.health.readiness(0);
         }
-        let main = &self.server.site.counters.main;
-        if state.queue.ask(&ask, main, Waiter { seat: self.seat, deadline }) {
+        let main = &self.server.context.counters.main;
+        if state.queue.push(&command, main, Waiter { slot: self.slot, deadline }) {
             state.has_gathered(self.server);
             self.server.send(state);
             state = self.server.state();
         }
         loop {
-            if let Some(total) = state.queue.seats.answer(self.seat) {
-                wire.borrow(&mut state.spares);
+            if let Some(total) = state.queue.slots.take_answer(self.slot) {
+                buffers.acquire(&mut state.pool);
                 return total;
             }
             drop(state);
@@ -60,42 +62,48 @@ impl Client {
     }
 
     /// Leaves the buffers of a client that waits for its peer with the server. Whoever evicts it shuts the socket down.
-    fn hold(&self, wire: &mut Wire) -> io::Result<()> {
+    fn mark_stalled(&self, buffers: &mut Buffers) -> io::Result<()> {
         let mut state = self.server.state();
-        wire.give_back(&mut state.spares);
-        goes_on(state.queue.seats.hold(self.seat, Instant::now(), wire, self.server.share, Chair::hurry))
+        buffers.release(&mut state.pool);
+        check_not_evicted(state.queue.slots.mark_stalled(
+            self.slot,
+            Instant::now(),
+            buffers,
+            self.server.share,
+            ClientHandle::shut_down,
+        ))
     }
 
     /// Takes the buffers back.
-    fn resume(&self, wire: &mut Wire) -> io::Result<()> {
-        goes_on(self.server.state().queue.seats.resume(self.seat, wire))
+    fn resume(&self, buffers: &mut Buffers) -> io::Result<()> {
+        check_not_evicted(self.server.state().queue.slots.resume(self.slot, buffers))
     }
 
     /// Whether the seat is needed for another client.
     fn must_go(&self) -> bool {
-        self.server.state().queue.seats.yields(self.seat)
+        self.server.state().queue.slots.should_close(self.slot)
     }
 
     /// Notes that the client waits for its peer no longer, or for something else from now on.
-    fn rise(&self) {
-        self.server.state().queue.seats.rise(self.seat);
+    fn mark_active(&self) {
+        self.server.state().queue.slots.mark_active(self.slot);
     }
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
         let mut state = self.server.state();
-        state.queue.seats.leave(self.seat);
+        state.queue.slots.free(self.slot);
         state.metrics.open.fetch_sub(1, Ordering::Relaxed);
         drop(state);
-        self.server.left.notify_all();
+        self.server.changed.notify_all();
     }
 }
 
 /// An evicted client's connection ends.
-fn goes_on(fate: Fate) -> io::Result<()> {
+fn check_not_evicted(fate: Eviction) -> io::Result<()> {
     match fate {
-        Fate::Evicted => Err(ErrorKind::ConnectionAborted.into()),
+        Eviction::Now => Err(ErrorKind::ConnectionAborted.into()),
         _ => Ok(()),
     }
 }
@@ -103,73 +111,79 @@ fn goes_on(fate: Fate) -> io::Result<()> {
 /// Serves one connection until its end, which needs no reason: a client may leave at any time.
 pub(super) fn serve(client: Client, socket: Arc<TcpStream>) {
     if socket.set_nodelay(true).is_ok() {
-        let chair = Chair { thread: thread::current(), socket: socket.clone() };
-        *client.server.state().queue.seats.waker(client.seat) = Some(chair);
-        let mut talk = Talk { client, socket, wire: Wire::default(), now: Now::default(), patience: None };
+        let handle = ClientHandle { thread: thread::current(), socket: socket.clone() };
+        *client.server.state().queue.slots.waker(client.slot) = Some(handle);
+        let mut talk = ClientConnection {
+            client,
+            socket,
+            buffers: Buffers::default(),
+            context: WorkerContext::default(),
+            read_timeout: None,
+        };
         let end = talk.serve();
         talk.close(end);
     }
 }
 
 /// A client and its socket.
-struct Talk {
+struct ClientConnection {
     client: Client,
     socket: Arc<TcpStream>,
-    wire: Wire,
-    now: Now,
+    buffers: Buffers,
+    context: WorkerContext,
     /// How long the socket waits for bytes, as it was last told.
-    patience: Option<Duration>,
+    read_timeout: Option<Duration>,
 }
 
 /// Why a wait has ended.
 #[derive(PartialEq)]
 enum Wake {
     Ready,
-    Late,
+    TimedOut,
 }
 
-impl Talk {
+impl ClientConnection {
     fn serve(&mut self) -> io::Result<()> {
         let limits = self.client.server.limits;
-        let mut exchange = Exchange::default();
+        let mut connection = HttpConnection::default();
         // The request that has begun, and when its last byte has to be here; for the first, it also has to begin by
         // then.
-        let (mut begun, mut deadline) = (0, after(limits.header));
+        let (mut begun, mut deadline) = (0, deadline_after(limits.header));
         let (mut idle, mut served) = (limits.header, false);
         loop {
             self.tick();
-            let want = exchange.next(self.client.server.site, &mut self.now, &mut self.wire);
-            if !self.now.records.is_empty() {
-                log_requests(&mut self.now.records);
+            let want = connection.advance(self.client.server.context, &mut self.context, &mut self.buffers);
+            if !self.context.records.is_empty() {
+                log_requests(&mut self.context.records);
             }
             match want {
-                Want::Request => {
+                Need::Request => {
                     self.send()?;
-                    self.rest(served);
+                    self.mark_idle(served);
                     if self.receive(idle, true)? != Wake::Ready {
                         return Ok(());
                     }
                     (idle, served) = (limits.idle, true);
                 }
-                Want::Bytes(request) => {
+                Need::Bytes(request) => {
                     if request != begun {
-                        (begun, deadline) = (request, after(limits.header));
-                        self.client.rise();
+                        (begun, deadline) = (request, deadline_after(limits.header));
+                        self.client.mark_active();
                     }
                     self.send()?;
-                    if self.receive(left(deadline), false)? != Wake::Ready {
+                    if self.receive(remaining(deadline), false)? != Wake::Ready {
                         self.tick();
-                        exchange.time_out(self.client.server.site, &mut self.now, &mut self.wire);
+                        connection.time_out(self.client.server.context, &mut self.context, &mut self.buffers);
                     }
                 }
-                Want::Room => self.send()?,
-                Want::Total => {
+                Need::Room => self.send()?,
+                Need::Store => {
                     self.send()?;
-                    let total = self.client.ask(exchange.ask(), &mut self.wire);
+                    let total = self.client.request_total(connection.command(), &mut self.buffers);
                     self.tick();
-                    exchange.answer(total, self.client.server.site, &mut self.now, &mut self.wire);
+                    connection.complete(total, self.client.server.context, &mut self.context, &mut self.buffers);
                 }
-                Want::Close => {
+                Need::Close => {
                     self.send()?;
                     return self.linger();
                 }
@@ -180,34 +194,35 @@ impl Talk {
     /// Learns the time, and what has become of the server.
     fn tick(&mut self) {
         let server = &self.client.server;
-        self.now.set(unix_time());
-        self.now.leaving = server.leaving.load(Ordering::Relaxed);
-        self.now.closing = server.closing.load(Ordering::Relaxed);
-        if server.site.records_requests {
-            self.now.micros = micros();
+        self.context.set(unix_time());
+        self.context.draining = server.draining.load(Ordering::Relaxed);
+        self.context.closing = server.closing.load(Ordering::Relaxed);
+        if server.context.records_requests {
+            self.context.micros = micros();
         }
     }
 
     /// Sends all that is unsent.
     fn send(&mut self) -> io::Result<()> {
         let mut deadline = None;
-        while !self.wire.unsent().is_empty() {
-            match send(self.socket.as_raw_fd(), self.wire.unsent(), MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
-                Ok(length) => self.wire.sent(length),
+        while !self.buffers.pending().is_empty() {
+            match send(self.socket.as_raw_fd(), self.buffers.pending(), MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
+            {
+                Ok(length) => self.buffers.mark_sent(length),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
                     let limit = self.client.server.limits.send;
                     let deadline = *deadline.get_or_insert_with(|| {
-                        self.client.rise();
-                        after(limit)
+                        self.client.mark_active();
+                        deadline_after(limit)
                     });
-                    self.wait_for_room(left(deadline))?;
+                    self.wait_for_room(remaining(deadline))?;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
         if deadline.is_some() {
-            self.client.rise();
+            self.client.mark_active();
         }
         Ok(())
     }
@@ -216,9 +231,9 @@ impl Talk {
     fn wait_for_room(&mut self, patience: Duration) -> io::Result<()> {
         // Whole milliseconds, and never less than is left.
         let millis = PollTimeout::try_from(patience.as_millis() + 1).unwrap_or(PollTimeout::MAX);
-        self.client.hold(&mut self.wire)?;
+        self.client.mark_stalled(&mut self.buffers)?;
         let ready = poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)], millis);
-        self.client.resume(&mut self.wire)?;
+        self.client.resume(&mut self.buffers)?;
         match ready {
             Ok(0) if patience == Duration::ZERO => Err(ErrorKind::TimedOut.into()),
             Ok(_) | Err(Errno::EINTR) => Ok(()),
@@ -229,13 +244,13 @@ impl Talk {
     /// Waits for bytes and takes them. The memory of a connection that waits is lent out, or left with the server if
     /// something is in it.
     fn receive(&mut self, patience: Duration, resting: bool) -> io::Result<Wake> {
-        self.be_patient(patience)?;
+        self.set_read_timeout(patience)?;
         let mut chunk = [0; CHUNK];
-        let room = CHUNK.min(crate::wire::MAX_UNREAD - self.wire.unread().len());
+        let room = CHUNK.min(crate::buffers::MAX_RECEIVED - self.buffers.received().len());
         if resting {
-            self.wire.give_back(&mut self.client.server.state().spares);
+            self.buffers.release(&mut self.client.server.state().pool);
         } else {
-            self.client.hold(&mut self.wire)?;
+            self.client.mark_stalled(&mut self.buffers)?;
         }
         // A process that was stopped and goes on finds its wait interrupted, because that has a limit (signal(7)).
         let read = loop {
@@ -245,40 +260,40 @@ impl Talk {
             }
         };
         if !resting {
-            self.client.resume(&mut self.wire)?;
+            self.client.resume(&mut self.buffers)?;
         }
         let mut state = self.client.server.state();
         if resting {
-            state.queue.seats.rise(self.client.seat);
+            state.queue.slots.mark_active(self.client.slot);
         }
         match read {
             Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
             Ok(length) => {
-                self.wire.borrow(&mut state.spares);
-                self.wire.take_in(&chunk[..length]);
+                self.buffers.acquire(&mut state.pool);
+                self.buffers.receive(&chunk[..length]);
                 Ok(Wake::Ready)
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(Wake::Late),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(Wake::TimedOut),
             Err(error) => Err(error),
         }
     }
 
     /// Nothing is under way. If the server closes, or somebody else needs the seat, only what has come already is read.
-    fn rest(&self, served: bool) {
+    fn mark_idle(&self, served: bool) {
         let mut state = self.client.server.state();
-        state.queue.seats.rest(self.client.seat, Instant::now(), served);
-        if self.client.server.closing.load(Ordering::Relaxed) || state.queue.seats.yields(self.client.seat) {
+        state.queue.slots.mark_idle(self.client.slot, Instant::now(), served);
+        if self.client.server.closing.load(Ordering::Relaxed) || state.queue.slots.should_close(self.client.slot) {
             let _ = self.socket.shutdown(Shutdown::Read);
         }
     }
 
     /// Has the socket wait so long for bytes and no longer.
-    fn be_patient(&mut self, patience: Duration) -> io::Result<()> {
+    fn set_read_timeout(&mut self, patience: Duration) -> io::Result<()> {
         // Zero would mean for ever.
         let patience = Some(patience.max(Duration::from_millis(1)));
-        if self.patience != patience {
+        if self.read_timeout != patience {
             self.socket.set_read_timeout(patience)?;
-            self.patience = patience;
+            self.read_timeout = patience;
         }
         Ok(())
     }
@@ -294,14 +309,14 @@ impl Talk {
 
     /// Waits until the peer has taken what it was sent.
     fn drain(&mut self) -> io::Result<()> {
-        self.wire = Wire::default();
-        let deadline = after(LINGER);
+        self.buffers = Buffers::default();
+        let deadline = deadline_after(LINGER);
         while has_untaken(&self.socket) {
-            if left(deadline) == Duration::ZERO || self.client.must_go() {
+            if remaining(deadline) == Duration::ZERO || self.client.must_go() {
                 return Err(ErrorKind::TimedOut.into());
             }
-            self.client.hold(&mut self.wire)?;
-            thread::sleep(BRIEF);
+            self.client.mark_stalled(&mut self.buffers)?;
+            thread::sleep(STALLED_GRACE);
         }
         Ok(())
     }
@@ -309,11 +324,11 @@ impl Talk {
     /// Ends the exchange so that the last answer arrives: says that nothing more will come, and reads away what is still coming.
     fn linger(&mut self) -> io::Result<()> {
         self.socket.shutdown(Shutdown::Write)?;
-        let deadline = after(LINGER);
+        let deadline = deadline_after(LINGER);
         loop {
-            let unread = self.wire.unread().len();
-            self.wire.consume(unread);
-            let left = left(deadline);
+            let unread = self.buffers.received().len();
+            self.buffers.consume(unread);
+            let left = remaining(deadline);
             if left == Duration::ZERO || self.receive(left, false)? != Wake::Ready {
                 return Ok(());
             }

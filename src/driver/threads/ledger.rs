@@ -4,38 +4,38 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::super::queue::Waiter;
-use super::super::{Status, left, report_disk, settled, sync_at_end, sync_if_due};
-use super::{Server, State, doze};
+use super::super::{StoreHealth, record_batch, remaining, report_disk, sync_at_end, sync_if_due};
+use super::{Server, State, wait_timeout};
 use crate::batch::Batch;
-use crate::counter::{Ask, Fault};
+use crate::counter::{Command, StoreError};
 use crate::ledger::Ledger;
 
 impl Server {
     /// The count in the ledger: one batch after the other.
     pub(super) fn ledger(&self, mut ledger: Ledger) {
-        self.note(Status::Up);
-        let (mut asks, mut results, mut sync, mut reported) = (Vec::new(), Vec::new(), None, None);
-        while self.collect(&mut asks, sync) {
-            ledger.commit(&asks, &mut results);
+        self.set_health(StoreHealth::Up);
+        let (mut commands, mut results, mut sync, mut reported) = (Vec::new(), Vec::new(), None, None);
+        while self.collect(&mut commands, sync) {
+            ledger.commit(&commands, &mut results);
             report_disk(&ledger, &mut reported);
             let mut state = self.state();
             let State { written, metrics, .. } = &mut *state;
             if let Some(sent) = written.sent {
-                settled(metrics.worker(0), &written.batch, sent);
+                record_batch(metrics.worker(0), &written.batch, sent);
             }
-            results.drain(..).for_each(|result| written.batch.reply(result));
+            results.drain(..).for_each(|result| written.batch.record_reply(result));
             state.tell_written();
             self.release(state);
             sync = sync_if_due(&mut ledger, sync);
         }
         sync_at_end(&mut ledger);
         self.state().synced = true;
-        self.left.notify_all();
+        self.changed.notify_all();
     }
 
     /// Waits for asks, until a sync is due at most. `false` once the server stops.
-    fn collect(&self, asks: &mut Vec<Ask>, sync: Option<Instant>) -> bool {
-        asks.clear();
+    fn collect(&self, commands: &mut Vec<Command>, sync: Option<Instant>) -> bool {
+        commands.clear();
         let mut state = self.state();
         loop {
             let State { queue, written, stopped, .. } = &mut *state;
@@ -44,13 +44,13 @@ impl Server {
             }
             if queue.take(&mut written.batch).is_some() {
                 written.sent = Some(Instant::now());
-                asks.extend(written.batch.asks());
+                commands.extend(written.batch.pending_commands());
                 return true;
             }
-            state = match sync.map(left) {
+            state = match sync.map(remaining) {
                 None => self.gathered.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(Duration::ZERO) => return true,
-                Some(left) => doze(&self.gathered, state, left),
+                Some(left) => wait_timeout(&self.gathered, state, left),
             };
         }
     }
@@ -60,7 +60,7 @@ impl State {
     /// Ends the batch that the ledger has written.
     pub(super) fn tell_written(&mut self) {
         let mut batch = std::mem::take(&mut self.written.batch);
-        self.tell(&mut batch, Fault::Lost);
+        self.complete(&mut batch, StoreError::OutcomeUnknown);
         self.written = Written { batch, sent: None };
     }
 }

@@ -12,25 +12,26 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::super::queue::{Attempt, Waiter};
-use super::super::{Backoff, CLOSED, SILENT, Status, connect, has_counted, sender, settled};
+use super::super::{Backoff, CLOSED, SILENT, StoreHealth, connect, has_counted, producer, record_batch};
 use super::{CHUNK, Server, State, detach};
 use crate::batch::Batch;
-use crate::counter::{Fault, Key};
-use crate::redis::{Fate, Login, Receipts, Sender, Session};
-use crate::wire::Wire;
+use crate::buffers::Buffers;
+use crate::counter::{Key, StoreError};
+use crate::redis::{Producer, Receipts, Recovery, RedisConfig, Session};
 
 impl Server {
     /// The count in Redis: one connection after the other.
-    pub(super) fn redis(&'static self, login: &Login) {
-        let sender = sender(self.site, &self.limits);
+    pub(super) fn redis(&'static self, config: &RedisConfig) {
+        let producer = producer(self.context, &self.limits);
         let mut backoff = Backoff::default();
         let mut last_greeted = Instant::now();
         loop {
-            let connected = connect(login, self.limits.store)
+            let connected = connect(config, self.limits.store)
                 .and_then(|socket| socket.set_write_timeout(Some(PROMPT)).map(|()| socket).map_err(|_| CLOSED));
             let status = match connected {
                 Ok(socket) => {
-                    let (status, Ended { greeted, served }) = self.converse(login, sender, socket);
+                    let (status, ConnectionEnd { handshake_done: greeted, served }) =
+                        self.run_connection(config, producer, socket);
                     if greeted {
                         last_greeted = Instant::now();
                     }
@@ -42,12 +43,12 @@ impl Server {
                 Err(status) => status,
             };
             let mut state = self.state();
-            state.health.note(0, status);
+            state.health.set(0, status);
             if last_greeted.elapsed() >= self.limits.store {
                 state.queue.set_away(true);
             }
-            if !status.passes() {
-                state.give_up(status.fault());
+            if !status.is_transient() {
+                state.fail_waiters(status.error());
             }
             self.release(state);
             thread::sleep(backoff.pause());
@@ -55,13 +56,19 @@ impl Server {
     }
 
     /// Reads replies until something goes wrong; says what, and how far it came.
-    fn converse(&'static self, login: &Login, sender: Sender, socket: TcpStream) -> (Status, Ended) {
+    fn run_connection(
+        &'static self,
+        config: &RedisConfig,
+        producer: Producer,
+        socket: TcpStream,
+    ) -> (StoreHealth, ConnectionEnd) {
         let socket = Arc::new(socket);
         let mut chunk = [0; CHUNK];
         let mut state = self.state();
-        state.link = Some(Box::new(Link::open(login, &self.site.counters.main, sender, socket.clone())));
+        state.connection =
+            Some(Box::new(RedisConnection::open(config, &self.context.counters.main, producer, socket.clone())));
         let mut result = Ok(());
-        state.rouse(self);
+        state.wake_timer(self);
         while result.is_ok() {
             self.send(state);
             let read = (&*socket).read(&mut chunk);
@@ -72,21 +79,21 @@ impl Server {
                 Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
                 Err(_) => Err(CLOSED),
             };
-            state.rouse(self);
+            state.wake_timer(self);
         }
         // Whoever still writes there ends.
         let _ = socket.shutdown(Shutdown::Both);
-        let Some(link) = state.link.take() else { return (CLOSED, Ended::default()) };
-        let (silent, ended) = (link.silent, Ended { greeted: link.greeted, served: link.served });
+        let Some(link) = state.connection.take() else { return (CLOSED, ConnectionEnd::default()) };
+        let (silent, ended) = (link.silent, ConnectionEnd { handshake_done: link.greeted, served: link.served });
         state.close(*link);
-        state.rouse(self);
+        state.wake_timer(self);
         self.release(state);
         (if silent { SILENT } else { result.err().unwrap_or(CLOSED) }, ended)
     }
 
     /// Unlocks, wakes those who have been told something, and writes what the connection with Redis has to send.
     pub(super) fn send(&'static self, mut state: MutexGuard<'_, State>) {
-        let outgoing = state.link.as_mut().and_then(|link| link.outgoing());
+        let outgoing = state.connection.as_mut().and_then(|link| link.outgoing());
         self.release(state);
         let Some((socket, bytes)) = outgoing else { return };
         let Some(rest) = write(&socket, &bytes) else { return };
@@ -105,9 +112,9 @@ impl Server {
 
 /// How far a connection with Redis came.
 #[derive(Default)]
-struct Ended {
+struct ConnectionEnd {
     /// Redis had greeted us.
-    greeted: bool,
+    handshake_done: bool,
     /// A visit was counted.
     served: bool,
 }
@@ -129,36 +136,36 @@ fn write(mut socket: &TcpStream, bytes: &[u8]) -> Option<usize> {
 
 impl State {
     /// Takes bytes from Redis. The link looks at all that is shared meanwhile, and so is put aside.
-    fn receive(&mut self, bytes: &[u8]) -> Result<(), Status> {
-        let Some(mut link) = self.link.take() else { return Err(CLOSED) };
+    fn receive(&mut self, bytes: &[u8]) -> Result<(), StoreHealth> {
+        let Some(mut link) = self.connection.take() else { return Err(CLOSED) };
         let received = link.receive(bytes, self);
-        self.link = Some(link);
+        self.connection = Some(link);
         received
     }
 
     /// Has the connection with Redis send off what has gathered, if it is free to.
     pub(super) fn submit(&mut self) {
-        let Some(mut link) = self.link.take() else { return };
+        let Some(mut link) = self.connection.take() else { return };
         // If something is wrong, the thread that reads there learns of it too.
         let _ = link.submit(self);
-        self.link = Some(link);
+        self.connection = Some(link);
     }
 
     /// What may be sent, or sent again, waits for the next connection.
-    fn close(&mut self, link: Link) {
-        let mut owed = link.session.into_owed(&link.wire);
-        match owed.fate {
-            Fate::Unsent => self.queue.put_back(&mut owed.batch),
-            Fate::Repeatable => self.queue.doubt(owed.batch, link.first_sent),
-            Fate::Over => self.tell(&mut owed.batch, Fault::Lost),
+    fn close(&mut self, link: RedisConnection) {
+        let mut owed = link.session.into_leftover(&link.buffers);
+        match owed.recovery {
+            Recovery::Requeue => self.queue.requeue(&mut owed.batch),
+            Recovery::Resend => self.queue.requeue_in_doubt(owed.batch, link.first_sent),
+            Recovery::Fail => self.complete(&mut owed.batch, StoreError::OutcomeUnknown),
         }
     }
 }
 
 /// One connection to Redis, from the greeting to the first thing that goes wrong.
-pub(super) struct Link {
+pub(super) struct RedisConnection {
     socket: Arc<TcpStream>,
-    wire: Wire,
+    buffers: Buffers,
     session: Session<Waiter>,
     /// Empty, but for the moment in which a batch passes through.
     batch: Batch<Waiter>,
@@ -175,14 +182,14 @@ pub(super) struct Link {
     silent: bool,
 }
 
-impl Link {
-    fn open(login: &Login, main: &Key, sender: Sender, socket: Arc<TcpStream>) -> Self {
-        let mut wire = Wire::default();
-        let session = Session::open(login, main, sender, &mut wire);
+impl RedisConnection {
+    fn open(config: &RedisConfig, main: &Key, producer: Producer, socket: Arc<TcpStream>) -> Self {
+        let mut buffers = Buffers::default();
+        let session = Session::open(config, main, producer, &mut buffers);
         let (batch, sent) = (Batch::default(), Instant::now());
         Self {
             socket,
-            wire,
+            buffers: buffers,
             session,
             batch,
             sent,
@@ -195,47 +202,47 @@ impl Link {
     }
 
     /// Takes bytes from Redis: has those woken whose batch is answered, and sends off the next.
-    fn receive(&mut self, mut bytes: &[u8], state: &mut State) -> Result<(), Status> {
+    fn receive(&mut self, mut bytes: &[u8], state: &mut State) -> Result<(), StoreHealth> {
         while !bytes.is_empty() {
-            bytes = self.wire.take_in(bytes);
-            self.settle(state)?;
+            bytes = self.buffers.receive(bytes);
+            self.process_replies(state)?;
         }
         self.submit(state)
     }
 
     /// Takes what has arrived.
-    fn settle(&mut self, state: &mut State) -> Result<(), Status> {
-        if let Some(batch) = self.session.settle(&mut self.wire).map_err(Status::of)? {
-            let now = settled(state.metrics.worker(0), batch, self.sent);
-            if batch.counts() {
+    fn process_replies(&mut self, state: &mut State) -> Result<(), StoreHealth> {
+        if let Some(batch) = self.session.process_replies(&mut self.buffers).map_err(StoreHealth::of)? {
+            let now = record_batch(state.metrics.worker(0), batch, self.sent);
+            if batch.has_increments() {
                 state.reply_timeout.record_round_trip(now - self.first_sent);
             }
             let is_first = !self.served && has_counted(batch);
-            state.tell(batch, Fault::Lost);
+            state.complete(batch, StoreError::OutcomeUnknown);
             // Until then, it was not tried whether they can be written.
             if is_first {
                 self.served = true;
-                state.health.receipts(self.session.receipts());
+                state.health.record_receipts(self.session.receipts());
             }
         }
         Ok(())
     }
 
     /// Has the session write what has gathered, if nothing is under way.
-    fn submit(&mut self, state: &mut State) -> Result<(), Status> {
-        while !self.silent && self.session.is_free() {
+    fn submit(&mut self, state: &mut State) -> Result<(), StoreHealth> {
+        while !self.silent && self.session.is_idle() {
             if !std::mem::replace(&mut self.greeted, true) {
                 state.queue.set_away(false);
-                state.health.greeted(0, self.session.total());
+                state.health.record_handshake(0, self.session.total());
             }
             if self.receipts != Some(self.session.receipts()) {
                 self.receipts = Some(self.session.receipts());
                 if self.receipts != Some(Receipts::Kept) {
-                    state.health.receipts(self.session.receipts());
+                    state.health.record_receipts(self.session.receipts());
                 }
             }
             if self.receipts != Some(Receipts::Kept) {
-                state.give_up_doubtful();
+                state.fail_in_doubt();
             }
             let Some(attempt) = state.queue.take(&mut self.batch) else { break };
             self.sent = Instant::now();
@@ -243,16 +250,16 @@ impl Link {
                 Attempt::First => self.sent,
                 Attempt::Again(first_sent) => first_sent,
             };
-            self.session.submit(&mut self.batch, &mut self.wire);
+            self.session.submit(&mut self.batch, &mut self.buffers);
             // What needs no reply is settled without one.
-            self.settle(state)?;
+            self.process_replies(state)?;
         }
         Ok(())
     }
 
     /// When to look at it again: it is silent then, or a visit has waited long enough for its reply.
     pub(super) fn deadline(&self, state: &State) -> Option<Instant> {
-        if self.silent || self.session.is_free() {
+        if self.silent || self.session.is_idle() {
             return None;
         }
         let silent = self.sent + state.reply_timeout.duration(self.receipts);
@@ -261,8 +268,8 @@ impl Link {
 
     /// Gives up a connection that is silent, which the thread that reads there finds out, and ends visits that have
     /// waited long enough for a reply.
-    pub(super) fn keep_time(&mut self, now: Instant, state: &mut State) {
-        if self.silent || self.session.is_free() {
+    pub(super) fn check_timeouts(&mut self, now: Instant, state: &mut State) {
+        if self.silent || self.session.is_idle() {
             return;
         }
         if now >= self.sent + state.reply_timeout.duration(self.receipts) {
@@ -271,12 +278,12 @@ impl Link {
             let _ = self.socket.shutdown(Shutdown::Both);
         }
         let State { queue, woken, .. } = state;
-        queue.expire_sent(&mut self.session, now, |chair| woken.push(chair.thread.clone()));
+        queue.expire_sent(&mut self.session, now, |client| woken.push(client.thread.clone()));
     }
 
     /// What is to be written, and where, if anything.
     fn outgoing(&mut self) -> Option<(Arc<TcpStream>, Vec<u8>)> {
-        let bytes = self.wire.take_unsent();
+        let bytes = self.buffers.take_unsent();
         (!bytes.is_empty()).then(|| (self.socket.clone(), bytes))
     }
 }

@@ -10,8 +10,8 @@ use tokio::net::TcpListener;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
-use super::super::seats::BRIEF;
-use super::super::{Backoff, caution};
+use super::super::slots::STALLED_GRACE;
+use super::super::{Backoff, log_warning};
 use super::client::serve;
 use super::timer::pause;
 use super::{Inbox, Server, State, Worker, lock};
@@ -50,14 +50,14 @@ pub(super) async fn accept(
                     make_room(server, workers).await;
                 }
                 if let Some(worker) = workers.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed)) {
-                    worker.spawn(Box::pin(serve(Place::take(worker), socket)));
+                    worker.spawn(Box::pin(serve(ConnectionPermit::take(worker), socket)));
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(_) if ending => return,
             Err(error) => {
                 if backoff.is_first() {
-                    caution(
+                    log_warning(
                         "cannot accept connections: raise the limit of open files, or lower MAX_CONNECTIONS",
                         Some(&error),
                     );
@@ -73,12 +73,12 @@ pub(super) async fn accept(
 async fn make_room(server: &Server, workers: &[Worker]) {
     let mut asked = 0;
     evict(workers, asked);
-    while !server.vacancy(server.limits.connections, Instant::now() + BRIEF).await {
+    while !server.wait_for_capacity(server.limits.connections, Instant::now() + STALLED_GRACE).await {
         asked += 1;
         evict(workers, asked);
     }
     for worker in workers {
-        worker.order(|state| state.queue.seats.calm());
+        worker.run_on_worker(|state| state.queue.slots.clear_pressure());
     }
 }
 
@@ -86,16 +86,16 @@ async fn make_room(server: &Server, workers: &[Worker]) {
 fn evict(workers: &[Worker], asked: usize) {
     let crowd = |&index: &usize| workers[index].open.load(Ordering::Relaxed);
     if let Some(first) = (0..workers.len()).max_by_key(crowd) {
-        workers[(first + asked) % workers.len()].order(State::evict);
+        workers[(first + asked) % workers.len()].run_on_worker(State::evict);
     }
 }
 
 /// One of the `MAX_CONNECTIONS` places, until it is dropped.
-pub(super) struct Place {
+pub(super) struct ConnectionPermit {
     pub(super) worker: &'static Worker,
 }
 
-impl Place {
+impl ConnectionPermit {
     fn take(worker: &'static Worker) -> Self {
         worker.open.fetch_add(1, Ordering::Relaxed);
         worker.server.open().fetch_add(1, Ordering::SeqCst);
@@ -103,7 +103,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.worker.open.fetch_sub(1, Ordering::Relaxed);
         self.worker.server.open().fetch_sub(1, Ordering::SeqCst);

@@ -12,24 +12,24 @@ use tokio::net::TcpStream;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
-use super::super::seats::{BRIEF, Fate};
+use super::super::slots::{Eviction, STALLED_GRACE};
 use super::super::{LINGER, has_untaken, is_given_up, log_requests, micros, reset};
-use super::accept::Place;
-use super::timer::Alarm;
+use super::accept::ConnectionPermit;
+use super::timer::DeadlineTimer;
 use super::{Server, State, read, state};
-use crate::counter::{Ask, Fault};
-use crate::exchange::{Exchange, Now, Site, Want};
-use crate::wire::Wire;
+use crate::buffers::Buffers;
+use crate::connection::{HttpConnection, Need, ServerContext, WorkerContext};
+use crate::counter::{Command, StoreError};
 
 /// One connection, as its worker knows it. It gives up its seat when it is dropped.
 struct Client {
-    place: Place,
-    seat: usize,
+    place: ConnectionPermit,
+    slot: usize,
 }
 
 impl Client {
-    fn new(place: Place) -> Self {
-        Self { place, seat: state(|state| state.queue.seats.enter()) }
+    fn new(place: ConnectionPermit) -> Self {
+        Self { place, slot: state(|state| state.queue.slots.allocate()) }
     }
 
     fn server(&self) -> &'static Server {
@@ -37,37 +37,37 @@ impl Client {
     }
 
     /// A turn of the exchange.
-    fn turn<T>(&self, turn: impl FnOnce(&Site, &mut Now) -> T) -> T {
-        state(|state| turn(self.server().site, &mut state.now))
+    fn with_context<T>(&self, turn: impl FnOnce(&ServerContext, &mut WorkerContext) -> T) -> T {
+        state(|state| turn(self.server().context, &mut state.context))
     }
 
     /// Takes the time of a request or its answer, if that is recorded.
-    fn stamp(&self, now: &mut Now) {
-        if self.server().site.records_requests {
+    fn stamp(&self, now: &mut WorkerContext) {
+        if self.server().context.records_requests {
             now.micros = micros();
         }
     }
 
     /// Asks the store. Until it answers, the client's memory is lent out.
-    fn ask(&self, mut ask: Ask, wire: &mut Wire) {
+    fn request_total(&self, mut command: Command, buffers: &mut Buffers) {
         // Only this depends on what is known of the store.
-        if ask == Ask::Ping {
-            ask = self.place.worker.readiness();
+        if command == Command::Ping {
+            command = self.place.worker.readiness();
         }
         state(|state| {
-            state.queue.seats.rise(self.seat);
-            wire.give_back(&mut state.spares);
-            state.ask(&ask, &self.server().site.counters.main, self.seat, self.server().limits.store);
+            state.queue.slots.mark_active(self.slot);
+            buffers.release(&mut state.pool);
+            state.request_total(&command, &self.server().context.counters.main, self.slot, self.server().limits.store);
         });
     }
 
     /// Waits for the store's answer.
-    async fn answered(&self, wire: &mut Wire) -> Result<i64, Fault> {
+    async fn answered(&self, buffers: &mut Buffers) -> Result<i64, StoreError> {
         poll_fn(|cx| {
-            self.seated(cx, |state| {
-                let Some(total) = state.queue.seats.answer(self.seat) else { return Poll::Pending };
-                self.stamp(&mut state.now);
-                wire.borrow(&mut state.spares);
+            self.with_slot(cx, |state| {
+                let Some(total) = state.queue.slots.take_answer(self.slot) else { return Poll::Pending };
+                self.stamp(&mut state.context);
+                buffers.acquire(&mut state.pool);
                 Poll::Ready(total)
             })
         })
@@ -76,35 +76,35 @@ impl Client {
 
     /// Whether a client that rests has to go.
     fn must_go(&self, cx: &Context<'_>) -> bool {
-        self.seated(cx, |state| state.now.closing || state.queue.seats.yields(self.seat))
+        self.with_slot(cx, |state| state.context.closing || state.queue.slots.should_close(self.slot))
     }
 
     /// Leaves the buffers of a client that waits for its peer with the worker, and says whether it has to go.
-    fn hold(&self, wire: &mut Wire, cx: &Context<'_>) -> bool {
+    fn mark_stalled(&self, buffers: &mut Buffers, cx: &Context<'_>) -> bool {
         let share = self.server().share;
-        self.seated(cx, |state| {
-            let fate = state.queue.seats.hold(self.seat, StdInstant::now(), wire, share, Waker::wake_by_ref);
-            fate == Fate::Evicted
+        self.with_slot(cx, |state| {
+            let fate = state.queue.slots.mark_stalled(self.slot, StdInstant::now(), buffers, share, Waker::wake_by_ref);
+            fate == Eviction::Now
         })
     }
 
     /// Takes the buffers back.
-    fn resume(&self, wire: &mut Wire) -> io::Result<()> {
-        match state(|state| state.queue.seats.resume(self.seat, wire)) {
-            Fate::Evicted => Err(io::ErrorKind::ConnectionAborted.into()),
+    fn resume(&self, buffers: &mut Buffers) -> io::Result<()> {
+        match state(|state| state.queue.slots.resume(self.slot, buffers)) {
+            Eviction::Now => Err(io::ErrorKind::ConnectionAborted.into()),
             _ => Ok(()),
         }
     }
 
     /// Notes that the client waits for its peer no longer, or for something else from now on.
-    fn rise(&self) {
-        state(|state| state.queue.seats.rise(self.seat));
+    fn mark_active(&self) {
+        state(|state| state.queue.slots.mark_active(self.slot));
     }
 
     /// Looks at the worker's state. Whoever changes it for this client wakes it.
-    fn seated<T>(&self, cx: &Context<'_>, look: impl FnOnce(&mut State) -> T) -> T {
+    fn with_slot<T>(&self, cx: &Context<'_>, look: impl FnOnce(&mut State) -> T) -> T {
         state(|state| {
-            let waker = state.queue.seats.waker(self.seat);
+            let waker = state.queue.slots.waker(self.slot);
             if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 *waker = Some(cx.waker().clone());
             }
@@ -115,80 +115,82 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        state(|state| state.queue.seats.leave(self.seat));
+        state(|state| state.queue.slots.free(self.slot));
     }
 }
 
 /// Serves one connection until its end, which needs no reason: a client may leave at any time.
-pub(super) async fn serve(place: Place, socket: StdStream) {
+pub(super) async fn serve(place: ConnectionPermit, socket: StdStream) {
     let client = Client::new(place);
     let socket = socket.set_nodelay(true).map(|()| socket);
     if let Ok(socket) = socket.and_then(TcpStream::from_std) {
-        let mut talk = Talk { alarm: Alarm::new(Instant::now()), client, socket, wire: Wire::default() };
+        let mut talk =
+            ClientConnection { timer: DeadlineTimer::new(Instant::now()), client, socket, buffers: Buffers::default() };
         let end = talk.serve().await;
         talk.close(end).await;
     }
 }
 
 /// A client and its socket.
-struct Talk {
+struct ClientConnection {
     client: Client,
     socket: TcpStream,
-    wire: Wire,
-    alarm: Alarm,
+    buffers: Buffers,
+    timer: DeadlineTimer,
 }
 
 /// Why a wait has ended.
 #[derive(PartialEq)]
 enum Wake {
     Ready,
-    Late,
+    TimedOut,
     Closing,
 }
 
-impl Talk {
+impl ClientConnection {
     async fn serve(&mut self) -> io::Result<()> {
         let limits = &self.client.server().limits;
-        let mut exchange = Exchange::default();
+        let mut connection = HttpConnection::default();
         state(State::tick);
         // The request that has begun, and when its last byte has to be here; for the first, it also has to begin by
         // then.
         let (mut begun, mut deadline) = (0, Instant::now() + limits.header);
         let mut idle = None;
         loop {
-            match self.client.turn(|site, now| exchange.next(site, now, &mut self.wire)) {
-                Want::Request => {
+            match self.client.with_context(|context, now| connection.advance(context, now, &mut self.buffers)) {
+                Need::Request => {
                     self.send().await?;
-                    let now = self.rest(idle.is_some());
+                    let now = self.mark_idle(idle.is_some());
                     let patience = idle.map_or(deadline, |idle| now + idle);
                     if self.receive(patience, true).await? != Wake::Ready {
                         return Ok(());
                     }
                     idle = Some(limits.idle);
                 }
-                Want::Bytes(request) => {
+                Need::Bytes(request) => {
                     if request != begun {
                         (begun, deadline) = (request, Instant::now() + limits.header);
-                        self.client.rise();
+                        self.client.mark_active();
                     }
                     self.send().await?;
                     if self.receive(deadline, false).await? != Wake::Ready {
                         state(|state| {
                             state.tick();
-                            self.client.stamp(&mut state.now);
+                            self.client.stamp(&mut state.context);
                         });
-                        self.client.turn(|site, now| exchange.time_out(site, now, &mut self.wire));
+                        self.client.with_context(|context, now| connection.time_out(context, now, &mut self.buffers));
                     }
                 }
-                Want::Room => self.send().await?,
+                Need::Room => self.send().await?,
                 // It will be wanted again; kept meanwhile, it would take room in every connection.
-                Want::Total if !self.wire.unsent().is_empty() => self.send().await?,
-                Want::Total => {
-                    self.client.ask(exchange.ask(), &mut self.wire);
-                    let total = self.client.answered(&mut self.wire).await;
-                    self.client.turn(|site, now| exchange.answer(total, site, now, &mut self.wire));
+                Need::Store if !self.buffers.pending().is_empty() => self.send().await?,
+                Need::Store => {
+                    self.client.request_total(connection.command(), &mut self.buffers);
+                    let total = self.client.answered(&mut self.buffers).await;
+                    self.client
+                        .with_context(|context, now| connection.complete(total, context, now, &mut self.buffers));
                 }
-                Want::Close => {
+                Need::Close => {
                     self.send().await?;
                     return self.linger().await;
                 }
@@ -198,28 +200,28 @@ impl Talk {
 
     /// Sends all that is unsent. The answers among it may be recorded.
     async fn send(&mut self) -> io::Result<()> {
-        if self.client.server().site.records_requests {
-            state(|state| log_requests(&mut state.now.records));
+        if self.client.server().context.records_requests {
+            state(|state| log_requests(&mut state.context.records));
         }
         let mut deadline = None;
-        while !self.wire.unsent().is_empty() {
-            match self.socket.try_write(self.wire.unsent()) {
-                Ok(length) => self.wire.sent(length),
+        while !self.buffers.pending().is_empty() {
+            match self.socket.try_write(self.buffers.pending()) {
+                Ok(length) => self.buffers.mark_sent(length),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let limit = self.client.server().limits.send;
                     let deadline = *deadline.get_or_insert_with(|| {
-                        self.client.rise();
+                        self.client.mark_active();
                         Instant::now() + limit
                     });
                     let ready = poll_fn(|cx| match self.socket.poll_write_ready(cx) {
-                        Poll::Pending if self.client.hold(&mut self.wire, cx) => {
+                        Poll::Pending if self.client.mark_stalled(&mut self.buffers, cx) => {
                             Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
                         }
-                        Poll::Pending => self.alarm.poll(deadline, cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+                        Poll::Pending => self.timer.poll(deadline, cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
                         ready => ready,
                     })
                     .await;
-                    self.client.resume(&mut self.wire)?;
+                    self.client.resume(&mut self.buffers)?;
                     ready?;
                 }
                 Err(error) => return Err(error),
@@ -227,7 +229,7 @@ impl Talk {
         }
         if deadline.is_some() {
             state(State::tick);
-            self.client.rise();
+            self.client.mark_active();
         }
         Ok(())
     }
@@ -236,22 +238,24 @@ impl Talk {
     /// something is in it.
     async fn receive(&mut self, deadline: Instant, resting: bool) -> io::Result<Wake> {
         loop {
-            state(|state| self.wire.give_back(&mut state.spares));
+            state(|state| self.buffers.release(&mut state.pool));
             let wake = poll_fn(|cx| match self.socket.poll_read_ready(cx) {
                 Poll::Ready(ready) => Poll::Ready(ready.map(|()| Wake::Ready)),
                 Poll::Pending if resting && self.client.must_go(cx) => Poll::Ready(Ok(Wake::Closing)),
-                Poll::Pending if !resting && self.client.hold(&mut self.wire, cx) => Poll::Ready(Ok(Wake::Closing)),
-                Poll::Pending => self.alarm.poll(deadline, cx).map(|()| Ok(Wake::Late)),
+                Poll::Pending if !resting && self.client.mark_stalled(&mut self.buffers, cx) => {
+                    Poll::Ready(Ok(Wake::Closing))
+                }
+                Poll::Pending => self.timer.poll(deadline, cx).map(|()| Ok(Wake::TimedOut)),
             })
             .await?;
             if !resting {
-                self.client.resume(&mut self.wire)?;
+                self.client.resume(&mut self.buffers)?;
             }
             if wake != Wake::Ready && !(resting && self.has_bytes().await) {
                 return Ok(wake);
             }
-            self.rise();
-            match poll_fn(|cx| Poll::Ready(read(&mut self.socket, &mut self.wire, cx))).await {
+            self.receive_bytes();
+            match poll_fn(|cx| Poll::Ready(read(&mut self.socket, &mut self.buffers, cx))).await {
                 Poll::Pending => {}
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Poll::Ready(read) => return read.map(|_| Wake::Ready),
@@ -266,20 +270,20 @@ impl Talk {
     }
 
     /// Nothing is under way, since the time that it returns.
-    fn rest(&self, served: bool) -> Instant {
+    fn mark_idle(&self, served: bool) -> Instant {
         state(|state| {
             let now = state.now();
-            state.queue.seats.rest(self.client.seat, now, served);
+            state.queue.slots.mark_idle(self.client.slot, now, served);
             now.into()
         })
     }
 
     /// Bytes have come: takes memory for them. The client waits where it did until they are a request, or part of one.
-    fn rise(&mut self) {
+    fn receive_bytes(&mut self) {
         state(|state| {
             state.tick();
-            self.client.stamp(&mut state.now);
-            self.wire.borrow(&mut state.spares);
+            self.client.stamp(&mut state.context);
+            self.buffers.acquire(&mut state.pool);
         });
     }
 
@@ -294,16 +298,16 @@ impl Talk {
 
     /// Waits until the peer has taken what it was sent.
     async fn drain(&mut self) -> io::Result<()> {
-        self.wire = Wire::default();
+        self.buffers = Buffers::default();
         let deadline = Instant::now() + LINGER;
         while has_untaken(&self.socket) {
-            let next = Instant::now() + BRIEF;
-            if next > deadline || state(|state| state.queue.seats.yields(self.client.seat)) {
+            let next = Instant::now() + STALLED_GRACE;
+            if next > deadline || state(|state| state.queue.slots.should_close(self.client.slot)) {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            poll_fn(|cx| match self.client.hold(&mut self.wire, cx) {
+            poll_fn(|cx| match self.client.mark_stalled(&mut self.buffers, cx) {
                 true => Poll::Ready(()),
-                false => self.alarm.poll(next, cx),
+                false => self.timer.poll(next, cx),
             })
             .await;
         }
@@ -315,8 +319,8 @@ impl Talk {
         poll_fn(|cx| Pin::new(&mut self.socket).poll_shutdown(cx)).await?;
         let deadline = Instant::now() + LINGER;
         loop {
-            let unread = self.wire.unread().len();
-            self.wire.consume(unread);
+            let unread = self.buffers.received().len();
+            self.buffers.consume(unread);
             if self.receive(deadline, false).await? != Wake::Ready {
                 return Ok(());
             }

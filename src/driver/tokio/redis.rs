@@ -11,24 +11,24 @@ use tokio::time::Instant;
 
 use super::super::queue::{Attempt, Waiter};
 use super::super::reply_timeout::ReplyTimeout;
-use super::super::{Backoff, CLOSED, SILENT, Status, has_counted, spawn};
-use super::timer::{Alarm, pause};
+use super::super::{Backoff, CLOSED, SILENT, StoreHealth, has_counted, spawn};
+use super::timer::{DeadlineTimer, pause};
 use super::{Inbox, STACK, Worker, lock, read, state};
 use crate::batch::Batch;
-use crate::counter::Fault;
-use crate::redis::{Fate, Login, Receipts, Sender, Session};
-use crate::wire::Wire;
+use crate::buffers::Buffers;
+use crate::counter::StoreError;
+use crate::redis::{Producer, Receipts, Recovery, RedisConfig, Session};
 
 /// The count in Redis: one connection after the other, one batch after the other.
-pub(super) async fn redis(worker: &'static Worker, login: &'static Login) {
-    let sender = super::super::sender(worker.server.site, worker.server.limits);
+pub(super) async fn redis(worker: &'static Worker, config: &'static RedisConfig) {
+    let producer = super::super::producer(worker.server.context, worker.server.limits);
     let mut timeout = ReplyTimeout::new(worker.server.limits.store);
     let mut backoff = Backoff::default();
     let mut last_greeted = Instant::now();
     loop {
-        let status = match connect(login, worker.server.limits.store).await {
+        let status = match connect(config, worker.server.limits.store).await {
             Ok(socket) => {
-                let mut link = Link::open(worker, socket, login, sender, &mut timeout);
+                let mut link = RedisConnection::open(worker, socket, config, producer, &mut timeout);
                 let status = poll_fn(|cx| link.poll(cx)).await;
                 if link.greeted {
                     last_greeted = Instant::now();
@@ -41,32 +41,33 @@ pub(super) async fn redis(worker: &'static Worker, login: &'static Login) {
             }
             Err(status) => status,
         };
-        worker.note(status);
+        worker.set_health(status);
         if last_greeted.elapsed() >= worker.server.limits.store {
             state(|state| state.queue.set_away(true));
         }
-        if !status.passes() {
-            worker.give_up(status.fault());
+        if !status.is_transient() {
+            worker.fail_waiters(status.error());
         }
         pause(backoff.pause()).await;
     }
 }
 
 /// Connects on a thread of its own, because looking a name up and connecting may block.
-async fn connect(login: &'static Login, patience: Duration) -> Result<TcpStream, Status> {
+async fn connect(config: &'static RedisConfig, patience: Duration) -> Result<TcpStream, StoreHealth> {
     let inbox = Arc::new(Inbox::new());
     let own = inbox.clone();
-    let work = move || own.put(super::super::connect(login, patience));
-    spawn("connect", STACK, Box::new(work)).map_err(|_| Status::Away("the system refuses a thread to connect on"))?;
+    let work = move || own.put(super::super::connect(config, patience));
+    spawn("connect", STACK, Box::new(work))
+        .map_err(|_| StoreHealth::Away("the system refuses a thread to connect on"))?;
     let socket = inbox.take().await?;
     socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket)).map_err(|_| CLOSED)
 }
 
 /// One connection to Redis, from the greeting to the first thing that goes wrong.
-struct Link<'a> {
+struct RedisConnection<'a> {
     worker: &'static Worker,
     socket: TcpStream,
-    wire: Wire,
+    buffers: Buffers,
     session: Session<Waiter>,
     /// Empty, but for the moment in which a batch passes through.
     batch: Batch<Waiter>,
@@ -75,7 +76,7 @@ struct Link<'a> {
     sent: Instant,
     /// When that batch was sent first, on whichever connection.
     first_sent: Instant,
-    alarm: Alarm,
+    timer: DeadlineTimer,
     /// Whether batches may be sent again, as it was last noted.
     receipts: Option<Receipts>,
     greeted: bool,
@@ -83,28 +84,28 @@ struct Link<'a> {
     served: bool,
 }
 
-impl<'a> Link<'a> {
+impl<'a> RedisConnection<'a> {
     fn open(
         worker: &'static Worker,
         socket: TcpStream,
-        login: &Login,
-        sender: Sender,
+        config: &RedisConfig,
+        producer: Producer,
         timeout: &'a mut ReplyTimeout,
     ) -> Self {
-        let mut wire = Wire::default();
-        let session = Session::open(login, &worker.server.site.counters.main, sender, &mut wire);
+        let mut buffers = Buffers::default();
+        let session = Session::open(config, &worker.server.context.counters.main, producer, &mut buffers);
         let sent = Instant::now();
-        let (batch, alarm) = (Batch::default(), Alarm::new(sent));
+        let (batch, timer) = (Batch::default(), DeadlineTimer::new(sent));
         Self {
             worker,
             socket,
-            wire,
+            buffers,
             session,
             batch,
             timeout,
             sent,
             first_sent: sent,
-            alarm,
+            timer,
             receipts: None,
             greeted: false,
             served: false,
@@ -112,38 +113,38 @@ impl<'a> Link<'a> {
     }
 
     /// Carries batches until something goes wrong, and says what.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<StoreHealth> {
         match self.turn(cx) {
             Ok(()) => Poll::Pending,
             Err(status) => Poll::Ready(status),
         }
     }
 
-    fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Status> {
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), StoreHealth> {
         while self.receive(cx)? {
-            self.settle()?;
+            self.process_replies()?;
         }
-        while self.session.is_free() && self.submit(cx) {
+        while self.session.is_idle() && self.submit(cx) {
             // What needs no reply is settled without one.
-            self.settle()?;
+            self.process_replies()?;
         }
         self.send(cx)?;
-        self.keep_time(cx)
+        self.check_timeouts(cx)
     }
 
     /// Takes what has arrived.
-    fn settle(&mut self) -> Result<(), Status> {
-        if let Some(batch) = self.session.settle(&mut self.wire).map_err(Status::of)? {
-            let now = self.worker.settled(batch, self.sent);
-            if batch.counts() {
+    fn process_replies(&mut self) -> Result<(), StoreHealth> {
+        if let Some(batch) = self.session.process_replies(&mut self.buffers).map_err(StoreHealth::of)? {
+            let now = self.worker.record_batch(batch, self.sent);
+            if batch.has_increments() {
                 self.timeout.record_round_trip(now - self.first_sent);
             }
             let is_first = !self.served && has_counted(batch);
-            self.worker.tell(batch, Fault::Lost);
+            self.worker.complete(batch, StoreError::OutcomeUnknown);
             // Until then, it was not tried whether they can be written.
             if is_first {
                 self.served = true;
-                lock(&self.worker.server.health).receipts(self.session.receipts());
+                lock(&self.worker.server.health).record_receipts(self.session.receipts());
             }
         }
         Ok(())
@@ -153,16 +154,16 @@ impl<'a> Link<'a> {
     fn submit(&mut self, cx: &mut Context<'_>) -> bool {
         if !std::mem::replace(&mut self.greeted, true) {
             state(|state| state.queue.set_away(false));
-            lock(&self.worker.server.health).greeted(self.worker.index, self.session.total());
+            lock(&self.worker.server.health).record_handshake(self.worker.index, self.session.total());
         }
         if self.receipts != Some(self.session.receipts()) {
             self.receipts = Some(self.session.receipts());
             if self.receipts != Some(Receipts::Kept) {
-                lock(&self.worker.server.health).receipts(self.session.receipts());
+                lock(&self.worker.server.health).record_receipts(self.session.receipts());
             }
         }
         if self.receipts != Some(Receipts::Kept) {
-            self.worker.give_up_doubtful();
+            self.worker.fail_in_doubt();
         }
         let Some(attempt) = self.worker.take(&mut self.batch) else {
             state(|state| state.carrier = Some(cx.waker().clone()));
@@ -173,20 +174,20 @@ impl<'a> Link<'a> {
             Attempt::First => self.sent,
             Attempt::Again(first_sent) => first_sent.into(),
         };
-        self.session.submit(&mut self.batch, &mut self.wire);
+        self.session.submit(&mut self.batch, &mut self.buffers);
         true
     }
 
     /// Replaces a connection that is silent, and ends visits that have waited long enough for a reply.
-    fn keep_time(&mut self, cx: &mut Context<'_>) -> Result<(), Status> {
-        while !self.session.is_free() {
+    fn check_timeouts(&mut self, cx: &mut Context<'_>) -> Result<(), StoreHealth> {
+        while !self.session.is_idle() {
             let silent = self.sent + self.timeout.duration(self.receipts);
             let late = state(|state| {
                 state.await_reply(cx);
                 state.queue.earliest(&[self.session.first_waiter()])
             });
             let late = late.map(Instant::from_std);
-            if self.alarm.poll(late.map_or(silent, |late| late.min(silent)), cx).is_pending() {
+            if self.timer.poll(late.map_or(silent, |late| late.min(silent)), cx).is_pending() {
                 return Ok(());
             }
             let now = Instant::now();
@@ -203,18 +204,18 @@ impl<'a> Link<'a> {
     }
 
     /// Whether bytes have come.
-    fn receive(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
-        match read(&mut self.socket, &mut self.wire, cx) {
+    fn receive(&mut self, cx: &mut Context<'_>) -> Result<bool, StoreHealth> {
+        match read(&mut self.socket, &mut self.buffers, cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(1..)) => Ok(true),
             Poll::Ready(_) => Err(CLOSED),
         }
     }
 
-    fn send(&mut self, cx: &mut Context<'_>) -> Result<(), Status> {
-        while !self.wire.unsent().is_empty() && self.socket.poll_write_ready(cx).is_ready() {
-            match self.socket.try_write(self.wire.unsent()) {
-                Ok(length) => self.wire.sent(length),
+    fn send(&mut self, cx: &mut Context<'_>) -> Result<(), StoreHealth> {
+        while !self.buffers.pending().is_empty() && self.socket.poll_write_ready(cx).is_ready() {
+            match self.socket.try_write(self.buffers.pending()) {
+                Ok(length) => self.buffers.mark_sent(length),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return Err(CLOSED),
             }
@@ -224,11 +225,11 @@ impl<'a> Link<'a> {
 
     /// What may be sent, or sent again, waits for the next connection.
     fn close(self) {
-        let mut owed = self.session.into_owed(&self.wire);
-        match owed.fate {
-            Fate::Unsent => self.worker.put_back(&mut owed.batch),
-            Fate::Repeatable => self.worker.doubt(owed.batch, self.first_sent),
-            Fate::Over => self.worker.tell(&mut owed.batch, Fault::Lost),
+        let mut owed = self.session.into_leftover(&self.buffers);
+        match owed.recovery {
+            Recovery::Requeue => self.worker.requeue(&mut owed.batch),
+            Recovery::Resend => self.worker.requeue_in_doubt(owed.batch, self.first_sent),
+            Recovery::Fail => self.worker.complete(&mut owed.batch, StoreError::OutcomeUnknown),
         }
     }
 }

@@ -14,24 +14,24 @@ use crate::config::Store;
 /// Ends the visits that have waited for `STORE_TIMEOUT` before they were sent, or sent again, and probes the store.
 pub(super) async fn expire_waiters(worker: &'static Worker, store: &'static Store) {
     // It is the first task on its thread.
-    state(|state| state.now.worker = worker.index);
+    state(|state| state.context.index = worker.index);
     let mut probe_at = Instant::now() + PROBE_IDLE;
-    let (mut alarm, mut taken) = (Alarm::new(probe_at), 0);
+    let (mut timer, mut taken) = (DeadlineTimer::new(probe_at), 0);
     loop {
         let now = poll_fn(|cx| {
             let deadline = state(|state| state.next_deadline(cx)).map(Instant::from_std);
-            alarm.poll(deadline.map_or(probe_at, |deadline| deadline.min(probe_at)), cx).map(|()| Instant::now())
+            timer.poll(deadline.map_or(probe_at, |deadline| deadline.min(probe_at)), cx).map(|()| Instant::now())
         })
         .await;
         worker.expire(now.into_std());
         if now >= probe_at {
-            let taken_now = state(|state| state.queue.taken());
+            let taken_now = state(|state| state.queue.batches_taken());
             let is_refusing = lock(&worker.server.health).is_refusing(worker.index);
-            let (ask, pause) = probe(is_refusing, taken_now == taken, store, worker.server.site.counters.main);
+            let (command, pause) = probe(is_refusing, taken_now == taken, store, worker.server.context.counters.main);
             // A probe is a batch, too.
-            taken = taken_now + i64::from(ask.is_some());
-            if let Some(ask) = ask {
-                worker.probe(&ask);
+            taken = taken_now + i64::from(command.is_some());
+            if let Some(command) = command {
+                worker.probe(&command);
             }
             probe_at = now + pause;
         }
@@ -40,13 +40,13 @@ pub(super) async fn expire_waiters(worker: &'static Worker, store: &'static Stor
 
 /// A timer that is set only when it has to be: a connection's deadline moves with each request, but hardly ever comes.
 /// It belongs to one task.
-pub(super) struct Alarm {
+pub(super) struct DeadlineTimer {
     sleep: Pin<Box<Sleep>>,
     /// It will wake the task, so that it need not be polled before.
     set: bool,
 }
 
-impl Alarm {
+impl DeadlineTimer {
     pub(super) fn new(first: Instant) -> Self {
         Self { sleep: Box::pin(sleep_until(first)), set: false }
     }

@@ -1,20 +1,20 @@
 //! One client's connection: requests in, answers out, and in between a question to the store.
 //!
-//! The driver calls [`Exchange::next`] and does what it [`Want`]s, over and over; that is all it ever sees of HTTP.
+//! The driver calls [`HttpConnection::advance`] and does what it [`Need`]s, over and over; that is all it ever sees of HTTP.
 //! Requests are answered in order. Visits that a client has pipelined go to the store as one ask, since they need only
 //! be told apart when their numbers are there.
 
-use crate::badge::{self, Look};
-use crate::counter::{Ask, Cause, Counters, Decimal, Fault, Key, Names};
-use crate::http::{self, Answer, Body, Connection, Framing, Reject, Status};
-use crate::metrics::{self, Metrics, Tally};
-use crate::origin::{Origins, Share};
-use crate::render::{self, Form, Page, Welcome};
-use crate::routes::{self, Act, Plan, Route};
-use crate::wire::Wire;
+use crate::badge::{self, BadgeStyle};
+use crate::buffers::Buffers;
+use crate::cors::{CorsDecision, Origins};
+use crate::counter::{Command, Counters, Decimal, Key, Names, Rejection, StoreError};
+use crate::http::{self, Body, Connection, Framing, RequestError, ResponseHead, Status};
+use crate::metrics::{self, Metrics, WorkerMetrics};
+use crate::render::{self, Format, Page, Welcome};
+use crate::routes::{self, Handler, Route, RouteMatch};
 
 /// What all answers of a server have in common.
-pub struct Site {
+pub struct ServerContext {
     /// What is counted here.
     pub counters: Counters,
     /// Whose pages may read it.
@@ -29,76 +29,90 @@ pub struct Site {
     pub records_requests: bool,
 }
 
-impl Site {
+impl ServerContext {
     /// Where to note what is done now.
-    fn tally(&self, now: &Now) -> &Tally {
-        self.metrics.worker(now.worker)
+    fn metrics(&self, worker: &WorkerContext) -> &WorkerMetrics {
+        self.metrics.worker(worker.index)
     }
 
     /// Writes an answer, and notes that it is there.
-    fn answer(&self, plan: &Plan, answer: Answer<'_>, body: &[&[u8]], now: &Now, wire: &mut Wire) -> Status {
-        let (origin, bare) = (self.origins.said(plan.share), plan.bare);
-        let answer = Answer { origin, bare, unsized_body: plan.is_another_number(), ..answer };
-        http::answer(wire.output(), &answer, &now.date, &self.served_by, body);
-        self.tally(now).answered(plan.route, answer.status);
+    fn write_response(
+        &self,
+        plan: &RouteMatch,
+        answer: ResponseHead<'_>,
+        body: &[&[u8]],
+        worker: &WorkerContext,
+        buffers: &mut Buffers,
+    ) -> Status {
+        let (origin, bare) = (self.origins.header_value(plan.share), plan.bare);
+        let answer = ResponseHead { origin, head_only: bare, unsized_body: plan.is_another_number(), ..answer };
+        http::write_response(buffers.output(), &answer, &worker.date, &self.served_by, body);
+        self.metrics(worker).record_response(plan.route, answer.status);
         answer.status
     }
 
     /// Writes an answer that has words and no number: a line, or a page where a browser asks and it is an error.
-    fn say(&self, plan: &Plan, answer: Answer<'_>, words: [&str; 2], now: &Now, wire: &mut Wire) -> Status {
+    fn write_message(
+        &self,
+        plan: &RouteMatch,
+        answer: ResponseHead<'_>,
+        words: [&str; 2],
+        worker: &WorkerContext,
+        buffers: &mut Buffers,
+    ) -> Status {
         let is_error = answer.status != Status::Ok;
-        if plan.form == Form::Html && is_error {
+        if plan.form == Format::Html && is_error {
             let page = render::error_page(answer.status.line(), words, &self.served_by);
             let (media, policy) = (Some(plan.form.media()), Some(render::POLICY));
-            return self.answer(plan, Answer { media, policy, ..answer }, &[&page], now, wire);
+            return self.write_response(plan, ResponseHead { media, policy, ..answer }, &[&page], worker, buffers);
         }
-        let form = if plan.form == Form::Json { Form::Json } else { Form::Text };
+        let form = if plan.form == Format::Json { Format::Json } else { Format::Text };
         let body = render::line(form, if is_error { "error" } else { "status" }, words);
-        self.answer(plan, Answer { media: Some(form.media()), ..answer }, &body, now, wire)
+        self.write_response(plan, ResponseHead { media: Some(form.media()), ..answer }, &body, worker, buffers)
     }
 }
 
 /// What changes while a server runs, and the answers along with it. Each worker has its own, and keeps in it what it
 /// need not work out again: a client repeats its request to the byte, and of the answers of one second all but the
 /// number is alike.
-pub struct Now {
+pub struct WorkerContext {
     second: Option<u64>,
     date: [u8; 29],
-    heard: Heard,
-    said: Said,
+    request_cache: RequestCache,
+    head_cache: HeadCache,
     /// The requests answered since the driver has logged them, if they are recorded at all.
     pub records: Vec<Record>,
     /// Microseconds since whenever, if requests are recorded: the time that a request is read or answered.
     pub micros: u64,
     /// Whose now it is.
-    pub worker: usize,
+    pub index: usize,
     /// The server is about to go: it says so at `/readyz`, and connections close after the answer to what has come.
-    pub leaving: bool,
+    pub draining: bool,
     /// Connections close after the answer under way.
     pub closing: bool,
 }
 
-impl Default for Now {
+impl Default for WorkerContext {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Now {
+impl WorkerContext {
     /// No time yet.
     #[must_use]
     pub const fn new() -> Self {
-        let heard = Heard { bytes: Vec::new(), read: None };
-        let said = Said { bytes: Vec::new(), of: None };
+        let heard = RequestCache { bytes: Vec::new(), read: None };
+        let said = HeadCache { bytes: Vec::new(), of: None };
         Self {
             second: None,
             date: [b' '; 29],
-            heard,
-            said,
+            request_cache: heard,
+            head_cache: said,
             records: Vec::new(),
             micros: 0,
-            worker: 0,
-            leaving: false,
+            index: 0,
+            draining: false,
             closing: false,
         }
     }
@@ -110,19 +124,19 @@ impl Now {
         }
         self.second = Some(second);
         self.date = http::date(second);
-        self.said.of = None;
+        self.head_cache.of = None;
     }
 
     /// Writes the answer to a visit that was counted, as text or JSON.
-    fn tell(&mut self, out: &mut Vec<u8>, turn: &Turn, site: &Site, body: &[&[u8]]) {
-        let Turn { plan: Plan { form, share, .. }, connection } = *turn;
+    fn write_count(&mut self, out: &mut Vec<u8>, turn: &PendingRequest, context: &ServerContext, body: &[&[u8]]) {
+        let PendingRequest { plan: RouteMatch { form, share, .. }, connection } = *turn;
         let length = body.iter().map(|piece| piece.len()).sum();
-        let (said, of) = (&mut self.said, Some((form, share, connection, length)));
+        let (said, of) = (&mut self.head_cache, Some((form, share, connection, length)));
         if said.of != of {
             said.of = of;
             said.bytes.clear();
-            let answer = Answer { origin: site.origins.said(share), connection, ..plain(form) };
-            http::announce(&mut said.bytes, &answer, &self.date, &site.served_by, length);
+            let answer = ResponseHead { origin: context.origins.header_value(share), connection, ..plain(form) };
+            http::write_head(&mut said.bytes, &answer, &self.date, &context.served_by, length);
         }
         out.reserve(said.bytes.len() + length);
         out.extend_from_slice(&said.bytes);
@@ -131,18 +145,18 @@ impl Now {
 }
 
 /// The head that was read last, and what it asks for. The same bytes ask for the same, if they are kept.
-struct Heard {
+struct RequestCache {
     bytes: Vec<u8>,
     read: Option<Read>,
 }
 
-impl Heard {
+impl RequestCache {
     /// Whether this is the same head again.
-    fn again(&self, unread: &[u8]) -> bool {
-        !self.bytes.is_empty() && begins(unread, &self.bytes)
+    fn lookup(&self, unread: &[u8]) -> bool {
+        !self.bytes.is_empty() && starts_with(unread, &self.bytes)
     }
 
-    fn keep(&mut self, head: &[u8]) {
+    fn store(&mut self, head: &[u8]) {
         if head.len() <= MAX_KEPT {
             self.bytes.extend_from_slice(head);
         }
@@ -151,16 +165,16 @@ impl Heard {
 
 /// A head as it was read.
 struct Read {
-    turn: Turn,
+    request: PendingRequest,
     framing: Framing,
     /// How many bytes it took.
     used: usize,
-    look: Option<Box<Look>>,
+    look: Option<Box<BadgeStyle>>,
 }
 
 /// Whether `bytes` begin with these, compared by words: musl compares byte by byte, which takes as long as all the rest
 /// of reading a head that is known.
-fn begins(bytes: &[u8], these: &[u8]) -> bool {
+fn starts_with(bytes: &[u8], these: &[u8]) -> bool {
     let Some(front) = bytes.get(..these.len()) else { return false };
     let ((words, rest), (other_words, other_rest)) = (front.as_chunks(), these.as_chunks());
     let same = |(one, other): (&[u8; 8], &[u8; 8])| u64::from_ne_bytes(*one) == u64::from_ne_bytes(*other);
@@ -169,9 +183,9 @@ fn begins(bytes: &[u8], these: &[u8]) -> bool {
 
 /// The head of an answer to a counted visit: its form, who may read it, and how long its body is. It holds for a
 /// second.
-struct Said {
+struct HeadCache {
     bytes: Vec<u8>,
-    of: Option<(Form, Share, Connection, usize)>,
+    of: Option<(Format, CorsDecision, Connection, usize)>,
 }
 
 /// What a log says of a request that was answered.
@@ -192,21 +206,21 @@ pub struct Record {
 }
 
 /// A request that is to be recorded, before it has its answer.
-struct Noted {
+struct PendingRecord {
     method: String,
     path: String,
     since: u64,
 }
 
-impl Noted {
-    fn new(head: &[u8], now: &Now) -> Self {
+impl PendingRecord {
+    fn new(head: &[u8], worker: &WorkerContext) -> Self {
         let (method, path) = http::request_line(head);
-        Self { method: shown(method, 16), path: shown(path, 128), since: now.micros }
+        Self { method: printable(method, 16), path: printable(path, 128), since: worker.micros }
     }
 }
 
 /// So many bytes of these, with a question mark for each that is not plain.
-fn shown(bytes: &[u8], most: usize) -> String {
+fn printable(bytes: &[u8], most: usize) -> String {
     let mut shown = String::new();
     for &byte in bytes.iter().take(most) {
         shown.push(if byte.is_ascii_graphic() { char::from(byte) } else { '?' });
@@ -219,33 +233,33 @@ fn shown(bytes: &[u8], most: usize) -> String {
 
 /// What an exchange needs before it can go on. Before it waits for any of this, a driver sends what is unsent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
+pub enum Need {
     /// The first byte of a request.
     Request,
     /// More bytes of the request that has begun. The number is another for each, because each has a time of its own.
     Bytes(u64),
     /// Room in the output: everything unsent has to be sent first.
     Room,
-    /// The store's answer to [`Exchange::ask`], by [`Exchange::answer`].
-    Total,
+    /// The store's answer to [`HttpConnection::command`], by [`HttpConnection::complete`].
+    Store,
     /// Nothing more: the connection is to be closed once everything is sent.
     Close,
 }
 
 /// The state of one connection; it lives as long as its socket.
 #[derive(Default)]
-pub struct Exchange {
+pub struct HttpConnection {
     state: State,
     /// The request whose answer is due, in any state but the first and the last.
-    turn: Turn,
+    turn: PendingRequest,
     /// How the badge looks that is to be drawn; in a box, since few connections draw any.
-    look: Option<Box<Look>>,
+    look: Option<Box<BadgeStyle>>,
     /// What is to be recorded of the request, if it is.
-    noted: Option<Box<Noted>>,
+    record: Option<Box<PendingRecord>>,
     /// So much of what is unread holds no whole head.
     searched: usize,
     /// Turns finished: requests, or runs of visits.
-    served: u64,
+    requests: u64,
 }
 
 #[derive(Default)]
@@ -254,75 +268,91 @@ enum State {
     Head,
     Body(Body),
     /// The store is asked for so many visits.
-    Asked(i64),
+    AwaitingStore(i64),
     Closed,
 }
 
 /// A request, as far as its answer depends on it.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Turn {
-    plan: Plan,
+struct PendingRequest {
+    plan: RouteMatch,
     connection: Connection,
 }
 
-impl Exchange {
+impl HttpConnection {
     /// Goes on as far as it can with the bytes that are there.
-    pub fn next(&mut self, site: &Site, now: &mut Now, wire: &mut Wire) -> Want {
+    pub fn advance(&mut self, context: &ServerContext, worker: &mut WorkerContext, buffers: &mut Buffers) -> Need {
         loop {
-            if wire.unsent().len() > MAX_UNSENT {
-                return Want::Room;
+            if buffers.pending().len() > MAX_UNSENT {
+                return Need::Room;
             }
             let step = match self.state {
-                State::Head => self.head(site, now, wire),
-                State::Body(body) => self.body(body, site, now, wire),
-                State::Asked(_) => Ok(Some(Want::Total)),
-                State::Closed => Ok(Some(Want::Close)),
+                State::Head => self.head(context, worker, buffers),
+                State::Body(body) => self.body(body, context, worker, buffers),
+                State::AwaitingStore(_) => Ok(Some(Need::Store)),
+                State::Closed => Ok(Some(Need::Close)),
             };
             match step {
                 Ok(Some(want)) => return want,
                 Ok(None) => {}
-                Err(reject) => self.refuse(reject, site, now, wire),
+                Err(reject) => self.refuse(reject, context, worker, buffers),
             }
         }
     }
 
-    /// What the store is asked while the exchange waits for [`Want::Total`].
+    /// What the store is asked while the exchange waits for [`Need::Store`].
     #[must_use]
-    pub fn ask(&self) -> Ask {
-        let visits = if let State::Asked(visits) = self.state { visits } else { 0 };
+    pub fn command(&self) -> Command {
+        let visits = if let State::AwaitingStore(visits) = self.state { visits } else { 0 };
         match self.turn.plan.act {
-            Act::Count(key) => Ask::Count { key, by: visits },
-            Act::Welcome(key) | Act::Total(key) | Act::Prefetch(key) => Ask::Total { key },
-            _ => Ask::Ping,
+            Handler::Count(key) => Command::Increment { key, by: visits },
+            Handler::Welcome(key) | Handler::Total(key) | Handler::Prefetch(key) => Command::Get { key },
+            _ => Command::Ping,
         }
     }
 
-    /// Takes the store's answer to [`Want::Total`].
-    pub fn answer(&mut self, total: Result<i64, Fault>, site: &Site, now: &mut Now, wire: &mut Wire) {
-        let State::Asked(visits) = self.state else { return };
-        if let Act::Count(_) = self.turn.plan.act {
-            site.tally(now).told(visits as u64, total);
+    /// Takes the store's answer to [`Need::Store`].
+    pub fn complete(
+        &mut self,
+        total: Result<i64, StoreError>,
+        context: &ServerContext,
+        worker: &mut WorkerContext,
+        buffers: &mut Buffers,
+    ) {
+        let State::AwaitingStore(visits) = self.state else { return };
+        if let Handler::Count(_) = self.turn.plan.act {
+            context.metrics(worker).record_visits(visits as u64, total);
         }
         for place in 1..visits {
             // The store gave the number of the last.
-            self.turn.answer(total.map(|total| total.wrapping_sub(visits - place)), None, site, now, wire);
+            self.turn.answer(total.map(|total| total.wrapping_sub(visits - place)), None, context, worker, buffers);
         }
-        self.finish(total, site, now, wire);
+        self.finish(total, context, worker, buffers);
     }
 
     /// Refuses a request that has begun and does not come to its end in time.
-    pub fn time_out(&mut self, site: &Site, now: &mut Now, wire: &mut Wire) {
-        self.refuse(http::TIMED_OUT, site, now, wire);
+    pub fn time_out(&mut self, context: &ServerContext, worker: &mut WorkerContext, buffers: &mut Buffers) {
+        self.refuse(http::TIMED_OUT, context, worker, buffers);
     }
 
-    fn head(&mut self, site: &Site, now: &mut Now, wire: &mut Wire) -> Result<Option<Want>, &'static Reject> {
-        let (true, Some(Read { turn, framing, used, look })) = (self.read(site, now, wire)?, &mut now.heard.read)
+    fn head(
+        &mut self,
+        context: &ServerContext,
+        worker: &mut WorkerContext,
+        buffers: &mut Buffers,
+    ) -> Result<Option<Need>, &'static RequestError> {
+        let (true, Some(Read { request: turn, framing, used, look })) =
+            (self.read(context, worker, buffers)?, &mut worker.request_cache.read)
         else {
-            return Ok(Some(if wire.unread().is_empty() { Want::Request } else { Want::Bytes(self.served + 1) }));
+            return Ok(Some(if buffers.received().is_empty() {
+                Need::Request
+            } else {
+                Need::Bytes(self.requests + 1)
+            }));
         };
-        wire.consume(*used);
-        if framing.expects && wire.unread().is_empty() {
-            http::go_on(wire.output());
+        buffers.consume(*used);
+        if framing.expect_continue && buffers.received().is_empty() {
+            http::write_continue(buffers.output());
         }
         (self.turn, self.look) = (*turn, look.take());
         self.state = State::Body(framing.body);
@@ -331,67 +361,77 @@ impl Exchange {
 
     /// Reads the next head, if it is there, and leaves it with `now`. Half a head is not read again before another line of
     /// it has come.
-    fn read(&mut self, site: &Site, now: &mut Now, wire: &Wire) -> Result<bool, &'static Reject> {
-        let unread = wire.unread();
-        if now.heard.again(unread) {
+    fn read(
+        &mut self,
+        context: &ServerContext,
+        worker: &mut WorkerContext,
+        buffers: &Buffers,
+    ) -> Result<bool, &'static RequestError> {
+        let unread = buffers.received();
+        if worker.request_cache.lookup(unread) {
             self.searched = 0;
             return Ok(true);
         }
         if unread.get(self.searched..).is_some_and(|new| new.contains(&b'\n'))
-            && let Some((head, used)) = http::head(unread)?
+            && let Some((head, used)) = http::parse_head(unread)?
         {
             self.searched = 0;
-            let plan = routes::plan(&head, &site.counters, &site.origins);
-            let turn = Turn { plan, connection: connection(&head.framing) };
-            let look = (plan.form == Form::Badge).then(|| Box::new(Look::new(head.query)));
-            now.heard.bytes.clear();
-            if site.records_requests {
-                self.noted = Some(Box::new(Noted::new(unread, now)));
+            let plan = routes::match_route(&head, &context.counters, &context.origins);
+            let turn = PendingRequest { plan, connection: connection(&head.framing) };
+            let look = (plan.form == Format::Badge).then(|| Box::new(BadgeStyle::new(head.query)));
+            worker.request_cache.bytes.clear();
+            if context.records_requests {
+                self.record = Some(Box::new(PendingRecord::new(unread, worker)));
             } else if look.is_none() {
-                now.heard.keep(&unread[..used]);
+                worker.request_cache.store(&unread[..used]);
             }
-            now.heard.read = Some(Read { turn, framing: head.framing, used, look });
+            worker.request_cache.read = Some(Read { request: turn, framing: head.framing, used, look });
             return Ok(true);
         }
         self.searched = unread.len();
-        if wire.is_full() { Err(http::overflow(unread)) } else { Ok(false) }
+        if buffers.is_full() { Err(http::overflow(unread)) } else { Ok(false) }
     }
 
     fn body(
         &mut self,
         mut body: Body,
-        site: &Site,
-        now: &mut Now,
-        wire: &mut Wire,
-    ) -> Result<Option<Want>, &'static Reject> {
-        let used = body.skip(wire.unread())?;
-        wire.consume(used);
-        if !body.is_over() {
+        context: &ServerContext,
+        worker: &mut WorkerContext,
+        buffers: &mut Buffers,
+    ) -> Result<Option<Need>, &'static RequestError> {
+        let used = body.skip(buffers.received())?;
+        buffers.consume(used);
+        if !body.is_complete() {
             self.state = State::Body(body);
-            return Ok(Some(Want::Bytes(self.served + 1)));
+            return Ok(Some(Need::Bytes(self.requests + 1)));
         }
-        if self.turn.asks(now) {
-            self.state = State::Asked(self.run(site, now, wire));
+        if self.turn.commands(worker) {
+            self.state = State::AwaitingStore(self.coalesce_pipelined(context, worker, buffers));
         } else {
-            self.finish(Ok(0), site, now, wire);
+            self.finish(Ok(0), context, worker, buffers);
         }
         Ok(None)
     }
 
     /// Takes the requests behind a visit that are just like it, and says how many visits it then is. Pages and
     /// badges are too large to be written many at once.
-    fn run(&mut self, site: &Site, now: &mut Now, wire: &mut Wire) -> i64 {
+    fn coalesce_pipelined(
+        &mut self,
+        context: &ServerContext,
+        worker: &mut WorkerContext,
+        buffers: &mut Buffers,
+    ) -> i64 {
         let mut visits = 1;
-        while let Act::Count(_) = self.turn.plan.act
+        while let Handler::Count(_) = self.turn.plan.act
             && self.turn.connection != Connection::Close
-            && matches!(self.turn.plan.form, Form::Text | Form::Json)
+            && matches!(self.turn.plan.form, Format::Text | Format::Json)
             && visits < MAX_RUN
-            && !site.records_requests
-            && let (Ok(true), Some(read)) = (self.read(site, now, wire), &now.heard.read)
-            && read.turn == self.turn
-            && read.framing.body.is_over()
+            && !context.records_requests
+            && let (Ok(true), Some(read)) = (self.read(context, worker, buffers), &worker.request_cache.read)
+            && read.request == self.turn
+            && read.framing.body.is_complete()
         {
-            wire.consume(read.used);
+            buffers.consume(read.used);
             visits += 1;
         }
         // What was not taken has to be read again.
@@ -400,180 +440,214 @@ impl Exchange {
     }
 
     /// Writes the last answer that is due, and decides whether another request may follow.
-    fn finish(&mut self, total: Result<i64, Fault>, site: &Site, now: &mut Now, wire: &mut Wire) {
+    fn finish(
+        &mut self,
+        total: Result<i64, StoreError>,
+        context: &ServerContext,
+        worker: &mut WorkerContext,
+        buffers: &mut Buffers,
+    ) {
         // What has come already is answered first, as long as there is time: a client that sends several requests at once
         // would have to guess which of them were heard.
-        if now.closing || (now.leaving && http::is_empty(wire.unread())) {
+        if worker.closing || (worker.draining && http::is_empty(buffers.received())) {
             self.turn.connection = Connection::Close;
         }
-        let status = self.turn.answer(total, self.look.take().as_deref(), site, now, wire);
-        if site.records_requests {
-            self.record(self.turn.plan.route, status, total.ok(), now);
+        let status = self.turn.answer(total, self.look.take().as_deref(), context, worker, buffers);
+        if context.records_requests {
+            self.record(self.turn.plan.route, status, total.ok(), worker);
         }
-        self.served += 1;
+        self.requests += 1;
         self.state = if self.turn.connection == Connection::Close { State::Closed } else { State::Head };
     }
 
     /// Refuses a request, in the form that it prefers as far as that can be read, and without a body if it is a `HEAD`.
-    fn refuse(&mut self, reject: &Reject, site: &Site, now: &mut Now, wire: &mut Wire) {
-        if site.records_requests {
-            self.noted.get_or_insert_with(|| Box::new(Noted::new(wire.unread(), now)));
-            self.record(Route::Refused, reject.status, None, now);
+    fn refuse(
+        &mut self,
+        reject: &RequestError,
+        context: &ServerContext,
+        worker: &mut WorkerContext,
+        buffers: &mut Buffers,
+    ) {
+        if context.records_requests {
+            self.record.get_or_insert_with(|| Box::new(PendingRecord::new(buffers.received(), worker)));
+            self.record(Route::Refused, reject.status, None, worker);
         }
         let plan = match self.state {
-            State::Head => routes::refused(&http::peek(wire.unread()), &site.counters, &site.origins),
-            _ => Plan { route: Route::Refused, act: Act::Unknown, ..self.turn.plan },
+            State::Head => routes::refused(&http::peek(buffers.received()), &context.counters, &context.origins),
+            _ => RouteMatch { route: Route::Refused, act: Handler::Unknown, ..self.turn.plan },
         };
-        let answer = Answer { status: reject.status, connection: Connection::Close, ..plain(plan.form) };
-        site.say(&plan, answer, [reject.words, ""], now, wire);
+        let answer = ResponseHead { status: reject.status, connection: Connection::Close, ..plain(plan.form) };
+        context.write_message(&plan, answer, [reject.words, ""], worker, buffers);
         self.state = State::Closed;
     }
 
     /// Leaves it to the driver to log what was answered. Out of the way of those who need it not.
     #[cold]
     #[inline(never)]
-    fn record(&mut self, route: Route, status: Status, number: Option<i64>, now: &mut Now) {
-        if let Some(noted) = self.noted.take() {
-            let Noted { method, path, since } = *noted;
-            let micros = now.micros.saturating_sub(since);
-            let is_counter = matches!(self.turn.plan.act, Act::Welcome(_) | Act::Count(_) | Act::Total(_));
+    fn record(&mut self, route: Route, status: Status, number: Option<i64>, worker: &mut WorkerContext) {
+        if let Some(noted) = self.record.take() {
+            let PendingRecord { method, path, since } = *noted;
+            let micros = worker.micros.saturating_sub(since);
+            let is_counter = matches!(self.turn.plan.act, Handler::Welcome(_) | Handler::Count(_) | Handler::Total(_));
             let number = number.filter(|_| is_counter);
-            now.records.push(Record { method, path, route, status, number, micros });
+            worker.records.push(Record { method, path, route, status, number, micros });
         }
     }
 }
 
-impl Turn {
+impl PendingRequest {
     /// Whether the store has to be asked. A server that is about to go is not ready, whatever the store says.
-    fn asks(&self, now: &Now) -> bool {
+    fn commands(&self, worker: &WorkerContext) -> bool {
         match self.plan.act {
-            Act::Welcome(_) | Act::Count(_) | Act::Total(_) => true,
-            Act::Ready => !now.leaving,
+            Handler::Welcome(_) | Handler::Count(_) | Handler::Total(_) => true,
+            Handler::Ready => !worker.draining,
             // A badge is drawn all the same: the images of a prerendered page are not requested again at the visit.
-            Act::Prefetch(_) => self.plan.form == Form::Badge,
+            Handler::Prefetch(_) => self.plan.form == Format::Badge,
             _ => false,
         }
     }
 
     /// Writes the page of a counter.
-    fn page(&self, key: &Key, total: Result<i64, Fault>, site: &Site, now: &Now, wire: &mut Wire) -> Status {
-        let Plan { act, form, .. } = self.plan;
+    fn page(
+        &self,
+        key: &Key,
+        total: Result<i64, StoreError>,
+        context: &ServerContext,
+        worker: &WorkerContext,
+        buffers: &mut Buffers,
+    ) -> Status {
+        let RouteMatch { act, form, .. } = self.plan;
         let (status, [what, why]) = match (act, total) {
-            (Act::Welcome(_), Err(fault)) => (Status::Ok, ["no count right now: ", render::why(fault)]),
-            (_, Err(_)) => said(&act, total, now.leaving),
-            (Act::Count(_), Ok(_)) => (Status::Ok, ["", ""]),
+            (Handler::Welcome(_), Err(error)) => (Status::Ok, ["no count right now: ", render::error_message(error)]),
+            (_, Err(_)) => said(&act, total, worker.draining),
+            (Handler::Count(_), Ok(_)) => (Status::Ok, ["", ""]),
             (_, Ok(1)) => (Status::Ok, ["visit so far", ""]),
             (_, Ok(_)) => (Status::Ok, ["visits so far", ""]),
         };
         let number = total.map(Decimal::new);
-        let names: &[_] = match (act, &site.counters.names) {
-            (Act::Welcome(_), Names::These(names)) => names,
+        let names: &[_] = match (act, &context.counters.names) {
+            (Handler::Welcome(_), Names::List(names)) => names,
             _ => &[],
         };
         let page = Page {
-            welcome: &site.welcome,
-            before: if let (Act::Count(_), Ok(_)) = (act, total) { "You are visitor" } else { "" },
+            welcome: &context.welcome,
+            before: if let (Handler::Count(_), Ok(_)) = (act, total) { "You are visitor" } else { "" },
             number: number.as_deref().unwrap_or_default(),
             after: [what, why],
-            name: site.counters.name(key),
+            name: context.counters.name_of(key),
             names,
-            replica: &site.served_by,
+            replica: &context.served_by,
         };
         let policy = Some(render::POLICY);
-        let answer = Answer { status, policy, connection: self.connection, ..plain(form) };
-        site.answer(&self.plan, answer, &[&page.html()], now, wire)
+        let answer = ResponseHead { status, policy, connection: self.connection, ..plain(form) };
+        context.write_response(&self.plan, answer, &[&page.html()], worker, buffers)
     }
 
     /// Writes a badge. Browsers draw it whatever the status, which is that of the text.
-    fn badge(&self, total: Result<i64, Fault>, look: &Look, site: &Site, now: &Now, wire: &mut Wire) -> Status {
-        let Plan { act, form, .. } = self.plan;
+    fn badge(
+        &self,
+        total: Result<i64, StoreError>,
+        look: &BadgeStyle,
+        context: &ServerContext,
+        worker: &WorkerContext,
+        buffers: &mut Buffers,
+    ) -> Status {
+        let RouteMatch { act, form, .. } = self.plan;
         let status = match (act, total) {
-            (Act::Count(_) | Act::Total(_), Ok(_)) => Status::Ok,
-            _ => said(&act, total, now.leaving).0,
+            (Handler::Count(_) | Handler::Total(_), Ok(_)) => Status::Ok,
+            _ => said(&act, total, worker.draining).0,
         };
         let policy = Some("default-src 'none'");
-        let answer = Answer { status, policy, cache: NOT_EVEN_BY_PROXIES, connection: self.connection, ..plain(form) };
+        let answer =
+            ResponseHead { status, policy, cache: NOT_EVEN_BY_PROXIES, connection: self.connection, ..plain(form) };
         let drawing = look.svg(total.map(Decimal::new).as_deref().ok());
-        site.answer(&self.plan, answer, &[&drawing], now, wire)
+        context.write_response(&self.plan, answer, &[&drawing], worker, buffers)
     }
 
     /// Writes the answer; `total` is the store's, where it was asked, and `look` that of a badge.
     fn answer(
         &self,
-        total: Result<i64, Fault>,
-        look: Option<&Look>,
-        site: &Site,
-        now: &mut Now,
-        wire: &mut Wire,
+        total: Result<i64, StoreError>,
+        look: Option<&BadgeStyle>,
+        context: &ServerContext,
+        worker: &mut WorkerContext,
+        buffers: &mut Buffers,
     ) -> Status {
-        let Plan { ref act, route, form, .. } = self.plan;
-        if let (Form::Html, Act::Welcome(key) | Act::Count(key) | Act::Total(key)) = (form, act) {
-            return self.page(key, total, site, now, wire);
+        let RouteMatch { ref act, route, form, .. } = self.plan;
+        if let (Format::Html, Handler::Welcome(key) | Handler::Count(key) | Handler::Total(key)) = (form, act) {
+            return self.page(key, total, context, worker, buffers);
         }
         if let Some(look) = look {
-            return self.badge(total, look, site, now, wire);
+            return self.badge(total, look, context, worker, buffers);
         }
         let number = total.map(Decimal::new);
-        if let (Act::Count(key), Ok(number)) = (act, &number) {
-            now.tell(wire.output(), self, site, &render::count(form, key, number));
-            site.tally(now).answered(route, Status::Ok);
+        if let (Handler::Count(key), Ok(number)) = (act, &number) {
+            worker.write_count(buffers.output(), self, context, &render::count(form, key, number));
+            context.metrics(worker).record_response(route, Status::Ok);
             return Status::Ok;
         }
         let page;
-        let mut answer = Answer { connection: self.connection, ..plain(form) };
+        let mut answer = ResponseHead { connection: self.connection, ..plain(form) };
         let body = match (act, &number) {
-            (Act::Welcome(key), number) => site.welcome.lines(form, key, number),
-            (Act::Total(_), Err(_)) if form == Form::Shield => {
-                answer.status = said(act, total, now.leaving).0;
+            (Handler::Welcome(key), number) => context.welcome.lines(form, key, number),
+            (Handler::Total(_), Err(_)) if form == Format::Shield => {
+                answer.status = said(act, total, worker.draining).0;
                 render::shield(badge::UNAVAILABLE.as_bytes(), b"lightgrey")
             }
-            (Act::Total(key), Ok(number)) => render::count(form, key, number),
-            (Act::Icon, _) => {
-                answer = Answer { status: Status::NoContent, media: None, cache: A_DAY, ..answer };
+            (Handler::Total(key), Ok(number)) => render::count(form, key, number),
+            (Handler::Icon, _) => {
+                answer = ResponseHead { status: Status::NoContent, media: None, cache: A_DAY, ..answer };
                 render::Body::new(&[])
             }
-            (Act::Metrics, _) => {
+            (Handler::Metrics, _) => {
                 answer.media = Some(metrics::MEDIA);
-                page = site.metrics.page();
+                page = context.metrics.page();
                 render::Body::new(&[&page])
             }
-            (&Act::Preflight(methods), _) => {
-                answer = Answer { status: Status::NoContent, media: None, allow: Some(methods), ..answer };
+            (&Handler::Preflight(methods), _) => {
+                answer = ResponseHead { status: Status::NoContent, media: None, allow: Some(methods), ..answer };
                 render::Body::new(&[])
             }
-            (Act::Robots, _) => {
-                answer = Answer { media: Some(Form::Text.media()), cache: A_DAY, ..answer };
+            (Handler::Robots, _) => {
+                answer = ResponseHead { media: Some(Format::Text.media()), cache: A_DAY, ..answer };
                 render::Body::new(&[ROBOTS])
             }
             _ => {
-                let (status, words) = said(act, total, now.leaving);
+                let (status, words) = said(act, total, worker.draining);
                 answer.status = status;
-                if let Act::Allow(methods) = *act {
+                if let Handler::Allow(methods) = *act {
                     answer.allow = Some(methods);
                 }
-                return site.say(&self.plan, answer, words, now, wire);
+                return context.write_message(&self.plan, answer, words, worker, buffers);
             }
         };
-        site.answer(&self.plan, answer, &body, now, wire)
+        context.write_response(&self.plan, answer, &body, worker, buffers)
     }
 }
 
 /// What is said in one line: how it is, or what is wrong and what to do.
-fn said(act: &Act, total: Result<i64, Fault>, leaving: bool) -> (Status, [&'static str; 2]) {
+fn said(act: &Handler, total: Result<i64, StoreError>, leaving: bool) -> (Status, [&'static str; 2]) {
     match (act, total) {
-        (Act::Live, _) => (Status::Ok, ["alive", ""]),
-        (Act::Ready, _) if leaving => (Status::Unavailable, ["not ready: this server is about to go", ""]),
-        (Act::Ready, Ok(_)) => (Status::Ok, ["ready", ""]),
-        (Act::Ready, Err(fault)) => (Status::Unavailable, ["not ready: ", render::why(fault)]),
-        (Act::Count(_), Err(Fault::Lost)) => (Status::InDoubt, [DOUBT, render::why(Fault::Lost)]),
-        (Act::Count(_), Err(fault @ Fault::Refused(Cause::TooMany | Cause::NoScripts))) => {
-            (Status::InsufficientStorage, ["not counted: ", render::why(fault)])
+        (Handler::Live, _) => (Status::Ok, ["alive", ""]),
+        (Handler::Ready, _) if leaving => (Status::Unavailable, ["not ready: this server is about to go", ""]),
+        (Handler::Ready, Ok(_)) => (Status::Ok, ["ready", ""]),
+        (Handler::Ready, Err(error)) => (Status::Unavailable, ["not ready: ", render::error_message(error)]),
+        (Handler::Count(_), Err(StoreError::OutcomeUnknown)) => {
+            (Status::InDoubt, [DOUBT, render::error_message(StoreError::OutcomeUnknown)])
         }
-        (Act::Count(_), Err(fault)) => (Status::Unavailable, ["not counted, try again: ", render::why(fault)]),
-        (Act::Total(_), Err(fault)) => (Status::Unavailable, ["no total, try again: ", render::why(fault)]),
-        (Act::Prefetch(_), _) => (Status::Forbidden, [PREFETCH, ""]),
-        (Act::Allow(methods), _) => (Status::NotAllowed, ["this method is not allowed here: use one of ", methods]),
-        (Act::NoCounter, _) => (Status::NotFound, [NO_COUNTER, ""]),
+        (
+            Handler::Count(_),
+            Err(error @ StoreError::Rejected(Rejection::TooManyCounters | Rejection::ScriptsRequired)),
+        ) => (Status::InsufficientStorage, ["not counted: ", render::error_message(error)]),
+        (Handler::Count(_), Err(error)) => {
+            (Status::Unavailable, ["not counted, try again: ", render::error_message(error)])
+        }
+        (Handler::Total(_), Err(error)) => {
+            (Status::Unavailable, ["no total, try again: ", render::error_message(error)])
+        }
+        (Handler::Prefetch(_), _) => (Status::Forbidden, [PREFETCH, ""]),
+        (Handler::Allow(methods), _) => (Status::NotAllowed, ["this method is not allowed here: use one of ", methods]),
+        (Handler::NoCounter, _) => (Status::NotFound, [NO_COUNTER, ""]),
         _ => (Status::NotFound, ["nothing is here: try /count or /total", ""]),
     }
 }
@@ -588,15 +662,15 @@ fn connection(framing: &Framing) -> Connection {
 }
 
 /// An answer as most are: a good one, and of this moment only.
-fn plain(form: Form) -> Answer<'static> {
-    Answer {
+fn plain(form: Format) -> ResponseHead<'static> {
+    ResponseHead {
         status: Status::Ok,
         media: Some(form.media()),
         cache: "no-store",
         policy: None,
         allow: None,
         origin: None,
-        bare: false,
+        head_only: false,
         unsized_body: false,
         connection: Connection::Open,
     }
@@ -632,12 +706,12 @@ mod tests {
     use crate::metrics::About;
     use bytes::BufMut;
 
-    fn site() -> Site {
+    fn context() -> ServerContext {
         let main = Key::new(b"visits").expect("a good name");
-        let names = Names::These(vec!["blog".into()]);
+        let names = Names::List(vec!["blog".into()]);
         let metrics = Metrics::new(About::default(), 1, false);
         let (counters, origins) = (Counters { main, names }, Origins::default());
-        Site {
+        ServerContext {
             counters,
             origins,
             served_by: "here".into(),
@@ -649,55 +723,64 @@ mod tests {
 
     /// A client, a server and a store that counts in memory.
     struct Stage {
-        site: Site,
-        now: Now,
-        wire: Wire,
-        exchange: Exchange,
-        store: Result<i64, Fault>,
-        asks: Vec<Ask>,
+        context: ServerContext,
+        worker: WorkerContext,
+        buffers: Buffers,
+        connection: HttpConnection,
+        store: Result<i64, StoreError>,
+        commands: Vec<Command>,
         out: Vec<u8>,
-        last: Want,
+        last: Need,
     }
 
     impl Stage {
-        fn new(store: Result<i64, Fault>) -> Self {
-            let mut now = Now::default();
-            now.set(784_111_777);
-            let (wire, exchange) = (Wire::default(), Exchange::default());
-            Self { site: site(), now, wire, exchange, store, asks: Vec::new(), out: Vec::new(), last: Want::Request }
+        fn new(store: Result<i64, StoreError>) -> Self {
+            let mut worker = WorkerContext::default();
+            worker.set(784_111_777);
+            let (buffers, connection) = (Buffers::default(), HttpConnection::default());
+            Self {
+                context: context(),
+                worker,
+                buffers,
+                connection,
+                store,
+                commands: Vec::new(),
+                out: Vec::new(),
+                last: Need::Request,
+            }
         }
 
         /// Has so many bytes arrive at a time, and does what the exchange wants until it wants more of them.
         fn arrive(&mut self, mut bytes: &[u8], at_a_time: usize) {
             loop {
                 self.go_on();
-                if self.last == Want::Close || bytes.is_empty() {
+                if self.last == Need::Close || bytes.is_empty() {
                     return;
                 }
-                let room = self.wire.room().remaining_mut();
-                let (now, later) = bytes.split_at(at_a_time.min(bytes.len()).min(room));
-                self.wire.room().put_slice(now);
+                let room = self.buffers.read_buf().remaining_mut();
+                let (worker, later) = bytes.split_at(at_a_time.min(bytes.len()).min(room));
+                self.buffers.read_buf().put_slice(worker);
                 bytes = later;
             }
         }
 
         fn go_on(&mut self) {
             loop {
-                self.last = self.exchange.next(&self.site, &mut self.now, &mut self.wire);
-                self.out.extend_from_slice(self.wire.unsent());
-                let sent = self.wire.unsent().len();
-                self.wire.sent(sent);
+                self.last = self.connection.advance(&self.context, &mut self.worker, &mut self.buffers);
+                self.out.extend_from_slice(self.buffers.pending());
+                let sent = self.buffers.pending().len();
+                self.buffers.mark_sent(sent);
                 match self.last {
-                    Want::Room => {}
-                    Want::Total => {
-                        let ask = self.exchange.ask();
-                        self.asks.push(ask);
-                        if let (Ask::Count { by, .. }, Ok(total)) = (ask, &mut self.store) {
+                    Need::Room => {}
+                    Need::Store => {
+                        let command = self.connection.command();
+                        self.commands.push(command);
+                        if let (Command::Increment { by, .. }, Ok(total)) = (command, &mut self.store) {
                             *total += by;
                         }
-                        self.exchange.answer(self.store, &self.site, &mut self.now, &mut self.wire);
+                        self.connection.complete(self.store, &self.context, &mut self.worker, &mut self.buffers);
                     }
-                    Want::Request | Want::Bytes(_) | Want::Close => return,
+                    Need::Request | Need::Bytes(_) | Need::Close => return,
                 }
             }
         }
@@ -716,8 +799,8 @@ mod tests {
             }
             assert_eq!(rest, "");
             told + match self.last {
-                Want::Request => ".",
-                Want::Bytes(_) => "+",
+                Need::Request => ".",
+                Need::Bytes(_) => "+",
                 _ => "x",
             }
         }
@@ -729,8 +812,8 @@ mod tests {
             let mut stage = Stage::new(Ok(6));
             let mut rest = request.as_bytes();
             for &step in steps {
-                let (now, later) = rest.split_at(step);
-                stage.arrive(now, step);
+                let (worker, later) = rest.split_at(step);
+                stage.arrive(worker, step);
                 rest = later;
             }
             stage.arrive(rest, rest.len().max(1));
@@ -871,7 +954,7 @@ mod tests {
     #[test]
     fn heads_are_bounded_in_length() {
         let long = "x".repeat(http::MAX_TARGET);
-        let longer = "x".repeat(crate::wire::MAX_UNREAD);
+        let longer = "x".repeat(crate::buffers::MAX_RECEIVED);
         for (request, status) in [
             (format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n"), "414"),
             (format!("GET /{longer}"), "414"),
@@ -881,8 +964,8 @@ mod tests {
             for at_a_time in [1, 1000, request.len()] {
                 let mut stage = Stage::new(Ok(0));
                 stage.arrive(request.as_bytes(), at_a_time);
-                assert_eq!((&stage.told()[..3], stage.last), (status, Want::Close));
-                assert!(stage.asks.is_empty());
+                assert_eq!((&stage.told()[..3], stage.last), (status, Need::Close));
+                assert!(stage.commands.is_empty());
             }
         }
     }
@@ -893,35 +976,39 @@ mod tests {
         let mut stage = Stage::new(Ok(0));
         let last = "GET /count HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
         stage.arrive((visit.repeat(70) + "GET /total HTTP/1.1\r\nHost: a\r\n\r\n" + visit + last).as_bytes(), 100_000);
-        let key = stage.site.counters.main;
-        let count = |by| Ask::Count { key, by };
-        assert_eq!(stage.asks, [count(64), count(6), Ask::Total { key }, count(1), count(1)]);
+        let key = stage.context.counters.main;
+        let count = |by| Command::Increment { key, by };
+        assert_eq!(stage.commands, [count(64), count(6), Command::Get { key }, count(1), count(1)]);
         let numbers: Vec<_> = (1..=70).chain([70, 71, 72]).map(|number| format!("200 {number} ")).collect();
         assert_eq!(stage.told(), numbers.concat() + "x");
     }
 
     #[test]
     fn faults_tell_what_the_visitor_may_do() {
-        for (path, fault, told) in [
-            ("/count", Fault::Down, "503 not counted, try again: the store is away ."),
+        for (path, error, told) in [
+            ("/count", StoreError::Unavailable, "503 not counted, try again: the store is away ."),
             (
                 "/count",
-                Fault::Lost,
+                StoreError::OutcomeUnknown,
                 "504 this visit may have been counted, do not repeat it: the store did not say in time .",
             ),
-            ("/count", Fault::Refused(Cause::OutOfMemory), "503 not counted, try again: the store is out of memory ."),
             (
                 "/count",
-                Fault::Refused(Cause::TooMany),
+                StoreError::Rejected(Rejection::OutOfMemory),
+                "503 not counted, try again: the store is out of memory .",
+            ),
+            (
+                "/count",
+                StoreError::Rejected(Rejection::TooManyCounters),
                 "507 not counted: MAX_COUNTERS is reached: existing counters count on, new names are refused; \
                  raise MAX_COUNTERS or remove counters .",
             ),
-            ("/total", Fault::Down, "503 no total, try again: the store is away ."),
-            ("/readyz", Fault::Down, "503 not ready: the store is away ."),
-            ("/", Fault::Down, "200 Hi/no count right now: the store is away ."),
-            ("/livez", Fault::Down, "200 alive ."),
+            ("/total", StoreError::Unavailable, "503 no total, try again: the store is away ."),
+            ("/readyz", StoreError::Unavailable, "503 not ready: the store is away ."),
+            ("/", StoreError::Unavailable, "200 Hi/no count right now: the store is away ."),
+            ("/livez", StoreError::Unavailable, "200 alive ."),
         ] {
-            let mut stage = Stage::new(Err(fault));
+            let mut stage = Stage::new(Err(error));
             stage.arrive(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes(), 100);
             assert_eq!(stage.told(), told);
             let retry = String::from_utf8_lossy(&stage.out).contains("\r\nRetry-After: 1\r\n");
@@ -946,7 +1033,7 @@ mod tests {
         stage.arrive(b"HEAD /count HTTP/1.1\r\nHost: a\r\n\r\n", 100);
         let out = String::from_utf8_lossy(&stage.out);
         assert!(!out.contains("Content-Length") && out.ends_with("\r\n\r\n"), "{out}");
-        assert_eq!(stage.asks, [Ask::Total { key: stage.site.counters.main }]);
+        assert_eq!(stage.commands, [Command::Get { key: stage.context.counters.main }]);
     }
 
     #[test]
@@ -954,7 +1041,7 @@ mod tests {
         let mut stage = Stage::new(Ok(0));
         let head = b"POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
         stage.arrive(head, head.len());
-        assert_eq!((&stage.out[..], stage.last), (&b"HTTP/1.1 100 Continue\r\n\r\n"[..], Want::Bytes(1)));
+        assert_eq!((&stage.out[..], stage.last), (&b"HTTP/1.1 100 Continue\r\n\r\n"[..], Need::Bytes(1)));
         stage.arrive(b"ab", 2);
         assert!(String::from_utf8_lossy(&stage.out).ends_with("\r\n\r\n1\n"));
     }
@@ -976,7 +1063,7 @@ mod tests {
             (true, true, &[visit, visit].concat(), "200 1 200 2 x"),
         ] {
             let mut stage = Stage::new(Ok(0));
-            (stage.now.leaving, stage.now.closing) = (leaving, closing);
+            (stage.worker.draining, stage.worker.closing) = (leaving, closing);
             stage.arrive(requests.as_bytes(), 200);
             assert_eq!(stage.told(), told, "{requests:?}");
             let closes = String::from_utf8_lossy(&stage.out).matches("Connection: close").count();
@@ -1003,21 +1090,21 @@ mod tests {
             "GET /badge.svg?label=y HTTP/1.1\r\nHost: a\r\n",
             "GET /badge.json HTTP/1.1\r\nHost: a\r\n",
         ];
-        let play = |now: Now, head: &str| {
-            let mut stage = Stage { now, ..Stage::new(Ok(6)) };
-            stage.site.origins = Origins::new(vec!["http://b".into()]);
+        let play = |worker: WorkerContext, head: &str| {
+            let mut stage = Stage { worker, ..Stage::new(Ok(6)) };
+            stage.context.origins = Origins::new(vec!["http://b".into()]);
             for _ in 0..5 {
                 stage.arrive(format!("{head}\r\nGET").as_bytes(), 200);
                 stage.arrive(b" /livez HTTP/1.1\r\nHost: a\r\n\r\n", 200);
             }
-            (String::from_utf8(stage.out).expect("UTF-8"), stage.asks, stage.now)
+            (String::from_utf8(stage.out).expect("UTF-8"), stage.commands, stage.worker)
         };
-        let fresh = || Stage::new(Ok(0)).now;
+        let fresh = || Stage::new(Ok(0)).worker;
         for head in heads {
-            let (told, asks, _) = play(fresh(), head);
+            let (told, commands, _) = play(fresh(), head);
             for before in heads {
                 let (again, asked, _) = play(play(fresh(), before).2, head);
-                assert_eq!((again, asked), (told.clone(), asks.clone()), "{head} after {before}");
+                assert_eq!((again, asked), (told.clone(), commands.clone()), "{head} after {before}");
             }
             let mut later = play(fresh(), head).2;
             later.set(784_111_778);
@@ -1045,12 +1132,12 @@ mod tests {
                         POST http://a/count HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhiDELETE /\"no HTTP/1.1\r\n";
         let play = |records_requests, at_a_time| {
             let mut stage = Stage::new(Ok(6));
-            stage.site.records_requests = records_requests;
+            stage.context.records_requests = records_requests;
             stage.arrive(requests.as_bytes(), at_a_time);
-            stage.now.micros = 30;
-            stage.exchange.time_out(&stage.site, &mut stage.now, &mut stage.wire);
+            stage.worker.micros = 30;
+            stage.connection.time_out(&stage.context, &mut stage.worker, &mut stage.buffers);
             stage.go_on();
-            (String::from_utf8(stage.out).expect("UTF-8"), stage.now.records)
+            (String::from_utf8(stage.out).expect("UTF-8"), stage.worker.records)
         };
         let record = |method: &str, path: &str, route, status, number| Record {
             method: method.into(),
@@ -1077,13 +1164,13 @@ mod tests {
     #[test]
     fn a_record_is_short_and_takes_the_time_from_the_head_on() {
         let mut stage = Stage::new(Ok(0));
-        stage.site.records_requests = true;
-        stage.now.micros = 100;
+        stage.context.records_requests = true;
+        stage.worker.micros = 100;
         let (method, path) = ("X".repeat(17), "y".repeat(129));
         stage.arrive(format!("POST /{path} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n").as_bytes(), 1000);
-        stage.now.micros = 142;
+        stage.worker.micros = 142;
         stage.arrive(format!("x{method} / HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes(), 1000);
-        let [long_path, long_method] = &stage.now.records[..] else { panic!("{:?}", stage.now.records) };
+        let [long_path, long_method] = &stage.worker.records[..] else { panic!("{:?}", stage.worker.records) };
         assert_eq!((long_path.micros, &long_path.path[126..], long_path.path.len()), (42, "yy...", 131));
         assert_eq!((long_method.micros, &*long_method.method), (0, "XXXXXXXXXXXXXXXX..."));
     }
@@ -1101,7 +1188,7 @@ mod tests {
     fn a_request_that_takes_too_long_is_refused() {
         let mut stage = Stage::new(Ok(0));
         stage.arrive(b"GET /count HT", 100);
-        stage.exchange.time_out(&stage.site, &mut stage.now, &mut stage.wire);
+        stage.connection.time_out(&stage.context, &mut stage.worker, &mut stage.buffers);
         stage.go_on();
         assert_eq!(stage.told(), "408 the request did not arrive in time x");
     }
@@ -1111,27 +1198,27 @@ mod tests {
         let mut stage = Stage::new(Ok(0));
         for request in 1..4 {
             stage.arrive(b"GET /count HTTP", 100);
-            assert_eq!(stage.last, Want::Bytes(request));
+            assert_eq!(stage.last, Need::Bytes(request));
             stage.arrive(b"/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n", 100);
-            assert_eq!(stage.last, Want::Bytes(request));
+            assert_eq!(stage.last, Need::Bytes(request));
             stage.arrive(b"x", 1);
         }
     }
 
     #[test]
     fn a_client_that_does_not_read_gets_no_more_written() {
-        let mut wire = Wire::default();
-        let mut exchange = Exchange::default();
-        let (site, mut now) = (site(), Now::default());
-        while !wire.is_full() {
-            let room = wire.room().remaining_mut();
+        let mut buffers = Buffers::default();
+        let mut connection = HttpConnection::default();
+        let (context, mut worker) = (context(), WorkerContext::default());
+        while !buffers.is_full() {
+            let room = buffers.read_buf().remaining_mut();
             let request = b"GET /livez HTTP/1.1\r\nHost:\r\n\r\n";
-            wire.room().put_slice(&request[..room.min(request.len())]);
+            buffers.read_buf().put_slice(&request[..room.min(request.len())]);
         }
-        assert_eq!(exchange.next(&site, &mut now, &mut wire), Want::Room);
-        assert!(wire.unsent().len() < 2 * MAX_UNSENT);
-        let sent = wire.unsent().len();
-        wire.sent(sent);
-        assert_eq!(exchange.next(&site, &mut now, &mut wire), Want::Room);
+        assert_eq!(connection.advance(&context, &mut worker, &mut buffers), Need::Room);
+        assert!(buffers.pending().len() < 2 * MAX_UNSENT);
+        let sent = buffers.pending().len();
+        buffers.mark_sent(sent);
+        assert_eq!(connection.advance(&context, &mut worker, &mut buffers), Need::Room);
     }
 }

@@ -11,14 +11,14 @@ pub struct Origins(Vec<String>);
 
 /// What an answer says of the origin that asks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Share {
+pub enum CorsDecision {
     /// Nothing, as it would to any other.
     #[default]
-    Unsaid,
+    NotApplicable,
     /// Nothing, but it might to another.
-    Withheld,
+    Denied,
     /// Its page may read the answer. The number is the origin's place.
-    With(u8),
+    Allowed(u8),
 }
 
 impl Origins {
@@ -33,22 +33,22 @@ impl Origins {
 
     /// What an answer that may be shared says to the origin of a request; an empty one is none.
     #[must_use]
-    pub fn share(&self, origin: &[u8]) -> Share {
+    pub fn decide(&self, origin: &[u8]) -> CorsDecision {
         match self.0.iter().position(|allowed| allowed == ANY || allowed.as_bytes() == origin) {
-            Some(place) => Share::With(place as u8),
-            None if self.0.is_empty() => Share::Unsaid,
-            None => Share::Withheld,
+            Some(place) => CorsDecision::Allowed(place as u8),
+            None if self.0.is_empty() => CorsDecision::NotApplicable,
+            None => CorsDecision::Denied,
         }
     }
 
     /// What stands in the answer: an origin or `*`; nothing for one that might be shared with another; `None` if there
     /// is nothing to say.
     #[must_use]
-    pub fn said(&self, share: Share) -> Option<&str> {
+    pub fn header_value(&self, share: CorsDecision) -> Option<&str> {
         match share {
-            Share::Unsaid => None,
-            Share::Withheld => Some(""),
-            Share::With(place) => self.0.get(usize::from(place)).map(String::as_str),
+            CorsDecision::NotApplicable => None,
+            CorsDecision::Denied => Some(""),
+            CorsDecision::Allowed(place) => self.0.get(usize::from(place)).map(String::as_str),
         }
     }
 }
@@ -80,7 +80,7 @@ mod tests {
             (list, "https://A.example", Some("")),
         ] {
             let origins = Origins::new(allowed.iter().copied().map(str::to_owned).collect());
-            assert_eq!(origins.said(origins.share(origin.as_bytes())), said, "{allowed:?} {origin}");
+            assert_eq!(origins.header_value(origins.decide(origin.as_bytes())), said, "{allowed:?} {origin}");
         }
     }
 }

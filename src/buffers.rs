@@ -1,7 +1,7 @@
 //! The bytes waiting on either side of one socket, bounded.
 //!
-//! The driver fills [`Wire::room`] from the socket and empties [`Wire::unsent`] into it; the protocols read
-//! [`Wire::unread`] and write to [`Wire::output`]. A wire with nothing in it needs no memory: its buffers can be
+//! The driver fills [`Buffers::read_buf`] from the socket and empties [`Buffers::pending`] into it; the protocols read
+//! [`Buffers::received`] and write to [`Buffers::output`]. A wire with nothing in it needs no memory: its buffers can be
 //! lent from and returned to a stack of spare wires, which keeps ten thousand idle connections cheap and the buffers
 //! of the busy ones warm in the cache.
 
@@ -9,12 +9,12 @@ use bytes::BufMut;
 
 /// Most bytes that a peer may have sent ahead of what was read: the largest head of a request, and far more than any
 /// reply to a counter.
-pub const MAX_UNREAD: usize = 16 * 1024;
+pub const MAX_RECEIVED: usize = 16 * 1024;
 
 /// Both directions of one connection, seen from our side. Every idle connection has one, so that it is kept small: what
 /// waits is far shorter than 4 GiB.
 #[derive(Default)]
-pub struct Wire {
+pub struct Buffers {
     input: Vec<u8>,
     /// So much at the front of the input was consumed.
     consumed: u32,
@@ -23,14 +23,14 @@ pub struct Wire {
     sent: u32,
 }
 
-impl Wire {
+impl Buffers {
     /// What has arrived and was not consumed.
     #[must_use]
-    pub fn unread(&self) -> &[u8] {
+    pub fn received(&self) -> &[u8] {
         self.input.get(self.consumed as usize..).unwrap_or_default()
     }
 
-    /// Drops the first `length` bytes of [`Wire::unread`].
+    /// Drops the first `length` bytes of [`Buffers::received`].
     pub fn consume(&mut self, length: usize) {
         drop_front(&mut self.input, &mut self.consumed, length);
     }
@@ -38,17 +38,17 @@ impl Wire {
     /// Whether a peer has sent as much ahead as it may, so that no further byte will be taken.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.unread().len() >= MAX_UNREAD
+        self.received().len() >= MAX_RECEIVED
     }
 
-    /// Where the driver puts bytes from the socket. Without room (see [`Wire::is_full`]) it takes none.
-    pub fn room(&mut self) -> impl BufMut + '_ {
+    /// Where the driver puts bytes from the socket. Without room (see [`Buffers::is_full`]) it takes none.
+    pub fn read_buf(&mut self) -> impl BufMut + '_ {
         let room = self.make_room();
         (&mut self.input).limit(room)
     }
 
     /// Takes bytes that the driver has read already, as far as there is room, and hands back the rest.
-    pub fn take_in<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+    pub fn receive<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let (taken, rest) = bytes.split_at(bytes.len().min(self.make_room()));
         self.input.extend_from_slice(taken);
         rest
@@ -58,7 +58,7 @@ impl Wire {
     /// have come, so that a peer cannot have it by few bytes.
     fn make_room(&mut self) -> usize {
         self.input.drain(..std::mem::take(&mut self.consumed) as usize);
-        let room = MAX_UNREAD.saturating_sub(self.input.len());
+        let room = MAX_RECEIVED.saturating_sub(self.input.len());
         let enough = if self.input.is_empty() { FIRST } else { LEAST };
         if self.input.capacity() - self.input.len() < room.min(enough) {
             self.input.reserve_exact(room.min(FIRST));
@@ -92,16 +92,16 @@ impl Wire {
 
     /// What has not been sent yet.
     #[must_use]
-    pub fn unsent(&self) -> &[u8] {
+    pub fn pending(&self) -> &[u8] {
         self.output.get(self.sent as usize..).unwrap_or_default()
     }
 
-    /// Drops the first `length` bytes of [`Wire::unsent`], because the socket took them.
-    pub fn sent(&mut self, length: usize) {
+    /// Drops the first `length` bytes of [`Buffers::pending`], because the socket took them.
+    pub fn mark_sent(&mut self, length: usize) {
         drop_front(&mut self.output, &mut self.sent, length);
     }
 
-    /// Takes all of [`Wire::unsent`] out, to be sent elsewhere.
+    /// Takes all of [`Buffers::pending`] out, to be sent elsewhere.
     #[must_use]
     pub fn take_unsent(&mut self) -> Vec<u8> {
         self.output.drain(..std::mem::take(&mut self.sent) as usize);
@@ -109,24 +109,24 @@ impl Wire {
     }
 
     /// Takes over the buffers of a spare wire if this one has none.
-    pub fn borrow(&mut self, spares: &mut Vec<Self>) {
+    pub fn acquire(&mut self, pool: &mut Vec<Self>) {
         if self.input.capacity() == 0
             && self.output.is_empty()
-            && let Some(spare) = spares.pop()
+            && let Some(spare) = pool.pop()
         {
             *self = spare;
         }
     }
 
     /// Gives the buffers away if nothing is in them: to the spare wires while there are few, else to the allocator.
-    pub fn give_back(&mut self, spares: &mut Vec<Self>) {
+    pub fn release(&mut self, pool: &mut Vec<Self>) {
         if !self.input.is_empty() || !self.output.is_empty() {
             return;
         }
-        let wire = std::mem::take(self);
-        let grown = wire.output.capacity() > MAX_SPARE_OUTPUT;
-        if wire.input.capacity() > 0 && !grown && spares.len() < MAX_SPARES {
-            spares.push(wire);
+        let buffers = std::mem::take(self);
+        let grown = buffers.output.capacity() > MAX_SPARE_OUTPUT;
+        if buffers.input.capacity() > 0 && !grown && pool.len() < MAX_POOLED {
+            pool.push(buffers);
         }
     }
 }
@@ -150,7 +150,7 @@ const LEAST: usize = 64;
 const SLACK: usize = 512;
 
 /// Spare wires that a worker keeps. One is enough as long as every answer is sent at once.
-const MAX_SPARES: usize = 4;
+const MAX_POOLED: usize = 4;
 
 /// Largest output buffer worth keeping.
 const MAX_SPARE_OUTPUT: usize = 32 * 1024;
@@ -161,46 +161,49 @@ mod tests {
 
     #[test]
     fn takes_no_more_than_its_bound() {
-        let mut wire = Wire::default();
-        while wire.room().has_remaining_mut() {
-            wire.room().put_u8(b'x');
+        let mut buffers = Buffers::default();
+        while buffers.read_buf().has_remaining_mut() {
+            buffers.read_buf().put_u8(b'x');
         }
-        assert!(wire.is_full());
-        assert_eq!(wire.unread().len(), MAX_UNREAD);
-        wire.consume(1);
-        assert_eq!(wire.room().remaining_mut(), 1);
+        assert!(buffers.is_full());
+        assert_eq!(buffers.received().len(), MAX_RECEIVED);
+        buffers.consume(1);
+        assert_eq!(buffers.read_buf().remaining_mut(), 1);
     }
 
     #[test]
     fn memory_grows_with_what_came_and_shrinks_to_it() {
-        let mut wire = Wire::default();
+        let mut buffers = Buffers::default();
         let mut grown = Vec::new();
         for length in [1, 4000, 4000, 4000, 4000] {
-            wire.take_in(&vec![b'x'; length]);
-            grown.push(wire.capacity());
+            buffers.receive(&vec![b'x'; length]);
+            grown.push(buffers.capacity());
         }
         assert!(grown[0] == FIRST && grown[2] <= 3 * FIRST, "{grown:?}");
-        assert!(grown.is_sorted() && grown.iter().all(|capacity| *capacity <= 2 * MAX_UNREAD), "{grown:?}");
-        wire.consume(10_000);
-        wire.output().extend_from_slice(b"abc");
-        wire.sent(1);
-        wire.shrink();
-        assert_eq!((wire.capacity(), wire.unread().len(), wire.unsent()), (6003 + SLACK + 6, 6001, &b"bc"[..]));
-        wire.take_in(b"d");
-        wire.shrink();
-        assert_eq!(wire.capacity(), 6003 + SLACK + 6, "a byte is not copied to elsewhere");
+        assert!(grown.is_sorted() && grown.iter().all(|capacity| *capacity <= 2 * MAX_RECEIVED), "{grown:?}");
+        buffers.consume(10_000);
+        buffers.output().extend_from_slice(b"abc");
+        buffers.mark_sent(1);
+        buffers.shrink();
+        assert_eq!(
+            (buffers.capacity(), buffers.received().len(), buffers.pending()),
+            (6003 + SLACK + 6, 6001, &b"bc"[..])
+        );
+        buffers.receive(b"d");
+        buffers.shrink();
+        assert_eq!(buffers.capacity(), 6003 + SLACK + 6, "a byte is not copied to elsewhere");
     }
 
     #[test]
     fn lends_its_buffers_only_when_empty() {
-        let (mut wire, mut spares) = (Wire::default(), Vec::new());
-        wire.room().put_slice(b"ab");
-        wire.give_back(&mut spares);
-        assert_eq!((wire.unread(), spares.len()), (&b"ab"[..], 0));
-        wire.consume(2);
-        wire.give_back(&mut spares);
-        assert_eq!((wire.input.capacity(), spares.len()), (0, 1));
-        wire.borrow(&mut spares);
-        assert!(wire.input.capacity() > 0 && spares.is_empty());
+        let (mut buffers, mut pool) = (Buffers::default(), Vec::new());
+        buffers.read_buf().put_slice(b"ab");
+        buffers.release(&mut pool);
+        assert_eq!((buffers.received(), pool.len()), (&b"ab"[..], 0));
+        buffers.consume(2);
+        buffers.release(&mut pool);
+        assert_eq!((buffers.input.capacity(), pool.len()), (0, 1));
+        buffers.acquire(&mut pool);
+        assert!(buffers.input.capacity() > 0 && pool.is_empty());
     }
 }
