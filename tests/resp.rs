@@ -9,7 +9,7 @@
 //! - Lengths are bounded (`$536870913`, `*2147483648`): hiredis waits for as many bytes as an address can count.
 //! - The kinds that RESP3 added (`_ # , ( = % ~ > |`) are none: Redis sends them to nobody who has not asked by `HELLO`.
 
-#[path = "rig/escape.rs"]
+#[path = "support/escape.rs"]
 mod escape;
 
 use escape::unescape;

@@ -1,7 +1,7 @@
 //! The cases that are kept: one a line, spelled as in a Rust literal; empty lines and those with a `#` in front are for
 //! the reader.
 
-#[path = "../../tests/rig/escape.rs"]
+#[path = "../../tests/support/escape.rs"]
 mod escape;
 
 /// The cases in the text of a file.

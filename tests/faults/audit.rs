@@ -1,6 +1,6 @@
 //! What clients were told, held against what the store has counted.
 
-use crate::rig::Answer;
+use crate::support::Answer;
 
 /// Whether the store may have counted visits that nobody was told the number of, although nobody left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 use std::fs;
 
 use super::audit::{Doubt, Tally};
-use crate::rig::{Redis, Settings, until};
+use crate::support::{Redis, Settings, until};
 
 /// Where Debian puts the library, for each architecture.
 const LIBRARY: &str = "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketimeMT.so.1";

@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::audit::Tally;
-use crate::rig::{Client, Notch, until};
+use crate::support::{Client, Notch, until};
 
 /// Says to threads that it is time to end, at the latest when it is dropped.
 #[derive(Default)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::audit::{Doubt, Tally};
 use super::crowd::{Crowd, Visitor};
 use super::preload::{Disk, EDQUOT, EINTR, EIO, ENOSPC, Fault};
-use crate::rig::{NEVER, Settings, until};
+use crate::support::{NEVER, Settings, until};
 
 /// Has strace do this to calls on the ledger, the file that is to replace it, or their folder. Of calls that open, only
 /// those of the file that is to replace it: the others are made at the start.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use std::{fs, process};
 
 use super::crowd::Over;
-use crate::rig::{Notch, Settings, until};
+use crate::support::{Notch, Settings, until};
 
 pub(crate) struct Group {
     folder: PathBuf,

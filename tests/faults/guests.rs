@@ -5,30 +5,31 @@ use std::time::Duration;
 
 use super::audit::Doubt;
 use super::crowd::{Neighbour, Newcomer, SETTLED};
-use super::nuisance;
-use crate::rig::{NEVER, Settings, until};
+use super::hostile_clients;
+use crate::support::{NEVER, Settings, until};
 
 #[test]
 fn whatever_clients_do_the_next_one_is_served_and_all_is_free_again() {
-    for nuisance in nuisance::all(CONNECTIONS) {
+    for hostile in hostile_clients::all(CONNECTIONS) {
         let settings = ["HEADER_TIMEOUT", "IDLE_TIMEOUT", "SEND_TIMEOUT"].iter();
         let settings = settings.fold(Settings::ledger(), |settings, name| settings.with(name, "1s"));
-        let settings = settings.with("FSYNC", "never").with("STORE_TIMEOUT", NEVER).with("COUNTERS", nuisance::COUNTER);
+        let settings =
+            settings.with("FSYNC", "never").with("STORE_TIMEOUT", NEVER).with("COUNTERS", hostile_clients::COUNTER);
         let notch = settings.with("MAX_CONNECTIONS", &CONNECTIONS.to_string()).start();
         assert_eq!(notch.visit(), 1);
         thread::sleep(SETTLED);
         let (files, memory) = (notch.files().len(), notch.resident_kilobytes());
 
         let neighbour = Neighbour::of(&notch);
-        let (address, name) = (notch.address, nuisance.name);
-        let nuisance = thread::spawn(move || nuisance.misbehave(address, SPELL));
+        let (address, name) = (notch.address, hostile.name);
+        let hostile = thread::spawn(move || hostile.misbehave(address, SPELL));
         let (mut most_files, mut most_memory) = (0, 0);
-        while !nuisance.is_finished() {
+        while !hostile.is_finished() {
             most_files = most_files.max(notch.files().len());
             most_memory = most_memory.max(notch.resident_kilobytes());
             thread::sleep(Duration::from_millis(10));
         }
-        let visits = nuisance.join().expect("a nuisance does not panic");
+        let visits = hostile.join().expect("a hostile does not panic");
         let (mut tally, waits) = neighbour.leave();
         let (median, worst) = (waits[waits.len() / 2], waits[waits.len() - 1 - waits.len() / 100]);
         assert!(median < BESIDE.0 && worst < BESIDE.1, "{name}: a visit beside it took {median:?}, at worst {worst:?}");
@@ -42,7 +43,7 @@ fn whatever_clients_do_the_next_one_is_served_and_all_is_free_again() {
         // Who was sent away for want of room was not counted.
         tally.cut = 0;
         tally.audit(notch.total(), Doubt::None);
-        let theirs = notch.get(&format!("/total/{}", nuisance::COUNTER)).number();
+        let theirs = notch.get(&format!("/total/{}", hostile_clients::COUNTER)).number();
         assert!(theirs <= visits as i64, "{name}: {theirs} counted of {visits} that were asked for");
     }
 }
@@ -50,12 +51,13 @@ fn whatever_clients_do_the_next_one_is_served_and_all_is_free_again() {
 #[test]
 fn newcomers_do_not_wait_for_clients_that_begin_requests_again_and_again() {
     let notch = Settings::ledger().with("FSYNC", "never").with("MAX_CONNECTIONS", "256").start();
-    let renewing = nuisance::of_memory(256).into_iter().find(|nuisance| nuisance.name == "unfinished heads, renewed");
+    let renewing =
+        hostile_clients::of_memory(256).into_iter().find(|hostile| hostile.name == "unfinished heads, renewed");
     let (renewing, address) = (renewing.expect("one of them"), notch.address);
-    let nuisance = thread::spawn(move || renewing.misbehave(address, 2 * SPELL));
+    let hostile = thread::spawn(move || renewing.misbehave(address, 2 * SPELL));
     until("all seats are taken", || (notch.files().len() > 256).then_some(()));
     let newcomer = Newcomer::of(&notch);
-    nuisance.join().expect("a nuisance does not panic");
+    hostile.join().expect("a hostile does not panic");
     let waits = newcomer.leave();
     let (median, worst) = (waits[waits.len() / 2], waits[waits.len() - 1]);
     assert!(median < BESIDE.0 && worst < 2 * BESIDE.1, "of {} visits, {median:?} and {worst:?} at worst", waits.len());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::audit::{Doubt, LOST_CONNECTION, Tally};
 use super::crowd::Visitor;
 use super::relay::{Relay, Trick};
-use crate::rig::{NEVER, Notch, Redis, Settings};
+use crate::support::{NEVER, Notch, Redis, Settings};
 
 /// notch with one event loop, hence with one connection to Redis, by way of a relay.
 fn behind_a_relay(timeout: &str) -> (Redis, Relay, Notch) {

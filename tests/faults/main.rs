@@ -3,17 +3,17 @@
 //!
 //! Each test ends with the same audit of what clients were told against what the store has counted: see [`audit`].
 //! Faults are made on real processes and sockets, nothing is mocked, so the suite must pass on every driver. What is
-//! chosen at random is chosen by [`dice`], which tells its seed when a test fails. `FAULTS_SECONDS` says how long the
+//! chosen at random is chosen by [`rng`], which tells its seed when a test fails. `FAULTS_SECONDS` says how long the
 //! soak lasts, `FAULTS_SEED` which choices to make again.
 
-#[path = "../rig/mod.rs"]
-mod rig;
+#[path = "../support/mod.rs"]
+mod support;
 
 mod audit;
 mod crowd;
-mod dice;
+mod rng;
 mod group;
-mod nuisance;
+mod hostile_clients;
 mod preload;
 mod relay;
 

@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use super::crowd::{Neighbour, Newcomer};
 use super::group::Group;
-use super::nuisance::{self, Nuisance};
-use crate::rig::Settings;
+use super::hostile_clients::{self, HostileClient};
+use crate::support::Settings;
 
 #[test]
 fn a_small_container_keeps_to_its_memory() {
     // As `compose.yaml` has it, and `WEB_MEMORY` for the driver on threads.
     let limit = if cfg!(feature = "tokio") { 6 << 20 } else { 16 << 20 };
-    for nuisance in nuisance::of_memory(256) {
-        withstands(limit, 256, &nuisance);
+    for hostile in hostile_clients::of_memory(256) {
+        withstands(limit, 256, &hostile);
     }
 }
 
@@ -28,8 +28,8 @@ fn the_unit_of_systemd_keeps_to_its_memory() {
     let unit = fs::read_to_string(unit).expect("the unit that is shipped");
     let limit = unit.lines().find_map(|line| line.strip_prefix("MemoryMax=")?.strip_suffix('M'));
     let limit = limit.and_then(|limit| limit.parse::<usize>().ok()).expect("MemoryMax in megabytes");
-    for nuisance in nuisance::of_memory(CROWD).into_iter().filter(|nuisance| nuisance.first.len() > 20) {
-        withstands(limit << 20, CROWD, &nuisance);
+    for hostile in hostile_clients::of_memory(CROWD).into_iter().filter(|hostile| hostile.first.len() > 20) {
+        withstands(limit << 20, CROWD, &hostile);
     }
 }
 
@@ -40,16 +40,16 @@ fn a_crowd_that_memory_is_too_small_for_is_served_in_part() {
     let lowered = "MAX_CONNECTIONS is lowered: there is no memory for more; raise the memory limit";
     assert!(notch.log().iter().any(|line| line.contains(lowered)), "{:?}", notch.log());
     drop(notch);
-    for nuisance in nuisance::of_memory(3000) {
-        withstands(32 << 20, 10_000, &nuisance);
+    for hostile in hostile_clients::of_memory(3000) {
+        withstands(32 << 20, 10_000, &hostile);
     }
 }
 
 #[test]
 fn more_clients_than_connections_do_not_leave_their_answers_with_the_kernel() {
     let (limit, connections) = if cfg!(feature = "tokio") { (6 << 20, 256) } else { (16 << 20, 200) };
-    for nuisance in nuisance::of_memory(4 * connections).iter().filter(|nuisance| nuisance.narrow) {
-        withstands(limit, connections, nuisance);
+    for hostile in hostile_clients::of_memory(4 * connections).iter().filter(|hostile| hostile.narrow) {
+        withstands(limit, connections, hostile);
     }
 }
 
@@ -68,7 +68,7 @@ fn a_start_without_memory_or_files_for_it_is_refused() {
     let few = ["prlimit", "--nofile=256:256"];
     let no_files = Settings::ledger().by_way_of(&few).with("WORKERS", "64").try_start();
     let no_memory = Settings::ledger().with("MEMORY_LIMIT", "700k").try_start();
-    let said = |ended: Result<_, crate::rig::Ended>| ended.err().map(|ended| (ended.code, ended.stderr));
+    let said = |ended: Result<_, crate::support::Ended>| ended.err().map(|ended| (ended.code, ended.stderr));
     let (code, words) = said(no_memory).expect("it cannot start");
     assert_eq!(code, Some(1), "{words}");
     assert!(words.contains("716800 bytes of memory are too few for WORKERS=1"), "{words}");
@@ -83,21 +83,21 @@ fn a_start_without_memory_or_files_for_it_is_refused() {
     }
 }
 
-/// Lets the nuisance go on in a group of `limit` bytes, and asserts that it is not noticed.
-fn withstands(limit: usize, connections: usize, nuisance: &Nuisance) {
+/// Lets the hostile go on in a group of `limit` bytes, and asserts that it is not noticed.
+fn withstands(limit: usize, connections: usize, hostile: &HostileClient) {
     allow_files();
     let group = Arc::new(Group::of(limit));
-    let settings = Settings::ledger().with("FSYNC", "never").with("COUNTERS", nuisance::COUNTER);
+    let settings = Settings::ledger().with("FSYNC", "never").with("COUNTERS", hostile_clients::COUNTER);
     let settings = settings.with("MAX_CONNECTIONS", &connections.to_string()).with("WORKERS", "2");
     let settings = if cfg!(feature = "tokio") { settings } else { settings.without("WORKERS") };
     let notch = group.settings(settings).start();
     assert_eq!(notch.visit(), 1);
-    let (watch, name, address) = (group.watch(), nuisance.name, notch.address);
+    let (watch, name, address) = (group.watch(), hostile.name, notch.address);
     let (mut waits, mut newcomers) = (Vec::new(), Vec::new());
     thread::scope(|scope| {
-        let hostile = scope.spawn(|| nuisance.misbehave(address, nuisance.away + SPELL));
+        let hostile = scope.spawn(|| hostile.misbehave(address, hostile.away + SPELL));
         let (neighbour, newcomer) = (Neighbour::of(&notch), Newcomer::of(&notch));
-        hostile.join().expect("a nuisance does not panic");
+        hostile.join().expect("a hostile does not panic");
         waits = neighbour.leave().1;
         newcomers = newcomer.leave();
     });

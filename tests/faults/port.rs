@@ -5,7 +5,7 @@ use std::thread;
 use super::audit::Doubt;
 use super::crowd::{Crowd, SETTLED, Visitor};
 use super::relay::{Mood, Relay};
-use crate::rig::{NEVER, Redis, Settings, until};
+use crate::support::{NEVER, Redis, Settings, until};
 
 #[test]
 fn a_port_that_is_silent_or_slams_the_door() {

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::{env, fs, process};
 
-use crate::rig::{Settings, until};
+use crate::support::{Settings, until};
 
 /// Error numbers of Linux.
 pub(crate) const EINTR: i32 = 4;

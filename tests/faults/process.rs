@@ -2,7 +2,7 @@
 
 use super::audit::{Doubt, Tally};
 use super::crowd::Crowd;
-use crate::rig::{NEVER, Notch, Redis, Settings};
+use crate::support::{NEVER, Notch, Redis, Settings};
 
 /// Lives that each end in a `kill -9` under load; what all of them were told, and what to start the next one with.
 fn short_lives(settings: Settings) -> (Tally, Notch) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::audit::{Doubt, LOST_CONNECTION};
 use super::crowd::Crowd;
-use crate::rig::{NEVER, Notch, Redis, Settings, until};
+use crate::support::{NEVER, Notch, Redis, Settings, until};
 
 #[test]
 fn killed_again_and_again() {

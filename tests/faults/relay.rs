@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::rig::until;
+use crate::support::until;
 
 /// What to do once with the next bytes of either direction, as they arrive: a batch and its replies are small enough
 /// to arrive whole.

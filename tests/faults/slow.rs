@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::audit::{Doubt, LOST_CONNECTION, Tally};
 use super::crowd::{Crowd, Visitor};
 use super::relay::{Mood, Relay};
-use crate::rig::{NEVER, Notch, Redis, Settings, until};
+use crate::support::{NEVER, Notch, Redis, Settings, until};
 
 fn behind_a_relay(redis: &Redis, timeout: &str) -> (Relay, Notch) {
     let relay = Relay::to(redis.port);

@@ -7,33 +7,33 @@ use std::time::{Duration, Instant};
 
 use super::audit::Doubt;
 use super::crowd::{Crowd, Over, SETTLED};
-use super::dice::Dice;
-use super::nuisance;
+use super::hostile_clients;
 use super::relay::{Mood, Relay, Trick};
-use crate::rig::{Notch, Redis, Settings, until};
+use super::rng::Rng;
+use crate::support::{Notch, Redis, Settings, until};
 
 #[test]
 fn everything_at_once() {
-    let mut dice = Dice::new();
+    let mut rng = Rng::new();
     let mut redis = Redis::start(&["--appendonly", "yes", "--appendfsync", "always", "--enable-debug-command", "yes"]);
     let relay = Relay::to(redis.port);
     let short = ["HEADER_TIMEOUT", "IDLE_TIMEOUT", "SEND_TIMEOUT", "STORE_TIMEOUT"].iter();
     let settings = short.fold(Settings::redis(relay.port), |settings, name| settings.with(name, "1s"));
-    let settings = settings.with("COUNTERS", nuisance::COUNTER);
+    let settings = settings.with("COUNTERS", hostile_clients::COUNTER);
     let notch = settings.with("MAX_CONNECTIONS", &CONNECTIONS.to_string()).start();
     let first = notch.visit();
     thread::sleep(SETTLED);
     let files = notch.files().len() - relay.standing();
     let crowd = Crowd::at(&notch, 4);
-    let hostile = Hostile::to(&notch, &mut dice);
+    let hostile = Hostile::to(&notch, &mut rng);
 
     let length = Duration::from_secs(seconds());
     let start = Instant::now();
     let (mut early, mut late) = (Most::default(), Most::default());
     early.look(&notch);
     while start.elapsed() < length {
-        disturb(&mut redis, &relay, &mut dice);
-        thread::sleep(Duration::from_millis(dice.below(200) as u64));
+        disturb(&mut redis, &relay, &mut rng);
+        thread::sleep(Duration::from_millis(rng.below(200) as u64));
         let most = if start.elapsed() < length / 3 { &mut early } else { &mut late };
         most.look(&notch);
     }
@@ -44,17 +44,17 @@ fn everything_at_once() {
     tally.note_number(first);
     until("all clients are gone", || (notch.files().len() <= files + relay.standing()).then_some(()));
     tally.audit(redis.say("GET visits").parse().expect("a count"), Doubt::Possible);
-    let theirs = redis.say(&format!("GET visits:{}", nuisance::COUNTER)).parse().unwrap_or(0);
+    let theirs = redis.say(&format!("GET visits:{}", hostile_clients::COUNTER)).parse().unwrap_or(0);
     assert!(theirs <= visits, "{theirs} counted of {visits} that hostile clients asked for");
     assert!(late.files <= files + CONNECTIONS + SLACK, "{files} files open before, then {late:?}");
     assert!(late.memory <= early.memory + early.memory / 4 + 2048, "it grows: {early:?}, then {late:?}");
 }
 
 /// One thing that goes wrong, and ends.
-fn disturb(redis: &mut Redis, relay: &Relay, dice: &mut Dice) {
-    let pause = Duration::from_millis(*dice.pick(&[0, 20, 200, 1300]));
-    let place = dice.below(40);
-    match dice.below(8) {
+fn disturb(redis: &mut Redis, relay: &Relay, rng: &mut Rng) {
+    let pause = Duration::from_millis(*rng.pick(&[0, 20, 200, 1300]));
+    let place = rng.below(40);
+    match rng.below(8) {
         0 => {
             redis.kill();
             thread::sleep(pause);
@@ -66,7 +66,7 @@ fn disturb(redis: &mut Redis, relay: &Relay, dice: &mut Dice) {
         4 => relay.arm(Trick::CutRequest(place)),
         5 => relay.arm(Trick::CutReply(place / 4)),
         6 => relay.arm(
-            dice.pick(&[
+            rng.pick(&[
                 Trick::DelayReply(pause),
                 Trick::DribbleReply,
                 Trick::DoubleReply,
@@ -78,7 +78,7 @@ fn disturb(redis: &mut Redis, relay: &Relay, dice: &mut Dice) {
             .clone(),
         ),
         _ => {
-            relay.set(*dice.pick(&[Mood::Silent, Mood::Slam]));
+            relay.set(*rng.pick(&[Mood::Silent, Mood::Slam]));
             thread::sleep(pause);
             relay.set(Mood::Pass);
         }
@@ -92,16 +92,16 @@ struct Hostile {
 }
 
 impl Hostile {
-    fn to(notch: &Notch, dice: &mut Dice) -> Self {
+    fn to(notch: &Notch, rng: &mut Rng) -> Self {
         let over = Over::default();
         let hostile = |_| {
-            let (over, address, mut dice) = (over.flag(), notch.address, dice.split());
+            let (over, address, mut rng) = (over.flag(), notch.address, rng.split());
             thread::spawn(move || {
-                let all = nuisance::all(CONNECTIONS);
+                let all = hostile_clients::all(CONNECTIONS);
                 let mut visits = 0;
                 while !over.load(Ordering::Relaxed) {
-                    let long = Duration::from_millis(500 + dice.below(2000) as u64);
-                    visits += dice.pick(&all).misbehave(address, long);
+                    let long = Duration::from_millis(500 + rng.below(2000) as u64);
+                    visits += rng.pick(&all).misbehave(address, long);
                 }
                 visits
             })

@@ -5,7 +5,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use crate::image::Store;
-use crate::rig::{Folder, until};
+use crate::support::{Folder, until};
 
 /// A stopped store of 7 visits, and a backup of it at 5.
 fn store() -> (Store, Vec<u8>) {

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::image::Store;
-use crate::rig::{PATIENCE, signal, until};
+use crate::support::{PATIENCE, signal, until};
 
 #[test]
 fn a_server_that_hangs_or_is_gone_is_not_healthy() {

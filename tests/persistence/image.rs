@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::{env, thread};
 
-use crate::rig::{Folder, Settings, free_port, signal, until};
+use crate::support::{Folder, Settings, free_port, signal, until};
 
 /// A data folder, and the server that may run on it. The server is killed when this is dropped.
 pub(crate) struct Store {

@@ -3,8 +3,8 @@
 //!
 //! `REDIS_SERVER` names the server, as for the other suites; `scripts/stores` runs all of this on each kind there is.
 
-#[path = "../rig/mod.rs"]
-mod rig;
+#[path = "../support/mod.rs"]
+mod support;
 
 #[path = "../faults/audit.rs"]
 #[allow(dead_code, reason = "shared with the faults, which take more of it")]

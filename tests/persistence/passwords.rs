@@ -4,7 +4,7 @@
 use crate::audit::{Doubt, Tally};
 use crate::crowd::Crowd;
 use crate::image::{Store, is_old};
-use crate::rig::until;
+use crate::support::until;
 
 const PASSWORD: &str = r#"it"s $3cret \ with spaces"#;
 
@@ -149,7 +149,7 @@ fn rewrite(store: &Store, crowd: &Crowd) {
 }
 
 /// The next three visits have the next three numbers.
-fn goes_on(notch: &crate::rig::Notch, tally: &mut Tally, total: i64) {
+fn goes_on(notch: &crate::support::Notch, tally: &mut Tally, total: i64) {
     for number in total + 1..=total + 3 {
         assert_eq!(notch.visit(), number);
         tally.note_number(number);

@@ -4,7 +4,7 @@
 use std::process::{Child, Command, Stdio};
 
 use crate::image::Store;
-use crate::rig::{Notch, signal, until};
+use crate::support::{Notch, signal, until};
 
 fn store() -> Store {
     Store::new()

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use crate::image::Store;
-use crate::rig::Settings;
+use crate::support::Settings;
 
 const PASSWORD: &str = r#"it"s $3cret \n %s with spaces."#;
 const UTF_8: &str = "p\u{e4}ssw\u{f6}rd \u{2603} \u{10ffff}";

@@ -1,6 +1,6 @@
 //! The badges that stand on other people's pages.
 
-use crate::rig::{Answer, Notch, Redis, Settings, until};
+use crate::support::{Answer, Notch, Redis, Settings, until};
 
 /// What browsers send for an image.
 const ACCEPT: (&str, &str) = ("Accept", "image/*,*/*;q=0.8");

@@ -1,6 +1,6 @@
 //! What pages of other origins may do, as the Fetch standard has browsers ask and understand it.
 
-use crate::rig::{Answer, NEVER, Notch, Redis, Script, Settings, until};
+use crate::support::{Answer, NEVER, Notch, Redis, Script, Settings, until};
 
 const HERE: &str = "https://shop.example";
 const THERE: &str = "http://localhost:3000";

@@ -7,7 +7,7 @@
 
 use std::ops::Add;
 
-use crate::rig::{Answer, Client, Notch, Settings, unescape};
+use crate::support::{Answer, Client, Notch, Settings, unescape};
 
 /// An outcome is written as the statuses in their order, `keep` or `close`, and what was counted: `200 200 keep +1`.
 /// `head:200` answers a HEAD. Where the RFC leaves a choice, outcomes are separated by ` | `.

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::rig::{NEVER, Notch, Redis, Settings, until};
+use crate::support::{NEVER, Notch, Redis, Settings, until};
 
 fn store_up(notch: &Notch) -> bool {
     notch.get("/metrics").text().contains("\nnotch_store_up 1\n")

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use crate::rig::{Redis, Script, Settings, until};
+use crate::support::{Redis, Script, Settings, until};
 
 /// All three commands, and which of the two questions each asks.
 const COMMANDS: [(&[&str], bool); 3] =
@@ -55,7 +55,7 @@ fn with_a_store_that_does_not_respond_notch_is_live_and_not_ready() {
 
 #[test]
 fn draining_notch_is_live_and_not_ready() {
-    let notch = Settings::ledger().with("DRAIN_DELAY", crate::rig::NEVER).start();
+    let notch = Settings::ledger().with("DRAIN_DELAY", crate::support::NEVER).start();
     let address = notch.address.to_string();
     notch.signal("TERM");
     until("not ready", || {

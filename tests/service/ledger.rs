@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use crate::rig::{Answer, Notch, Redis, Settings, until};
+use crate::support::{Answer, Notch, Redis, Settings, until};
 
 #[test]
 fn the_first_start_makes_it_and_every_other_one_goes_on() {

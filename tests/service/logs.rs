@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::rig::{Notch, Redis, Script, Settings, parse_json, until};
+use crate::support::{Notch, Redis, Script, Settings, parse_json, until};
 
 #[test]
 fn the_start_is_one_line_that_says_where_and_into_what() {
@@ -210,7 +210,7 @@ fn text_lines_name_their_level() {
 
 #[test]
 fn the_level_is_a_setting() {
-    // Without the start line the rig would not find notch, so the port is settled beforehand.
+    // Without the start line the tests would not find notch, so the port is settled beforehand.
     let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let address = free.expect("a free port").to_string();
     let taken = Settings::ledger().with("LISTEN", &address).start();

@@ -5,8 +5,8 @@
 //! `redis-server` wherever one can be brought to say it, and a scripted one for the rest. Tests wait for conditions,
 //! never for a while; the bound on each wait is there to end a hopeless one and measures nothing.
 
-#[path = "../rig/mod.rs"]
-mod rig;
+#[path = "../support/mod.rs"]
+mod support;
 
 mod badges;
 mod cors;

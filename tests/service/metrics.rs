@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::rig::{Answer, NEVER, Notch, Redis, Script, Settings, until};
+use crate::support::{Answer, NEVER, Notch, Redis, Script, Settings, until};
 
 /// Samples by their name and labels.
 type Samples = BTreeMap<String, f64>;

@@ -1,6 +1,6 @@
 //! What people see: the page of a counter in a browser.
 
-use crate::rig::{Answer, Notch, Redis, Script, Settings, free_port, until};
+use crate::support::{Answer, Notch, Redis, Script, Settings, free_port, until};
 
 /// What browsers send when somebody goes to an address.
 const BROWSER: (&str, &str) = ("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8");

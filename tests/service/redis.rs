@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::rig::{Client, NEVER, Notch, Redis, Settings, until};
+use crate::support::{Client, NEVER, Notch, Redis, Settings, until};
 
 const JSON: (&str, &str) = ("Accept", "application/json");
 
@@ -72,7 +72,7 @@ fn logs_in_every_way_there_is() {
     redis.told(
         "ACL SETUSER al.ice on >p@ss:w/rd%20 ~visits +get +incr +incrby +eval +evalsha +script|load +set +ping +select",
     );
-    let folder = crate::rig::Folder::new("secrets");
+    let folder = crate::support::Folder::new("secrets");
     let secret = |name: &str, text: &str| {
         fs::write(folder.file(name), text).expect("a secret laid for the test");
         folder.file(name).display().to_string()
@@ -658,7 +658,7 @@ fn crowd<T: Send>(notch: &Notch, visitors: usize, each: usize, ask: impl Fn(&mut
     })
 }
 
-fn visit_until(notch: &Notch, over: &AtomicBool) -> Vec<crate::rig::Answer> {
+fn visit_until(notch: &Notch, over: &AtomicBool) -> Vec<crate::support::Answer> {
     let mut answers = Vec::new();
     let mut client = notch.client();
     while !over.load(Ordering::Relaxed) {

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::rig::{Etc, NameServer, Notch, Redis, Says, Settings, isolated, reply, until};
+use crate::support::{Etc, NameServer, Notch, Redis, Says, Settings, isolated, reply, until};
 
 /// Settings under which `redis.test` is what these files say.
 struct Names {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::rig::{Answer, Client, Notch, Redis, Settings, free_port};
+use crate::support::{Answer, Client, Notch, Redis, Settings, free_port};
 
 /// Everything that shows the state of this moment; none of it may be kept by anybody.
 const LIVE: [&str; 6] = ["/", "/count", "/total", "/livez", "/readyz", "/metrics"];
@@ -361,7 +361,7 @@ fn ready_hangs_on_the_store_and_alive_does_not() {
     assert_eq!(json.status, 503);
     assert!(json.json()["error"].is_string(), "{json:?}");
     redis.restart();
-    crate::rig::until("notch is ready again", || (notch.get("/readyz").status == 200).then_some(()));
+    crate::support::until("notch is ready again", || (notch.get("/readyz").status == 200).then_some(()));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::rig::{NEVER, Notch, Script, Settings, until};
+use crate::support::{NEVER, Notch, Script, Settings, until};
 
 fn notch(script: &Script) -> Notch {
     settings(script).start()

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 
-use crate::rig::{Client, Redis, Settings};
+use crate::support::{Client, Redis, Settings};
 
 /// Every setting there is, as the README lists them.
 const NAMES: [&str; 26] = [

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::rig::{Answer, Client, NEVER, Notch, Script, Settings, free_port, signal, until};
+use crate::support::{Answer, Client, NEVER, Notch, Script, Settings, free_port, signal, until};
 
 fn scripted(script: &Script) -> Settings {
     Settings::redis(script.port).with("STORE_TIMEOUT", NEVER).with("WORKERS", "1")

@@ -5,7 +5,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::rig::{Client, NEVER, Notch, Settings};
+use crate::support::{Client, NEVER, Notch, Settings};
 
 /// All timeouts out of reach but one.
 fn notch(short: &str) -> Notch {

@@ -4,12 +4,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use std::{env, thread};
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): small, and good enough to choose what breaks next.
-pub(crate) struct Dice {
+pub(crate) struct Rng {
     seed: u64,
     state: u64,
 }
 
-impl Dice {
+impl Rng {
     /// Seeded by `FAULTS_SEED`, else by the clock.
     pub(crate) fn new() -> Self {
         let clock = || SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock past 1970").as_nanos() as u64;
@@ -26,7 +26,7 @@ impl Dice {
         &items[self.below(items.len())]
     }
 
-    /// Dice for another thread, whose choices follow from the same seed.
+    /// Rng for another thread, whose choices follow from the same seed.
     pub(crate) fn split(&mut self) -> Self {
         Self { seed: self.seed, state: self.next() }
     }
@@ -39,7 +39,7 @@ impl Dice {
     }
 }
 
-impl Drop for Dice {
+impl Drop for Rng {
     fn drop(&mut self) {
         if thread::panicking() {
             eprintln!("to choose the same again: FAULTS_SEED={}", self.seed);

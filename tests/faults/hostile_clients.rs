@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt};
 
 /// One way to behave badly.
-pub(crate) struct Nuisance {
+pub(crate) struct HostileClient {
     pub(crate) name: &'static str,
     pub(crate) connections: usize,
     /// Said first, on each connection.
@@ -36,7 +36,7 @@ pub(crate) enum Ears {
     Flees,
 }
 
-impl Nuisance {
+impl HostileClient {
     /// Behaves badly for so long, and says how many visits may have been counted by it.
     pub(crate) fn misbehave(&self, address: SocketAddr, long: Duration) -> usize {
         let mut sent = 0;
@@ -66,7 +66,7 @@ impl Nuisance {
     }
 }
 
-/// One connection of a nuisance.
+/// One connection of a hostile.
 struct Guest {
     stream: TcpStream,
     /// When something is to be said again.
@@ -77,28 +77,28 @@ struct Guest {
 
 impl Guest {
     /// `None` when nobody opens; a full queue of connections is not waited for.
-    fn come(address: SocketAddr, nuisance: &Nuisance) -> Option<Self> {
-        let stream = if nuisance.narrow {
+    fn come(address: SocketAddr, hostile: &HostileClient) -> Option<Self> {
+        let stream = if hostile.narrow {
             narrow(address)?
         } else {
             TcpStream::connect_timeout(&address, Duration::from_millis(50)).ok()?
         };
         stream.set_nonblocking(true).expect("a socket that does not wait");
         stream.set_nodelay(true).expect("a socket that can send small segments");
-        Some(Self { stream, next: Instant::now(), rest: nuisance.first.as_bytes() })
+        Some(Self { stream, next: Instant::now(), rest: hostile.first.as_bytes() })
     }
 
     /// Says what is due, and whether it stays, and how often it began to say `then`.
-    fn go_on(&mut self, nuisance: &Nuisance) -> (bool, usize) {
+    fn go_on(&mut self, hostile: &HostileClient) -> (bool, usize) {
         let mut byte = [0];
-        let heard = match nuisance.ears {
+        let heard = match hostile.ears {
             Ears::Slow => self.stream.read(&mut byte),
             Ears::Deaf | Ears::Flees => self.stream.peek(&mut byte),
         };
         let leaves = match heard {
             Err(error) => error.kind() != ErrorKind::WouldBlock,
             // Who has nothing more to say takes any answer for the end.
-            Ok(length) => length == 0 || nuisance.ears == Ears::Flees || nuisance.then.is_empty(),
+            Ok(length) => length == 0 || hostile.ears == Ears::Flees || hostile.then.is_empty(),
         };
         if leaves {
             return (false, 0);
@@ -112,10 +112,10 @@ impl Guest {
                     Err(_) => return (false, times),
                 }
             }
-            if nuisance.then.is_empty() || Instant::now() < self.next || times >= MOST {
+            if hostile.then.is_empty() || Instant::now() < self.next || times >= MOST {
                 return (true, times);
             }
-            (self.rest, self.next) = (nuisance.then.as_bytes(), Instant::now() + nuisance.pace);
+            (self.rest, self.next) = (hostile.then.as_bytes(), Instant::now() + hostile.pace);
             times += 1;
         }
     }
@@ -131,32 +131,33 @@ fn narrow(address: SocketAddr) -> Option<TcpStream> {
 }
 
 /// What takes memory, on so many connections: all kinds of clients that keep something incomplete.
-pub(crate) fn of_memory(connections: usize) -> Vec<Nuisance> {
+pub(crate) fn of_memory(connections: usize) -> Vec<HostileClient> {
     // About two thousand come again each second, whatever their number: more would measure the machine.
     let (ears, away) = (Ears::Deaf, Duration::from_micros(500) * connections as u32);
     let seldom = away.max(Duration::from_millis(500));
-    let of = |name, first, then, pace| Nuisance { name, connections, first, then, pace, ears, away, narrow: false };
+    let of =
+        |name, first, then, pace| HostileClient { name, connections, first, then, pace, ears, away, narrow: false };
     let never = Duration::ZERO;
     let long = |start: &str| -> &'static str { format!("{start}{}", "x".repeat(8000)).leak() };
     let head = "GET /count/zebra HTTP/1.1\r\nHost: h\r\nX: ";
     let body = "POST /count/zebra HTTP/1.1\r\nHost: h\r\nContent-Length: 60000\r\n\r\n";
     vec![
         of("unfinished heads", long(head), "x", seldom),
-        Nuisance { away: never, ..of("unfinished heads, renewed", head, "", never) },
+        HostileClient { away: never, ..of("unfinished heads, renewed", head, "", never) },
         of("unfinished bodies", long(body), "x", seldom),
-        Nuisance { narrow: true, ..of("unread answers", PAGE, PAGE, seldom) },
-        Nuisance { narrow: true, ..of("unread last answers", LAST_PAGE, "x", seldom) },
-        Nuisance { narrow: true, ..of("unread pipelines", PAGES, PAGES, seldom) },
-        Nuisance { narrow: true, ..of("unread pipelines of visits", VISITS, VISITS, seldom / 50) },
+        HostileClient { narrow: true, ..of("unread answers", PAGE, PAGE, seldom) },
+        HostileClient { narrow: true, ..of("unread last answers", LAST_PAGE, "x", seldom) },
+        HostileClient { narrow: true, ..of("unread pipelines", PAGES, PAGES, seldom) },
+        HostileClient { narrow: true, ..of("unread pipelines of visits", VISITS, VISITS, seldom / 50) },
         of("not a word", "", "", never),
     ]
 }
 
 /// All that is tried here, for a server that is set to `connections`.
-pub(crate) fn all(connections: usize) -> Vec<Nuisance> {
+pub(crate) fn all(connections: usize) -> Vec<HostileClient> {
     let slow = Duration::from_millis(100);
     let ears = Ears::Deaf;
-    let of = |name, connections, first, then, pace| Nuisance {
+    let of = |name, connections, first, then, pace| HostileClient {
         name,
         connections,
         first,
@@ -172,7 +173,7 @@ pub(crate) fn all(connections: usize) -> Vec<Nuisance> {
         of("half a head, and nothing more", 24, "GET /count/zebra HTTP/1.1\r\nHo", "", none),
         of("not a word", 24, "", "", none),
         of("pipelines that nobody reads", 8, "", PIPELINE, none),
-        Nuisance { ears: Ears::Slow, ..of("pipelines read byte by byte", 8, "", PIPELINE, none) },
+        HostileClient { ears: Ears::Slow, ..of("pipelines read byte by byte", 8, "", PIPELINE, none) },
         of("pipelines of visits that nobody reads", 8, "", VISITS, none),
         of("more connections than there is room for", 3 * connections, "", "", none),
         of("headers without end", 8, "GET /count/zebra HTTP/1.1\r\nHost: h\r\n", "X-Y: zebra\r\n", none),
@@ -186,7 +187,7 @@ pub(crate) fn all(connections: usize) -> Vec<Nuisance> {
         ),
         of("small chunks without end", 8, CHUNKED, "1\r\nz\r\n", none),
         of("chunk extensions without end", 8, CHUNKED, "1;zebra=zebra", none),
-        Nuisance { ears: Ears::Flees, ..of("resets", 16, VISITS, "", none) },
+        HostileClient { ears: Ears::Flees, ..of("resets", 16, VISITS, "", none) },
     ]
 }
 
