@@ -141,12 +141,12 @@ const SETTINGS: &[Setting] = &[
     setting("MAX_CONNECTIONS", "10000", "connections open at once", "10000"),
     setting("MEMORY_LIMIT", "", "most memory to use, unless the control group allows less", "64m"),
     setting("STORE_TIMEOUT", "2s", "how long a visit waits for the store", "2s"),
-    setting("HEADER_TIMEOUT", "10s", "how long a request may take to arrive", "10s"),
+    setting("REQUEST_TIMEOUT", "10s", "how long a request may take to arrive", "10s"),
     setting("IDLE_TIMEOUT", "60s", "how long a connection may idle", "60s"),
-    setting("SEND_TIMEOUT", "10s", "how long a client may take to read an answer", "10s"),
+    setting("WRITE_TIMEOUT", "10s", "how long a client may take to read an answer", "10s"),
     setting("DRAIN_DELAY", "0s", "how long to serve on, not ready, after SIGTERM", "1s"),
     setting("DRAIN_TIMEOUT", "5s", "how long answers in flight may then take", "5s"),
-    setting("LOG", "info", "off, error, warn, info, debug", "info"),
+    setting("LOG_LEVEL", "info", "off, error, warn, info, debug", "info"),
     setting("LOG_FORMAT", "text", "text or json", "json"),
 ];
 
@@ -221,7 +221,7 @@ impl Env {
     fn logging(&mut self) -> Logging {
         let levels = [LevelFilter::OFF, LevelFilter::ERROR, LevelFilter::WARN, LevelFilter::INFO, LevelFilter::DEBUG];
         Logging {
-            level: levels[self.choice("LOG", &["off", "error", "warn", "info", "debug"])],
+            level: levels[self.choice("LOG_LEVEL", &["off", "error", "warn", "info", "debug"])],
             format: [Format::Text, Format::Json][self.choice("LOG_FORMAT", &["text", "json"])],
         }
     }
@@ -445,9 +445,9 @@ impl Env {
             connections: self.number("MAX_CONNECTIONS", 1, MAX_CONNECTIONS) as usize,
             counters: self.number("MAX_COUNTERS", 1, MAX_COUNTERS) as usize,
             store: self.time("STORE_TIMEOUT", 1),
-            header: self.time("HEADER_TIMEOUT", 1),
+            header: self.time("REQUEST_TIMEOUT", 1),
             idle: self.time("IDLE_TIMEOUT", 1),
-            send: self.time("SEND_TIMEOUT", 1),
+            send: self.time("WRITE_TIMEOUT", 1),
             drain_delay: self.time("DRAIN_DELAY", 0),
             drain: self.time("DRAIN_TIMEOUT", 0),
         }
@@ -756,318 +756,4 @@ const MAX_PASSWORD: usize = 16384;
 const MAX_MILLIS: u64 = 24 * 60 * 60 * 1000;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(settings: &[(&str, &str)]) -> Result<Config, String> {
-        let variables = settings.iter().map(|(name, value)| (name.into(), value.into())).collect();
-        Env::new(variables).config().map(|config| *config).map_err(|invalid| invalid.to_string())
-    }
-
-    fn login(settings: &[(&str, &str)]) -> (String, u16, Option<String>, Option<String>, u32) {
-        match read(settings).expect("good settings").store {
-            Store::Redis(RedisConfig { host, port, username, password, db }) => (host, port, username, password, db),
-            Store::Ledger(path, _) => panic!("the ledger {}", path.display()),
-        }
-    }
-
-    #[test]
-    fn without_settings_it_counts_in_a_file() {
-        let here = std::env::current_dir().expect("a folder to be in").join("notch.ledger");
-        for settings in [
-            &[][..],
-            &[
-                ("REDIS_HOST", ""),
-                ("REDIS_PASSWORD", ""),
-                ("REDIS_HOTS", ""),
-                ("LEDGER", ""),
-                ("PORT", ""),
-                ("STORE_TIMEOUT", ""),
-            ],
-        ] {
-            let config = read(settings).expect("good settings");
-            assert_eq!(config.listen.to_string(), "0.0.0.0:8080");
-            assert!(matches!(config.store, Store::Ledger(path, Fsync::Always) if path == here));
-            assert_eq!((config.workers, config.limits.connections), (None, 10_000));
-            assert_eq!(config.limits.counters, 10_000);
-            assert_eq!((config.limits.store.as_millis(), config.limits.drain_delay.as_millis()), (2000, 0));
-        }
-    }
-
-    #[test]
-    fn every_documented_default_is_the_one_in_force() {
-        for Setting { name, default, example, .. } in SETTINGS {
-            let stated = if ["", "half the processors"].contains(default) { example } else { default };
-            // Named on its own, a part of the login does nothing, and a file has to be there.
-            if !name.starts_with("REDIS_") {
-                assert!(read(&[(name, stated)]).is_ok(), "{name}={stated}");
-            }
-        }
-        for (name, value) in [("LISTEN", "0.0.0.0:8080"), ("PORT", "8080")] {
-            assert_eq!(default(name), value);
-        }
-    }
-
-    #[test]
-    fn a_login_may_come_whole_or_in_parts() {
-        let some = |text: &str| Some(text.to_owned());
-        for (settings, (host, port, username, password, db)) in [
-            (&[("REDIS_HOST", "redis")][..], ("redis", 6379, None, None, 0)),
-            (&[("REDIS_HOST", "r"), ("REDIS_PORT", "tcp://10.0.0.1:7000")], ("r", 7000, None, None, 0)),
-            (
-                &[
-                    ("REDIS_HOST", "r"),
-                    ("REDIS_PORT", "7"),
-                    ("REDIS_DB", "3"),
-                    ("REDIS_USERNAME", "u"),
-                    ("REDIS_PASSWORD", "p"),
-                ],
-                ("r", 7, some("u"), some("p"), 3),
-            ),
-            (&[("REDIS_URL", "redis://r")], ("r", 6379, None, None, 0)),
-            (&[("REDIS_URL", "redis://r/"), ("REDIS_PORT", "tcp://10.0.0.1:7000")], ("r", 6379, None, None, 0)),
-            (&[("REDIS_URL", "redis://u:@r"), ("REDIS_PASSWORD", "p")], ("r", 6379, some("u"), some("p"), 0)),
-            (&[("REDIS_URL", "redis://:p%40%2Fx@r:7/3")], ("r", 7, None, some("p@/x"), 3)),
-            (&[("REDIS_URL", "redis://u:p@[::1]:7")], ("::1", 7, some("u"), some("p"), 0)),
-        ] {
-            assert_eq!(login(settings), (host.to_owned(), port, username, password, db), "{settings:?}");
-        }
-    }
-
-    #[test]
-    fn a_bad_setting_is_named_with_an_example() {
-        for (name, value, words) in [
-            ("LISTEN", "here", "\"here\" is no IP address and port, for example LISTEN=127.0.0.1:8080"),
-            ("PORT", "65536", "\"65536\" is no number from 0 to 65535, for example PORT=8080"),
-            ("PORT", "+1", "\"+1\" is no number from 0 to 65535, for example PORT=8080"),
-            ("WORKERS", "0", "\"0\" is no number from 1 to 64, for example WORKERS=2"),
-            ("MAX_CONNECTIONS", "many", "\"many\" is no number from 1 to 1000000, for example MAX_CONNECTIONS=10000"),
-            ("MAX_COUNTERS", "0", "\"0\" is no number from 1 to 1000000, for example MAX_COUNTERS=10000"),
-            ("STORE_TIMEOUT", "5", "\"5\" is no duration like 500ms, 5s or 2m, for example STORE_TIMEOUT=2s"),
-            ("STORE_TIMEOUT", "0s", "\"0s\" is not between 1ms and 24 hours, for example STORE_TIMEOUT=2s"),
-            ("IDLE_TIMEOUT", "1441m", "\"1441m\" is not between 1ms and 24 hours, for example IDLE_TIMEOUT=60s"),
-            ("SEND_TIMEOUT", "ms", "\"ms\" is no duration up to 24 hours, for example SEND_TIMEOUT=10s"),
-            ("FSYNC", "no", "\"no\" is none of always, everysec, never, for example FSYNC=always"),
-            ("LOG", "loud", "\"loud\" is none of off, error, warn, info, debug, for example LOG=info"),
-            (
-                "COUNTERS",
-                "a,,b",
-                "\"a,,b\" is no list of names of 1 to 32 letters, digits, dots, hyphens, underscores, for example COUNTERS=blog,shop",
-            ),
-            (
-                "COUNTER_KEY",
-                "a b",
-                "not 1 to 62 printable ASCII characters without quotes, \\, <, > and &, for example COUNTER_KEY=visits",
-            ),
-            (
-                "REDIS_URL",
-                "rediss://u:secret@r",
-                "TLS is not spoken here: put a tunnel in between and name its plain end, for example REDIS_URL=redis://redis:6379/0",
-            ),
-            ("REDIS_URL", "u:secret@r", "does not begin with redis://, for example REDIS_URL=redis://redis:6379/0"),
-            (
-                "REDIS_URL",
-                "redis://u:secret%@r",
-                "a percent sign is not followed by two hexadecimal digits of UTF-8, for example REDIS_URL=redis://redis:6379/0",
-            ),
-            (
-                "REDIS_URL",
-                "redis://u:secret@r:0",
-                "the port is no number from 1 to 65535, for example REDIS_URL=redis://redis:6379/0",
-            ),
-            ("REDIS_URL", "redis://u:secret@/1", "no host is named, for example REDIS_URL=redis://redis:6379/0"),
-            ("REDIS_URL", "redis://r/x", "the database is no number, for example REDIS_URL=redis://redis:6379/0"),
-            (
-                "REDIS_URL",
-                "redis://[::1",
-                "the bracket of the address is not closed, for example REDIS_URL=redis://redis:6379/0",
-            ),
-        ] {
-            assert_eq!(read(&[(name, value)]).err(), Some(format!("{name}: {words}")));
-        }
-    }
-
-    #[test]
-    fn what_would_be_ignored_is_refused_with_both_names() {
-        let (url, with_password) = (("REDIS_URL", "redis://r"), ("REDIS_URL", "redis://:hidden@r"));
-        for (one, other, words) in [
-            (
-                ("REDIS_HOST", "r"),
-                ("REDIS_USERNAME", "u"),
-                "REDIS_PASSWORD: REDIS_USERNAME names a user, but there is no password, for example REDIS_PASSWORD=secret",
-            ),
-            (
-                ("REDIS_HOST", "r"),
-                ("REDIS_URL", "redis://r"),
-                "REDIS_URL: REDIS_HOST is set too: unset one of them, for example REDIS_URL=redis://redis:6379/0",
-            ),
-            (
-                url,
-                ("REDIS_PORT", "x"),
-                "REDIS_URL: REDIS_PORT is set too: unset one of them, for example REDIS_URL=redis://redis:6379/0",
-            ),
-            (
-                url,
-                ("REDIS_DB", "0"),
-                "REDIS_URL: REDIS_DB is set too: unset one of them, for example REDIS_URL=redis://redis:6379/0",
-            ),
-            (
-                url,
-                ("REDIS_USERNAME", "u"),
-                "REDIS_URL: REDIS_USERNAME is set too: unset one of them, for example REDIS_URL=redis://redis:6379/0",
-            ),
-            (
-                with_password,
-                ("REDIS_PASSWORD", "p"),
-                "REDIS_PASSWORD: REDIS_URL has a password, too: leave one of them out, for example REDIS_PASSWORD=secret",
-            ),
-            (
-                with_password,
-                ("REDIS_PASSWORD_FILE", "p"),
-                "REDIS_PASSWORD_FILE: REDIS_URL has a password, too: leave one of them out, \
-                 for example REDIS_PASSWORD_FILE=/run/secrets/redis_password",
-            ),
-            (
-                url,
-                ("FSYNC", "never"),
-                "FSYNC: it is for the ledger, and REDIS_URL is set: unset one of them, for example FSYNC=always",
-            ),
-            (
-                ("LEDGER", "x"),
-                ("REDIS_DB", "0"),
-                "REDIS_DB: neither REDIS_HOST nor REDIS_URL is set: set one of them, or unset REDIS_DB, \
-                 for example REDIS_HOST=redis",
-            ),
-            (
-                ("LISTEN", ":1"),
-                ("PORT", "1"),
-                "LISTEN: PORT is set too: unset one of them, for example LISTEN=127.0.0.1:8080",
-            ),
-        ] {
-            assert_eq!(read(&[one, other]).err().as_deref(), Some(words));
-            assert_eq!(read(&[other, one]).err().as_deref(), Some(words));
-        }
-    }
-
-    #[test]
-    fn a_misspelt_name_of_redis_is_refused_with_the_nearest() {
-        for (name, near) in [
-            ("REDIS_HOTS", "REDIS_HOST"),
-            ("REDIS_HOSTNAME", "REDIS_HOST"),
-            ("REDIS_URI", "REDIS_URL"),
-            ("REDIS_PASS", "REDIS_PASSWORD"),
-            ("REDIS_PASSWD", "REDIS_PASSWORD"),
-            ("REDIS_PASSWORDFILE", "REDIS_PASSWORD"),
-            ("REDIS_USER", "REDIS_USERNAME"),
-            ("REDIS_USER_NAME", "REDIS_USERNAME"),
-            ("REDIS_PROT", "REDIS_PORT"),
-            ("REDIS_PORTS", "REDIS_PORT"),
-            ("REDIS_host", "REDIS_HOST"),
-        ] {
-            let words = read(&[("REDIS_HOST", "r"), (name, "x")]).err().expect("no such setting");
-            let start = format!("{name}: unknown setting: the nearest is {near}, for example {near}=");
-            assert!(words.starts_with(&start), "{words}");
-        }
-        for (name, value) in [
-            ("REDIS_SERVICE_HOST", "10.0.0.1"),
-            ("REDIS_SERVICE_PORT", "6379"),
-            ("REDIS_SERVICE_PORT_CLIENT", "6379"),
-            ("REDIS_PORT", "tcp://10.0.0.1:6379"),
-            ("REDIS_PORT_6379_TCP", "tcp://10.0.0.1:6379"),
-            ("REDIS_PORT_6379_TCP_PROTO", "tcp"),
-            ("REDIS_PORT_6379_TCP_PORT", "6379"),
-            ("REDIS_PORT_6379_TCP_ADDR", "10.0.0.1"),
-            ("REDIS_MASTER_SERVICE_HOST", "10.0.0.1"),
-            ("REDIS_MASTER_PORT", "udp://10.0.0.1:6379"),
-            ("REDIS_NAME", "/web/redis"),
-            ("REDIS_ENV_REDIS_VERSION", "8.0"),
-            ("REDIS_ADMIN_PASSWORD", "x"),
-            ("REDIS_IMAGE", "redis:8.0-alpine"),
-            ("REDIS_HOTS", ""),
-            ("REDIS", "x"),
-        ] {
-            for store in [("REDIS_HOST", "r"), ("REDIS_URL", "redis://r"), ("LEDGER", "x")] {
-                assert!(read(&[(name, value), store]).is_ok(), "{name}={value} beside {store:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn memory_may_have_a_unit() {
-        for (text, bytes) in [("", None), ("6291456", Some(6 << 20)), ("500K", Some(500 << 10)), ("1g", Some(1 << 30))]
-        {
-            assert_eq!(read(&[("MEMORY_LIMIT", text)]).expect("good settings").memory, bytes, "{text}");
-        }
-        for text in ["m", "64mb", "6.4m", "-1", "+1", "18446744073709551615g", "64 m"] {
-            assert!(read(&[("MEMORY_LIMIT", text)]).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn help_fits_a_screen_and_names_every_setting() {
-        let help = help();
-        assert!(SETTINGS.iter().all(|setting| help.contains(&format!("  {} ", setting.name))));
-        assert!(help.lines().count() < 40 && help.lines().all(|line| line.len() <= 100), "{help}");
-    }
-
-    #[test]
-    fn an_origin_is_as_browsers_write_it() {
-        for good in [
-            "*",
-            " * ",
-            "https://example.org",
-            "https://a.example, https://b.example",
-            "http://localhost:3000",
-            "https://a-b.example.org:8443",
-            "http://127.0.0.1:1",
-            "http://[::1]:65535",
-            "https://[2001:db8::1]",
-            "https://example.org:80",
-            "capacitor://localhost",
-            "moz-extension://8c2e",
-        ] {
-            assert!(read(&[("CORS_ORIGINS", good)]).is_ok(), "{good}");
-        }
-        let long = ["https://", &"a".repeat(MAX_ORIGIN - 7)].concat();
-        for bad in [
-            "null",
-            "example.org",
-            "https:",
-            "https://",
-            "https:example.org",
-            "//example.org",
-            "://example.org",
-            "https://example.org/",
-            "https://example.org/page",
-            "https://example.org?",
-            "https://*.example.org",
-            "https://user@example.org",
-            "https://Example.org",
-            "HTTPS://example.org",
-            "https://example.org:",
-            "https://example.org:0",
-            "https://example.org:08",
-            "https://example.org:65536",
-            "https://example.org:4294967297",
-            "https://example.org:+8",
-            "https://example.org:443",
-            "http://example.org:80",
-            "http://a:1:2",
-            "http://[::1",
-            "http://[]",
-            "http://[::1]8",
-            "http://[::G]",
-            "https://exa mple.org",
-            "https://example.org\r\nA: b",
-            "https://\u{fc}ber.example",
-            &long,
-            "*,https://example.org",
-            "https://example.org,",
-        ] {
-            assert!(read(&[("CORS_ORIGINS", bad)]).is_err(), "{bad}");
-        }
-        let list = |count| vec!["https://a.example"; count].join(",");
-        assert!(read(&[("CORS_ORIGINS", &list(Origins::MAX))]).is_ok());
-        assert!(read(&[("CORS_ORIGINS", &list(Origins::MAX + 1))]).is_err());
-    }
-}
+mod tests;

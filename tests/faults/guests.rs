@@ -11,7 +11,7 @@ use crate::support::{NEVER, Settings, until};
 #[test]
 fn whatever_clients_do_the_next_one_is_served_and_all_is_free_again() {
     for hostile in hostile_clients::all(CONNECTIONS) {
-        let settings = ["HEADER_TIMEOUT", "IDLE_TIMEOUT", "SEND_TIMEOUT"].iter();
+        let settings = ["REQUEST_TIMEOUT", "IDLE_TIMEOUT", "WRITE_TIMEOUT"].iter();
         let settings = settings.fold(Settings::ledger(), |settings, name| settings.with(name, "1s"));
         let settings =
             settings.with("FSYNC", "never").with("STORE_TIMEOUT", NEVER).with("COUNTERS", hostile_clients::COUNTER);

@@ -134,6 +134,6 @@ const CROWD: usize = 10_000;
 const SPELL: Duration = Duration::from_secs(3);
 
 /// What a normal visit may take, half of them and each. On a machine that does nothing else each takes less than 250 ms;
-/// other work may delay them, but never until `HEADER_TIMEOUT` has hostile clients go, after ten seconds.
+/// other work may delay them, but never until `REQUEST_TIMEOUT` has hostile clients go, after ten seconds.
 const MEDIAN: Duration = Duration::from_millis(500);
 const WORST: Duration = Duration::from_secs(9);

@@ -17,7 +17,7 @@ fn everything_at_once() {
     let mut rng = Rng::new();
     let mut redis = Redis::start(&["--appendonly", "yes", "--appendfsync", "always", "--enable-debug-command", "yes"]);
     let relay = Relay::to(redis.port);
-    let short = ["HEADER_TIMEOUT", "IDLE_TIMEOUT", "SEND_TIMEOUT", "STORE_TIMEOUT"].iter();
+    let short = ["REQUEST_TIMEOUT", "IDLE_TIMEOUT", "WRITE_TIMEOUT", "STORE_TIMEOUT"].iter();
     let settings = short.fold(Settings::redis(relay.port), |settings, name| settings.with(name, "1s"));
     let settings = settings.with("COUNTERS", hostile_clients::COUNTER);
     let notch = settings.with("MAX_CONNECTIONS", &CONNECTIONS.to_string()).start();

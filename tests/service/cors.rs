@@ -210,7 +210,7 @@ fn a_page_may_read_why_its_request_was_refused() {
         [("", &[][..]), (HERE, &[HERE]), (&format!("{THERE},{HERE}"), &[HERE, THERE]), ("*", &["*"])]
     {
         let settings =
-            Settings::ledger().with("FSYNC", "never").with("COUNTERS", "blog").with("HEADER_TIMEOUT", "300ms");
+            Settings::ledger().with("FSYNC", "never").with("COUNTERS", "blog").with("REQUEST_TIMEOUT", "300ms");
         let notch = settings.with("CORS_ORIGINS", origins).start();
         for (request, status) in refused() {
             for (origin, field) in [

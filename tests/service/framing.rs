@@ -661,7 +661,7 @@ fn refused(notch: &Notch, request: &str, method: &str) -> Answer {
 
 #[test]
 fn a_head_that_does_not_come_in_time_is_refused_as_it_asks() {
-    let notch = Settings::ledger().with("FSYNC", "never").with("HEADER_TIMEOUT", "300ms").start();
+    let notch = Settings::ledger().with("FSYNC", "never").with("REQUEST_TIMEOUT", "300ms").start();
     for (begun, method, media) in [
         ("GET /coun", "GET", "text/plain; charset=utf-8"),
         ("GET /count HTTP/1.1\r\nAccept: application/json\r\nHo", "GET", "application/json"),

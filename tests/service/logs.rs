@@ -43,7 +43,7 @@ fn nothing_is_said_of_single_requests() {
 
 #[test]
 fn with_debug_each_request_is_a_line() {
-    let settings = Settings::ledger().with("LOG", "debug").with("LOG_FORMAT", "json").with("COUNTERS", "shop");
+    let settings = Settings::ledger().with("LOG_LEVEL", "debug").with("LOG_FORMAT", "json").with("COUNTERS", "shop");
     let notch = settings.start();
     let mut client = notch.client();
     for (method, path) in [("GET", "/count"), ("POST", "/count"), ("GET", "/count/shop"), ("HEAD", "/total?secret=1")] {
@@ -111,7 +111,7 @@ fn with_debug_each_request_is_a_line() {
 #[test]
 fn with_debug_a_visit_that_fails_is_a_line_with_its_time() {
     let mut redis = Redis::start(&[]);
-    let notch = Settings::redis(redis.port).with("LOG", "debug").with("STORE_TIMEOUT", "300ms").start();
+    let notch = Settings::redis(redis.port).with("LOG_LEVEL", "debug").with("STORE_TIMEOUT", "300ms").start();
     notch.visit();
     redis.kill();
     until("a visit fails", || (notch.get("/count").status == 503).then_some(()));
@@ -187,7 +187,7 @@ fn every_line_in_json_is_json() {
     let notch = Settings::redis(redis.port)
         .with("REDIS_PASSWORD", "hunter2")
         .with("LOG_FORMAT", "json")
-        .with("LOG", "debug")
+        .with("LOG_LEVEL", "debug")
         .with("COUNTER_KEY", "shop:visits")
         .start();
     notch.visit();
@@ -214,7 +214,7 @@ fn the_level_is_a_setting() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let address = free.expect("a free port").to_string();
     let taken = Settings::ledger().with("LISTEN", &address).start();
-    let quiet = Settings::ledger().with("LISTEN", &address).with("LOG", "error").run(&[]);
+    let quiet = Settings::ledger().with("LISTEN", &address).with("LOG_LEVEL", "error").run(&[]);
     assert_eq!(quiet.code, Some(1), "a failure is said at any level: {quiet:?}");
     assert_eq!(quiet.stderr.lines().count(), 1, "{quiet:?}");
     assert_eq!(taken.visit(), 1);
@@ -230,7 +230,7 @@ fn the_password_is_in_no_log() {
             let by_url = Settings::ledger().with("REDIS_URL", &url);
             let by_parts = Settings::redis(redis.port).with("REDIS_PASSWORD", password);
             for settings in [by_url, by_parts] {
-                let notch = settings.with("LOG", "debug").with("LOG_FORMAT", format).start();
+                let notch = settings.with("LOG_LEVEL", "debug").with("LOG_FORMAT", format).start();
                 let answer = notch.get("/count");
                 assert_eq!(answer.status, if right { 200 } else { 503 });
                 assert!(!answer.text().contains(password));

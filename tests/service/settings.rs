@@ -25,18 +25,18 @@ const NAMES: [&str; 26] = [
     "WORKERS",
     "MAX_CONNECTIONS",
     "STORE_TIMEOUT",
-    "HEADER_TIMEOUT",
+    "REQUEST_TIMEOUT",
     "IDLE_TIMEOUT",
-    "SEND_TIMEOUT",
+    "WRITE_TIMEOUT",
     "DRAIN_DELAY",
     "DRAIN_TIMEOUT",
     "WELCOME",
-    "LOG",
+    "LOG_LEVEL",
     "LOG_FORMAT",
 ];
 
 const DURATIONS: [&str; 6] =
-    ["STORE_TIMEOUT", "HEADER_TIMEOUT", "IDLE_TIMEOUT", "SEND_TIMEOUT", "DRAIN_DELAY", "DRAIN_TIMEOUT"];
+    ["STORE_TIMEOUT", "REQUEST_TIMEOUT", "IDLE_TIMEOUT", "WRITE_TIMEOUT", "DRAIN_DELAY", "DRAIN_TIMEOUT"];
 
 #[test]
 fn help_lists_every_setting() {
@@ -133,14 +133,14 @@ fn a_bad_setting_is_one_line_that_names_it_and_shows_a_good_one() {
         ("MAX_CONNECTIONS", "0"),
         ("MAX_CONNECTIONS", "many"),
         ("MAX_CONNECTIONS", "99999999999999999999"),
-        ("LOG", "loud"),
+        ("LOG_LEVEL", "loud"),
         ("LOG_FORMAT", "xml"),
     ];
     for name in DURATIONS {
         let bad = ["soon", "5", "5 s", "s", "-1s", "+1s", "1h", "1.5s", "5S", "99999999999999999999s", "1m30s"];
         table.extend(bad.map(|value| (name, value)));
     }
-    for name in ["STORE_TIMEOUT", "HEADER_TIMEOUT", "IDLE_TIMEOUT", "SEND_TIMEOUT"] {
+    for name in ["STORE_TIMEOUT", "REQUEST_TIMEOUT", "IDLE_TIMEOUT", "WRITE_TIMEOUT"] {
         table.push((name, "0s"));
     }
     for (name, value) in table {

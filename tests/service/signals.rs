@@ -18,7 +18,7 @@ fn idle_it_ends_at_once() {
     for name in ["TERM", "INT"] {
         // Every limit out of reach: nothing here is to be waited for.
         let settings = Settings::ledger().with("DRAIN_TIMEOUT", NEVER).with("IDLE_TIMEOUT", NEVER);
-        let notch = settings.with("HEADER_TIMEOUT", NEVER).start();
+        let notch = settings.with("REQUEST_TIMEOUT", NEVER).start();
         notch.visit();
         let mut kept = notch.client();
         kept.get("/count");

@@ -9,14 +9,14 @@ use crate::support::{Client, NEVER, Notch, Settings};
 
 /// All timeouts out of reach but one.
 fn notch(short: &str) -> Notch {
-    let long = ["HEADER_TIMEOUT", "IDLE_TIMEOUT", "SEND_TIMEOUT"].iter();
+    let long = ["REQUEST_TIMEOUT", "IDLE_TIMEOUT", "WRITE_TIMEOUT"].iter();
     let settings = long.fold(Settings::ledger().with("FSYNC", "never"), |settings, name| settings.with(name, NEVER));
     settings.with(short, "100ms").start()
 }
 
 #[test]
 fn half_a_head_does_not_hold_a_connection_for_ever() {
-    let notch = notch("HEADER_TIMEOUT");
+    let notch = notch("REQUEST_TIMEOUT");
     for part in ["G", "GET /count HTTP/1.1\r\n", "GET /count HTTP/1.1\r\nHost: h\r\nX: "] {
         let mut client = notch.client();
         client.send(part);
@@ -35,7 +35,7 @@ fn half_a_head_does_not_hold_a_connection_for_ever() {
 #[test]
 fn half_a_body_does_not_hold_a_connection_for_ever() {
     let settings =
-        Settings::ledger().with("FSYNC", "never").with("HEADER_TIMEOUT", "100ms").with("IDLE_TIMEOUT", "100ms");
+        Settings::ledger().with("FSYNC", "never").with("REQUEST_TIMEOUT", "100ms").with("IDLE_TIMEOUT", "100ms");
     let notch = settings.start();
     for framing in ["Content-Length: 10\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhel"] {
         let mut client = notch.client();
@@ -47,7 +47,7 @@ fn half_a_body_does_not_hold_a_connection_for_ever() {
 
 #[test]
 fn each_request_has_a_time_of_its_own() {
-    let notch = Settings::ledger().with("FSYNC", "never").with("HEADER_TIMEOUT", "1s").start();
+    let notch = Settings::ledger().with("FSYNC", "never").with("REQUEST_TIMEOUT", "1s").start();
     let mut client = notch.client();
     let request = "GET /count HTTP/1.1\r\nHost: h\r\n\r\n";
     let (start, rest) = request.split_at(10);
@@ -70,7 +70,7 @@ fn an_idle_connection_is_closed() {
 
 #[test]
 fn a_connection_that_never_said_a_word_is_closed() {
-    let settings = Settings::ledger().with("HEADER_TIMEOUT", "100ms").with("IDLE_TIMEOUT", "100ms");
+    let settings = Settings::ledger().with("REQUEST_TIMEOUT", "100ms").with("IDLE_TIMEOUT", "100ms");
     let notch = settings.start();
     let answers = notch.client().rest();
     assert!(answers.iter().all(|answer| answer.status == 408), "{answers:?}");
@@ -78,7 +78,7 @@ fn a_connection_that_never_said_a_word_is_closed() {
 
 #[test]
 fn who_asks_without_end_and_never_listens_is_cut_off() {
-    let notch = notch("SEND_TIMEOUT");
+    let notch = notch("WRITE_TIMEOUT");
     let mut client = notch.client();
     let breath = "GET /livez HTTP/1.1\r\nHost: h\r\n\r\n".repeat(1000);
     // Both ends' socket buffers fill, then notch stops reading, then it has had enough.

@@ -1,0 +1,276 @@
+use super::*;
+
+/// A folder of its own, gone with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(test: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("notch-ledger-{test}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).expect("a folder");
+        Self(path)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("ledger")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn key(name: &str) -> Key {
+    Key::new(name.as_bytes()).expect("a good name")
+}
+
+fn count(name: &str, by: i64) -> Command {
+    Command::Increment { key: key(name), by }
+}
+
+fn commit(ledger: &mut Ledger, commands: &[Command]) -> Vec<Result<i64, StoreError>> {
+    let mut results = Vec::new();
+    ledger.commit(commands, &mut results);
+    results
+}
+
+fn open(path: &Path) -> Result<(Ledger, Found), OpenError> {
+    Ledger::open(path, Fsync::Never, Bound { main: key("visits"), named: usize::MAX })
+}
+
+fn opened(path: &Path) -> Ledger {
+    open(path).expect("a sound ledger").0
+}
+
+/// A ledger of three batches, and how long it was after each, from the header on.
+fn written(path: &Path) -> Vec<u64> {
+    let mut ledger = opened(path);
+    let mut ends = vec![ledger.size];
+    for commands in [&[count("a", 1)][..], &[count("a", 2), count("b", 40)], &[count("a", 10)]] {
+        commit(&mut ledger, commands);
+        ends.push(ledger.size);
+    }
+    ends
+}
+
+#[test]
+fn answers_batches_and_remembers_them() {
+    let folder = Folder::new("remembers");
+    let total = |name| Command::Get { key: key(name) };
+    let mut ledger = opened(&folder.file());
+    let commands = [count("a", 2), total("a"), count("b", 1), count("a", 1), Command::Ping, total("c")];
+    assert_eq!(commit(&mut ledger, &commands), [Ok(2), Ok(3), Ok(1), Ok(3), Ok(0), Ok(0)]);
+    assert_eq!(
+        commit(&mut ledger, &[count("a", i64::MAX), count("a", 1)]),
+        [Err(StoreError::Rejected(Rejection::Overflow)), Ok(4)]
+    );
+    drop(ledger);
+    assert_eq!(commit(&mut opened(&folder.file()), &[total("a"), total("b"), count("b", 1)]), [Ok(4), Ok(2), Ok(2)]);
+}
+
+#[test]
+fn a_tail_torn_at_any_length_is_cut() {
+    let folder = Folder::new("torn");
+    let ends = written(&folder.file());
+    let whole = fs::read(folder.file()).expect("a file");
+    let totals = [(0, 0), (1, 0), (3, 40), (13, 40)];
+    for length in 0..=whole.len() {
+        fs::write(folder.file(), &whole[..length]).expect("a file");
+        let (ledger, Found { torn: cut, .. }) = open(&folder.file()).expect("a sound ledger");
+        let batches = ends.iter().rposition(|&end| end <= length as u64);
+        let sound = batches.map_or(0, |batches| ends[batches]);
+        let (a, b) = totals[batches.unwrap_or(0)];
+        assert_eq!((ledger.total(&key("a")), ledger.total(&key("b"))), (a, b), "{length}");
+        assert_eq!(cut, length as u64 - sound);
+        assert_eq!(fs::metadata(folder.file()).expect("a file").len(), sound.max(ends[0]));
+    }
+}
+
+#[test]
+fn a_byte_changed_anywhere_never_gives_a_wrong_count() {
+    let folder = Folder::new("damaged");
+    let ends = written(&folder.file());
+    let whole = fs::read(folder.file()).expect("a file");
+    for at in 0..whole.len() {
+        for flip in [0x01, 0x08, 0x80, whole[at]] {
+            let mut damaged = whole.clone();
+            damaged[at] ^= flip;
+            fs::write(folder.file(), &damaged).expect("a file");
+            let sound = *ends.iter().rfind(|&&end| end <= at as u64).unwrap_or(&0);
+            match open(&folder.file()) {
+                Err(OpenError::NotALedger) => assert!(at < HEADER.len()),
+                Err(OpenError::Damaged(offset)) => assert_eq!(offset, sound, "{at} {flip}"),
+                Err(other) => panic!("{other}"),
+                Ok((ledger, Found { torn: cut, .. })) => {
+                    // Only the last seal can be taken for one that was torn off.
+                    assert!(cut > 0 && sound == ends[2], "{at} {flip}");
+                    assert_eq!(ledger.total(&key("a")), 3);
+                    continue;
+                }
+            }
+            assert_eq!(fs::read(folder.file()).expect("a file"), damaged);
+        }
+    }
+}
+
+#[test]
+fn batches_lost_doubled_or_moved_are_damage() {
+    let folder = Folder::new("moved");
+    let ends = written(&folder.file());
+    let whole = fs::read(folder.file()).expect("a file");
+    let part = |batch: usize| &whole[ends[batch] as usize..ends[batch + 1] as usize];
+    for (parts, offset) in
+        [([0, 2, 2], ends[1]), ([1, 0, 2], ends[0]), ([0, 0, 1], ends[1]), ([0, 1, 1], ends[2]), ([1, 1, 1], ends[0])]
+    {
+        let parts: Vec<_> = parts.into_iter().flat_map(|batch| part(batch).to_vec()).collect();
+        fs::write(folder.file(), [HEADER, &parts].concat()).expect("a file");
+        assert!(matches!(open(&folder.file()), Err(OpenError::Damaged(at)) if at == offset));
+    }
+}
+
+#[test]
+fn zeros_at_the_end_are_a_torn_tail() {
+    let folder = Folder::new("zeros");
+    let ends = written(&folder.file());
+    let whole = fs::read(folder.file()).expect("a file");
+    for (end, a, sound) in [(ends[3], 13, ends[3]), (ends[3] - 3, 3, ends[2]), (ends[2] + 20, 3, ends[2])] {
+        let zeros = vec![0; 5000];
+        fs::write(folder.file(), [&whole[..end as usize], &zeros].concat()).expect("a file");
+        let (ledger, Found { torn: cut, .. }) = open(&folder.file()).expect("a sound ledger");
+        assert_eq!((ledger.total(&key("a")), cut), (a, end + 5000 - sound));
+    }
+    let hole = [&whole[..ends[1] as usize], &[0; 100], &whole[ends[1] as usize..]].concat();
+    fs::write(folder.file(), hole).expect("a file");
+    assert!(matches!(open(&folder.file()), Err(OpenError::Damaged(offset)) if offset == ends[1]));
+}
+
+#[test]
+fn what_is_not_a_ledger_is_left_alone() {
+    let folder = Folder::new("foreign");
+    for content in [&b"# notes\n"[..], b"*2\r\n$4\r\nECHO\r\n$14\r\nnotch ledger 2\r\n", b"\0"] {
+        fs::write(folder.file(), content).expect("a file");
+        assert!(matches!(open(&folder.file()), Err(OpenError::NotALedger)));
+        assert_eq!(fs::read(folder.file()).expect("a file"), content);
+    }
+    assert!(matches!(open(&folder.0), Err(OpenError::Io("open", _))));
+    assert!(matches!(open(&folder.0.join("none/ledger")), Err(OpenError::NoFolder(_))));
+}
+
+#[test]
+fn one_process_at_a_time() {
+    let folder = Folder::new("locked");
+    let mut ledger = opened(&folder.file());
+    assert!(matches!(open(&folder.file()), Err(OpenError::Locked)));
+    ledger.rewrite().expect("a disk");
+    assert!(matches!(open(&folder.file()), Err(OpenError::Locked)));
+    drop(ledger);
+    assert!(open(&folder.file()).is_ok());
+}
+
+#[test]
+fn it_is_written_anew_when_it_grows_and_when_it_is_gone() {
+    let folder = Folder::new("anew");
+    let mut ledger = opened(&folder.file());
+    let long = "x".repeat(Key::MAX);
+    let mut visits = 0;
+    while ledger.size < MIN_REWRITE - 200 {
+        visits += 1;
+        assert_eq!(commit(&mut ledger, &[count(&long, 1)]), [Ok(visits)]);
+    }
+    for _ in 0..2 {
+        visits += 1;
+        commit(&mut ledger, &[count(&long, 1)]);
+    }
+    assert!(ledger.size < 1000, "{}", ledger.size);
+
+    for spoil in [|path: &Path| fs::remove_file(path), |path: &Path| fs::write(path, "")] {
+        spoil(&folder.file()).expect("a file to spoil");
+        visits += 1;
+        assert_eq!(commit(&mut ledger, &[count(&long, 1)]), [Ok(visits)]);
+    }
+    fs::rename(folder.file(), folder.0.join("moved")).expect("a file to move");
+    fs::write(folder.file(), "theirs").expect("a file");
+    assert_eq!(commit(&mut ledger, &[count(&long, 1)]), [Err(StoreError::Rejected(Rejection::Disk))]);
+    assert_eq!(fs::read(folder.file()).expect("a file"), b"theirs");
+    fs::remove_file(folder.file()).expect("a file");
+    visits += 1;
+    assert_eq!(commit(&mut ledger, &[Command::Ping, count(&long, 1)]), [Ok(0), Ok(visits)]);
+    drop(ledger);
+    assert_eq!(opened(&folder.file()).total(&key(&long)), visits);
+}
+
+#[test]
+fn a_link_is_followed_and_stays_a_link() {
+    let folder = Folder::new("link");
+    fs::create_dir(folder.0.join("volume")).expect("a folder");
+    std::os::unix::fs::symlink("volume/real", folder.file()).expect("a link");
+    let mut ledger = opened(&folder.file());
+    assert_eq!(commit(&mut ledger, &[count("a", 1)]), [Ok(1)]);
+    ledger.rewrite().expect("a disk");
+    drop(ledger);
+    assert!(fs::symlink_metadata(folder.file()).expect("a link").is_symlink());
+    assert_eq!(opened(&folder.0.join("volume/real")).total(&key("a")), 1);
+}
+
+#[test]
+fn what_was_found_is_said() {
+    let folder = Folder::new("found");
+    let found = |path: &Path| {
+        let (_, Found { origin, torn, total, counters, foreign_key, .. }) = open(path).expect("a sound ledger");
+        (origin, torn, total, counters, foreign_key)
+    };
+    assert_eq!(found(&folder.file()), (Origin::Created, 0, 0, 0, None));
+    assert_eq!(found(&folder.file()), (Origin::Opened, 0, 0, 0, None));
+    commit(&mut opened(&folder.file()), &[count("other", 4)]);
+    assert_eq!(found(&folder.file()), (Origin::Opened, 0, 0, 1, Some("other".to_owned())));
+    commit(&mut opened(&folder.file()), &[count("visits", 3), count("visits:a", 1)]);
+    assert_eq!(found(&folder.file()), (Origin::Opened, 0, 3, 3, None));
+    fs::write(folder.file(), &HEADER[..7]).expect("a file");
+    assert_eq!(found(&folder.file()), (Origin::Empty, 7, 0, 0, None));
+    fs::write(folder.file(), "").expect("a file");
+    assert_eq!(found(&folder.file()), (Origin::Empty, 0, 0, 0, None));
+    let (ledger, Found { path, .. }) = open(&folder.file()).expect("a sound ledger");
+    assert_eq!(path, folder.file());
+    drop(ledger);
+}
+
+#[test]
+fn to_count_nothing_says_whether_it_could_be_done_and_changes_nothing() {
+    let folder = Folder::new("probe");
+    let mut ledger = opened(&folder.file());
+    assert_eq!(commit(&mut ledger, &[count("a", 0)]), [Ok(0)]);
+    commit(&mut ledger, &[count("a", 2)]);
+    let before = fs::read(folder.file()).expect("a file");
+    assert_eq!(
+        commit(&mut ledger, &[count("a", 0), count("b", 0), Command::Get { key: key("a") }]),
+        [Ok(2), Ok(0), Ok(2)]
+    );
+    assert!(fs::read(folder.file()).expect("a file") == before);
+    assert_eq!(commit(&mut ledger, &[count("a", 0), count("a", 1)]), [Ok(2), Ok(3)]);
+    let theirs = folder.0.join("theirs");
+    fs::write(&theirs, "theirs").and_then(|()| fs::rename(&theirs, folder.file())).expect("a file");
+    assert_eq!(commit(&mut ledger, &[count("a", 0)]), [Err(StoreError::Rejected(Rejection::Disk))]);
+    fs::remove_file(folder.file()).expect("a file");
+    assert_eq!(commit(&mut ledger, &[count("a", 0)]), [Ok(3)]);
+    drop(ledger);
+    assert_eq!(opened(&folder.file()).total(&key("a")), 3);
+}
+
+#[test]
+fn a_file_with_many_counters_is_written_anew_in_batches() {
+    let folder = Folder::new("many");
+    let mut ledger = opened(&folder.file());
+    let commands: Vec<_> = (0..10_000).map(|name| count(&format!("visits:{name}"), name + 1)).collect();
+    assert!(commit(&mut ledger, &commands).iter().all(Result::is_ok));
+    ledger.rewrite().expect("a disk");
+    let rewritten = fs::read(folder.file()).expect("a file");
+    assert_eq!(ledger.size, rewritten.len() as u64);
+    let seals = rewritten.windows(4).filter(|word| word == b"ECHO").count() - 1;
+    assert!((2..100).contains(&seals), "{seals} batches");
+    assert_eq!(commit(&mut ledger, &[count("visits:7", 1)]), [Ok(9)]);
+    drop(ledger);
+    let ledger = opened(&folder.file());
+    assert_eq!((ledger.total(&key("visits:7")), ledger.total(&key("visits:9999"))), (9, 10_000));
+}
