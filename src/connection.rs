@@ -332,7 +332,7 @@ impl HttpConnection {
 
     /// Refuses a request that has begun and does not come to its end in time.
     pub fn time_out(&mut self, context: &ServerContext, worker: &mut WorkerContext, buffers: &mut Buffers) {
-        self.refuse(http::TIMED_OUT, context, worker, buffers);
+        self.refuse(http::REQUEST_TIMEOUT, context, worker, buffers);
     }
 
     fn head(
@@ -473,11 +473,13 @@ impl HttpConnection {
             self.record(Route::Refused, reject.status, None, worker);
         }
         let plan = match self.state {
-            State::Head => routes::refused(&http::peek(buffers.received()), &context.counters, &context.origins),
+            State::Head => {
+                routes::refused(&http::parse_partial_head(buffers.received()), &context.counters, &context.origins)
+            }
             _ => RouteMatch { route: Route::Refused, act: Handler::Unknown, ..self.turn.plan },
         };
         let answer = ResponseHead { status: reject.status, connection: Connection::Close, ..plain(plan.form) };
-        context.write_message(&plan, answer, [reject.words, ""], worker, buffers);
+        context.write_message(&plan, answer, [reject.message, ""], worker, buffers);
         self.state = State::Closed;
     }
 
@@ -629,24 +631,26 @@ impl PendingRequest {
 fn said(act: &Handler, total: Result<i64, StoreError>, leaving: bool) -> (Status, [&'static str; 2]) {
     match (act, total) {
         (Handler::Live, _) => (Status::Ok, ["alive", ""]),
-        (Handler::Ready, _) if leaving => (Status::Unavailable, ["not ready: this server is about to go", ""]),
+        (Handler::Ready, _) if leaving => (Status::ServiceUnavailable, ["not ready: this server is about to go", ""]),
         (Handler::Ready, Ok(_)) => (Status::Ok, ["ready", ""]),
-        (Handler::Ready, Err(error)) => (Status::Unavailable, ["not ready: ", render::error_message(error)]),
+        (Handler::Ready, Err(error)) => (Status::ServiceUnavailable, ["not ready: ", render::error_message(error)]),
         (Handler::Count(_), Err(StoreError::OutcomeUnknown)) => {
-            (Status::InDoubt, [DOUBT, render::error_message(StoreError::OutcomeUnknown)])
+            (Status::GatewayTimeout, [DOUBT, render::error_message(StoreError::OutcomeUnknown)])
         }
         (
             Handler::Count(_),
             Err(error @ StoreError::Rejected(Rejection::TooManyCounters | Rejection::ScriptsRequired)),
         ) => (Status::InsufficientStorage, ["not counted: ", render::error_message(error)]),
         (Handler::Count(_), Err(error)) => {
-            (Status::Unavailable, ["not counted, try again: ", render::error_message(error)])
+            (Status::ServiceUnavailable, ["not counted, try again: ", render::error_message(error)])
         }
         (Handler::Total(_), Err(error)) => {
-            (Status::Unavailable, ["no total, try again: ", render::error_message(error)])
+            (Status::ServiceUnavailable, ["no total, try again: ", render::error_message(error)])
         }
         (Handler::Prefetch(_), _) => (Status::Forbidden, [PREFETCH, ""]),
-        (Handler::Allow(methods), _) => (Status::NotAllowed, ["this method is not allowed here: use one of ", methods]),
+        (Handler::Allow(methods), _) => {
+            (Status::MethodNotAllowed, ["this method is not allowed here: use one of ", methods])
+        }
         (Handler::NoCounter, _) => (Status::NotFound, [NO_COUNTER, ""]),
         _ => (Status::NotFound, ["nothing is here: try /count or /total", ""]),
     }
@@ -654,7 +658,7 @@ fn said(act: &Handler, total: Result<i64, StoreError>, leaving: bool) -> (Status
 
 /// What becomes of a connection after this request.
 fn connection(framing: &Framing) -> Connection {
-    match (framing.keep_alive, framing.old) {
+    match (framing.keep_alive, framing.is_http10) {
         (true, false) => Connection::Open,
         (true, true) => Connection::KeepAlive,
         (false, _) => Connection::Close,

@@ -2,7 +2,7 @@
 
 use crate::cors::{CorsDecision, Origins};
 use crate::counter::{Counters, Key};
-use crate::http::{Glimpse, Head, Method};
+use crate::http::{Head, Method, PartialHead};
 use crate::render::Format;
 
 /// What a request is for, and in which form it wants its answer.
@@ -118,7 +118,7 @@ pub fn match_route(head: &Head<'_>, counters: &Counters, origins: &Origins) -> R
     let act = match (head.method, act) {
         (_, Handler::Unknown | Handler::NoCounter) => act,
         (Method::Options, _)
-            if head.preflight && !head.origin.is_empty() && matches!(share, CorsDecision::Allowed(_)) =>
+            if head.is_preflight && !head.origin.is_empty() && matches!(share, CorsDecision::Allowed(_)) =>
         {
             Handler::Preflight(allowed)
         }
@@ -126,7 +126,7 @@ pub fn match_route(head: &Head<'_>, counters: &Counters, origins: &Origins) -> R
         (Method::Post, _) if allowed == READING => Handler::Allow(READING),
         // A page fetched ahead of a visit is none, and would be shown at the visit if it were answered. A look at what would
         // be answered is none either.
-        (_, Handler::Count(key)) if head.prefetch => Handler::Prefetch(key),
+        (_, Handler::Count(key)) if head.is_prefetch => Handler::Prefetch(key),
         (Method::Head, Handler::Count(key)) => Handler::Total(key),
         (_, act) => act,
     };
@@ -139,7 +139,7 @@ pub fn match_route(head: &Head<'_>, counters: &Counters, origins: &Origins) -> R
 
 /// Returns the plan for a request whose head is refused: its form, and whose page may read why.
 #[must_use]
-pub fn refused(seen: &Glimpse<'_>, counters: &Counters, origins: &Origins) -> RouteMatch {
+pub fn refused(seen: &PartialHead<'_>, counters: &Counters, origins: &Origins) -> RouteMatch {
     let (act, _) = find(seen.path, counters);
     RouteMatch {
         route: Route::Refused,

@@ -445,7 +445,7 @@ fn recorded_requests_have_the_same_answers() {
             record("GET", "/count", Route::Count, Status::Ok, Some(8)),
             record("HEAD", "/total/blog", Route::Total, Status::Ok, Some(8)),
             record("POST", "http://a/count", Route::Count, Status::Ok, Some(9)),
-            record("DELETE", "/\"no", Route::Refused, Status::TimedOut, None),
+            record("DELETE", "/\"no", Route::Refused, Status::RequestTimeout, None),
         ];
         assert_eq!(records, expected);
     }
