@@ -1,3 +1,5 @@
+use super::parse::MAX_ORIGIN;
+use super::settings::SETTINGS;
 use super::*;
 
 fn read(settings: &[(&str, &str)]) -> Result<Config, String> {
@@ -5,16 +7,16 @@ fn read(settings: &[(&str, &str)]) -> Result<Config, String> {
     Env::new(variables).config().map(|config| *config).map_err(|invalid| invalid.to_string())
 }
 
-fn login(settings: &[(&str, &str)]) -> (String, u16, Option<String>, Option<String>, u32) {
-    match read(settings).expect("good settings").store {
+fn redis_settings(settings: &[(&str, &str)]) -> (String, u16, Option<String>, Option<String>, u32) {
+    match read(settings).expect("valid settings").store {
         Store::Redis(RedisConfig { host, port, username, password, db }) => (host, port, username, password, db),
-        Store::Ledger(path, _) => panic!("the ledger {}", path.display()),
+        Store::Ledger(path, _) => panic!("ledger {}", path.display()),
     }
 }
 
 #[test]
-fn without_settings_it_counts_in_a_file() {
-    let here = std::env::current_dir().expect("a folder to be in").join("notch.ledger");
+fn the_default_store_is_a_ledger() {
+    let default_path = std::env::current_dir().expect("a current directory").join("notch.ledger");
     for settings in [
         &[][..],
         &[
@@ -26,9 +28,9 @@ fn without_settings_it_counts_in_a_file() {
             ("STORE_TIMEOUT", ""),
         ],
     ] {
-        let config = read(settings).expect("good settings");
+        let config = read(settings).expect("valid settings");
         assert_eq!(config.listen.to_string(), "0.0.0.0:8080");
-        assert!(matches!(config.store, Store::Ledger(path, Fsync::Always) if path == here));
+        assert!(matches!(config.store, Store::Ledger(path, Fsync::Always) if path == default_path));
         assert_eq!((config.workers, config.limits.connections), (None, 10_000));
         assert_eq!(config.limits.counters, 10_000);
         assert_eq!((config.limits.store.as_millis(), config.limits.drain_delay.as_millis()), (2000, 0));
@@ -36,12 +38,12 @@ fn without_settings_it_counts_in_a_file() {
 }
 
 #[test]
-fn every_documented_default_is_the_one_in_force() {
+fn every_documented_default_is_valid() {
     for Setting { name, default, example, .. } in SETTINGS {
-        let stated = if ["", "half the processors"].contains(default) { example } else { default };
-        // Named on its own, a part of the login does nothing, and a file has to be there.
+        let value = if ["", "half the processors"].contains(default) { example } else { default };
+        // A setting of Redis is not valid alone, and the password file must exist.
         if !name.starts_with("REDIS_") {
-            assert!(read(&[(name, stated)]).is_ok(), "{name}={stated}");
+            assert!(read(&[(name, value)]).is_ok(), "{name}={value}");
         }
     }
     for (name, value) in [("LISTEN", "0.0.0.0:8080"), ("PORT", "8080")] {
@@ -50,7 +52,7 @@ fn every_documented_default_is_the_one_in_force() {
 }
 
 #[test]
-fn a_login_may_come_whole_or_in_parts() {
+fn redis_is_set_by_url_or_by_parts() {
     let some = |text: &str| Some(text.to_owned());
     for (settings, (host, port, username, password, db)) in [
         (&[("REDIS_HOST", "redis")][..], ("redis", 6379, None, None, 0)),
@@ -71,71 +73,70 @@ fn a_login_may_come_whole_or_in_parts() {
         (&[("REDIS_URL", "redis://:p%40%2Fx@r:7/3")], ("r", 7, None, some("p@/x"), 3)),
         (&[("REDIS_URL", "redis://u:p@[::1]:7")], ("::1", 7, some("u"), some("p"), 0)),
     ] {
-        assert_eq!(login(settings), (host.to_owned(), port, username, password, db), "{settings:?}");
+        assert_eq!(redis_settings(settings), (host.to_owned(), port, username, password, db), "{settings:?}");
     }
 }
 
 #[test]
-fn a_bad_setting_is_named_with_an_example() {
-    for (name, value, words) in [
-        ("LISTEN", "here", "\"here\" is no IP address and port, for example LISTEN=127.0.0.1:8080"),
-        ("PORT", "65536", "\"65536\" is no number from 0 to 65535, for example PORT=8080"),
-        ("PORT", "+1", "\"+1\" is no number from 0 to 65535, for example PORT=8080"),
-        ("WORKERS", "0", "\"0\" is no number from 1 to 64, for example WORKERS=2"),
-        ("MAX_CONNECTIONS", "many", "\"many\" is no number from 1 to 1000000, for example MAX_CONNECTIONS=10000"),
-        ("MAX_COUNTERS", "0", "\"0\" is no number from 1 to 1000000, for example MAX_COUNTERS=10000"),
-        ("STORE_TIMEOUT", "5", "\"5\" is no duration like 500ms, 5s or 2m, for example STORE_TIMEOUT=2s"),
-        ("STORE_TIMEOUT", "0s", "\"0s\" is not between 1ms and 24 hours, for example STORE_TIMEOUT=2s"),
-        ("IDLE_TIMEOUT", "1441m", "\"1441m\" is not between 1ms and 24 hours, for example IDLE_TIMEOUT=60s"),
-        ("WRITE_TIMEOUT", "ms", "\"ms\" is no duration up to 24 hours, for example WRITE_TIMEOUT=10s"),
-        ("FSYNC", "no", "\"no\" is none of always, everysec, never, for example FSYNC=always"),
-        ("LOG_LEVEL", "loud", "\"loud\" is none of off, error, warn, info, debug, for example LOG_LEVEL=info"),
+fn an_invalid_value_is_shown_with_what_is_expected_and_an_example() {
+    for (name, value, expected) in [
+        ("LISTEN", "here", "an IP address and port, for example LISTEN=127.0.0.1:8080"),
+        ("PORT", "65536", "a number from 0 to 65535, for example PORT=8080"),
+        ("PORT", "+1", "a number from 0 to 65535, for example PORT=8080"),
+        ("WORKERS", "0", "a number from 1 to 64, for example WORKERS=2"),
+        ("MAX_CONNECTIONS", "many", "a number from 1 to 1000000, for example MAX_CONNECTIONS=10000"),
+        ("MAX_COUNTERS", "0", "a number from 1 to 1000000, for example MAX_COUNTERS=10000"),
+        ("STORE_TIMEOUT", "5", "a duration from 1ms to 24 hours, like 500ms, 5s or 2m, for example STORE_TIMEOUT=2s"),
+        ("STORE_TIMEOUT", "0s", "a duration from 1ms to 24 hours, like 500ms, 5s or 2m, for example STORE_TIMEOUT=2s"),
+        (
+            "IDLE_TIMEOUT",
+            "1441m",
+            "a duration from 1ms to 24 hours, like 500ms, 5s or 2m, for example IDLE_TIMEOUT=60s",
+        ),
+        ("DRAIN_DELAY", "ms", "a duration from 0ms to 24 hours, like 500ms, 5s or 2m, for example DRAIN_DELAY=1s"),
+        ("FSYNC", "no", "one of always, everysec, never, for example FSYNC=always"),
+        ("LOG_LEVEL", "loud", "one of off, error, warn, info, debug, for example LOG_LEVEL=info"),
+        ("MEMORY_LIMIT", "64mb", "an amount of memory like 500k, 64m or 1g, for example MEMORY_LIMIT=64m"),
         (
             "COUNTERS",
             "a,,b",
-            "\"a,,b\" is no list of names of 1 to 32 letters, digits, dots, hyphens, underscores, for example COUNTERS=blog,shop",
+            "a list of names of 1 to 32 letters, digits, dots, hyphens, underscores, for example COUNTERS=blog,shop",
         ),
         (
             "COUNTER_KEY",
             "a b",
-            "not 1 to 62 printable ASCII characters without quotes, \\, <, > and &, for example COUNTER_KEY=visits",
-        ),
-        (
-            "REDIS_URL",
-            "rediss://u:secret@r",
-            "TLS is not spoken here: put a tunnel in between and name its plain end, for example REDIS_URL=redis://redis:6379/0",
-        ),
-        ("REDIS_URL", "u:secret@r", "does not begin with redis://, for example REDIS_URL=redis://redis:6379/0"),
-        (
-            "REDIS_URL",
-            "redis://u:secret%@r",
-            "a percent sign is not followed by two hexadecimal digits of UTF-8, for example REDIS_URL=redis://redis:6379/0",
-        ),
-        (
-            "REDIS_URL",
-            "redis://u:secret@r:0",
-            "the port is no number from 1 to 65535, for example REDIS_URL=redis://redis:6379/0",
-        ),
-        ("REDIS_URL", "redis://u:secret@/1", "no host is named, for example REDIS_URL=redis://redis:6379/0"),
-        ("REDIS_URL", "redis://r/x", "the database is no number, for example REDIS_URL=redis://redis:6379/0"),
-        (
-            "REDIS_URL",
-            "redis://[::1",
-            "the bracket of the address is not closed, for example REDIS_URL=redis://redis:6379/0",
+            "1 to 62 printable ASCII characters without quotes, \\, <, > and &, for example COUNTER_KEY=visits",
         ),
     ] {
-        assert_eq!(read(&[(name, value)]).err(), Some(format!("{name}: {words}")));
+        assert_eq!(read(&[(name, value)]).err(), Some(format!("invalid {name} \"{value}\": expected {expected}")));
     }
 }
 
 #[test]
-fn what_would_be_ignored_is_refused_with_both_names() {
+fn a_url_may_contain_a_password_and_is_not_repeated() {
+    for (url, problem) in [
+        ("rediss://u:secret@r", "TLS is not supported: use a TLS tunnel and set the address of its plain end"),
+        ("u:secret@r", "does not begin with redis://"),
+        ("redis://u:secret%@r", "a percent sign is not followed by two hexadecimal digits of UTF-8"),
+        ("redis://u:secret@r:0", "the port is not a number from 1 to 65535"),
+        ("redis://u:secret@/1", "the host is missing"),
+        ("redis://r/x", "the database is not a number"),
+        ("redis://[::1", "the closing bracket of the address is missing"),
+        ("redis://[::1]x", "the host is followed by text other than a port"),
+    ] {
+        let message = format!("REDIS_URL: {problem}, for example REDIS_URL=redis://redis:6379/0");
+        assert_eq!(read(&[("REDIS_URL", url)]).err(), Some(message));
+    }
+}
+
+#[test]
+fn settings_that_exclude_each_other_are_rejected_with_both_names() {
     let (url, with_password) = (("REDIS_URL", "redis://r"), ("REDIS_URL", "redis://:hidden@r"));
-    for (one, other, words) in [
+    for (one, other, message) in [
         (
             ("REDIS_HOST", "r"),
             ("REDIS_USERNAME", "u"),
-            "REDIS_PASSWORD: REDIS_USERNAME names a user, but there is no password, for example REDIS_PASSWORD=secret",
+            "REDIS_PASSWORD: REDIS_USERNAME sets a user, but no password is set, for example REDIS_PASSWORD=secret",
         ),
         (
             ("REDIS_HOST", "r"),
@@ -160,18 +161,18 @@ fn what_would_be_ignored_is_refused_with_both_names() {
         (
             with_password,
             ("REDIS_PASSWORD", "p"),
-            "REDIS_PASSWORD: REDIS_URL has a password, too: leave one of them out, for example REDIS_PASSWORD=secret",
+            "REDIS_PASSWORD: REDIS_URL contains a password too: set only one of them, for example REDIS_PASSWORD=secret",
         ),
         (
             with_password,
             ("REDIS_PASSWORD_FILE", "p"),
-            "REDIS_PASSWORD_FILE: REDIS_URL has a password, too: leave one of them out, \
+            "REDIS_PASSWORD_FILE: REDIS_URL contains a password too: set only one of them, \
              for example REDIS_PASSWORD_FILE=/run/secrets/redis_password",
         ),
         (
             url,
             ("FSYNC", "never"),
-            "FSYNC: it is for the ledger, and REDIS_URL is set: unset one of them, for example FSYNC=always",
+            "FSYNC: applies to the ledger only, and REDIS_URL is set: unset one of them, for example FSYNC=always",
         ),
         (
             ("LEDGER", "x"),
@@ -185,13 +186,13 @@ fn what_would_be_ignored_is_refused_with_both_names() {
             "LISTEN: PORT is set too: unset one of them, for example LISTEN=127.0.0.1:8080",
         ),
     ] {
-        assert_eq!(read(&[one, other]).err().as_deref(), Some(words));
-        assert_eq!(read(&[other, one]).err().as_deref(), Some(words));
+        assert_eq!(read(&[one, other]).err().as_deref(), Some(message));
+        assert_eq!(read(&[other, one]).err().as_deref(), Some(message));
     }
 }
 
 #[test]
-fn a_misspelt_name_of_redis_is_refused_with_the_nearest() {
+fn an_unknown_redis_setting_is_rejected_with_the_nearest_name() {
     for (name, near) in [
         ("REDIS_HOTS", "REDIS_HOST"),
         ("REDIS_HOSTNAME", "REDIS_HOST"),
@@ -205,9 +206,9 @@ fn a_misspelt_name_of_redis_is_refused_with_the_nearest() {
         ("REDIS_PORTS", "REDIS_PORT"),
         ("REDIS_host", "REDIS_HOST"),
     ] {
-        let words = read(&[("REDIS_HOST", "r"), (name, "x")]).err().expect("no such setting");
+        let message = read(&[("REDIS_HOST", "r"), (name, "x")]).err().expect("no such setting");
         let start = format!("{name}: unknown setting: the nearest is {near}, for example {near}=");
-        assert!(words.starts_with(&start), "{words}");
+        assert!(message.starts_with(&start), "{message}");
     }
     for (name, value) in [
         ("REDIS_SERVICE_HOST", "10.0.0.1"),
@@ -234,9 +235,9 @@ fn a_misspelt_name_of_redis_is_refused_with_the_nearest() {
 }
 
 #[test]
-fn memory_may_have_a_unit() {
+fn memory_has_an_optional_unit() {
     for (text, bytes) in [("", None), ("6291456", Some(6 << 20)), ("500K", Some(500 << 10)), ("1g", Some(1 << 30))] {
-        assert_eq!(read(&[("MEMORY_LIMIT", text)]).expect("good settings").memory, bytes, "{text}");
+        assert_eq!(read(&[("MEMORY_LIMIT", text)]).expect("valid settings").memory, bytes, "{text}");
     }
     for text in ["m", "64mb", "6.4m", "-1", "+1", "18446744073709551615g", "64 m"] {
         assert!(read(&[("MEMORY_LIMIT", text)]).is_err(), "{text}");
@@ -251,8 +252,8 @@ fn help_fits_a_screen_and_names_every_setting() {
 }
 
 #[test]
-fn an_origin_is_as_browsers_write_it() {
-    for good in [
+fn origins_are_as_browsers_send_them() {
+    for origin in [
         "*",
         " * ",
         "https://example.org",
@@ -266,10 +267,10 @@ fn an_origin_is_as_browsers_write_it() {
         "capacitor://localhost",
         "moz-extension://8c2e",
     ] {
-        assert!(read(&[("CORS_ORIGINS", good)]).is_ok(), "{good}");
+        assert!(read(&[("CORS_ORIGINS", origin)]).is_ok(), "{origin}");
     }
     let long = ["https://", &"a".repeat(MAX_ORIGIN - 7)].concat();
-    for bad in [
+    for origin in [
         "null",
         "example.org",
         "https:",
@@ -304,7 +305,7 @@ fn an_origin_is_as_browsers_write_it() {
         "*,https://example.org",
         "https://example.org,",
     ] {
-        assert!(read(&[("CORS_ORIGINS", bad)]).is_err(), "{bad}");
+        assert!(read(&[("CORS_ORIGINS", origin)]).is_err(), "{origin}");
     }
     let list = |count| vec!["https://a.example"; count].join(",");
     assert!(read(&[("CORS_ORIGINS", &list(Origins::MAX))]).is_ok());

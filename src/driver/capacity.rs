@@ -34,7 +34,7 @@ pub(super) struct Capacity {
 pub(super) fn capacity(config: &Config, costs: Costs, loops: usize, most: usize) -> Result<Capacity, Failure> {
     let (memory, files) = (memory::limit(config.memory), system::open_files());
     let wanted = config.limits.connections.min(most);
-    let needed = |workers| config::files(workers) + memory::LEAST_CONNECTIONS.min(wanted);
+    let needed = |workers| config::files_needed(workers) + memory::LEAST_CONNECTIONS.min(wanted);
     let workers = config.workers.unwrap_or_else(|| {
         let fit = memory::workers(memory, costs, loops);
         (2..=fit).rev().find(|workers| needed(*workers) <= files).unwrap_or(1)
@@ -43,7 +43,7 @@ pub(super) fn capacity(config: &Config, costs: Costs, loops: usize, most: usize)
     if files < needed {
         return Err(Failure::Files(files, needed, workers));
     }
-    let fit = wanted.min(files - config::files(workers));
+    let fit = wanted.min(files - config::files_needed(workers));
     let Some(Plan { connections, socket, buffers }) = memory::plan(memory, costs, workers, fit) else {
         return Err(Failure::Memory(memory, workers));
     };
@@ -63,7 +63,7 @@ pub(super) fn capacity(config: &Config, costs: Costs, loops: usize, most: usize)
 pub(super) fn bound(listener: &impl AsFd, capacity: &Capacity) -> io::Result<()> {
     setsockopt(listener, sockopt::SndBuf, &capacity.socket)?;
     setsockopt(listener, sockopt::RcvBuf, &capacity.socket)?;
-    let patience = capacity.limits.send.as_millis().clamp(1, u32::MAX.into()) as u32;
+    let patience = capacity.limits.write.as_millis().clamp(1, u32::MAX.into()) as u32;
     Ok(setsockopt(listener, sockopt::TcpUserTimeout, &patience)?)
 }
 

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use crate::support::{Client, Redis, Settings};
 
 /// Every setting there is, as the README lists them.
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 27] = [
     "LISTEN",
     "PORT",
     "REDIS_URL",
@@ -24,6 +24,7 @@ const NAMES: [&str; 26] = [
     "FSYNC",
     "WORKERS",
     "MAX_CONNECTIONS",
+    "MEMORY_LIMIT",
     "STORE_TIMEOUT",
     "REQUEST_TIMEOUT",
     "IDLE_TIMEOUT",
@@ -391,6 +392,6 @@ fn a_password_that_no_file_may_hold_goes_into_a_url() {
         assert_eq!(Settings::ledger().with("REDIS_URL", &url).start().get("/readyz").status, 200, "{password:?}");
     }
     let refused = Settings::ledger().with("REDIS_URL", "redis://two%20words:s3cret@127.0.0.1").run(&[]);
-    let words = "notch: REDIS_URL: no name of a Redis user has a space or a control character, for example REDIS_URL=";
+    let words = "notch: REDIS_URL: no user name of Redis contains a space or a control character, for example REDIS_URL=";
     assert!(refused.code == Some(2) && refused.stderr.starts_with(words), "{refused:?}");
 }

@@ -1,7 +1,7 @@
 //! Settings of any kind.
 //!
-//! - They are a `Config`, or an error of one line that begins with a setting of ours and shows nothing of a password.
-//! - What is in a `Config` is within the bounds that the rest of the program relies on.
+//! - They are a `Config`, or an error of one line that names a setting of notch and does not contain a password.
+//! - The values in a `Config` are within the bounds that the rest of the program relies on.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -11,20 +11,20 @@ use notch::config::{Config, Env, Store, help};
 use notch::cors::{CorsDecision, Origins};
 use notch::counter::{Counters, Names};
 
-/// Stands for a password in the settings to be tried.
+/// Password in the settings of the corpus.
 const SECRET: &str = "hunter2";
 
 /// `data` is lines of `NAME=VALUE`; the first of a name holds.
 pub fn holds(data: &[u8]) {
     let settings: Vec<(&[u8], &[u8])> = data.split(|&byte| byte == b'\n').filter_map(setting).collect();
     let variable = |(name, value): &(&[u8], &[u8])| {
-        // What lies in a file is another matter, and reading just any of them would not end well.
+        // Arbitrary files are not read: their content is not under test, and a device file may not end.
         let nowhere = if name.ends_with(b"_FILE") && !value.is_empty() { &b"/dev/null/"[..] } else { b"" };
         (OsString::from_vec(name.to_vec()), OsString::from_vec([nowhere, *value].concat()))
     };
     match Env::new(settings.iter().map(variable).collect()).config() {
         Ok(config) => check(&config),
-        Err(invalid) => check_words(&invalid.to_string()),
+        Err(invalid) => check_message(&invalid.to_string()),
     }
 }
 
@@ -46,28 +46,30 @@ fn check(config: &Config) {
     for (place, origin) in origins.enumerate() {
         assert!(place < Origins::MAX && !origin.is_empty() && origin.bytes().all(|byte| byte.is_ascii_graphic()));
     }
-    if let Store::Redis(login) = &config.store {
-        assert!(!login.host.is_empty() && login.port > 0);
-        assert!(login.username.is_none() || login.password.is_some());
-        assert!(login.username.as_deref() != Some("") && login.password.as_deref() != Some(""));
+    if let Store::Redis(redis) = &config.store {
+        assert!(!redis.host.is_empty() && redis.port > 0);
+        assert!(redis.username.is_none() || redis.password.is_some());
+        assert!(redis.username.as_deref() != Some("") && redis.password.as_deref() != Some(""));
     }
     assert!(config.workers.is_none_or(|workers| (1..=64).contains(&workers)));
     let limits = &config.limits;
     assert!((1..=1_000_000).contains(&limits.connections));
     let day = Duration::from_secs(24 * 60 * 60);
-    for wait in [limits.store, limits.header, limits.idle, limits.send] {
+    for wait in [limits.store, limits.request, limits.idle, limits.write] {
         assert!(!wait.is_zero() && wait <= day);
     }
     assert!(limits.drain_delay <= day && limits.drain <= day);
 }
 
-fn check_words(words: &str) {
-    assert!(!words.chars().any(char::is_control), "more than a line: {words:?}");
-    let (name, _) = words.split_once(": ").expect("a name");
+fn check_message(message: &str) {
+    assert!(!message.chars().any(char::is_control), "more than one line: {message:?}");
+    // `invalid NAME "value": ...` or `NAME: ...`
+    let subject = message.strip_prefix("invalid ").unwrap_or(message);
+    let (name, _) = subject.split_once([' ', ':']).expect("a name");
     assert!(name.starts_with("REDIS_") || help().contains(&format!("\n  {name} ")), "no setting: {name}");
-    let (_, example) = words.rsplit_once(", for example ").expect("an example");
+    let (_, example) = message.rsplit_once(", for example ").expect("an example");
     let (shown, _) = example.split_once('=').expect("a value");
     assert!(help().contains(&format!("\n  {shown} ")), "no setting: {shown}");
-    let secret = ["REDIS_URL", "REDIS_PASSWORD"].contains(&name);
-    assert!(!(secret && words.contains(SECRET)), "it shows the password");
+    let is_secret = ["REDIS_URL", "REDIS_PASSWORD"].contains(&name);
+    assert!(!(is_secret && message.contains(SECRET)), "it shows the password");
 }

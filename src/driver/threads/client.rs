@@ -148,8 +148,8 @@ impl ClientConnection {
         let mut connection = HttpConnection::default();
         // The request that has begun, and when its last byte has to be here; for the first, it also has to begin by
         // then.
-        let (mut begun, mut deadline) = (0, deadline_after(limits.header));
-        let (mut idle, mut served) = (limits.header, false);
+        let (mut begun, mut deadline) = (0, deadline_after(limits.request));
+        let (mut idle, mut served) = (limits.request, false);
         loop {
             self.tick();
             let want = connection.advance(self.client.server.context, &mut self.context, &mut self.buffers);
@@ -167,7 +167,7 @@ impl ClientConnection {
                 }
                 Need::Bytes(request) => {
                     if request != begun {
-                        (begun, deadline) = (request, deadline_after(limits.header));
+                        (begun, deadline) = (request, deadline_after(limits.request));
                         self.client.mark_active();
                     }
                     self.send()?;
@@ -211,7 +211,7 @@ impl ClientConnection {
                 Ok(length) => self.buffers.mark_sent(length),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
-                    let limit = self.client.server.limits.send;
+                    let limit = self.client.server.limits.write;
                     let deadline = *deadline.get_or_insert_with(|| {
                         self.client.mark_active();
                         deadline_after(limit)

@@ -154,7 +154,7 @@ impl ClientConnection {
         state(State::tick);
         // The request that has begun, and when its last byte has to be here; for the first, it also has to begin by
         // then.
-        let (mut begun, mut deadline) = (0, Instant::now() + limits.header);
+        let (mut begun, mut deadline) = (0, Instant::now() + limits.request);
         let mut idle = None;
         loop {
             match self.client.with_context(|context, now| connection.advance(context, now, &mut self.buffers)) {
@@ -169,7 +169,7 @@ impl ClientConnection {
                 }
                 Need::Bytes(request) => {
                     if request != begun {
-                        (begun, deadline) = (request, Instant::now() + limits.header);
+                        (begun, deadline) = (request, Instant::now() + limits.request);
                         self.client.mark_active();
                     }
                     self.send().await?;
@@ -208,7 +208,7 @@ impl ClientConnection {
             match self.socket.try_write(self.buffers.pending()) {
                 Ok(length) => self.buffers.mark_sent(length),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let limit = self.client.server().limits.send;
+                    let limit = self.client.server().limits.write;
                     let deadline = *deadline.get_or_insert_with(|| {
                         self.client.mark_active();
                         Instant::now() + limit

@@ -1,0 +1,167 @@
+//! Parsing of single values: numbers, durations, amounts of memory, Redis URLs, origins and passwords.
+//!
+//! Error messages of URLs and passwords never repeat the value, because it may be a password.
+
+use crate::redis::RedisConfig;
+
+/// Splits a comma-separated list and trims each member. Returns no member for an empty list.
+pub(super) fn list_members(list: &str) -> Vec<String> {
+    if list.is_empty() { Vec::new() } else { list.split(',').map(|member| member.trim_ascii().to_owned()).collect() }
+}
+
+/// Parses a whole number from `min` to `max`, without a sign.
+pub(super) fn number(text: &str, min: u64, max: u64) -> Option<u64> {
+    // The standard library accepts a plus sign.
+    let number = text.parse().ok().filter(|_| !text.starts_with('+'));
+    number.filter(|number| (min..=max).contains(number))
+}
+
+/// Parses a duration such as `500ms`, `5s` or `2m`. Returns milliseconds, from `min` to [`MAX_MILLIS`].
+pub(super) fn millis(text: &str, min: u64) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (amount, unit) = text.split_at(digits);
+    let unit = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        _ => return None,
+    };
+    let millis = number(amount, 0, MAX_MILLIS)? * unit;
+    (min..=MAX_MILLIS).contains(&millis).then_some(millis)
+}
+
+/// Parses an amount of memory such as `6m`, `64m` or `1g`. Returns bytes; the units are 2^10, 2^20 and 2^30.
+pub(super) fn bytes(text: &str) -> Option<usize> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (amount, unit) = text.split_at(digits);
+    let unit = ["", "k", "m", "g"].iter().position(|name| unit.eq_ignore_ascii_case(name))?;
+    amount.parse::<usize>().ok()?.checked_mul(1 << (10 * unit))
+}
+
+/// Parses a port, also from the form `tcp://10.0.0.1:6379` that Kubernetes sets.
+pub(super) fn port(text: &str) -> Option<u16> {
+    let digits = if text.starts_with("tcp://") { split_last(text, b':')?.1 } else { text };
+    number(digits, 1, u16::MAX.into()).map(|port| port as u16)
+}
+
+/// Parses `redis://[user:password@]host[:port][/db]` into `redis`.
+///
+/// # Errors
+/// What is wrong with the URL.
+pub(super) fn parse_redis_url(url: &str, redis: &mut RedisConfig) -> Result<(), &'static str> {
+    if url.starts_with("rediss://") {
+        return Err("TLS is not supported: use a TLS tunnel and set the address of its plain end");
+    }
+    let rest = url.strip_prefix("redis://").ok_or("does not begin with redis://")?;
+    let (authority, db) = rest.split_once('/').unwrap_or((rest, ""));
+    let (user, address) = split_last(authority, b'@').unwrap_or(("", authority));
+    let (host, port) = split_host_port(address)?;
+    redis.host = host.to_owned();
+    let (username, password) = user.split_once(':').unwrap_or(("", user));
+    redis.username = percent_decode(username)?;
+    redis.password = percent_decode(password)?;
+    if let Some(digits) = port {
+        redis.port = self::port(digits).ok_or("the port is not a number from 1 to 65535")?;
+    }
+    if !db.is_empty() {
+        redis.db = number(db, 0, MAX_DB).ok_or("the database is not a number")? as u32;
+    }
+    Ok(())
+}
+
+/// Splits `host[:port]`; an IPv6 address is in brackets.
+fn split_host_port(address: &str) -> Result<(&str, Option<&str>), &'static str> {
+    let (host, port) = match address.strip_prefix('[') {
+        None => address.split_once(':').map_or((address, None), |(host, port)| (host, Some(port))),
+        Some(rest) => match rest.split_once(']').ok_or("the closing bracket of the address is missing")? {
+            (host, "") => (host, None),
+            (host, rest) => {
+                (host, Some(rest.strip_prefix(':').ok_or("the host is followed by text other than a port")?))
+            }
+        },
+    };
+    if host.is_empty() { Err("the host is missing") } else { Ok((host, port)) }
+}
+
+/// Splits a text at the last `separator`, an ASCII byte.
+fn split_last(text: &str, separator: u8) -> Option<(&str, &str)> {
+    text.bytes().rposition(|byte| byte == separator).map(|index| (&text[..index], &text[index + 1..]))
+}
+
+/// Returns whether a text is an origin as browsers send it: scheme, host, and the port unless it is the default one,
+/// without capitals (HTML standard, "serialization of an origin"). Any other text would never match.
+pub(super) fn is_origin(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once(':') else { return false };
+    let Some(Ok((host, port))) = rest.strip_prefix("//").map(split_host_port) else { return false };
+    let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-._:".contains(&byte);
+    let is_port = match (scheme, port) {
+        (_, None) => true,
+        ("https", Some("443")) | ("http", Some("80")) => false,
+        (_, Some(port)) => !port.starts_with('0') && number(port, 1, u16::MAX.into()).is_some(),
+    };
+    text.len() <= MAX_ORIGIN && !scheme.is_empty() && scheme.bytes().chain(host.bytes()).all(is_allowed) && is_port
+}
+
+/// Decodes percent-encoding (RFC 3986 section 2.1). Returns `None` for an empty text.
+fn percent_decode(text: &str) -> Result<Option<String>, &'static str> {
+    const INVALID: &str = "a percent sign is not followed by two hexadecimal digits of UTF-8";
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [byte, tail @ ..] = rest {
+        let (byte, tail) = match (byte, tail) {
+            (b'%', [high, low, tail @ ..]) => {
+                let digit = |byte: &u8| char::from(*byte).to_digit(16).ok_or(INVALID);
+                ((digit(high)? * 16 + digit(low)?) as u8, tail)
+            }
+            (b'%', _) => return Err(INVALID),
+            (byte, tail) => (*byte, tail),
+        };
+        bytes.push(byte);
+        rest = tail;
+    }
+    let text = String::from_utf8(bytes).map_err(|_| INVALID)?;
+    Ok(Some(text).filter(|text| !text.is_empty()))
+}
+
+/// Returns the password in the content of a variable or file, without the line ends that an editor adds.
+///
+/// # Errors
+/// What is wrong with it. Content that another program might read as a different password is rejected. `notch-redis` has
+/// the same rule (`secret` in redis/notch-redis).
+pub(super) fn password(content: Vec<u8>) -> Result<String, &'static str> {
+    if content.len() > MAX_PASSWORD {
+        return Err("is longer than 16384 bytes");
+    }
+    let mut text = String::from_utf8(content).map_err(|_| "is not UTF-8")?;
+    while let Some(line) = text.strip_suffix('\n') {
+        let length = line.strip_suffix('\r').unwrap_or(line).len();
+        text.truncate(length);
+    }
+    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let bytes = text.as_bytes();
+    if text.starts_with('\u{feff}') {
+        Err("begins with a byte order mark")
+    } else if text.is_empty() {
+        Err("is empty")
+    } else if bytes.contains(&b'\n') {
+        Err("has more than one line")
+    } else if is_blank(bytes.first()) || is_blank(bytes.last()) {
+        Err("begins or ends with a space or tab")
+    } else if text.contains(char::is_control) {
+        Err("contains a control character")
+    } else {
+        Ok(text)
+    }
+}
+
+/// Longest origin in bytes; a host name has 253 at most.
+pub(super) const MAX_ORIGIN: usize = 280;
+
+/// Highest database number that Redis can be configured to have.
+pub(super) const MAX_DB: u64 = i32::MAX as u64;
+
+/// Longest password in bytes: Redis accepts no longer argument from a client that has not authenticated.
+pub(super) const MAX_PASSWORD: usize = 16384;
+
+/// Longest duration: 24 hours.
+const MAX_MILLIS: u64 = 24 * 60 * 60 * 1000;

@@ -1,0 +1,155 @@
+//! The choice of the store, and the settings of Redis.
+//!
+//! A variable `REDIS_*` that notch does not read stops the start, because it is probably misspelt. Variables that
+//! Kubernetes or Docker set for a service called redis are exempt.
+
+use std::ffi::OsString;
+
+use super::parse::{self, MAX_DB, MAX_PASSWORD};
+use super::settings::{REDIS_PREFIX, SETTINGS, default, nearest_setting, setting_named};
+use super::{Env, Store};
+use crate::ledger::Fsync;
+use crate::log::printable;
+use crate::redis::RedisConfig;
+use crate::system;
+
+impl Env {
+    // Inlined, its result would be moved field by field.
+    #[inline(never)]
+    pub(super) fn store(&mut self) -> Store {
+        let fsyncs = [Fsync::Always, Fsync::EverySecond, Fsync::Never];
+        let fsync = fsyncs[self.choice("FSYNC", &["always", "everysec", "never"])];
+        self.reject_unknown_redis_setting();
+        let (url, host) = (self.value("REDIS_URL"), self.value("REDIS_HOST"));
+        let mut redis = RedisConfig { host, port: REDIS_PORT, username: None, password: None, db: 0 };
+        if !url.is_empty() {
+            if let Err(problem) = parse::parse_redis_url(&url, &mut redis) {
+                self.reject("REDIS_URL", format_args!("{problem}"));
+            }
+            for name in ["REDIS_HOST", "REDIS_PORT", "REDIS_USERNAME", "REDIS_DB"] {
+                self.reject_both("REDIS_URL", name);
+            }
+        } else if !redis.host.is_empty() {
+            redis.port = self.redis_port();
+            redis.db = self.number("REDIS_DB", 0, MAX_DB) as u32;
+        } else {
+            self.reject_redis_setting_without_host();
+            let path = self.raw("LEDGER").map_or(default("LEDGER").as_ref(), OsString::as_os_str);
+            // Log lines show the absolute path.
+            return Store::Ledger(system::absolute(path), fsync);
+        }
+        if self.is_set("FSYNC") {
+            let name = if url.is_empty() { "REDIS_HOST" } else { "REDIS_URL" };
+            self.reject("FSYNC", format_args!("applies to the ledger only, and {name} is set: unset one of them"));
+        }
+        self.read_credentials(&mut redis);
+        Store::Redis(redis)
+    }
+
+    /// Rejects a variable `REDIS_*` that notch does not read.
+    fn reject_unknown_redis_setting(&mut self) {
+        let is_unknown = |name: &str, value: &str| {
+            let is_known = SETTINGS.iter().any(|setting| setting.name == name) || STACK_VARIABLES.contains(&name);
+            name.starts_with(REDIS_PREFIX) && !value.is_empty() && !is_known && !is_service_variable(name, value)
+        };
+        let unknown = self.variables.iter().find_map(|(name, value)| {
+            let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
+            is_unknown(&name, &value).then(|| name.into_owned())
+        });
+        if let Some(name) = unknown {
+            let nearest = nearest_setting(&name);
+            let problem = format_args!("unknown setting: the nearest is {}", nearest.name);
+            self.set_invalid(&printable(&name), problem, nearest);
+        }
+    }
+
+    /// Rejects a setting of Redis if no host is set, because visits would be counted in a ledger without notice.
+    fn reject_redis_setting_without_host(&mut self) {
+        for name in SETTINGS.iter().map(|setting| setting.name).filter(|name| name.starts_with(REDIS_PREFIX)) {
+            if self.is_set(name) {
+                let problem = format_args!("neither REDIS_HOST nor REDIS_URL is set: set one of them, or unset {name}");
+                self.set_invalid(name, problem, setting_named("REDIS_HOST"));
+            }
+        }
+    }
+
+    /// Reads `REDIS_PORT`. The port in the value that Kubernetes sets is right if the host is that of the service.
+    fn redis_port(&mut self) -> u16 {
+        let text = self.value_or_default("REDIS_PORT");
+        if text.starts_with("udp://") || text.starts_with("sctp://") {
+            return REDIS_PORT;
+        }
+        parse::port(&text).unwrap_or_else(|| {
+            self.reject_value("REDIS_PORT", &text, format_args!("a number from 1 to {}", u16::MAX));
+            REDIS_PORT
+        })
+    }
+
+    /// Adds user name and password from their own variables to what the URL contains.
+    fn read_credentials(&mut self, redis: &mut RedisConfig) {
+        for name in ["REDIS_PASSWORD", "REDIS_PASSWORD_FILE"] {
+            if self.is_set(name) && redis.password.is_some() {
+                self.reject(name, format_args!("REDIS_URL contains a password too: set only one of them"));
+            }
+        }
+        if self.is_set("REDIS_PASSWORD_FILE") {
+            self.reject_both("REDIS_PASSWORD_FILE", "REDIS_PASSWORD");
+        }
+        let username = self.value("REDIS_USERNAME");
+        if !username.is_empty() {
+            redis.username = Some(username);
+        }
+        if let Some(content) = self.password_content() {
+            match parse::password(content) {
+                Ok(text) => redis.password = Some(text),
+                Err(problem) => self.reject(self.password_variable(), format_args!("the password {problem}")),
+            }
+        }
+        let user_variable = if self.is_set("REDIS_USERNAME") { "REDIS_USERNAME" } else { "REDIS_URL" };
+        let Some(username) = &redis.username else { return };
+        if username.bytes().any(|byte| byte <= b' ' || byte == b'\x7f') {
+            self.reject(user_variable, format_args!("no user name of Redis contains a space or a control character"));
+        }
+        if redis.password.is_none() {
+            self.reject("REDIS_PASSWORD", format_args!("{user_variable} sets a user, but no password is set"));
+        }
+    }
+
+    /// Returns the name of the variable that contains the password or the path of its file.
+    fn password_variable(&self) -> &'static str {
+        if self.is_set("REDIS_PASSWORD_FILE") { "REDIS_PASSWORD_FILE" } else { "REDIS_PASSWORD" }
+    }
+
+    /// Returns the content of the variable or the file; `None` if neither is set, or the file cannot be read.
+    fn password_content(&mut self) -> Option<Vec<u8>> {
+        let name = self.password_variable();
+        let value = self.raw(name)?;
+        if name == "REDIS_PASSWORD" {
+            return Some(value.as_encoded_bytes().to_vec());
+        }
+        let content = system::bytes(value, MAX_PASSWORD);
+        content.map_err(|error| self.reject(name, format_args!("cannot be read ({error})"))).ok()
+    }
+}
+
+/// Returns whether this is one of the variables that Kubernetes sets for each service of a namespace, or Docker for a
+/// link: `REDIS_SERVICE_HOST`, `REDIS_PORT_6379_TCP_ADDR`, and the same for a service called `redis-something`.
+fn is_service_variable(name: &str, value: &str) -> bool {
+    const PORT: &[u8] = b"_PORT_";
+    let is_numbered_port = |part: &[u8]| part.starts_with(PORT) && part[PORT.len()].is_ascii_digit();
+    ["_SERVICE_HOST", "_SERVICE_PORT", "_ENV_"].iter().any(|part| contains(name, part))
+        || (name.ends_with("_PORT") && contains(value, "://"))
+        || name.as_bytes().windows(PORT.len() + 1).any(is_numbered_port)
+        || (name.ends_with("_NAME") && value.starts_with('/'))
+}
+
+/// Returns whether a short text contains `part`. The search of the standard library is made for long texts: 2 kB of code.
+pub(super) fn contains(text: &str, part: &str) -> bool {
+    text.as_bytes().windows(part.len()).any(|window| window == part.as_bytes())
+}
+
+/// Port of Redis if none is set.
+const REDIS_PORT: u16 = 6379;
+
+/// Variables of the Compose stack that configure or build its Redis, not notch.
+const STACK_VARIABLES: [&str; 3] = ["REDIS_ADMIN_PASSWORD", "REDIS_ADMIN_PASSWORD_FILE", "REDIS_IMAGE"];
