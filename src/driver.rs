@@ -162,7 +162,7 @@ fn open_ledger(path: &Path, fsync: Fsync, counters: &Counters, limits: &Limits) 
 
 /// Syncs a ledger that is due, if it is set to be synced now and then, and says when to do it next.
 fn sync_if_due(ledger: &mut Ledger, due: Option<Instant>) -> Option<Instant> {
-    let due = due.or_else(|| ledger.wants_sync().then(|| deadline_after(EVERY)))?;
+    let due = due.or_else(|| ledger.needs_sync().then(|| deadline_after(EVERY)))?;
     if Instant::now() < due {
         return Some(due);
     }

@@ -1,16 +1,16 @@
-//! The checksum that closes each batch.
+//! The checksum at the end of each batch.
 
-/// A checksum as it is written, in eight hexadecimal digits.
+/// Encodes a checksum in eight hexadecimal digits.
 pub(super) fn hex(crc: u32) -> [u8; 8] {
     let mut text = [0; 8];
-    for (place, digit) in text.iter_mut().enumerate() {
-        *digit = b"0123456789abcdef"[(crc >> (28 - 4 * place) & 15) as usize];
+    for (index, digit) in text.iter_mut().enumerate() {
+        *digit = b"0123456789abcdef"[(crc >> (28 - 4 * index) & 15) as usize];
     }
     text
 }
 
-/// CRC-32 as of zip and PNG, continued from `seed`: `crc32(crc32(0, a), b)` is that of `a` and `b`. Half a byte at a
-/// time: a table of 64 bytes reads a ledger as fast as it ever need be.
+/// Returns the CRC-32 of zip and PNG, continued from `seed`: `crc32(crc32(0, a), b)` is that of `a` followed by `b`.
+/// Works on half bytes, because a table of 64 bytes is fast enough for replay.
 pub(super) fn crc32(seed: u32, bytes: &[u8]) -> u32 {
     const TABLE: [u32; 16] = crc_table();
     !bytes.iter().fold(!seed, |crc, &byte| {

@@ -1,4 +1,7 @@
-//! Reading a file from its start, batch by batch.
+//! Replay: reads a file from its start, batch by batch.
+//!
+//! A batch is counted when its checksum record is read. A crash tears at most the last batch, and its checksum is
+//! written last: a tail without a checksum record is torn, anything else that is invalid is damage.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -9,76 +12,82 @@ use super::{HEADER, OpenError};
 use crate::counter::Key;
 use crate::resp::{self, Reply};
 
-/// What a file holds, as far as it was read.
+/// The content of a file, as far as it was read.
 pub(super) struct Replay {
     pub(super) totals: Totals,
-    pub(super) seal: u32,
-    /// How far the file is sealed.
-    pub(super) sealed: u64,
-    /// The batch that has no seal yet, its CRC, and how far it reaches.
-    open: Vec<(Key, i64)>,
+    /// Checksum of the last whole batch.
+    pub(super) checksum: u32,
+    /// Offset in bytes of the end of the last whole batch.
+    pub(super) valid_length: u64,
+    /// Increments of the batch whose checksum was not read yet.
+    pending: Vec<(Key, i64)>,
+    /// CRC of those increments.
     crc: u32,
+    /// Offset in bytes of the next command.
     offset: u64,
 }
 
 impl Replay {
-    /// Reads all of `file`. What follows `sealed` at the end is a torn tail.
+    /// Reads all of `file`. Bytes after `valid_length` are a torn tail.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not a ledger, or is damaged.
     pub(super) fn run(file: &mut File, bound: Bound) -> Result<Self, OpenError> {
         let totals = Totals::new(bound);
-        let mut replay = Self { totals, seal: 0, sealed: 0, open: Vec::new(), crc: 0, offset: 0 };
-        let mut unread = Vec::new();
+        let mut replay = Self { totals, checksum: 0, valid_length: 0, pending: Vec::new(), crc: 0, offset: 0 };
+        let mut input = Vec::new();
         loop {
-            let more = read_on(file, &mut unread)?;
-            if replay.offset == 0 && !is_prefix_of(&unread, HEADER) {
+            let has_more = read_chunk(file, &mut input)?;
+            if replay.offset == 0 && !is_prefix_of(&input, HEADER) {
                 return Err(OpenError::NotALedger);
             }
-            let mut well_formed = replay.take(&mut unread)?;
-            if well_formed && more {
+            let mut well_formed = replay.consume(&mut input)?;
+            if well_formed && has_more {
                 continue;
             }
             if !well_formed {
-                trim_blank(&mut unread, file)?;
-                well_formed = replay.take(&mut unread)?;
+                trim_zeros(&mut input, file)?;
+                well_formed = replay.consume(&mut input)?;
             }
-            // A crash tears off one batch, and its seal comes last.
-            let torn = well_formed && !has_checksum(&unread);
-            return if torn { Ok(replay) } else { Err(replay.damaged()) };
+            let is_torn = well_formed && !has_checksum(&input);
+            return if is_torn { Ok(replay) } else { Err(replay.damaged()) };
         }
     }
 
-    /// Takes the commands at the front of `unread`; `false` if what follows them is none.
-    fn take(&mut self, unread: &mut Vec<u8>) -> Result<bool, OpenError> {
-        // No array within an array: a damaged count would swallow the commands after it.
-        let mut rest = &unread[..];
+    /// Consumes the whole commands at the start of `input`. Returns `false` if the bytes after them are not RESP.
+    fn consume(&mut self, input: &mut Vec<u8>) -> Result<bool, OpenError> {
+        // Nested arrays are not allowed: an array with a damaged length would include the commands after it.
+        let mut rest = &input[..];
         let well_formed = loop {
             match resp::decode_within(rest, 1) {
                 Ok(Some((reply, used))) => {
-                    let (command, behind) = rest.split_at(used);
-                    self.command(reply, command)?;
-                    rest = behind;
+                    let (bytes, tail) = rest.split_at(used);
+                    self.process(reply, bytes)?;
+                    rest = tail;
                 }
                 Ok(None) => break true,
                 Err(_) => break false,
             }
         };
-        let used = unread.len() - rest.len();
-        unread.drain(..used);
+        let used = input.len() - rest.len();
+        input.drain(..used);
         Ok(well_formed)
     }
 
-    fn command(&mut self, reply: Reply<'_>, bytes: &[u8]) -> Result<(), OpenError> {
+    /// Processes one command, of which `bytes` is the encoding.
+    fn process(&mut self, reply: Reply<'_>, bytes: &[u8]) -> Result<(), OpenError> {
         let end = self.offset + bytes.len() as u64;
         if let Some((key, by)) = as_increment(reply) {
             self.crc = crc32(self.crc, bytes);
-            self.open.push((key, by));
+            self.pending.push((key, by));
         } else if self.offset == 0 && bytes == HEADER {
-            self.sealed = end;
-        } else if !self.open.is_empty() && is_checksum(reply, self.crc) {
-            for (key, by) in self.open.drain(..) {
-                self.totals.restore(&key, by).map_err(|_| OpenError::Damaged(self.sealed))?;
+            self.valid_length = end;
+        } else if !self.pending.is_empty() && is_checksum(reply, self.crc) {
+            for (key, by) in self.pending.drain(..) {
+                self.totals.restore(&key, by).map_err(|_| OpenError::Damaged(self.valid_length))?;
             }
-            self.seal = self.crc;
-            self.sealed = end;
+            self.checksum = self.crc;
+            self.valid_length = end;
         } else {
             return Err(self.damaged());
         }
@@ -87,13 +96,13 @@ impl Replay {
     }
 
     fn damaged(&self) -> OpenError {
-        OpenError::Damaged(self.sealed)
+        OpenError::Damaged(self.valid_length)
     }
 }
 
 fn as_increment(reply: Reply<'_>) -> Option<(Key, i64)> {
-    let Reply::Array(mut words) = reply else { return None };
-    match (words.next(), words.next(), words.next(), words.next()) {
+    let Reply::Array(mut items) = reply else { return None };
+    match (items.next(), items.next(), items.next(), items.next()) {
         (Some(Reply::Bulk(b"INCRBY")), Some(Reply::Bulk(key)), Some(Reply::Bulk(by)), None) => {
             Some((Key::new(key)?, resp::parse_integer(by).filter(|&by| by > 0)?))
         }
@@ -102,56 +111,56 @@ fn as_increment(reply: Reply<'_>) -> Option<(Key, i64)> {
 }
 
 fn is_checksum(reply: Reply<'_>, crc: u32) -> bool {
-    let Reply::Array(mut words) = reply else { return false };
-    let words = (words.next(), words.next(), words.next());
-    matches!(words, (Some(Reply::Bulk(b"ECHO")), Some(Reply::Bulk(text)), None) if text == hex(crc))
+    let Reply::Array(mut items) = reply else { return false };
+    let items = (items.next(), items.next(), items.next());
+    matches!(items, (Some(Reply::Bulk(b"ECHO")), Some(Reply::Bulk(text)), None) if text == hex(crc))
 }
 
-/// Whether as much as there is of `bytes` begins like `start`.
-fn is_prefix_of(bytes: &[u8], start: &[u8]) -> bool {
-    let shared = bytes.len().min(start.len());
-    bytes[..shared] == start[..shared]
+/// Returns whether `bytes` begins with `header`, or is a part of it.
+fn is_prefix_of(bytes: &[u8], header: &[u8]) -> bool {
+    let length = bytes.len().min(header.len());
+    bytes[..length] == header[..length]
 }
 
-/// Whether a whole seal stands in a tail.
+/// Returns whether a tail contains a whole checksum record.
 fn has_checksum(tail: &[u8]) -> bool {
     tail.windows(CHECKSUM_START.len() + CHECKSUM_REST).any(|window| window.starts_with(CHECKSUM_START))
 }
 
-/// Reads a chunk of `file` behind `unread`; `false` at its end.
-fn read_on(file: &mut File, unread: &mut Vec<u8>) -> Result<bool, OpenError> {
-    let start = unread.len();
-    unread.resize(start + CHUNK, 0);
+/// Appends a chunk of `file` to `input`. Returns `false` at the end of the file.
+fn read_chunk(file: &mut File, input: &mut Vec<u8>) -> Result<bool, OpenError> {
+    let start = input.len();
+    input.resize(start + CHUNK, 0);
     let read = loop {
-        match file.read(&mut unread[start..]) {
+        match file.read(&mut input[start..]) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             read => break read.map_err(|error| OpenError::Io("read", error))?,
         }
     };
-    unread.truncate(start + read);
+    input.truncate(start + read);
     Ok(read > 0)
 }
 
-/// Reads the rest of `file` behind `unread` and drops the zeros at its end: after a crash, a file may be longer than
+/// Appends the rest of `file` to `input` and removes the zeros at its end: after a crash, a file may be longer than
 /// what was written to it.
-fn trim_blank(unread: &mut Vec<u8>, file: &mut File) -> Result<(), OpenError> {
-    while read_on(file, unread)? {
-        // Without an end in sight it stays as it is, and does not read well.
-        if unread.len() >= MAX_BLANK {
+fn trim_zeros(input: &mut Vec<u8>, file: &mut File) -> Result<(), OpenError> {
+    while read_chunk(file, input)? {
+        // A longer tail is damage.
+        if input.len() >= MAX_TAIL {
             return Ok(());
         }
     }
-    let end = unread.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-    unread.truncate(end);
+    let end = input.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    input.truncate(end);
     Ok(())
 }
 
-/// How a seal begins, and how many bytes follow: eight digits and the end of the line.
+/// Start of a checksum record, and the number of bytes that follow: eight digits and the end of the line.
 const CHECKSUM_START: &[u8] = b"*2\r\n$4\r\nECHO\r\n$8\r\n";
 const CHECKSUM_REST: usize = 10;
 
-/// Bytes read at a time on opening.
+/// Bytes read at a time.
 const CHUNK: usize = 16 * 1024;
 
-/// Longest tail in bytes that is searched for its end.
-const MAX_BLANK: usize = 16 * 1024 * 1024;
+/// Longest tail in bytes from which zeros are removed.
+const MAX_TAIL: usize = 16 * 1024 * 1024;

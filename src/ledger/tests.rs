@@ -1,6 +1,6 @@
 use super::*;
 
-/// A folder of its own, gone with the test.
+/// A folder that is removed at the end of the test.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -23,7 +23,7 @@ impl Drop for Folder {
 }
 
 fn key(name: &str) -> Key {
-    Key::new(name.as_bytes()).expect("a good name")
+    Key::new(name.as_bytes()).expect("a valid key")
 }
 
 fn count(name: &str, by: i64) -> Command {
@@ -40,13 +40,13 @@ fn open(path: &Path) -> Result<(Ledger, Found), OpenError> {
     Ledger::open(path, Fsync::Never, Bound { main: key("visits"), named: usize::MAX })
 }
 
-fn opened(path: &Path) -> Ledger {
-    open(path).expect("a sound ledger").0
+fn open_valid(path: &Path) -> Ledger {
+    open(path).expect("a valid ledger").0
 }
 
-/// A ledger of three batches, and how long it was after each, from the header on.
-fn written(path: &Path) -> Vec<u64> {
-    let mut ledger = opened(path);
+/// Writes a ledger of three batches. Returns its length after the header and after each batch.
+fn write_three_batches(path: &Path) -> Vec<u64> {
+    let mut ledger = open_valid(path);
     let mut ends = vec![ledger.size];
     for commands in [&[count("a", 1)][..], &[count("a", 2), count("b", 40)], &[count("a", 10)]] {
         commit(&mut ledger, commands);
@@ -56,10 +56,10 @@ fn written(path: &Path) -> Vec<u64> {
 }
 
 #[test]
-fn answers_batches_and_remembers_them() {
+fn totals_survive_reopening() {
     let folder = Folder::new("remembers");
     let total = |name| Command::Get { key: key(name) };
-    let mut ledger = opened(&folder.file());
+    let mut ledger = open_valid(&folder.file());
     let commands = [count("a", 2), total("a"), count("b", 1), count("a", 1), Command::Ping, total("c")];
     assert_eq!(commit(&mut ledger, &commands), [Ok(2), Ok(3), Ok(1), Ok(3), Ok(0), Ok(0)]);
     assert_eq!(
@@ -67,45 +67,48 @@ fn answers_batches_and_remembers_them() {
         [Err(StoreError::Rejected(Rejection::Overflow)), Ok(4)]
     );
     drop(ledger);
-    assert_eq!(commit(&mut opened(&folder.file()), &[total("a"), total("b"), count("b", 1)]), [Ok(4), Ok(2), Ok(2)]);
+    assert_eq!(
+        commit(&mut open_valid(&folder.file()), &[total("a"), total("b"), count("b", 1)]),
+        [Ok(4), Ok(2), Ok(2)]
+    );
 }
 
 #[test]
-fn a_tail_torn_at_any_length_is_cut() {
+fn a_tail_torn_at_any_length_is_truncated() {
     let folder = Folder::new("torn");
-    let ends = written(&folder.file());
+    let ends = write_three_batches(&folder.file());
     let whole = fs::read(folder.file()).expect("a file");
     let totals = [(0, 0), (1, 0), (3, 40), (13, 40)];
     for length in 0..=whole.len() {
         fs::write(folder.file(), &whole[..length]).expect("a file");
-        let (ledger, Found { torn: cut, .. }) = open(&folder.file()).expect("a sound ledger");
+        let (ledger, Found { torn, .. }) = open(&folder.file()).expect("a valid ledger");
         let batches = ends.iter().rposition(|&end| end <= length as u64);
-        let sound = batches.map_or(0, |batches| ends[batches]);
+        let valid = batches.map_or(0, |batches| ends[batches]);
         let (a, b) = totals[batches.unwrap_or(0)];
         assert_eq!((ledger.total(&key("a")), ledger.total(&key("b"))), (a, b), "{length}");
-        assert_eq!(cut, length as u64 - sound);
-        assert_eq!(fs::metadata(folder.file()).expect("a file").len(), sound.max(ends[0]));
+        assert_eq!(torn, length as u64 - valid);
+        assert_eq!(fs::metadata(folder.file()).expect("a file").len(), valid.max(ends[0]));
     }
 }
 
 #[test]
-fn a_byte_changed_anywhere_never_gives_a_wrong_count() {
+fn a_changed_byte_never_gives_a_wrong_total() {
     let folder = Folder::new("damaged");
-    let ends = written(&folder.file());
+    let ends = write_three_batches(&folder.file());
     let whole = fs::read(folder.file()).expect("a file");
     for at in 0..whole.len() {
         for flip in [0x01, 0x08, 0x80, whole[at]] {
             let mut damaged = whole.clone();
             damaged[at] ^= flip;
             fs::write(folder.file(), &damaged).expect("a file");
-            let sound = *ends.iter().rfind(|&&end| end <= at as u64).unwrap_or(&0);
+            let valid = *ends.iter().rfind(|&&end| end <= at as u64).unwrap_or(&0);
             match open(&folder.file()) {
                 Err(OpenError::NotALedger) => assert!(at < HEADER.len()),
-                Err(OpenError::Damaged(offset)) => assert_eq!(offset, sound, "{at} {flip}"),
+                Err(OpenError::Damaged(offset)) => assert_eq!(offset, valid, "{at} {flip}"),
                 Err(other) => panic!("{other}"),
-                Ok((ledger, Found { torn: cut, .. })) => {
-                    // Only the last seal can be taken for one that was torn off.
-                    assert!(cut > 0 && sound == ends[2], "{at} {flip}");
+                Ok((ledger, Found { torn, .. })) => {
+                    // Only damage to the last checksum looks like a torn tail.
+                    assert!(torn > 0 && valid == ends[2], "{at} {flip}");
                     assert_eq!(ledger.total(&key("a")), 3);
                     continue;
                 }
@@ -116,9 +119,9 @@ fn a_byte_changed_anywhere_never_gives_a_wrong_count() {
 }
 
 #[test]
-fn batches_lost_doubled_or_moved_are_damage() {
+fn missing_repeated_or_moved_batches_are_damage() {
     let folder = Folder::new("moved");
-    let ends = written(&folder.file());
+    let ends = write_three_batches(&folder.file());
     let whole = fs::read(folder.file()).expect("a file");
     let part = |batch: usize| &whole[ends[batch] as usize..ends[batch + 1] as usize];
     for (parts, offset) in
@@ -133,13 +136,13 @@ fn batches_lost_doubled_or_moved_are_damage() {
 #[test]
 fn zeros_at_the_end_are_a_torn_tail() {
     let folder = Folder::new("zeros");
-    let ends = written(&folder.file());
+    let ends = write_three_batches(&folder.file());
     let whole = fs::read(folder.file()).expect("a file");
-    for (end, a, sound) in [(ends[3], 13, ends[3]), (ends[3] - 3, 3, ends[2]), (ends[2] + 20, 3, ends[2])] {
+    for (end, a, valid) in [(ends[3], 13, ends[3]), (ends[3] - 3, 3, ends[2]), (ends[2] + 20, 3, ends[2])] {
         let zeros = vec![0; 5000];
         fs::write(folder.file(), [&whole[..end as usize], &zeros].concat()).expect("a file");
-        let (ledger, Found { torn: cut, .. }) = open(&folder.file()).expect("a sound ledger");
-        assert_eq!((ledger.total(&key("a")), cut), (a, end + 5000 - sound));
+        let (ledger, Found { torn, .. }) = open(&folder.file()).expect("a valid ledger");
+        assert_eq!((ledger.total(&key("a")), torn), (a, end + 5000 - valid));
     }
     let hole = [&whole[..ends[1] as usize], &[0; 100], &whole[ends[1] as usize..]].concat();
     fs::write(folder.file(), hole).expect("a file");
@@ -147,7 +150,7 @@ fn zeros_at_the_end_are_a_torn_tail() {
 }
 
 #[test]
-fn what_is_not_a_ledger_is_left_alone() {
+fn other_files_are_not_changed() {
     let folder = Folder::new("foreign");
     for content in [&b"# notes\n"[..], b"*2\r\n$4\r\nECHO\r\n$14\r\nnotch ledger 2\r\n", b"\0"] {
         fs::write(folder.file(), content).expect("a file");
@@ -159,9 +162,9 @@ fn what_is_not_a_ledger_is_left_alone() {
 }
 
 #[test]
-fn one_process_at_a_time() {
+fn the_lock_excludes_a_second_process_also_after_a_rewrite() {
     let folder = Folder::new("locked");
-    let mut ledger = opened(&folder.file());
+    let mut ledger = open_valid(&folder.file());
     assert!(matches!(open(&folder.file()), Err(OpenError::Locked)));
     ledger.rewrite().expect("a disk");
     assert!(matches!(open(&folder.file()), Err(OpenError::Locked)));
@@ -170,9 +173,9 @@ fn one_process_at_a_time() {
 }
 
 #[test]
-fn it_is_written_anew_when_it_grows_and_when_it_is_gone() {
+fn a_large_or_removed_file_is_rewritten() {
     let folder = Folder::new("anew");
-    let mut ledger = opened(&folder.file());
+    let mut ledger = open_valid(&folder.file());
     let long = "x".repeat(Key::MAX);
     let mut visits = 0;
     while ledger.size < MIN_REWRITE - 200 {
@@ -185,61 +188,61 @@ fn it_is_written_anew_when_it_grows_and_when_it_is_gone() {
     }
     assert!(ledger.size < 1000, "{}", ledger.size);
 
-    for spoil in [|path: &Path| fs::remove_file(path), |path: &Path| fs::write(path, "")] {
-        spoil(&folder.file()).expect("a file to spoil");
+    for damage in [|path: &Path| fs::remove_file(path), |path: &Path| fs::write(path, "")] {
+        damage(&folder.file()).expect("a file to damage");
         visits += 1;
         assert_eq!(commit(&mut ledger, &[count(&long, 1)]), [Ok(visits)]);
     }
     fs::rename(folder.file(), folder.0.join("moved")).expect("a file to move");
-    fs::write(folder.file(), "theirs").expect("a file");
+    fs::write(folder.file(), "other").expect("a file");
     assert_eq!(commit(&mut ledger, &[count(&long, 1)]), [Err(StoreError::Rejected(Rejection::Disk))]);
-    assert_eq!(fs::read(folder.file()).expect("a file"), b"theirs");
+    assert_eq!(fs::read(folder.file()).expect("a file"), b"other");
     fs::remove_file(folder.file()).expect("a file");
     visits += 1;
     assert_eq!(commit(&mut ledger, &[Command::Ping, count(&long, 1)]), [Ok(0), Ok(visits)]);
     drop(ledger);
-    assert_eq!(opened(&folder.file()).total(&key(&long)), visits);
+    assert_eq!(open_valid(&folder.file()).total(&key(&long)), visits);
 }
 
 #[test]
-fn a_link_is_followed_and_stays_a_link() {
+fn a_rewrite_keeps_a_symbolic_link() {
     let folder = Folder::new("link");
     fs::create_dir(folder.0.join("volume")).expect("a folder");
     std::os::unix::fs::symlink("volume/real", folder.file()).expect("a link");
-    let mut ledger = opened(&folder.file());
+    let mut ledger = open_valid(&folder.file());
     assert_eq!(commit(&mut ledger, &[count("a", 1)]), [Ok(1)]);
     ledger.rewrite().expect("a disk");
     drop(ledger);
     assert!(fs::symlink_metadata(folder.file()).expect("a link").is_symlink());
-    assert_eq!(opened(&folder.0.join("volume/real")).total(&key("a")), 1);
+    assert_eq!(open_valid(&folder.0.join("volume/real")).total(&key("a")), 1);
 }
 
 #[test]
-fn what_was_found_is_said() {
+fn open_reports_the_state_of_the_file() {
     let folder = Folder::new("found");
     let found = |path: &Path| {
-        let (_, Found { origin, torn, total, counters, foreign_key, .. }) = open(path).expect("a sound ledger");
+        let (_, Found { origin, torn, total, counters, foreign_key, .. }) = open(path).expect("a valid ledger");
         (origin, torn, total, counters, foreign_key)
     };
     assert_eq!(found(&folder.file()), (Origin::Created, 0, 0, 0, None));
     assert_eq!(found(&folder.file()), (Origin::Opened, 0, 0, 0, None));
-    commit(&mut opened(&folder.file()), &[count("other", 4)]);
+    commit(&mut open_valid(&folder.file()), &[count("other", 4)]);
     assert_eq!(found(&folder.file()), (Origin::Opened, 0, 0, 1, Some("other".to_owned())));
-    commit(&mut opened(&folder.file()), &[count("visits", 3), count("visits:a", 1)]);
+    commit(&mut open_valid(&folder.file()), &[count("visits", 3), count("visits:a", 1)]);
     assert_eq!(found(&folder.file()), (Origin::Opened, 0, 3, 3, None));
     fs::write(folder.file(), &HEADER[..7]).expect("a file");
     assert_eq!(found(&folder.file()), (Origin::Empty, 7, 0, 0, None));
     fs::write(folder.file(), "").expect("a file");
     assert_eq!(found(&folder.file()), (Origin::Empty, 0, 0, 0, None));
-    let (ledger, Found { path, .. }) = open(&folder.file()).expect("a sound ledger");
+    let (ledger, Found { path, .. }) = open(&folder.file()).expect("a valid ledger");
     assert_eq!(path, folder.file());
     drop(ledger);
 }
 
 #[test]
-fn to_count_nothing_says_whether_it_could_be_done_and_changes_nothing() {
+fn an_increment_by_zero_probes_the_disk_and_changes_nothing() {
     let folder = Folder::new("probe");
-    let mut ledger = opened(&folder.file());
+    let mut ledger = open_valid(&folder.file());
     assert_eq!(commit(&mut ledger, &[count("a", 0)]), [Ok(0)]);
     commit(&mut ledger, &[count("a", 2)]);
     let before = fs::read(folder.file()).expect("a file");
@@ -249,28 +252,28 @@ fn to_count_nothing_says_whether_it_could_be_done_and_changes_nothing() {
     );
     assert!(fs::read(folder.file()).expect("a file") == before);
     assert_eq!(commit(&mut ledger, &[count("a", 0), count("a", 1)]), [Ok(2), Ok(3)]);
-    let theirs = folder.0.join("theirs");
-    fs::write(&theirs, "theirs").and_then(|()| fs::rename(&theirs, folder.file())).expect("a file");
+    let other = folder.0.join("other");
+    fs::write(&other, "other").and_then(|()| fs::rename(&other, folder.file())).expect("a file");
     assert_eq!(commit(&mut ledger, &[count("a", 0)]), [Err(StoreError::Rejected(Rejection::Disk))]);
     fs::remove_file(folder.file()).expect("a file");
     assert_eq!(commit(&mut ledger, &[count("a", 0)]), [Ok(3)]);
     drop(ledger);
-    assert_eq!(opened(&folder.file()).total(&key("a")), 3);
+    assert_eq!(open_valid(&folder.file()).total(&key("a")), 3);
 }
 
 #[test]
-fn a_file_with_many_counters_is_written_anew_in_batches() {
+fn a_file_with_many_counters_is_rewritten_in_batches() {
     let folder = Folder::new("many");
-    let mut ledger = opened(&folder.file());
+    let mut ledger = open_valid(&folder.file());
     let commands: Vec<_> = (0..10_000).map(|name| count(&format!("visits:{name}"), name + 1)).collect();
     assert!(commit(&mut ledger, &commands).iter().all(Result::is_ok));
     ledger.rewrite().expect("a disk");
     let rewritten = fs::read(folder.file()).expect("a file");
     assert_eq!(ledger.size, rewritten.len() as u64);
-    let seals = rewritten.windows(4).filter(|word| word == b"ECHO").count() - 1;
-    assert!((2..100).contains(&seals), "{seals} batches");
+    let batches = rewritten.windows(4).filter(|word| word == b"ECHO").count() - 1;
+    assert!((2..100).contains(&batches), "{batches} batches");
     assert_eq!(commit(&mut ledger, &[count("visits:7", 1)]), [Ok(9)]);
     drop(ledger);
-    let ledger = opened(&folder.file());
+    let ledger = open_valid(&folder.file());
     assert_eq!((ledger.total(&key("visits:7")), ledger.total(&key("visits:9999"))), (9, 10_000));
 }

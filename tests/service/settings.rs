@@ -392,6 +392,7 @@ fn a_password_that_no_file_may_hold_goes_into_a_url() {
         assert_eq!(Settings::ledger().with("REDIS_URL", &url).start().get("/readyz").status, 200, "{password:?}");
     }
     let refused = Settings::ledger().with("REDIS_URL", "redis://two%20words:s3cret@127.0.0.1").run(&[]);
-    let words = "notch: REDIS_URL: no user name of Redis contains a space or a control character, for example REDIS_URL=";
+    let words =
+        "notch: REDIS_URL: no user name of Redis contains a space or a control character, for example REDIS_URL=";
     assert!(refused.code == Some(2) && refused.stderr.starts_with(words), "{refused:?}");
 }
