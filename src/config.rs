@@ -319,8 +319,8 @@ impl Env {
         variable.map(|(_, value)| value).filter(|value| !value.is_empty())
     }
 
-    /// Returns whether the user has set a variable. Kubernetes sets `REDIS_PORT=tcp://10.0.0.1:6379` for a service called
-    /// redis; that does not count.
+    /// Returns whether the user has set a variable. Kubernetes sets `REDIS_PORT=tcp://10.0.0.1:6379` for a service
+    /// called redis; that does not count.
     fn is_set(&self, name: &str) -> bool {
         self.raw(name).is_some_and(|value| name != "REDIS_PORT" || !redis::contains(&value.to_string_lossy(), "://"))
     }
@@ -350,7 +350,8 @@ impl Env {
     }
 }
 
-/// Files open beside connections: the log, the ledger and its replacement, the listener, the signals, a file that is read.
+/// Files open beside connections: the log, the ledger and its replacement, the listener, the signals, a file that is
+/// read.
 const BASE_FILES: usize = 16;
 
 /// Files that a worker has open: its event queue, its timer, and its connection to the store or four to name servers.

@@ -1,4 +1,4 @@
-//! A `tracing` subscriber of our own size: one line for each event to standard error, as text or as JSON.
+//! A small `tracing` subscriber: writes one line for each event to standard error, as text or as JSON.
 //!
 //! Left out on purpose: spans, filters by module, colours, files.
 
@@ -12,12 +12,12 @@ use tracing::{Event, Metadata, Subscriber};
 
 use crate::date::Date;
 
-/// How a line looks.
+/// Format of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// `2026-11-21T07:00:00Z INFO the store is back worker=0`
+    /// `2026-11-21T07:00:00Z INFO visits are counted again worker=0`
     Text,
-    /// `{"time":"2026-11-21T07:00:00Z","level":"INFO","message":"the store is back","worker":0}`
+    /// `{"time":"2026-11-21T07:00:00Z","level":"INFO","message":"visits are counted again","worker":0}`
     Json,
 }
 
@@ -29,9 +29,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Makes this the subscriber of the process. `clock` tells the seconds since 1970.
-    ///
-    /// A process has one subscriber; where there is one already, it stays.
+    /// Sets this as the subscriber of the process, unless it has one already. `clock` returns the seconds since 1970.
     pub fn install(level: LevelFilter, format: Format, clock: fn() -> u64) {
         let _ = tracing::subscriber::set_global_default(Self { level, format, clock });
     }
@@ -43,7 +41,7 @@ impl Log {
             Format::Text => line.extend(&[&time, " ", level]),
             Format::Json => line.extend(&["{\"time\":\"", &time, "\",\"level\":\"", level, "\""]),
         }
-        // The message comes first: that is where the macros of `tracing` put it.
+        // The message is first, because the macros of `tracing` put it first.
         event.record(&mut line);
         match self.format {
             Format::Text => line.extend(&["\n"]),
@@ -63,7 +61,7 @@ impl Subscriber for Log {
     }
 
     fn event(&self, event: &Event<'_>) {
-        // Nobody is left to be told that the log cannot be written.
+        // An error cannot be reported anywhere else.
         let _ = std::io::stderr().write_all(self.line(event).as_bytes());
     }
 
@@ -80,7 +78,7 @@ impl Subscriber for Log {
     fn exit(&self, _: &Id) {}
 }
 
-/// An event on its way to a line.
+/// A line that is being written, and its format.
 struct Line {
     format: Format,
     text: String,
@@ -93,7 +91,8 @@ impl Line {
         }
     }
 
-    fn name(&mut self, field: &Field) {
+    /// Appends the name of a field.
+    fn append_name(&mut self, field: &Field) {
         match self.format {
             Format::Text => self.extend(&[" ", field.name(), "="]),
             Format::Json => self.extend(&[",\"", field.name(), "\":"]),
@@ -101,8 +100,8 @@ impl Line {
     }
 
     /// Appends a value that needs no quotes in either format.
-    fn plain(&mut self, field: &Field, value: &dyn fmt::Display) {
-        self.name(field);
+    fn append_unquoted(&mut self, field: &Field, value: &dyn fmt::Display) {
+        self.append_name(field);
         // Writing to a string does not fail.
         let _ = write!(self.text, "{value}");
     }
@@ -110,42 +109,42 @@ impl Line {
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.record_str(field, &Shown(value).to_string());
+        self.record_str(field, &DebugDisplay(value).to_string());
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "message" && self.format == Format::Text {
             self.extend(&[" ", value]);
         } else {
-            self.name(field);
+            self.append_name(field);
             quote(&mut self.text, value);
         }
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.plain(field, &value);
+        self.append_unquoted(field, &value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.plain(field, &value);
+        self.append_unquoted(field, &value);
     }
 
     fn record_u128(&mut self, field: &Field, value: u128) {
-        self.plain(field, &value);
+        self.append_unquoted(field, &value);
     }
 
     fn record_i128(&mut self, field: &Field, value: i128) {
-        self.plain(field, &value);
+        self.append_unquoted(field, &value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.plain(field, &value);
+        self.append_unquoted(field, &value);
     }
 
-    /// JSON has no number for an infinity, nor for what is not a number: they are strings.
+    /// Writes infinities and NaN as strings, because JSON has no numbers for them (RFC 8259 section 6).
     fn record_f64(&mut self, field: &Field, value: f64) {
         match value {
-            value if value.is_finite() => self.plain(field, &Decimal(value)),
+            value if value.is_finite() => self.append_unquoted(field, &Decimal(value)),
             value if value.is_nan() => self.record_str(field, "NaN"),
             value if value > 0.0 => self.record_str(field, "inf"),
             _ => self.record_str(field, "-inf"),
@@ -153,9 +152,9 @@ impl Visit for Line {
     }
 }
 
-/// A finite number, rounded to six digits behind the point; very large and very small ones have an exponent.
+/// Formats a finite number, rounded to six decimal places; very large and very small ones have an exponent.
 ///
-/// The standard library prints all digits that matter, by code of 14 kB, which is 5 % of the image.
+/// `Display` of `f64` would add 14 kB, 5 % of the image.
 struct Decimal(f64);
 
 impl fmt::Display for Decimal {
@@ -182,22 +181,22 @@ impl fmt::Display for Decimal {
     }
 }
 
-/// A value as it shows itself. In the binary that is shipped, `{:?}` shows nothing: see `scripts/build`.
-struct Shown<'a>(&'a dyn Debug);
+/// Formats a value with its `Debug`. In the shipped binary, `{:?}` prints nothing: see `scripts/build`.
+struct DebugDisplay<'a>(&'a dyn Debug);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for DebugDisplay<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-/// Returns a text as part of one line, whatever it holds.
+/// Returns a text with control characters replaced by `?`, so that it fits in one line.
 #[must_use]
 pub fn printable(text: &str) -> String {
     text.replace(char::is_control, "?")
 }
 
-/// Appends a JSON string, which is as good in text for people: quotes, backslashes and control characters are escaped.
+/// Appends a text as a JSON string, also used in text lines: quotes, backslashes and control characters are escaped.
 pub fn quote(out: &mut String, text: &str) {
     out.push('"');
     for character in text.chars() {
@@ -214,7 +213,7 @@ pub fn quote(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// A second since 1970 as in RFC 3339.
+/// Formats seconds since 1970 as in RFC 3339.
 fn timestamp(second: u64) -> String {
     let (days, rest) = (second / 86_400, second % 86_400);
     let Date { year, month, day } = Date::of(days);
@@ -228,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_those_of_the_calendar() {
+    fn timestamps_follow_the_calendar() {
         for (second, text) in [
             (0, "1970-01-01T00:00:00Z"),
             (951_782_400, "2000-02-29T00:00:00Z"),
@@ -240,7 +239,7 @@ mod tests {
         }
     }
 
-    /// Passes on each event of the test below, as a line in either format.
+    /// Sends each event of the test below as a line in both formats.
     struct Lines(std::sync::mpsc::SyncSender<[String; 2]>);
 
     impl Subscriber for Lines {
@@ -267,11 +266,11 @@ mod tests {
     }
 
     #[test]
-    fn values_of_every_type_are_shown() {
+    fn values_of_every_type_are_written() {
         let (send, lines) = std::sync::mpsc::sync_channel(1);
         tracing::subscriber::set_global_default(Lines(send)).expect("the only subscriber");
         let error = "x".parse::<u8>().expect_err("not a number");
-        macro_rules! shown {
+        macro_rules! logged {
             ($($value:tt)+) => {{
                 tracing::info!(target: "fields", value = $($value)+);
                 let [text, json] = lines.try_recv().expect("a line");
@@ -279,35 +278,35 @@ mod tests {
                 (text.trim_start_matches("1970-01-01T00:00:00Z INFO ").trim_end().to_owned(), json["value"].clone())
             }};
         }
-        for ((text, json), wanted, value) in [
-            (shown!(-3_i64), "value=-3", json!(-3)),
-            (shown!(i64::MIN), "value=-9223372036854775808", json!(i64::MIN)),
-            (shown!(7_u8), "value=7", json!(7)),
-            (shown!(u64::MAX), "value=18446744073709551615", json!(u64::MAX)),
-            (shown!(12_i128), "value=12", json!(12)),
-            (shown!(12_u128), "value=12", json!(12)),
-            (shown!(true), "value=true", json!(true)),
-            (shown!(false), "value=false", json!(false)),
-            (shown!(0.0_f64), "value=0", json!(0)),
-            (shown!(0.5_f32), "value=0.5", json!(0.5)),
-            (shown!(-0.05_f64), "value=-0.05", json!(-0.05)),
-            (shown!(-1e6_f64), "value=-1000000", json!(-1_000_000)),
-            (shown!(1_234.567_891_9_f64), "value=1234.567892", json!(1_234.567_892)),
-            (shown!(0.999_999_96_f64), "value=1", json!(1)),
-            (shown!(1.5e21_f64), "value=1.5e21", json!(1.5e21)),
-            (shown!(-1.25e-9_f64), "value=-1.25e-9", json!(-1.25e-9)),
-            (shown!(f64::MAX), "value=1.797693e308", json!(1.797_693e308)),
-            (shown!(5e-324_f64), "value=4.940656e-324", json!(5e-324)),
-            (shown!(f64::NAN), "value=\"NaN\"", json!("NaN")),
-            (shown!(f64::INFINITY), "value=\"inf\"", json!("inf")),
-            (shown!(-f64::INFINITY), "value=\"-inf\"", json!("-inf")),
-            (shown!("a \"b\"\n"), "value=\"a \\\"b\\\"\\u000a\"", json!("a \"b\"\n")),
-            (shown!(%error), "value=\"invalid digit found in string\"", json!("invalid digit found in string")),
-            (shown!(?Some(-1)), "value=\"Some(-1)\"", json!("Some(-1)")),
-            (shown!(Some(4)), "value=4", json!(4)),
-            (shown!(b"\x00\xff".as_slice()), "value=\"[00 ff]\"", json!("[00 ff]")),
+        for ((text, json), expected_text, expected_json) in [
+            (logged!(-3_i64), "value=-3", json!(-3)),
+            (logged!(i64::MIN), "value=-9223372036854775808", json!(i64::MIN)),
+            (logged!(7_u8), "value=7", json!(7)),
+            (logged!(u64::MAX), "value=18446744073709551615", json!(u64::MAX)),
+            (logged!(12_i128), "value=12", json!(12)),
+            (logged!(12_u128), "value=12", json!(12)),
+            (logged!(true), "value=true", json!(true)),
+            (logged!(false), "value=false", json!(false)),
+            (logged!(0.0_f64), "value=0", json!(0)),
+            (logged!(0.5_f32), "value=0.5", json!(0.5)),
+            (logged!(-0.05_f64), "value=-0.05", json!(-0.05)),
+            (logged!(-1e6_f64), "value=-1000000", json!(-1_000_000)),
+            (logged!(1_234.567_891_9_f64), "value=1234.567892", json!(1_234.567_892)),
+            (logged!(0.999_999_96_f64), "value=1", json!(1)),
+            (logged!(1.5e21_f64), "value=1.5e21", json!(1.5e21)),
+            (logged!(-1.25e-9_f64), "value=-1.25e-9", json!(-1.25e-9)),
+            (logged!(f64::MAX), "value=1.797693e308", json!(1.797_693e308)),
+            (logged!(5e-324_f64), "value=4.940656e-324", json!(5e-324)),
+            (logged!(f64::NAN), "value=\"NaN\"", json!("NaN")),
+            (logged!(f64::INFINITY), "value=\"inf\"", json!("inf")),
+            (logged!(-f64::INFINITY), "value=\"-inf\"", json!("-inf")),
+            (logged!("a \"b\"\n"), "value=\"a \\\"b\\\"\\u000a\"", json!("a \"b\"\n")),
+            (logged!(%error), "value=\"invalid digit found in string\"", json!("invalid digit found in string")),
+            (logged!(?Some(-1)), "value=\"Some(-1)\"", json!("Some(-1)")),
+            (logged!(Some(4)), "value=4", json!(4)),
+            (logged!(b"\x00\xff".as_slice()), "value=\"[00 ff]\"", json!("[00 ff]")),
         ] {
-            assert_eq!((text.as_str(), json), (wanted, value));
+            assert_eq!((text.as_str(), json), (expected_text, expected_json));
         }
     }
 

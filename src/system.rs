@@ -1,5 +1,5 @@
-//! What the machine says in small files: how much of it is ours, and bits that nobody can guess; and how a small file
-//! is read.
+//! Facts about machine and process from `/proc`: memory, open files, processors, network interfaces. Also random bits,
+//! and functions that read small files.
 
 use std::env;
 use std::ffi::OsStr;
@@ -9,21 +9,21 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Bytes of memory that the machine has, as far as it says (proc_meminfo(5)).
+/// Returns the machine's memory in bytes (proc_meminfo(5)); `None` if it cannot be read.
 #[must_use]
 pub fn memory() -> Option<usize> {
     let total = read("/proc/meminfo");
     number(line(&total, "MemTotal:")?.split_ascii_whitespace().next()?).map(|kilobytes| kilobytes * 1024)
 }
 
-/// How many files the system allows us to have open (`ulimit -n`), as far as it says.
+/// Returns how many files this process may have open (`ulimit -n`); `usize::MAX` if the limit cannot be read.
 #[must_use]
 pub fn open_files() -> usize {
     let limits = read("/proc/self/limits");
     line(&limits, "Max open files").and_then(|line| number(line.split_ascii_whitespace().next()?)).unwrap_or(usize::MAX)
 }
 
-/// Bits that nobody can guess; where the system's source is not to be had, those of the clock, which nobody repeats.
+/// Returns random bits of `/dev/urandom`; if that cannot be read, the nanoseconds of the clock, which do not repeat.
 #[must_use]
 pub fn random() -> u64 {
     let mut bits = [0; 8];
@@ -33,16 +33,16 @@ pub fn random() -> u64 {
     }
 }
 
-/// What a file holds, if it can be read; nothing otherwise.
+/// Returns the content of a file; empty if it cannot be read.
 #[must_use]
 pub fn read(path: &str) -> String {
     content(path.as_ref()).unwrap_or_default()
 }
 
-/// What a file holds. The standard library's way, for files of any size, costs 1.4 kB.
+/// Returns the content of a text file.
 ///
 /// # Errors
-/// It cannot be read, is longer than [`MAX_CONTENT`] or not UTF-8.
+/// It cannot be read, is longer than [`MAX_CONTENT`], or is not UTF-8.
 pub fn content(path: &OsStr) -> io::Result<String> {
     let content = bytes(path, MAX_CONTENT)?;
     if content.len() > MAX_CONTENT {
@@ -51,20 +51,21 @@ pub fn content(path: &OsStr) -> io::Result<String> {
     String::from_utf8(content).map_err(|_| ErrorKind::InvalidData.into())
 }
 
-/// What a file holds; of one that is longer than `most` bytes, its beginning, which is longer than that, too.
+/// Returns the content of a file. Of a file longer than `max` bytes, returns a beginning that is also longer than
+/// `max`.
 ///
 /// # Errors
 /// It cannot be read.
-pub fn bytes(path: &OsStr, most: usize) -> io::Result<Vec<u8>> {
+pub fn bytes(path: &OsStr, max: usize) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     read_pieces(path, &mut |piece| {
         content.extend(piece);
-        content.len() <= most
+        content.len() <= max
     })?;
     Ok(content)
 }
 
-/// Where a path leads, from the root on. The standard library's way takes the path apart into its components: 2 kB.
+/// Returns the absolute path of `path`, without a leading `./`.
 #[must_use]
 pub fn absolute(path: &OsStr) -> PathBuf {
     let bytes = path.as_bytes();
@@ -72,17 +73,17 @@ pub fn absolute(path: &OsStr) -> PathBuf {
     env::current_dir().unwrap_or_default().join(path)
 }
 
-/// Reads a file of any size and passes it to `take` in pieces, until that returns `false`.
+/// Reads a file of any size and passes it to `consume` in pieces, until that returns `false`.
 ///
 /// # Errors
 /// It cannot be read to its end.
-pub fn read_pieces(path: &OsStr, take: &mut dyn FnMut(&[u8]) -> bool) -> io::Result<()> {
+pub fn read_pieces(path: &OsStr, consume: &mut dyn FnMut(&[u8]) -> bool) -> io::Result<()> {
     let mut file = File::open(path)?;
     let mut piece = [0; PIECE];
     loop {
         match file.read(&mut piece) {
             Ok(0) => return Ok(()),
-            Ok(length) if take(&piece[..length]) => {}
+            Ok(length) if consume(&piece[..length]) => {}
             Ok(_) => return Ok(()),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -91,41 +92,42 @@ pub fn read_pieces(path: &OsStr, take: &mut dyn FnMut(&[u8]) -> bool) -> io::Res
 }
 
 /// Returns the number of the network interface with this name, if it has an IPv6 address. `/sys/class/net` would show
-/// the interfaces of the network namespace in which it was mounted, which need not be ours.
+/// the interfaces of the network namespace in which it was mounted, which may be another one.
 #[must_use]
 pub fn interface(name: &str) -> Option<u32> {
     interface_in(&read("/proc/self/net/if_inet6"), name)
 }
 
-/// The number is the second of six columns, in hexadecimal, and the name the last (proc_pid_net(5)).
+/// Finds the number in a table of six columns: it is the second, in hexadecimal; the name is the last
+/// (proc_pid_net(5)).
 fn interface_in(table: &str, name: &str) -> Option<u32> {
     let mut lines = table.as_bytes().split(|&byte| byte == b'\n').filter_map(|line| str::from_utf8(line).ok());
     lines.find_map(|line| {
-        let mut words = line.split_ascii_whitespace();
-        let (number, last) = (words.nth(1)?, words.nth(3)?);
+        let mut columns = line.split_ascii_whitespace();
+        let (number, last) = (columns.nth(1)?, columns.nth(3)?);
         if last == name { u32::from_str_radix(number, 16).ok() } else { None }
     })
 }
 
-/// The processors in the mask of `/proc/self/status` (proc_pid_status(5)).
+/// Returns the number of processors in the mask of `/proc/self/status` (proc_pid_status(5)); 0 if there is none.
 #[must_use]
 pub fn affinity(status: &str) -> usize {
     let mask = line(status, "Cpus_allowed:").unwrap_or_default();
     mask.chars().filter_map(|digit| digit.to_digit(16)).map(|digit| digit.count_ones() as usize).sum()
 }
 
-/// What follows `start` in the first line that begins with it.
+/// Returns the text after `start` in the first line that begins with `start`.
 #[must_use]
 pub fn line<'a>(text: &'a str, start: &str) -> Option<&'a str> {
     let mut lines = text.as_bytes().split(|&byte| byte == b'\n');
     str::from_utf8(lines.find_map(|line| line.strip_prefix(start.as_bytes()))?).ok()
 }
 
-fn number(word: &str) -> Option<usize> {
-    word.parse().ok()
+fn number(text: &str) -> Option<usize> {
+    text.parse().ok()
 }
 
-/// Longest file kept in memory, in bytes: a secret.
+/// Longest file in bytes that is read into memory.
 pub const MAX_CONTENT: usize = 1024 * 1024;
 
 /// Bytes read at a time.
@@ -136,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn processors_are_those_we_may_use() {
+    fn processors_are_counted_in_the_affinity_mask() {
         for (status, processors) in [
             ("Name:\tnotch\nCpus_allowed:\t3\nCpus_allowed_list:\t0-1\n", 2),
             ("Cpus_allowed:\tff,ffffffff\n", 40),
@@ -148,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn interfaces_have_numbers() {
+    fn interface_numbers_are_hexadecimal() {
         let table = "00000000000000000000000000000001 01 80 10 80       lo\n\
                      fe80000000000000a876c4fffe64f3ea 1f 40 20 80     eth0\nfe80\n";
         for (name, number) in [("lo", Some(1)), ("eth0", Some(31)), ("eth1", None), ("80", None), ("", None)] {
@@ -168,12 +170,12 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_says_what_it_is() {
+    fn facts_of_this_machine_are_read() {
         assert!(open_files() > 0);
         assert!(memory().is_some_and(|bytes| bytes > 0));
         assert_ne!(random(), random());
         assert_eq!(read("/no/such/file"), "");
-        assert!(content("/proc/self/exe".as_ref()).is_err(), "a program is no text");
+        assert!(content("/proc/self/exe".as_ref()).is_err(), "a program is not text");
         assert!(content("/dev/zero".as_ref()).is_err_and(|error| error.kind() == ErrorKind::FileTooLarge));
     }
 }

@@ -2,11 +2,11 @@ use super::*;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A tree of files that stands for the machine's, gone with the test.
+/// A directory with stand-ins for `/proc` and `/sys`, removed at the end of the test.
 struct Tree(PathBuf);
 
 impl Tree {
-    fn of(name: &str, files: &[(&str, &str)]) -> Self {
+    fn new(name: &str, files: &[(&str, &str)]) -> Self {
         let name = format!("notch-{name}-{}", std::process::id());
         let tree = Self(std::env::temp_dir().join(name));
         for (path, content) in files {
@@ -29,19 +29,19 @@ impl Drop for Tree {
 }
 
 const STATUS: (&str, &str) = ("proc/self/status", "Name:\tnotch\nCpus_allowed:\tff\n");
-const ONE: &str = "35 31 0:32 / /sys/fs/cgroup/memory rw,relatime shared:9 - cgroup cgroup rw,memory\n\
+const VERSION_1: &str = "35 31 0:32 / /sys/fs/cgroup/memory rw,relatime shared:9 - cgroup cgroup rw,memory\n\
                    33 31 0:30 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n";
-const TWO: &str = "41 31 0:38 / /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw,nsdelegate\n";
-const NONE: usize = usize::MAX;
+const VERSION_2: &str = "41 31 0:38 / /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw,nsdelegate\n";
+const UNLIMITED: usize = usize::MAX;
 
 #[test]
-fn the_tightest_of_all_groups_holds() {
+fn the_least_limit_of_all_groups_applies() {
     for (name, files, memory, processors) in [
-        ("nothing", &[][..], NONE, 8),
+        ("nothing", &[][..], UNLIMITED, 8),
         (
             "v2",
             &[
-                ("proc/self/mountinfo", TWO),
+                ("proc/self/mountinfo", VERSION_2),
                 ("proc/self/cgroup", "0::/a.slice/b.service\n"),
                 ("sys/fs/cgroup/a.slice/memory.max", "67108864\n"),
                 ("sys/fs/cgroup/a.slice/memory.high", "max\n"),
@@ -55,7 +55,7 @@ fn the_tightest_of_all_groups_holds() {
         (
             "v2-high",
             &[
-                ("proc/self/mountinfo", TWO),
+                ("proc/self/mountinfo", VERSION_2),
                 ("proc/self/cgroup", "0::/a\n"),
                 ("sys/fs/cgroup/a/memory.max", "max\n"),
                 ("sys/fs/cgroup/a/memory.high", "5000000\n"),
@@ -66,7 +66,7 @@ fn the_tightest_of_all_groups_holds() {
         (
             "v2-in-a-container",
             &[
-                ("proc/self/mountinfo", TWO),
+                ("proc/self/mountinfo", VERSION_2),
                 ("proc/self/cgroup", "0::/\n"),
                 ("sys/fs/cgroup/memory.max", "6291456\n"),
                 ("sys/fs/cgroup/cpu.max", "50000 100000\n"),
@@ -87,7 +87,7 @@ fn the_tightest_of_all_groups_holds() {
         (
             "v1",
             &[
-                ("proc/self/mountinfo", ONE),
+                ("proc/self/mountinfo", VERSION_1),
                 ("proc/self/cgroup", "9:name=systemd:/x\n4:memory:/a/b\n3:cpu,cpuacct:/c/d\n0::/\n"),
                 ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
                 ("sys/fs/cgroup/memory/a/memory.limit_in_bytes", "8388608\n"),
@@ -114,7 +114,7 @@ fn the_tightest_of_all_groups_holds() {
         (
             "both",
             &[
-                ("proc/self/mountinfo", &[ONE, TWO].concat()),
+                ("proc/self/mountinfo", &[VERSION_1, VERSION_2].concat()),
                 ("proc/self/cgroup", "4:memory:/\n0::/\n"),
                 ("sys/fs/cgroup/memory.max", "max\n"),
                 ("sys/fs/cgroup/memory/memory.limit_in_bytes", "7000000\n"),
@@ -125,23 +125,23 @@ fn the_tightest_of_all_groups_holds() {
             1,
         ),
     ] {
-        let tree = Tree::of(name, &[files, &[STATUS]].concat());
+        let tree = Tree::new(name, &[files, &[STATUS]].concat());
         let groups = Groups(tree.path());
         assert_eq!((groups.memory(), groups.processors()), (memory, processors), "{name}");
     }
 }
 
 #[test]
-fn a_quota_is_whole_processors() {
+fn a_quota_is_rounded_down_to_whole_processors() {
     for (text, processors) in [
-        ("max 100000\n", NONE),
+        ("max 100000\n", UNLIMITED),
         ("200000 100000\n", 2),
         ("150000 100000\n", 1),
         ("50000 100000\n", 0),
-        ("", NONE),
-        ("1 0\n", NONE),
-        ("100000\n", NONE),
-        ("-1\n100000\n", NONE),
+        ("", UNLIMITED),
+        ("1 0\n", UNLIMITED),
+        ("100000\n", UNLIMITED),
+        ("-1\n100000\n", UNLIMITED),
     ] {
         assert_eq!(quota(text), processors, "{text:?}");
     }

@@ -89,7 +89,7 @@ impl Env {
     fn read_credentials(&mut self, redis: &mut RedisConfig) {
         for name in ["REDIS_PASSWORD", "REDIS_PASSWORD_FILE"] {
             if self.is_set(name) && redis.password.is_some() {
-                self.reject(name, format_args!("REDIS_URL contains a password too: set only one of them"));
+                self.reject(name, format_args!("REDIS_URL has a password too: set only one of them"));
             }
         }
         if self.is_set("REDIS_PASSWORD_FILE") {
@@ -143,7 +143,8 @@ fn is_service_variable(name: &str, value: &str) -> bool {
         || (name.ends_with("_NAME") && value.starts_with('/'))
 }
 
-/// Returns whether a short text contains `part`. The search of the standard library is made for long texts: 2 kB of code.
+/// Returns whether a short text contains `part`. The search of the standard library is made for long texts: 2 kB of
+/// code.
 pub(super) fn contains(text: &str, part: &str) -> bool {
     text.as_bytes().windows(part.len()).any(|window| window == part.as_bytes())
 }

@@ -71,8 +71,8 @@ pub(super) fn setting_named(name: &str) -> &'static Setting {
     SETTINGS.iter().find(|setting| setting.name == name).unwrap_or(&SETTINGS[0])
 }
 
-/// Returns the setting of Redis whose name is most similar to `name`: one of which `name` is a prefix or that is a prefix
-/// of `name`, else the one with the least edit distance.
+/// Returns the setting of Redis whose name is most similar to `name`: one of which `name` is a prefix or that is a
+/// prefix of `name`, else the one with the least edit distance.
 pub(super) fn nearest_setting(name: &str) -> &'static Setting {
     let name = &*name.to_ascii_uppercase();
     let redis_settings = SETTINGS.iter().filter(|setting| setting.name.starts_with(REDIS_PREFIX));
@@ -84,7 +84,8 @@ pub(super) fn nearest_setting(name: &str) -> &'static Setting {
     redis_settings.min_by_key(distance).unwrap_or(&SETTINGS[0])
 }
 
-/// Returns the Levenshtein distance: how many letters must be added, removed or replaced to turn one word into the other.
+/// Returns the Levenshtein distance: how many letters must be added, removed or replaced to turn one word into the
+/// other.
 fn edit_distance(one: &[u8], other: &[u8]) -> usize {
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (index, letter) in one.iter().enumerate() {

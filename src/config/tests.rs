@@ -161,12 +161,12 @@ fn settings_that_exclude_each_other_are_rejected_with_both_names() {
         (
             with_password,
             ("REDIS_PASSWORD", "p"),
-            "REDIS_PASSWORD: REDIS_URL contains a password too: set only one of them, for example REDIS_PASSWORD=secret",
+            "REDIS_PASSWORD: REDIS_URL has a password too: set only one of them, for example REDIS_PASSWORD=secret",
         ),
         (
             with_password,
             ("REDIS_PASSWORD_FILE", "p"),
-            "REDIS_PASSWORD_FILE: REDIS_URL contains a password too: set only one of them, \
+            "REDIS_PASSWORD_FILE: REDIS_URL has a password too: set only one of them, \
              for example REDIS_PASSWORD_FILE=/run/secrets/redis_password",
         ),
         (
