@@ -3,7 +3,7 @@
 //! Whoever shows it draws the letters; where they begin and end is told by a table of the widths that they have in
 //! Verdana. A look that cannot be drawn is the usual one: a badge with the wrong colour is still a badge.
 
-use crate::counter::Decimal;
+use crate::decimal::Decimal;
 use crate::render::{escape, template};
 
 /// How a badge looks, whatever it says.

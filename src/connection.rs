@@ -7,7 +7,8 @@
 use crate::badge::{self, BadgeStyle};
 use crate::buffers::Buffers;
 use crate::cors::{CorsDecision, Origins};
-use crate::counter::{Command, Counters, Decimal, Key, Names, Rejection, StoreError};
+use crate::counter::{Command, Counters, Key, Names, Rejection, StoreError};
+use crate::decimal::Decimal;
 use crate::http::{self, Body, Connection, Framing, RequestError, ResponseHead, Status};
 use crate::metrics::{self, Metrics, WorkerMetrics};
 use crate::render::{self, Format, Page, Welcome};

@@ -40,7 +40,8 @@ use self::files::{FileId, folder, id, is_full, lock, remove, resolve_links, sync
 use self::replay::Replay;
 pub use self::totals::Bound;
 use self::totals::Totals;
-use crate::counter::{Command, Decimal, Key, Rejection, StoreError};
+use crate::counter::{Command, Key, Rejection, StoreError};
+use crate::decimal::Decimal;
 use crate::resp;
 
 mod checksum;

@@ -1,18 +1,22 @@
 //! notch counts visits: a tiny HTTP/1.1 server in front of a counter in Redis, or in a file of its own.
 //!
-//! A sans-IO core turns bytes into bytes and knows no socket, clock, thread or `async`; a thin driver owns those. The
-//! way of a visit: the driver fills a [`buffers::Buffers`] from a socket; [`connection::HttpConnection`] finds a request in it and
-//! wants a total; the ask joins a [`batch::Batch`] that gathers while the one before is under way; a
-//! [`redis::Session`] or the [`ledger::Ledger`] takes the batch as one increment; everyone in it is told a number of
-//! their own; and the exchange writes the answer.
+//! A sans-IO core turns bytes into bytes and has no socket, clock, thread or `async`; a thin driver owns those. The path
+//! of a visit:
+//!
+//! 1. The driver fills a [`buffers::Buffers`] from a socket.
+//! 2. [`connection::HttpConnection`] parses a request and needs a total.
+//! 3. The [`counter::Command`] joins a [`batch::Batch`], which collects commands while the batch before it is in flight.
+//! 4. A [`redis::Session`] or the [`ledger::Ledger`] applies the batch as one increment for each counter.
+//! 5. Each waiter of the batch receives a number of its own, and the connection writes the response.
 //!
 //! **In scope:** counting exactly once, HTTP framing, RESP2, group commit, a durable file.
 //!
-//! **Out of scope:** TLS and HTTP/2 (the balancer's work), RESP3, unique visitors, rate limits.
+//! **Out of scope:** TLS and HTTP/2 (the load balancer terminates both), RESP3, unique visitors, rate limits.
 //!
-//! The modules are declared in the order of their dependence: each uses only what stands above it.
+//! The modules are declared in dependency order: each uses only modules declared above it.
 
 pub mod counter;
+pub mod decimal;
 pub mod date;
 pub mod buffers;
 pub mod resp;

@@ -12,7 +12,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::counter::{Decimal, StoreError};
+use crate::counter::StoreError;
+use crate::decimal::Decimal;
 use crate::http::Status;
 use crate::render::template;
 use crate::routes::Route;

@@ -25,7 +25,8 @@ use std::time::Duration;
 
 use crate::batch::Batch;
 use crate::buffers::Buffers;
-use crate::counter::{Command, Decimal, Key, Rejection, StoreError};
+use crate::counter::{Command, Key, Rejection, StoreError};
+use crate::decimal::Decimal;
 use crate::resp::{self, Malformed, Reply};
 
 /// Where Redis is and who we are there.

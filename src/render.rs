@@ -5,7 +5,8 @@
 
 use std::ops::Deref;
 
-use crate::counter::{Decimal, Key, StoreError};
+use crate::counter::{Key, StoreError};
+use crate::decimal::Decimal;
 
 /// How an answer is said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@
 //!
 //! Source: <https://redis.io/docs/latest/develop/reference/protocol-spec/>
 
-use crate::counter::Decimal;
+use crate::decimal::Decimal;
 
 /// One reply, borrowed from the bytes it was read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

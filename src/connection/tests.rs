@@ -290,7 +290,7 @@ fn faults_tell_what_the_visitor_may_do() {
         (
             "/count",
             StoreError::Rejected(Rejection::TooManyCounters),
-            "507 not counted: MAX_COUNTERS is reached: existing counters count on, new names are refused; \
+            "507 not counted: MAX_COUNTERS is reached: existing counters are counted, new names are rejected; \
              raise MAX_COUNTERS or remove counters .",
         ),
         ("/total", StoreError::Unavailable, "503 no total, try again: the store is away ."),

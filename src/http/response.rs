@@ -1,7 +1,7 @@
 //! Responses: the head, its fields, and the date.
 
 use super::{CRLF, Status};
-use crate::counter::Decimal;
+use crate::decimal::Decimal;
 use crate::date::Date;
 
 /// The head of a response.

@@ -102,7 +102,7 @@ fn large_numbers_are_grouped() {
     redis.told("SET visits 9223372036854775806");
     let notch = Settings::redis(redis.port).start();
     assert_eq!(said(&page(&notch, "GET", "/count")), "You are visitor 9,223,372,036,854,775,807");
-    assert_eq!(said(&page(&notch, "GET", "/count")), "not counted, try again: the counter is full");
+    assert_eq!(said(&page(&notch, "GET", "/count")), "not counted, try again: the counter has reached its maximum");
 }
 
 #[test]
