@@ -1,55 +1,57 @@
-//! Group commit: many asks in, one line per key out, each asker its own number.
+//! Group commit: the commands of many waiters become one command for each key, and each waiter gets its own number.
 //!
-//! While one batch is under way to the store, the next one gathers. All visits of a counter in a batch are one line
-//! with one `INCRBY`; the total that comes back is dealt out in the order of arrival, so that of `n` visits the one at
-//! place `p` gets `total - n + p`. Reads are a line of their own, because a store that refuses to count may well go on
-//! reading.
+//! While one batch is in flight, the next one collects commands. All visits of a counter in a batch are one [`Entry`]
+//! with one `INCRBY`. Its total is distributed in the order of arrival: of `n` visits, the one at offset `p` gets
+//! `total - n + p`. Reads have an entry of their own, because a store that rejects increments may still accept reads.
 //!
-//! Waiters stand in the order of their arrival, so that those who have waited too long are always at the front
-//! ([`Batch::expire`]). As long as nothing was sent, the visits that expire are withdrawn from their lines; afterwards
-//! the lines stay as they were sent, since they may have been applied.
+//! Waiters are kept in the order of arrival, so that the expired ones are always at the front ([`Batch::expire`]).
+//! Before the batch is sent, expired visits are withdrawn from their entries. Afterwards the entries stay as they were
+//! sent, since they may have been applied.
 //!
-//! `W` is whatever the driver wakes when there is an answer; a batch only carries it.
+//! `W` identifies a waiter to the driver; a batch only stores it.
 
 use std::collections::VecDeque;
 
 use crate::counter::{Command, StoreError};
 
-/// Asks that travel together.
+/// Commands that are sent together.
 pub struct Batch<W> {
     entries: Vec<Entry>,
-    /// The lines in the order of what they ask, so that one for each is found without looking at all of them.
+    /// Indices of `entries`, ordered by [`sort_key`], for binary search.
     sorted: Vec<usize>,
     waiters: VecDeque<Waiter<W>>,
-    /// So many lines at the front have a reply, or need none.
+    /// Number of entries at the front that have a reply, or need none.
     replied: usize,
     sequence: i64,
-    sent: bool,
+    is_sent: bool,
 }
 
 struct Entry {
-    /// What goes to the store: of visits, those that were not withdrawn.
+    /// The command for the store; withdrawn visits are not included.
     command: Command,
-    /// Visits at the front of the line that expired before the line was sent.
+    /// Visits at the front of the entry that expired before it was sent.
     withdrawn: i64,
-    /// For how many waiters, or probes, the line is asked.
+    /// Number of waiters and probes that need the reply.
     waiting: usize,
     state: EntryState,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum EntryState {
-    /// It is to be sent, or its reply is to come.
+    /// It was not sent yet, or has no reply yet.
     Pending,
-    /// Everything in it expired before it was sent.
+    /// All its waiters expired before it was sent.
     Withdrawn,
-    /// What the store replied.
+    /// The reply of the store.
     Replied(Result<i64, StoreError>),
 }
 
 struct Waiter<W> {
-    line: usize,
+    /// Index of its entry.
+    entry: usize,
+    /// Its visits.
     by: i64,
+    /// Visits of the entry up to and including its own.
     offset: i64,
     waiter: W,
 }
@@ -61,68 +63,75 @@ impl<W> Default for Batch<W> {
 }
 
 impl<W> Batch<W> {
-    /// An empty batch.
+    /// Returns an empty batch.
     #[must_use]
     pub const fn new() -> Self {
-        Self { entries: Vec::new(), sorted: Vec::new(), waiters: VecDeque::new(), replied: 0, sequence: 0, sent: false }
+        Self {
+            entries: Vec::new(),
+            sorted: Vec::new(),
+            waiters: VecDeque::new(),
+            replied: 0,
+            sequence: 0,
+            is_sent: false,
+        }
     }
 
-    /// Adds an ask, for which `who` will be told one number. `false`, and nothing is added, if that would be one line
-    /// too many.
+    /// Adds a command for `waiter`. Returns `false` and adds nothing if it needs a new entry and there are
+    /// [`MAX_ENTRIES`].
     #[must_use]
-    pub fn push(&mut self, command: &Command, who: W) -> bool {
-        let room = self.entries.len() < MAX_ENTRIES;
-        let Some(line) = self.find_or_insert(command, room) else { return false };
-        self.add_waiter(line, command, who);
+    pub fn push(&mut self, command: &Command, waiter: W) -> bool {
+        let may_insert = self.entries.len() < MAX_ENTRIES;
+        let Some(index) = self.find_or_insert(command, may_insert) else { return false };
+        self.add_waiter(index, command, waiter);
         true
     }
 
-    /// The same without a bound on lines, for the few asks that must always have room.
-    pub fn push_unbounded(&mut self, command: &Command, who: W) {
-        if let Some(line) = self.find_or_insert(command, true) {
-            self.add_waiter(line, command, who);
+    /// Adds a command like [`Batch::push`] without a limit of entries, for the few commands that must not be rejected.
+    pub fn push_unbounded(&mut self, command: &Command, waiter: W) {
+        if let Some(index) = self.find_or_insert(command, true) {
+            self.add_waiter(index, command, waiter);
         }
     }
 
-    /// Adds an ask whose reply is only of interest for what it shows of the store: [`Command::Ping`], or a count of 0.
+    /// Adds a command without a waiter, which checks the store: [`Command::Ping`], or an increment of 0.
     pub fn push_probe(&mut self, command: &Command) {
-        if let Some(line) = self.find_or_insert(command, true) {
-            self.mark_waiting(line);
+        if let Some(index) = self.find_or_insert(command, true) {
+            self.mark_waiting(index);
         }
     }
 
-    fn add_waiter(&mut self, line: usize, command: &Command, who: W) {
-        self.mark_waiting(line);
-        let Entry { command: sum, withdrawn, .. } = &mut self.entries[line];
-        let (by, place) = match (sum, command) {
+    fn add_waiter(&mut self, index: usize, command: &Command, waiter: W) {
+        self.mark_waiting(index);
+        let Entry { command: sum, withdrawn, .. } = &mut self.entries[index];
+        let (by, offset) = match (sum, command) {
             (Command::Increment { by: sum, .. }, &Command::Increment { by, .. }) => {
                 *sum += by;
                 (by, *withdrawn + *sum)
             }
             _ => (0, 0),
         };
-        self.waiters.push_back(Waiter { line, by, offset: place, waiter: who });
+        self.waiters.push_back(Waiter { entry: index, by, offset, waiter });
     }
 
-    fn mark_waiting(&mut self, line: usize) {
-        let line = &mut self.entries[line];
-        line.waiting += 1;
-        line.state = EntryState::Pending;
+    fn mark_waiting(&mut self, index: usize) {
+        let entry = &mut self.entries[index];
+        entry.waiting += 1;
+        entry.state = EntryState::Pending;
     }
 
-    /// Adds all asks of a batch that was not sent either and whose waiters came later; it is left empty.
+    /// Moves all commands of `later`, whose waiters arrived later, into this batch. Neither batch may have been sent.
     pub fn merge(&mut self, later: &mut Self) {
-        while let Some(Waiter { line, by: own, waiter: who, .. }) = later.waiters.pop_front() {
-            let Entry { command, waiting, .. } = &mut later.entries[line];
+        while let Some(Waiter { entry, by: own, waiter, .. }) = later.waiters.pop_front() {
+            let Entry { command, waiting, .. } = &mut later.entries[entry];
             *waiting -= 1;
             let command = match *command {
                 Command::Increment { key, .. } => Command::Increment { key, by: own },
                 command => command,
             };
-            self.push_unbounded(&command, who);
+            self.push_unbounded(&command, waiter);
         }
-        // What is wanted still is wanted by probes.
-        later.entries.iter().filter(|line| line.waiting > 0).for_each(|line| self.push_probe(&line.command));
+        // Entries that still have a count belong to probes.
+        later.entries.iter().filter(|entry| entry.waiting > 0).for_each(|entry| self.push_probe(&entry.command));
         later.clear();
     }
 
@@ -130,21 +139,23 @@ impl<W> Batch<W> {
         self.entries.clear();
         self.sorted.clear();
         self.replied = 0;
-        self.sent = false;
+        self.is_sent = false;
     }
 
-    /// The line that asks what `ask` does; if there is none yet and there is `room`, a new one that asks for nothing.
-    fn find_or_insert(&mut self, command: &Command, room: bool) -> Option<usize> {
+    /// Returns the index of the entry for the kind and key of `command`. If there is none and `may_insert` is set, adds
+    /// an entry with 0 visits.
+    fn find_or_insert(&mut self, command: &Command, may_insert: bool) -> Option<usize> {
         let last = self.entries.len().wrapping_sub(1);
-        if self.entries.last().is_some_and(|line| sort_key(&line.command) == sort_key(command)) {
+        if self.entries.last().is_some_and(|entry| sort_key(&entry.command) == sort_key(command)) {
             return Some(last);
         }
         let at =
-            match self.sorted.binary_search_by(|&line| sort_key(&self.entries[line].command).cmp(&sort_key(command))) {
+            match self.sorted.binary_search_by(|&index| sort_key(&self.entries[index].command).cmp(&sort_key(command)))
+            {
                 Ok(at) => return Some(self.sorted[at]),
                 Err(at) => at,
             };
-        if !room {
+        if !may_insert {
             return None;
         }
         let command = match *command {
@@ -156,149 +167,153 @@ impl<W> Batch<W> {
         Some(self.entries.len() - 1)
     }
 
-    /// Gives the batch its number, under which it may be sent more than once.
+    /// Sets the sequence number, under which the batch may be sent more than once.
     pub fn set_sequence(&mut self, number: i64) {
         self.sequence = number;
         self.replied = 0;
         self.skip_replied();
     }
 
-    /// The number that it was given.
+    /// Returns the sequence number.
     #[must_use]
     pub fn sequence(&self) -> i64 {
         self.sequence
     }
 
-    /// Notes that some of it may have reached the store.
+    /// Records that bytes of the batch may have reached the store.
     pub fn mark_sent(&mut self) {
-        self.sent = true;
+        self.is_sent = true;
     }
 
-    /// Whether some of it may have reached the store.
+    /// Returns `true` if bytes of the batch may have reached the store.
     #[must_use]
     pub fn may_be_applied(&self) -> bool {
-        self.sent
+        self.is_sent
     }
 
-    /// Whether it counts, or only reads.
+    /// Returns `true` if any command is an increment.
     #[must_use]
     pub fn has_increments(&self) -> bool {
-        self.entries.iter().any(|line| line.command.is_increment())
+        self.entries.iter().any(|entry| entry.command.is_increment())
     }
 
-    /// How many wait in it.
+    /// Returns the number of waiters.
     #[must_use]
     pub fn waiter_count(&self) -> usize {
         self.waiters.len()
     }
 
-    /// Whether it asks for nothing.
+    /// Returns `true` if there is no command.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Who has waited longest in it.
+    /// Returns the waiter that arrived first.
     #[must_use]
     pub fn first_waiter(&self) -> Option<&W> {
         self.waiters.front().map(|waiter| &waiter.waiter)
     }
 
-    /// What to ask of the store, in order: one ask for each line that has no reply yet, and no two for the same.
+    /// Returns the commands to send, in order: one for each entry without a reply.
     pub fn pending_commands(&self) -> impl Iterator<Item = &Command> {
-        self.entries.iter().filter(|line| line.state == EntryState::Pending).map(|line| &line.command)
+        self.entries.iter().filter(|entry| entry.state == EntryState::Pending).map(|entry| &entry.command)
     }
 
-    /// The first line that has no reply yet.
+    /// Returns the command of the first entry without a reply.
     #[must_use]
     pub fn next_command(&self) -> Option<&Command> {
-        self.entries.get(self.replied).map(|line| &line.command)
+        self.entries.get(self.replied).map(|entry| &entry.command)
     }
 
-    /// Takes the store's reply to [`Batch::next_command`]: the total after it, or why there is none.
+    /// Records the reply to [`Batch::next_command`]: the total after it, or an error.
     pub fn record_reply(&mut self, total: Result<i64, StoreError>) {
-        if let Some(line) = self.entries.get_mut(self.replied) {
-            line.state = EntryState::Replied(total);
+        if let Some(entry) = self.entries.get_mut(self.replied) {
+            entry.state = EntryState::Replied(total);
             self.skip_replied();
         }
     }
 
-    /// Ends the lines that wait for a reply and for which `is_decided` holds, without asking the store.
+    /// Records `total` as the reply of all pending entries for which `is_decided` returns `true`.
     pub fn resolve_where(&mut self, is_decided: impl Fn(&Command) -> bool, total: Result<i64, StoreError>) {
-        let pending = self.entries.iter_mut().filter(|line| line.state == EntryState::Pending);
-        pending.filter(|line| is_decided(&line.command)).for_each(|line| line.state = EntryState::Replied(total));
+        let pending = self.entries.iter_mut().filter(|entry| entry.state == EntryState::Pending);
+        pending.filter(|entry| is_decided(&entry.command)).for_each(|entry| entry.state = EntryState::Replied(total));
         self.skip_replied();
     }
 
-    /// Forgets the replies that were this one, so that their lines are asked again.
+    /// Removes the replies that equal `reply`, so that their commands are sent again.
     pub fn clear_replies(&mut self, reply: Result<i64, StoreError>) {
         let reply = EntryState::Replied(reply);
-        self.entries.iter_mut().filter(|line| line.state == reply).for_each(|line| line.state = EntryState::Pending);
+        self.entries
+            .iter_mut()
+            .filter(|entry| entry.state == reply)
+            .for_each(|entry| entry.state = EntryState::Pending);
         self.replied = 0;
         self.skip_replied();
     }
 
     fn skip_replied(&mut self) {
         let rest = &self.entries[self.replied..];
-        self.replied += rest.iter().position(|line| line.state == EntryState::Pending).unwrap_or(rest.len());
+        self.replied += rest.iter().position(|entry| entry.state == EntryState::Pending).unwrap_or(rest.len());
     }
 
-    /// What the store has replied so far, ask by ask.
+    /// Returns the commands that have a reply, with their replies.
     pub fn replies(&self) -> impl Iterator<Item = (&Command, Result<i64, StoreError>)> {
-        self.entries.iter().filter_map(|line| match line.state {
-            EntryState::Replied(total) => Some((&line.command, total)),
+        self.entries.iter().filter_map(|entry| match entry.state {
+            EntryState::Replied(total) => Some((&entry.command, total)),
             _ => None,
         })
     }
 
-    /// Ends the waiters at the front for whom `is_late` holds. Those whose line has a reply are told it; for the others
-    /// it is `fault`, which says whether the batch is on its way. A batch that was not sent is left without their
-    /// visits, and one that was not sent and has nobody left asks for nothing more.
+    /// Removes the waiters at the front for which `is_expired` returns `true` and passes their results to `notify`: the
+    /// number if their entry has a reply, otherwise `error`. [`StoreError::OutcomeUnknown`] means that the batch was
+    /// sent. From a batch that was not sent, their visits are withdrawn; it is cleared when no entry is needed.
     pub fn expire(
         &mut self,
         error: StoreError,
-        is_late: impl Fn(&W) -> bool,
-        mut tell: impl FnMut(W, Result<i64, StoreError>),
+        is_expired: impl Fn(&W) -> bool,
+        mut notify: impl FnMut(W, Result<i64, StoreError>),
     ) {
         let may_be_applied = error == StoreError::OutcomeUnknown;
-        while self.first_waiter().is_some_and(&is_late)
-            && let Some(Waiter { line, by, offset: place, waiter: who }) = self.waiters.pop_front()
+        while self.first_waiter().is_some_and(&is_expired)
+            && let Some(Waiter { entry, by, offset, waiter }) = self.waiters.pop_front()
         {
-            let line = &mut self.entries[line];
-            tell(who, line.outcome(place, error));
+            let entry = &mut self.entries[entry];
+            notify(waiter, entry.result_at(offset, error));
             if !may_be_applied {
-                line.withdraw(by);
+                entry.withdraw(by);
             }
         }
-        if !may_be_applied && self.entries.iter().all(|line| line.waiting == 0) {
+        if !may_be_applied && self.entries.iter().all(|entry| entry.waiting == 0) {
             self.clear();
         }
     }
 
-    /// Tells every waiter its number and leaves the batch empty, its memory ready for the next. Lines without a reply
-    /// end in `fault`; but a read is never in doubt, it may always be tried again.
-    pub fn complete(&mut self, error: StoreError, mut tell: impl FnMut(W, Result<i64, StoreError>)) {
-        while let Some(Waiter { line, offset: place, waiter: who, .. }) = self.waiters.pop_front() {
-            tell(who, self.entries[line].outcome(place, error));
+    /// Passes the result of every waiter to `notify` and clears the batch, which keeps its memory. Increments without a
+    /// reply end in `error`. Reads without a reply end in [`StoreError::Unavailable`] where increments are in doubt,
+    /// because a read may always be retried.
+    pub fn complete(&mut self, error: StoreError, mut notify: impl FnMut(W, Result<i64, StoreError>)) {
+        while let Some(Waiter { entry, offset, waiter, .. }) = self.waiters.pop_front() {
+            notify(waiter, self.entries[entry].result_at(offset, error));
         }
         self.clear();
     }
 }
 
 impl Entry {
-    /// What the waiter at `place` is told; `fault` holds if there is no reply.
-    fn outcome(&self, place: i64, error: StoreError) -> Result<i64, StoreError> {
+    /// Returns the result for the waiter at `offset`, which is `error` if there is no reply.
+    fn result_at(&self, offset: i64, error: StoreError) -> Result<i64, StoreError> {
         let total = match self.state {
             EntryState::Replied(total) => total,
             _ if !self.command.is_increment() && error == StoreError::OutcomeUnknown => Err(StoreError::Unavailable),
             _ => Err(error),
         };
         let sum = if let Command::Increment { by, .. } = self.command { self.withdrawn + by } else { 0 };
-        // Wrapping, because what comes from the store need not make sense.
-        total.map(|total| total.wrapping_sub(sum - place))
+        // Wrapping, because the store may return any number.
+        total.map(|total| total.wrapping_sub(sum - offset))
     }
 
-    /// Takes the visits of a waiter at the front out of a line that was not sent.
+    /// Removes the visits of a waiter at the front from an entry that was not sent.
     fn withdraw(&mut self, visits: i64) {
         if let Command::Increment { by, .. } = &mut self.command {
             *by -= visits;
@@ -311,7 +326,7 @@ impl Entry {
     }
 }
 
-/// What tells lines apart, and their order: the kind of the ask, and the counter.
+/// Returns what identifies and orders entries: the kind of the command, and the key.
 fn sort_key(command: &Command) -> (u8, &[u8]) {
     match command {
         Command::Ping => (0, &[]),
@@ -320,7 +335,7 @@ fn sort_key(command: &Command) -> (u8, &[u8]) {
     }
 }
 
-/// Most lines in a batch: what a flood of names may ask of a store, and of our memory, at once.
+/// Most entries in a batch. It bounds the memory and the commands that a flood of names causes at once.
 pub const MAX_ENTRIES: usize = 1024;
 
 #[cfg(test)]

@@ -1,30 +1,28 @@
-//! The bytes waiting on either side of one socket, bounded.
+//! The receive and send buffers of one socket, bounded.
 //!
 //! The driver fills [`Buffers::read_buf`] from the socket and empties [`Buffers::pending`] into it; the protocols read
-//! [`Buffers::received`] and write to [`Buffers::output`]. A wire with nothing in it needs no memory: its buffers can be
-//! lent from and returned to a stack of spare wires, which keeps ten thousand idle connections cheap and the buffers
-//! of the busy ones warm in the cache.
+//! [`Buffers::received`] and write to [`Buffers::output`]. Empty buffers need no memory: they are acquired from and
+//! released to a pool. This keeps ten thousand idle connections cheap and the buffers of busy ones in the CPU cache.
 
 use bytes::BufMut;
 
-/// Most bytes that a peer may have sent ahead of what was read: the largest head of a request, and far more than any
-/// reply to a counter.
+/// Most received bytes that are buffered: the largest head of a request, and far more than any reply to a counter
+/// command.
 pub const MAX_RECEIVED: usize = 16 * 1024;
 
-/// Both directions of one connection, seen from our side. Every idle connection has one, so that it is kept small: what
-/// waits is far shorter than 4 GiB.
+/// The buffers of both directions of one connection. Every idle connection has one, so its offsets are 32-bit.
 #[derive(Default)]
 pub struct Buffers {
     input: Vec<u8>,
-    /// So much at the front of the input was consumed.
+    /// Bytes at the front of `input` that were consumed.
     consumed: u32,
     output: Vec<u8>,
-    /// So much at the front of the output was sent.
+    /// Bytes at the front of `output` that were sent.
     sent: u32,
 }
 
 impl Buffers {
-    /// What has arrived and was not consumed.
+    /// Returns the bytes that have arrived and were not consumed.
     #[must_use]
     pub fn received(&self) -> &[u8] {
         self.input.get(self.consumed as usize..).unwrap_or_default()
@@ -35,45 +33,45 @@ impl Buffers {
         drop_front(&mut self.input, &mut self.consumed, length);
     }
 
-    /// Whether a peer has sent as much ahead as it may, so that no further byte will be taken.
+    /// Returns `true` if [`MAX_RECEIVED`] bytes are buffered, so that no further byte is accepted.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.received().len() >= MAX_RECEIVED
     }
 
-    /// Where the driver puts bytes from the socket. Without room (see [`Buffers::is_full`]) it takes none.
+    /// Returns the buffer for bytes from the socket. If [`Buffers::is_full`], it has no space.
     pub fn read_buf(&mut self) -> impl BufMut + '_ {
-        let room = self.make_room();
-        (&mut self.input).limit(room)
+        let space = self.reserve_space();
+        (&mut self.input).limit(space)
     }
 
-    /// Takes bytes that the driver has read already, as far as there is room, and hands back the rest.
+    /// Appends bytes that the driver has already read, up to [`MAX_RECEIVED`], and returns the rest.
     pub fn receive<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        let (taken, rest) = bytes.split_at(bytes.len().min(self.make_room()));
-        self.input.extend_from_slice(taken);
+        let (accepted, rest) = bytes.split_at(bytes.len().min(self.reserve_space()));
+        self.input.extend_from_slice(accepted);
         rest
     }
 
-    /// Moves what is unread to the front, and says how many bytes more may come. Memory for them grows with those that
-    /// have come, so that a peer cannot have it by few bytes.
-    fn make_room(&mut self) -> usize {
+    /// Moves the unconsumed bytes to the front and returns how many more are accepted. Memory grows with the bytes that
+    /// have arrived, so that a peer cannot allocate much memory with few bytes.
+    fn reserve_space(&mut self) -> usize {
         self.input.drain(..std::mem::take(&mut self.consumed) as usize);
-        let room = MAX_RECEIVED.saturating_sub(self.input.len());
-        let enough = if self.input.is_empty() { FIRST } else { LEAST };
-        if self.input.capacity() - self.input.len() < room.min(enough) {
-            self.input.reserve_exact(room.min(FIRST));
+        let space = MAX_RECEIVED.saturating_sub(self.input.len());
+        let required = if self.input.is_empty() { READ_CHUNK } else { MIN_READ };
+        if self.input.capacity() - self.input.len() < space.min(required) {
+            self.input.reserve_exact(space.min(READ_CHUNK));
         }
-        room
+        space
     }
 
-    /// Bytes of memory that the buffers take.
+    /// Returns the allocated memory in bytes.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.input.capacity() + self.output.capacity()
     }
 
-    /// Gives up the memory that nothing is in, for a connection that has stalled. Some of it stays, so that a peer that
-    /// sends byte by byte does not have the rest copied each time.
+    /// Frees the unused memory of a stalled connection. [`SLACK`] bytes stay allocated, so that a peer that sends byte
+    /// by byte does not cause a copy for each byte.
     pub fn shrink(&mut self) {
         self.input.drain(..std::mem::take(&mut self.consumed) as usize);
         self.output.drain(..std::mem::take(&mut self.sent) as usize);
@@ -85,53 +83,53 @@ impl Buffers {
         }
     }
 
-    /// Where the protocols append what is to be sent.
+    /// Returns the buffer to which the protocols append bytes to send.
     pub fn output(&mut self) -> &mut Vec<u8> {
         &mut self.output
     }
 
-    /// What has not been sent yet.
+    /// Returns the bytes that were not sent yet.
     #[must_use]
     pub fn pending(&self) -> &[u8] {
         self.output.get(self.sent as usize..).unwrap_or_default()
     }
 
-    /// Drops the first `length` bytes of [`Buffers::pending`], because the socket took them.
+    /// Drops the first `length` bytes of [`Buffers::pending`] after the socket has accepted them.
     pub fn mark_sent(&mut self, length: usize) {
         drop_front(&mut self.output, &mut self.sent, length);
     }
 
-    /// Takes all of [`Buffers::pending`] out, to be sent elsewhere.
+    /// Removes and returns all of [`Buffers::pending`].
     #[must_use]
     pub fn take_unsent(&mut self) -> Vec<u8> {
         self.output.drain(..std::mem::take(&mut self.sent) as usize);
         std::mem::take(&mut self.output)
     }
 
-    /// Takes over the buffers of a spare wire if this one has none.
+    /// Takes buffers from `pool` if these have no memory.
     pub fn acquire(&mut self, pool: &mut Vec<Self>) {
         if self.input.capacity() == 0
             && self.output.is_empty()
-            && let Some(spare) = pool.pop()
+            && let Some(pooled) = pool.pop()
         {
-            *self = spare;
+            *self = pooled;
         }
     }
 
-    /// Gives the buffers away if nothing is in them: to the spare wires while there are few, else to the allocator.
+    /// Returns empty buffers to `pool`, or frees them if the pool is full. Does nothing if they hold bytes.
     pub fn release(&mut self, pool: &mut Vec<Self>) {
         if !self.input.is_empty() || !self.output.is_empty() {
             return;
         }
         let buffers = std::mem::take(self);
-        let grown = buffers.output.capacity() > MAX_SPARE_OUTPUT;
-        if buffers.input.capacity() > 0 && !grown && pool.len() < MAX_POOLED {
+        let is_large = buffers.output.capacity() > MAX_POOLED_OUTPUT;
+        if buffers.input.capacity() > 0 && !is_large && pool.len() < MAX_POOLED {
             pool.push(buffers);
         }
     }
 }
 
-/// Notes that the first `length` bytes of what is left are done with. Nothing is moved, but what is empty begins anew.
+/// Adds `length` to the offset `done`. No byte is moved; a buffer that is used up is cleared.
 fn drop_front(bytes: &mut Vec<u8>, done: &mut u32, length: usize) {
     *done += length as u32;
     if *done as usize >= bytes.len() {
@@ -140,27 +138,27 @@ fn drop_front(bytes: &mut Vec<u8>, done: &mut u32, length: usize) {
     }
 }
 
-/// Memory for the first bytes that come: enough for sixteen requests at once, and for all but the longest heads.
-const FIRST: usize = 4 * 1024;
+/// Memory for the first bytes: enough for sixteen pipelined requests, and for all but the longest heads.
+const READ_CHUNK: usize = 4 * 1024;
 
-/// Memory for further bytes of a request that has begun, as long as there is so much of it.
-const LEAST: usize = 64;
+/// Least free memory for further bytes of an incomplete request.
+const MIN_READ: usize = 64;
 
-/// Memory for further bytes that a connection keeps when it has stalled.
+/// Free memory that a stalled connection keeps for further bytes.
 const SLACK: usize = 512;
 
-/// Spare wires that a worker keeps. One is enough as long as every answer is sent at once.
+/// Most buffers in the pool of a worker. One is enough while every response is sent at once.
 const MAX_POOLED: usize = 4;
 
-/// Largest output buffer worth keeping.
-const MAX_SPARE_OUTPUT: usize = 32 * 1024;
+/// Largest output buffer that is pooled, in bytes.
+const MAX_POOLED_OUTPUT: usize = 32 * 1024;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn takes_no_more_than_its_bound() {
+    fn accepts_no_more_than_its_limit() {
         let mut buffers = Buffers::default();
         while buffers.read_buf().has_remaining_mut() {
             buffers.read_buf().put_u8(b'x');
@@ -172,15 +170,16 @@ mod tests {
     }
 
     #[test]
-    fn memory_grows_with_what_came_and_shrinks_to_it() {
+    fn memory_grows_and_shrinks_with_the_received_bytes() {
         let mut buffers = Buffers::default();
-        let mut grown = Vec::new();
+        let mut capacities = Vec::new();
         for length in [1, 4000, 4000, 4000, 4000] {
             buffers.receive(&vec![b'x'; length]);
-            grown.push(buffers.capacity());
+            capacities.push(buffers.capacity());
         }
-        assert!(grown[0] == FIRST && grown[2] <= 3 * FIRST, "{grown:?}");
-        assert!(grown.is_sorted() && grown.iter().all(|capacity| *capacity <= 2 * MAX_RECEIVED), "{grown:?}");
+        assert!(capacities[0] == READ_CHUNK && capacities[2] <= 3 * READ_CHUNK, "{capacities:?}");
+        assert!(capacities.is_sorted(), "{capacities:?}");
+        assert!(capacities.iter().all(|capacity| *capacity <= 2 * MAX_RECEIVED), "{capacities:?}");
         buffers.consume(10_000);
         buffers.output().extend_from_slice(b"abc");
         buffers.mark_sent(1);
@@ -191,11 +190,11 @@ mod tests {
         );
         buffers.receive(b"d");
         buffers.shrink();
-        assert_eq!(buffers.capacity(), 6003 + SLACK + 6, "a byte is not copied to elsewhere");
+        assert_eq!(buffers.capacity(), 6003 + SLACK + 6, "the byte fits without a reallocation");
     }
 
     #[test]
-    fn lends_its_buffers_only_when_empty() {
+    fn only_empty_buffers_are_released() {
         let (mut buffers, mut pool) = (Buffers::default(), Vec::new());
         buffers.read_buf().put_slice(b"ab");
         buffers.release(&mut pool);

@@ -1,10 +1,9 @@
 //! RESP2, the protocol of Redis, as functions from bytes to bytes.
 //!
-//! The decoder keeps no state: it is given all that has arrived, and either finds one whole reply at the front, or asks
-//! for more, or refuses. What it hands out borrows from the input. It reads strictly, because a byte that is not where
-//! it belongs means that requests and replies have lost step, and then the connection is worth nothing any more:
-//! integers without plus sign, leading zero or overflow, lines ended by CR LF with neither of the two before, and
-//! bounded lengths and depth.
+//! The decoder keeps no state. It takes all bytes that have arrived and returns one complete reply from the front,
+//! "incomplete", or [`Malformed`]. Replies borrow from the input. Parsing is strict, because an unexpected byte means
+//! that replies no longer match commands, and then the connection is unusable: integers have no plus sign, leading zero
+//! or overflow, lines end with CR LF and contain neither byte, and lengths and depth are bounded.
 //!
 //! Left out on purpose: RESP3 and inline commands.
 //!
@@ -12,36 +11,36 @@
 
 use crate::decimal::Decimal;
 
-/// One reply, borrowed from the bytes it was read from.
+/// One reply, borrowed from the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply<'a> {
     /// `+OK`: one line.
     Simple(&'a [u8]),
-    /// `-WRONGTYPE Operation against…`: one line, its first word in capitals by custom.
+    /// `-WRONGTYPE Operation against…`: one line; its first word is usually in capitals.
     Error(&'a [u8]),
-    /// `:42`: 64 bits, signed.
+    /// `:42`: a signed 64-bit integer.
     Integer(i64),
-    /// `$2` and two bytes of any kind.
+    /// `$2` and two bytes of any value.
     Bulk(&'a [u8]),
-    /// `$-1` or `*-1`: there is nothing.
+    /// `$-1` or `*-1`: no value.
     Null,
     /// `*2` and two replies.
     Array(Items<'a>),
 }
 
-/// These bytes are no RESP2, or exceed a bound, whatever may follow them.
+/// The bytes are not RESP2, or exceed a bound, whatever follows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// Reads the reply at the front of `bytes` and says how many bytes it took; `None` if it has not arrived whole.
+/// Decodes the reply at the front of `bytes` and returns it with its length in bytes, or `None` if it is incomplete.
 ///
 /// # Errors
-/// [`Malformed`] as soon as no continuation can make it a reply within the bounds.
+/// [`Malformed`] as soon as no further bytes can complete a reply within the bounds.
 pub fn decode(bytes: &[u8]) -> Result<Option<(Reply<'_>, usize)>, Malformed> {
     decode_within(bytes, MAX_DEPTH)
 }
 
-/// [`decode`] with a depth of its own: 0 allows no array at all, 1 none within an array.
+/// Decodes like [`decode`] with a limit of nested arrays: 0 allows no array, 1 allows no array within an array.
 ///
 /// # Errors
 /// As [`decode`].
@@ -51,18 +50,18 @@ pub fn decode_within(bytes: &[u8], depth: usize) -> Result<Option<(Reply<'_>, us
         return Err(Malformed);
     }
     let limit = if matches!(kind, b'+' | b'-') { MAX_LINE } else { MAX_DIGITS };
-    let Some(line) = line(rest, limit)? else { return Ok(None) };
-    let used = 1 + line.len() + CRLF.len();
+    let Some(line) = find_line(rest, limit)? else { return Ok(None) };
+    let length = 1 + line.len() + CRLF.len();
     match kind {
-        b'+' => Ok(Some((Reply::Simple(line), used))),
-        b'-' => Ok(Some((Reply::Error(line), used))),
-        b':' => Ok(Some((Reply::Integer(parse_integer(line).ok_or(Malformed)?), used))),
-        b'$' => bulk(bytes, used, length(line, MAX_BULK)?),
-        _ => array(bytes, used, length(line, MAX_ITEMS)?, depth),
+        b'+' => Ok(Some((Reply::Simple(line), length))),
+        b'-' => Ok(Some((Reply::Error(line), length))),
+        b':' => Ok(Some((Reply::Integer(parse_integer(line).ok_or(Malformed)?), length))),
+        b'$' => decode_bulk(bytes, length, parse_length(line, MAX_BULK)?),
+        _ => decode_array(bytes, length, parse_length(line, MAX_ITEMS)?, depth),
     }
 }
 
-fn bulk(bytes: &[u8], start: usize, length: Option<usize>) -> Result<Option<(Reply<'_>, usize)>, Malformed> {
+fn decode_bulk(bytes: &[u8], start: usize, length: Option<usize>) -> Result<Option<(Reply<'_>, usize)>, Malformed> {
     let Some(length) = length else { return Ok(Some((Reply::Null, start))) };
     let text = bytes.get(start..).and_then(|rest| rest.split_at_checked(length));
     match text {
@@ -72,7 +71,7 @@ fn bulk(bytes: &[u8], start: usize, length: Option<usize>) -> Result<Option<(Rep
     }
 }
 
-fn array(
+fn decode_array(
     bytes: &[u8],
     start: usize,
     count: Option<usize>,
@@ -84,16 +83,16 @@ fn array(
     let Some(count) = count else { return Ok(Some((Reply::Null, start))) };
     let mut end = start;
     for _ in 0..count {
-        let Some((_, used)) = decode_within(&bytes[end..], depth - 1)? else { return Ok(None) };
-        end += used;
+        let Some((_, length)) = decode_within(&bytes[end..], depth - 1)? else { return Ok(None) };
+        end += length;
     }
-    Ok(Some((Reply::Array(Items { left: count, bytes: &bytes[start..end] }), end)))
+    Ok(Some((Reply::Array(Items { remaining: count, bytes: &bytes[start..end] }), end)))
 }
 
-/// The replies within an array, read anew as they are asked for.
+/// The replies within an array, decoded again by the iterator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Items<'a> {
-    left: usize,
+    remaining: usize,
     bytes: &'a [u8],
 }
 
@@ -101,22 +100,22 @@ impl<'a> Iterator for Items<'a> {
     type Item = Reply<'a>;
 
     fn next(&mut self) -> Option<Reply<'a>> {
-        self.left = self.left.checked_sub(1)?;
-        // Decoded once already, so it is whole and well-formed.
-        let (reply, used) = decode(self.bytes).ok().flatten()?;
-        self.bytes = &self.bytes[used..];
+        self.remaining = self.remaining.checked_sub(1)?;
+        // It was decoded once, so it is complete and well-formed.
+        let (reply, length) = decode(self.bytes).ok().flatten()?;
+        self.bytes = &self.bytes[length..];
         Some(reply)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.left, Some(self.left))
+        (self.remaining, Some(self.remaining))
     }
 }
 
 impl ExactSizeIterator for Items<'_> {}
 
-/// The bytes up to the next CR LF, without it; `None` if it has not come within `limit` bytes yet.
-fn line(bytes: &[u8], limit: usize) -> Result<Option<&[u8]>, Malformed> {
+/// Returns the bytes before the next CR LF, at most `limit`, or `None` if the line is incomplete.
+fn find_line(bytes: &[u8], limit: usize) -> Result<Option<&[u8]>, Malformed> {
     let window = &bytes[..bytes.len().min(limit + CRLF.len())];
     let Some(end) = window.iter().position(|byte| CRLF.contains(byte)) else {
         return if window.len() > limit { Err(Malformed) } else { Ok(None) };
@@ -128,8 +127,8 @@ fn line(bytes: &[u8], limit: usize) -> Result<Option<&[u8]>, Malformed> {
     }
 }
 
-/// A length in a header: `None` for -1, which means that there is nothing.
-fn length(line: &[u8], limit: usize) -> Result<Option<usize>, Malformed> {
+/// Parses the length in a header. Returns `None` for -1, which stands for no value.
+fn parse_length(line: &[u8], limit: usize) -> Result<Option<usize>, Malformed> {
     match parse_integer(line) {
         Some(-1) => Ok(None),
         Some(length) => usize::try_from(length).ok().filter(|&length| length <= limit).map(Some).ok_or(Malformed),
@@ -137,41 +136,42 @@ fn length(line: &[u8], limit: usize) -> Result<Option<usize>, Malformed> {
     }
 }
 
-/// Reads a decimal integer as Redis writes it: an optional minus, no leading zero, no `-0`; `None` for anything else.
+/// Parses a decimal integer as Redis writes it: an optional minus, no leading zero, no `-0`. Returns `None` for
+/// anything else.
 #[must_use]
 pub fn parse_integer(digits: &[u8]) -> Option<i64> {
     let (negative, digits) = match digits {
         [b'-', rest @ ..] => (true, rest),
         _ => (false, digits),
     };
-    let canonical = match digits {
+    let is_canonical = match digits {
         [] => false,
         [b'0'] => !negative,
         [first, ..] => *first != b'0',
     };
-    if !canonical {
+    if !is_canonical {
         return None;
     }
     digits.iter().try_fold(0_i64, |number, byte| {
         let digit = i64::from(byte.wrapping_sub(b'0'));
-        // A negative number grows downwards: there is one more of them than of the positive.
+        // Digits of a negative number are subtracted, because `i64::MIN` has no positive counterpart.
         let shifted = number.checked_mul(10).filter(|_| digit <= 9)?;
         if negative { shifted.checked_sub(digit) } else { shifted.checked_add(digit) }
     })
 }
 
-/// Appends one command: an array of bulk strings, the only form in which Redis takes them.
-pub fn command(out: &mut Vec<u8>, words: &[&[u8]]) {
-    command_prefix(out, words.len(), words);
+/// Appends one command with its arguments: an array of bulk strings.
+pub fn command(out: &mut Vec<u8>, arguments: &[&[u8]]) {
+    command_prefix(out, arguments.len(), arguments);
 }
 
-/// Appends the front of a command of `count` words; the rest of them follow by [`argument`].
-pub fn command_prefix(out: &mut Vec<u8>, count: usize, words: &[&[u8]]) {
+/// Appends the first arguments of a command that has `count` of them; [`argument`] appends the others.
+pub fn command_prefix(out: &mut Vec<u8>, count: usize, arguments: &[&[u8]]) {
     header(out, b'*', count);
-    words.iter().for_each(|each| argument(out, each));
+    arguments.iter().for_each(|each| argument(out, each));
 }
 
-/// Appends one word of a command.
+/// Appends one argument of a command.
 pub fn argument(out: &mut Vec<u8>, bytes: &[u8]) {
     header(out, b'$', bytes.len());
     out.extend_from_slice(bytes);
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn nests_as_deep_as_it_is_told() {
+    fn arrays_nest_up_to_the_given_depth() {
         let nested = b"*1\r\n*1\r\n:7\r\n";
         assert_eq!(decode_within(nested, 1), Err(Malformed));
         let Ok(Some((Reply::Array(mut outer), 12))) = decode_within(nested, 2) else { panic!("no array") };

@@ -2,26 +2,26 @@ use super::*;
 use crate::counter::{Key, Rejection};
 
 fn key(name: &str) -> Key {
-    Key::new(name.as_bytes()).expect("a good name")
+    Key::new(name.as_bytes()).expect("a valid key")
 }
 
 fn count(name: &str, by: i64) -> Command {
     Command::Increment { key: key(name), by }
 }
 
-fn told(batch: &mut Batch<u32>, error: StoreError) -> Vec<(u32, Result<i64, StoreError>)> {
-    let mut told = Vec::new();
-    batch.complete(error, |who, total| told.push((who, total)));
-    told
+fn complete(batch: &mut Batch<u32>, error: StoreError) -> Vec<(u32, Result<i64, StoreError>)> {
+    let mut results = Vec::new();
+    batch.complete(error, |waiter, total| results.push((waiter, total)));
+    results
 }
 
 #[test]
-fn deals_out_numbers_in_the_order_of_arrival() {
+fn numbers_are_distributed_in_the_order_of_arrival() {
     let mut batch = Batch::default();
     let total = Command::Get { key: key("a") };
     let commands = [count("a", 1), count("b", 1), count("a", 3), total, count("a", 1), Command::Ping, total];
-    for (who, command) in (0..).zip(commands) {
-        assert!(batch.push(&command, who));
+    for (waiter, command) in (0..).zip(commands) {
+        assert!(batch.push(&command, waiter));
     }
     assert_eq!(
         batch.pending_commands().copied().collect::<Vec<_>>(),
@@ -34,30 +34,30 @@ fn deals_out_numbers_in_the_order_of_arrival() {
     assert_eq!(batch.replies().last(), Some((&Command::Ping, Ok(0))));
     let numbers = [101, 7, 104, 105, 105, 0, 105];
     let expected: Vec<_> = (0..).zip(numbers.map(Ok)).collect();
-    assert_eq!(told(&mut batch, StoreError::OutcomeUnknown), expected);
+    assert_eq!(complete(&mut batch, StoreError::OutcomeUnknown), expected);
     assert!(batch.is_empty() && batch.pending_commands().next().is_none());
 }
 
 #[test]
-fn what_was_replied_stands_and_the_rest_ends_in_the_fault() {
+fn entries_without_a_reply_end_in_the_error() {
     for (error, read) in [
         (StoreError::OutcomeUnknown, StoreError::Unavailable),
         (StoreError::Rejected(Rejection::Busy), StoreError::Rejected(Rejection::Busy)),
     ] {
         let mut batch = Batch::default();
-        for (who, command) in (0..).zip([count("a", 1), count("b", 1), Command::Get { key: key("a") }]) {
-            assert!(batch.push(&command, who));
+        for (waiter, command) in (0..).zip([count("a", 1), count("b", 1), Command::Get { key: key("a") }]) {
+            assert!(batch.push(&command, waiter));
         }
         batch.record_reply(Ok(9));
-        assert_eq!(told(&mut batch, error), [(0, Ok(9)), (1, Err(error)), (2, Err(read))]);
+        assert_eq!(complete(&mut batch, error), [(0, Ok(9)), (1, Err(error)), (2, Err(read))]);
     }
 }
 
 #[test]
-fn what_gathers_joins_what_was_never_sent() {
+fn a_later_batch_merges_into_one_that_was_not_sent() {
     let (mut unsent, mut later) = (Batch::default(), Batch::default());
-    for (who, command) in (0..).zip([count("a", 2), count("a", 1), Command::Ping]) {
-        assert!(unsent.push(&command, who));
+    for (waiter, command) in (0..).zip([count("a", 2), count("a", 1), Command::Ping]) {
+        assert!(unsent.push(&command, waiter));
     }
     assert!(later.push(&count("a", 1), 3));
     later.push_probe(&count("b", 0));
@@ -67,28 +67,28 @@ fn what_gathers_joins_what_was_never_sent() {
     for total in [Ok(4), Ok(0), Ok(9)] {
         unsent.record_reply(total);
     }
-    assert_eq!(told(&mut unsent, StoreError::OutcomeUnknown), [(0, Ok(2)), (1, Ok(3)), (2, Ok(0)), (3, Ok(4))]);
+    assert_eq!(complete(&mut unsent, StoreError::OutcomeUnknown), [(0, Ok(2)), (1, Ok(3)), (2, Ok(0)), (3, Ok(4))]);
 }
 
 fn expired(batch: &mut Batch<u32>, error: StoreError, until: u32) -> Vec<(u32, Result<i64, StoreError>)> {
     let mut expired = Vec::new();
-    batch.expire(error, |&who| who < until, |who, total| expired.push((who, total)));
+    batch.expire(error, |&waiter| waiter < until, |waiter, total| expired.push((waiter, total)));
     expired
 }
 
 #[test]
-fn visits_that_expire_before_they_are_sent_are_not_sent() {
+fn visits_that_expire_before_the_batch_is_sent_are_withdrawn() {
     let mut batch = Batch::default();
     let commands = [count("a", 2), count("b", 1), count("a", 1), Command::Ping, count("a", 4)];
-    for (who, command) in (0..).zip(commands) {
-        assert!(batch.push(&command, who));
+    for (waiter, command) in (0..).zip(commands) {
+        assert!(batch.push(&command, waiter));
     }
     assert_eq!(
         expired(&mut batch, StoreError::Unavailable, 2),
         [(0, Err(StoreError::Unavailable)), (1, Err(StoreError::Unavailable))]
     );
     assert_eq!(batch.pending_commands().copied().collect::<Vec<_>>(), [count("a", 5), Command::Ping]);
-    // A line of which nothing is left may be wanted again.
+    // An entry whose visits were all withdrawn accepts new ones.
     assert!(batch.push(&count("b", 3), 5));
     batch.set_sequence(1);
     assert_eq!(batch.pending_commands().copied().collect::<Vec<_>>(), [count("a", 5), count("b", 3), Command::Ping]);
@@ -96,11 +96,11 @@ fn visits_that_expire_before_they_are_sent_are_not_sent() {
         batch.record_reply(total);
     }
     assert_eq!(batch.next_command(), None);
-    assert_eq!(told(&mut batch, StoreError::OutcomeUnknown), [(2, Ok(101)), (3, Ok(0)), (4, Ok(105)), (5, Ok(7))]);
+    assert_eq!(complete(&mut batch, StoreError::OutcomeUnknown), [(2, Ok(101)), (3, Ok(0)), (4, Ok(105)), (5, Ok(7))]);
 }
 
 #[test]
-fn a_batch_whose_visits_have_all_expired_asks_for_nothing() {
+fn a_batch_whose_visits_have_all_expired_has_no_commands() {
     for (probe, commands) in [(false, vec![]), (true, vec![count("a", 0)])] {
         let mut batch = Batch::default();
         assert!(batch.push(&count("a", 2), 0) && batch.push(&count("b", 1), 1));
@@ -116,51 +116,51 @@ fn a_batch_whose_visits_have_all_expired_asks_for_nothing() {
 }
 
 #[test]
-fn visits_that_expire_on_their_way_stay_in_what_was_sent() {
+fn visits_that_expire_in_flight_stay_in_the_batch() {
     let mut batch = Batch::default();
-    for (who, command) in (0..).zip([count("a", 2), count("b", 1), count("a", 1), Command::Ping]) {
-        assert!(batch.push(&command, who));
+    for (waiter, command) in (0..).zip([count("a", 2), count("b", 1), count("a", 1), Command::Ping]) {
+        assert!(batch.push(&command, waiter));
     }
     batch.set_sequence(1);
     batch.record_reply(Ok(9));
     let sent: Vec<_> = batch.pending_commands().copied().collect();
-    let early = expired(&mut batch, StoreError::OutcomeUnknown, 2);
-    assert_eq!(early, [(0, Ok(8)), (1, Err(StoreError::OutcomeUnknown))]);
+    let expired_first = expired(&mut batch, StoreError::OutcomeUnknown, 2);
+    assert_eq!(expired_first, [(0, Ok(8)), (1, Err(StoreError::OutcomeUnknown))]);
     assert_eq!(batch.pending_commands().copied().collect::<Vec<_>>(), sent);
     assert_eq!(
         expired(&mut batch, StoreError::OutcomeUnknown, 4),
         [(2, Ok(9)), (3, Err(StoreError::Unavailable))],
         "a read is not in doubt"
     );
-    assert!(!batch.is_empty() && batch.waiter_count() == 0, "its replies are still to come");
+    assert!(!batch.is_empty() && batch.waiter_count() == 0, "its replies are outstanding");
 }
 
 #[test]
-fn a_flood_of_names_finds_a_line_for_each_and_a_bound() {
+fn each_name_has_one_entry_and_their_number_is_bounded() {
     let mut batch = Batch::default();
     let names = MAX_ENTRIES as u32;
-    for who in 0..2 * names {
-        // In an order that jumps about: the step has no divisor in common with the number of names.
-        assert!(batch.push(&count(&format!("k{}", who * 7 % names), 1), who));
+    for waiter in 0..2 * names {
+        // Not in sorted order: the step and the number of names are coprime.
+        assert!(batch.push(&count(&format!("k{}", waiter * 7 % names), 1), waiter));
     }
     assert!(!batch.push(&count("k", 1), 0) && !batch.push(&Command::Ping, 0));
     assert_eq!(batch.pending_commands().count(), MAX_ENTRIES);
     for total in 0..i64::from(names) {
         batch.record_reply(Ok(10 * total));
     }
-    let told = told(&mut batch, StoreError::OutcomeUnknown);
-    let expected = (0..2 * names).map(|who| {
-        let line = i64::from(who % names);
-        (who, Ok(10 * line - 1 + i64::from(who / names)))
+    let results = complete(&mut batch, StoreError::OutcomeUnknown);
+    let expected = (0..2 * names).map(|waiter| {
+        let entry = i64::from(waiter % names);
+        (waiter, Ok(10 * entry - 1 + i64::from(waiter / names)))
     });
-    assert_eq!(told, expected.collect::<Vec<_>>());
+    assert_eq!(results, expected.collect::<Vec<_>>());
 }
 
 #[test]
-fn what_was_replied_is_not_asked_again() {
+fn commands_with_a_reply_are_not_sent_again() {
     let mut batch = Batch::default();
-    for (who, command) in (0..).zip([count("a", 1), count("b", 2), Command::Ping]) {
-        assert!(batch.push(&command, who));
+    for (waiter, command) in (0..).zip([count("a", 1), count("b", 2), Command::Ping]) {
+        assert!(batch.push(&command, waiter));
     }
     batch.set_sequence(7);
     batch.record_reply(Ok(1));
@@ -169,21 +169,21 @@ fn what_was_replied_is_not_asked_again() {
 }
 
 #[test]
-fn a_reply_that_is_forgotten_is_asked_for_again() {
-    let refusal = Err(StoreError::Rejected(Rejection::Permission));
+fn commands_whose_replies_are_cleared_are_sent_again() {
+    let rejected = Err(StoreError::Rejected(Rejection::Permission));
     let mut batch = Batch::default();
-    for (who, name) in (0..).zip(["a", "b", "c", "d"]) {
-        assert!(batch.push(&count(name, 1), who));
+    for (waiter, name) in (0..).zip(["a", "b", "c", "d"]) {
+        assert!(batch.push(&count(name, 1), waiter));
     }
-    for reply in [Ok(5), refusal, Ok(6), refusal] {
+    for reply in [Ok(5), rejected, Ok(6), rejected] {
         batch.record_reply(reply);
     }
     assert_eq!(batch.next_command(), None);
-    batch.clear_replies(refusal);
+    batch.clear_replies(rejected);
     assert_eq!(batch.pending_commands().copied().collect::<Vec<_>>(), [count("b", 1), count("d", 1)]);
     batch.record_reply(Ok(7));
     assert_eq!(batch.next_command(), Some(&count("d", 1)));
-    batch.record_reply(refusal);
+    batch.record_reply(rejected);
     assert_eq!(batch.next_command(), None);
-    assert_eq!(told(&mut batch, StoreError::OutcomeUnknown), [(0, Ok(5)), (1, Ok(7)), (2, Ok(6)), (3, refusal)]);
+    assert_eq!(complete(&mut batch, StoreError::OutcomeUnknown), [(0, Ok(5)), (1, Ok(7)), (2, Ok(6)), (3, rejected)]);
 }
