@@ -1,6 +1,6 @@
 //! Group commit: the commands of many waiters become one command for each key, and each waiter gets its own number.
 //!
-//! While one batch is in flight, the next one collects commands. All visits of a counter in a batch are one [`Entry`]
+//! While one batch is in flight, the next one collects commands. All visits of a counter in a batch are one entry
 //! with one `INCRBY`. Its total is distributed in the order of arrival: of `n` visits, the one at offset `p` gets
 //! `total - n + p`. Reads have an entry of their own, because a store that rejects increments may still accept reads.
 //!

@@ -70,7 +70,7 @@ impl Buffers {
         self.input.capacity() + self.output.capacity()
     }
 
-    /// Frees the unused memory of a stalled connection. [`SLACK`] bytes stay allocated, so that a peer that sends byte
+    /// Frees the unused memory of a stalled connection. Some memory stays allocated, so that a peer that sends byte
     /// by byte does not cause a copy for each byte.
     pub fn shrink(&mut self) {
         self.input.drain(..std::mem::take(&mut self.consumed) as usize);

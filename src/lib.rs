@@ -1,11 +1,11 @@
 //! notch counts visits: a tiny HTTP/1.1 server in front of a counter in Redis, or in a file of its own.
 //!
-//! A sans-IO core turns bytes into bytes and has no socket, clock, thread or `async`; a thin driver owns those. The path
-//! of a visit:
+//! A sans-IO core turns bytes into bytes and has no socket, clock, thread or `async`; a thin driver owns those. The
+//! path of a visit:
 //!
 //! 1. The driver fills a [`buffers::Buffers`] from a socket.
 //! 2. [`connection::HttpConnection`] parses a request and needs a total.
-//! 3. The [`counter::Command`] joins a [`batch::Batch`], which collects commands while the batch before it is in flight.
+//! 3. The [`counter::Command`] joins a [`batch::Batch`], which collects commands while the one before is in flight.
 //! 4. A [`redis::Session`] or the [`ledger::Ledger`] applies the batch as one increment for each counter.
 //! 5. Each waiter of the batch receives a number of its own, and the connection writes the response.
 //!

@@ -78,8 +78,8 @@ TITLES = {
 
 
 def receipts(root):
-    """The script that notch counts by, as it stands in the source."""
-    source = (root / "src/redis.rs").read_text()
+    """Returns the script by which notch counts, from its source."""
+    source = (root / "src/redis/receipt.rs").read_text()
     return source.partition('const SCRIPT: &[u8] = b"\\\n')[2].partition('";')[0]
 
 

@@ -1,0 +1,128 @@
+//! Receipts: idempotency records that make it safe to send an increment twice.
+//!
+//! `INCRBY` alone must not be sent again after its reply was lost, because it may have been applied. So a script
+//! increments the counter and, in the same atomic step, writes a **receipt**: the sequence number of the batch and the
+//! total before the increment, under a key of its own for each producer and counter. If the batch is sent again, by any
+//! session of the same producer, the script finds its sequence number in the receipt, counts nothing and returns the
+//! same total. A sequence number below the one in the receipt belongs to a connection that was given up, whose bytes
+//! Redis reads late; it counts nothing either.
+
+use std::time::Duration;
+
+use crate::counter::{Command, Key};
+use crate::decimal::Decimal;
+use crate::resp;
+
+/// Identifies the sender of batches in receipts: the same for all sessions of one worker, and unique otherwise.
+#[derive(Clone, Copy)]
+pub struct Producer {
+    /// A unique number.
+    pub id: u64,
+    /// How long a batch may be sent again after it was sent first.
+    pub retry_window: Duration,
+    /// The limit of named counters, if clients choose their names.
+    pub bound: Option<Bound>,
+}
+
+/// The limit of named counters that visits may create in one store. Their keys are the members of a set,
+/// `{visits}:<names>`, which the script maintains.
+#[derive(Clone, Copy)]
+pub struct Bound {
+    /// The main counter, which is not a member of the set.
+    pub main: Key,
+    /// Most members of the set.
+    pub most: usize,
+}
+
+impl Producer {
+    /// Returns the limit that applies to `command`: only increments of named counters have one.
+    pub(super) fn bound_of(&self, command: &Command) -> Option<&Bound> {
+        self.bound.as_ref().filter(|bound| command.is_increment() && command.key() != Some(&bound.main))
+    }
+}
+
+/// Appends the arguments that follow [`increment_prefix`]: the sequence number of the batch, the visits and, under a
+/// bound, the most names.
+pub(super) fn write_arguments(out: &mut Vec<u8>, sequence: i64, by: i64, bound: Option<&Bound>) {
+    resp::argument(out, &Decimal::new(SEQUENCE_BASE + sequence));
+    resp::argument(out, &Decimal::new(by));
+    if let Some(bound) = bound {
+        resp::argument(out, &Decimal::new(bound.most as i64));
+    }
+}
+
+/// Returns the start of the command that runs [`SCRIPT`] for `key`: all arguments that are the same in each batch.
+/// `command` is `EVALSHA` or `EVAL`; `script` is the digest or the script.
+pub(super) fn increment_prefix(
+    [command, script]: [&[u8]; 2],
+    key: &Key,
+    bound: Option<&Bound>,
+    producer: &Producer,
+) -> Vec<u8> {
+    let expiry = Decimal::new((producer.retry_window + RECEIPT_GRACE).as_millis() as i64);
+    let id = Decimal::new((producer.id >> 1) as i64);
+    let receipt = [b"{", hash_tag(key.as_bytes()), b"}:receipt:", &id].concat();
+    // No counter can have this key, because a `Key` has no angle brackets.
+    let names = bound.map(|bound| [b"{", hash_tag(bound.main.as_bytes()), b"}:<names>"].concat());
+    let (keys, count) = if bound.is_some() { (b"3", 10) } else { (b"2", 8) };
+    let mut prefix = Vec::new();
+    resp::command_prefix(&mut prefix, count, &[command, script, keys, key.as_bytes(), &receipt]);
+    names.iter().for_each(|names| resp::argument(&mut prefix, names));
+    resp::argument(&mut prefix, &expiry);
+    prefix
+}
+
+/// Returns the part of a key that determines its slot in a cluster: the content of the first pair of braces if it is not
+/// empty, otherwise the whole key (Redis cluster specification, hash tags).
+fn hash_tag(key: &[u8]) -> &[u8] {
+    let after = |byte| key.iter().position(|&other| other == byte).map(|at| &key[at + 1..]);
+    let tag = after(b'{').and_then(|rest| rest.split(|&byte| byte == b'}').next().filter(|tag| tag.len() < rest.len()));
+    tag.filter(|tag| !tag.is_empty()).unwrap_or(key)
+}
+
+/// Counts visits once. Keys: the counter, its receipt, and for a counter under a [`Bound`] the set of names. Arguments:
+/// the expiry of the receipt in milliseconds, the sequence number of the batch in sixteen digits, the number of visits,
+/// and under a bound the most names. Returns the total before the increment as text, since Lua's numbers have 53 bits.
+///
+/// The receipt is written first, so that a store that rejects writes does so before anything is counted. If the name or
+/// the increment is rejected, the previous receipt is restored. An increment of 0 creates no counter.
+pub(super) const SCRIPT: &[u8] = b"\
+local r=redis.call('GET',KEYS[2])or''
+if r>=ARGV[2]then return r:sub(18)end
+local b=redis.call('GET',KEYS[1])
+local new=KEYS[3]and not b and redis.call('SISMEMBER',KEYS[3],KEYS[1])==0
+if new and redis.call('SCARD',KEYS[3])>=tonumber(ARGV[4])then return redis.error_reply('MAXNAMES')end
+redis.call('SET',KEYS[2],ARGV[2]..' '..(b or'0'),'PX',ARGV[1])
+if not b then b='0'if ARGV[3]=='0'then return b end end
+local n=new and redis.pcall('SADD',KEYS[3],KEYS[1])
+if type(n)~='table'then n=redis.pcall('INCRBY',KEYS[1],ARGV[3])end
+if type(n)~='table'then return b end
+redis.call('SET',KEYS[2],r,'PX',ARGV[1])
+if new then redis.pcall('SREM',KEYS[3],KEYS[1])end
+return n";
+
+/// Added to the sequence number of a batch, so that all have sixteen digits and compare as text.
+const SEQUENCE_BASE: i64 = 1_000_000_000_000_000;
+
+/// How much longer than its batch may be sent again a receipt is kept: so long may bytes of a connection that was given
+/// up still reach Redis.
+const RECEIPT_GRACE: Duration = Duration::from_secs(300);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receipt_is_in_the_slot_of_its_counter() {
+        for (key, tag) in [
+            ("visits", "visits"),
+            ("{shop}visits", "shop"),
+            ("a{b}{c}", "b"),
+            ("{}visits", "{}visits"),
+            ("a{b", "a{b"),
+            ("{{a}", "{a"),
+        ] {
+            assert_eq!(hash_tag(key.as_bytes()), tag.as_bytes(), "{key}");
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! The state machine of one connection to Redis, over [`Buffers`].
+//!
+//! ```text
+//! open -> Login (AUTH, SELECT) -> LoadScript -> Memory -> Total -> Ping -> Ready
+//! Ready: idle -- submit --> in flight -- all replies --> idle
+//! any state -- SessionError, or the socket closes --> into_leftover
+//! ```
+//!
+//! Replies are matched to commands by their order alone. After an unexpected byte, that order is lost: the session ends
+//! with a [`SessionError`] and is dropped with its socket, so that a late reply cannot reach another client.
+//! [`Session::into_leftover`] returns the batch in flight and whether it may be sent again ([`Recovery`]).
+//!
+//! Increments are made by the first [`IncrementMode`] that Redis allows. The handshake loads the script, which is then
+//! called by its digest. If Redis has lost it or does not load it for this user, each increment carries the script. If
+//! Redis runs no scripts, or rejects the keys of receipts, increments are plain `INCRBY` and are never sent twice.
+//!
+//! A receipt must exist as long as its batch may be sent again. Redis may evict it earlier where memory is bounded and
+//! `maxmemory-policy` allows it. The handshake reads both (`INFO memory`), and where receipts can be evicted no batch is
+//! sent again ([`Receipts`]).
+
+use super::RedisConfig;
+use super::errors::rejection;
+use super::receipt::{Producer, SCRIPT, increment_prefix, write_arguments};
+use crate::batch::Batch;
+use crate::buffers::Buffers;
+use crate::counter::{Command, Key, Rejection, StoreError};
+use crate::decimal::Decimal;
+use crate::resp::{self, Malformed, Reply};
+
+/// One connection, from the handshake to the first error. `W` identifies a waiter to the driver.
+pub struct Session<W> {
+    phase: Phase,
+    producer: Producer,
+    mode: IncrementMode,
+    receipts_evictable: bool,
+    /// The total of the main counter at the handshake, if the user may read it.
+    total: Option<Result<i64, Rejection>>,
+    /// The key of the last increment by the script, and the start of its command, which is likely to be needed again.
+    prefix: (Option<Key>, Vec<u8>),
+    in_flight: Batch<W>,
+    /// Bytes of the batch in flight.
+    encoded: usize,
+    /// An increment was rejected by a replica.
+    is_replica: bool,
+}
+
+/// The reply that is expected next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// To `AUTH` and `SELECT`: this many of them.
+    Login(usize),
+    /// To `SCRIPT LOAD`.
+    LoadScript,
+    /// To `INFO memory`.
+    Memory,
+    /// To `GET` of the main counter.
+    Total,
+    /// To `PING`.
+    Ping,
+    /// To the batch in flight, if there is one.
+    Ready,
+}
+
+/// Whether a batch whose reply was lost may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receipts {
+    /// Yes: its receipt shows whether it was counted.
+    Kept,
+    /// No: Redis runs no scripts for this user, or rejects the keys of receipts.
+    Refused,
+    /// No: Redis may evict receipts, or does not show whether it may.
+    Evictable,
+}
+
+/// How visits are counted, in the order of preference.
+enum IncrementMode {
+    /// By the script that Redis has loaded, with its digest (`EVALSHA`).
+    EvalSha([u8; 40]),
+    /// By the script, which is sent each time (`EVAL`).
+    Eval,
+    /// By `INCRBY`, without a receipt.
+    Plain,
+}
+
+/// Why a session ended. Its socket must be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionError {
+    /// Redis rejected the handshake: password, user or database, or it is not ready yet.
+    Handshake(Rejection),
+    /// The server is a replica: after a failover, a new connection may reach the primary.
+    Replica,
+    /// A reply is not RESP, has a type that the command cannot return, or belongs to no command.
+    Protocol,
+}
+
+impl From<Malformed> for SessionError {
+    fn from(_: Malformed) -> Self {
+        Self::Protocol
+    }
+}
+
+/// The batch that was in flight when a session ended.
+pub struct Leftover<W> {
+    /// The batch, with the replies that arrived.
+    pub batch: Batch<W>,
+    /// What may be done with it.
+    pub recovery: Recovery,
+}
+
+/// What may be done with a batch without all its replies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recovery {
+    /// No byte of it was sent: it may be sent at any time, merged with others.
+    Requeue,
+    /// It may have been counted, and has receipts: it may be sent again unchanged, before any other batch.
+    Resend,
+    /// It may not be sent again, or has all its replies. Visits without a reply are in doubt.
+    Fail,
+}
+
+impl<W> Session<W> {
+    /// Starts a session: writes the commands of the handshake. These are `AUTH` and `SELECT` as far as `config` needs
+    /// them, `SCRIPT LOAD`, `INFO memory`, `GET` of the `main` counter, and `PING`, which fails while Redis is starting.
+    #[must_use]
+    pub fn open(config: &RedisConfig, main: &Key, producer: Producer, buffers: &mut Buffers) -> Self {
+        let mut write = |arguments: &[&[u8]]| resp::command(buffers.output(), arguments);
+        match (&config.username, &config.password) {
+            (Some(user), Some(password)) => write(&[b"AUTH", user.as_bytes(), password.as_bytes()]),
+            (None, Some(password)) => write(&[b"AUTH", password.as_bytes()]),
+            (_, None) => {}
+        }
+        if config.db != 0 {
+            write(&[b"SELECT", &Decimal::new(i64::from(config.db))]);
+        }
+        write(&[b"SCRIPT", b"LOAD", SCRIPT]);
+        write(&[b"INFO", b"memory"]);
+        write(&[b"GET", main.as_bytes()]);
+        write(&[b"PING"]);
+        let phase = match usize::from(config.password.is_some()) + usize::from(config.db != 0) {
+            0 => Phase::LoadScript,
+            logins => Phase::Login(logins),
+        };
+        Self {
+            phase,
+            producer,
+            mode: IncrementMode::Plain,
+            receipts_evictable: true,
+            total: None,
+            prefix: (None, Vec::new()),
+            in_flight: Batch::default(),
+            encoded: 0,
+            is_replica: false,
+        }
+    }
+
+    /// Returns whether a batch in doubt may be sent again. Valid after the handshake; changes to [`Receipts::Refused`]
+    /// when a batch shows that Redis rejects receipts.
+    #[must_use]
+    pub fn receipts(&self) -> Receipts {
+        match self.mode {
+            IncrementMode::Plain => Receipts::Refused,
+            _ if self.receipts_evictable => Receipts::Evictable,
+            _ => Receipts::Kept,
+        }
+    }
+
+    /// Returns `true` if visits are counted by the script.
+    fn has_script(&self) -> bool {
+        !matches!(self.mode, IncrementMode::Plain)
+    }
+
+    /// Returns the total of the main counter at the handshake, or why its value is not a count; `None` if the user may
+    /// not read it.
+    #[must_use]
+    pub fn total(&self) -> Option<Result<i64, Rejection>> {
+        self.total
+    }
+
+    /// Returns the waiter of the batch in flight that arrived first.
+    #[must_use]
+    pub fn first_waiter(&self) -> Option<&W> {
+        self.in_flight.first_waiter()
+    }
+
+    /// Removes the expired waiters at the front of the batch in flight; their visits are in doubt. The commands stay as
+    /// they were sent. See [`Batch::expire`].
+    pub fn expire(&mut self, is_expired: impl Fn(&W) -> bool, notify: impl FnMut(W, Result<i64, StoreError>)) {
+        self.in_flight.expire(StoreError::OutcomeUnknown, is_expired, notify);
+    }
+
+    /// Returns `true` if all replies have arrived, so that a batch may be submitted.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.phase == Phase::Ready && self.in_flight.is_empty()
+    }
+
+    /// Writes the commands of `batch` that have no reply, and leaves `batch` empty. The session must be
+    /// [idle](Session::is_idle).
+    pub fn submit(&mut self, batch: &mut Batch<W>, buffers: &mut Buffers) {
+        debug_assert!(self.is_idle(), "one batch at a time");
+        std::mem::swap(&mut self.in_flight, batch);
+        self.write(buffers);
+    }
+
+    /// Writes the commands in flight that have no reply yet.
+    fn write(&mut self, buffers: &mut Buffers) {
+        let before = buffers.pending().len();
+        let script: Option<[&[u8]; 2]> = match &self.mode {
+            IncrementMode::EvalSha(digest) => Some([b"EVALSHA", digest]),
+            IncrementMode::Eval => Some([b"EVAL", SCRIPT]),
+            IncrementMode::Plain => None,
+        };
+        if script.is_none() {
+            // Checking the limit and then counting would be two steps, not one atomic step.
+            let rejected = Err(StoreError::Rejected(Rejection::ScriptsRequired));
+            self.in_flight.resolve_where(|command| self.producer.bound_of(command).is_some(), rejected);
+        }
+        for command in self.in_flight.pending_commands() {
+            let out = buffers.output();
+            match (command, script) {
+                (Command::Increment { key, by }, Some(script)) => {
+                    let bound = self.producer.bound_of(command);
+                    if self.prefix.0.as_ref() != Some(key) {
+                        self.prefix = (Some(*key), increment_prefix(script, key, bound, &self.producer));
+                    }
+                    out.extend_from_slice(&self.prefix.1);
+                    write_arguments(out, self.in_flight.sequence(), *by, bound);
+                }
+                (Command::Increment { key, by: 1 }, None) => resp::command(out, &[b"INCR", key.as_bytes()]),
+                (Command::Increment { key, by }, None) => {
+                    resp::command(out, &[b"INCRBY", key.as_bytes(), &Decimal::new(*by)]);
+                }
+                (Command::Get { key }, _) => resp::command(out, &[b"GET", key.as_bytes()]),
+                (Command::Ping, _) => resp::command(out, &[b"PING"]),
+            }
+        }
+        self.encoded = buffers.pending().len() - before;
+    }
+
+    /// Processes the received bytes. Returns the batch in flight once it has all its replies; the caller must
+    /// [complete](Batch::complete) it at once.
+    ///
+    /// # Errors
+    /// [`SessionError`]: the session must be ended by [`Session::into_leftover`].
+    pub fn process_replies(&mut self, buffers: &mut Buffers) -> Result<Option<&mut Batch<W>>, SessionError> {
+        while let Some((reply, length)) = resp::decode(buffers.received())? {
+            match self.phase {
+                Phase::Ready => self.record_reply(reply)?,
+                phase => self.phase = self.advance_handshake(phase, reply)?,
+            }
+            buffers.consume(length);
+        }
+        let is_complete = self.phase == Phase::Ready && self.in_flight.next_command().is_none();
+        // A partial reply that fills the buffer never becomes complete, and one that belongs to no command is an error.
+        if buffers.is_full() || (is_complete && !buffers.received().is_empty()) {
+            return Err(SessionError::Protocol);
+        }
+        if !is_complete {
+            return Ok(None);
+        }
+        if self.is_replica {
+            return Err(SessionError::Replica);
+        }
+        self.fall_back(buffers);
+        let is_complete = self.in_flight.next_command().is_none() && !self.in_flight.is_empty();
+        Ok(is_complete.then_some(&mut self.in_flight))
+    }
+
+    /// Handles a reply of the handshake and returns the next phase.
+    fn advance_handshake(&mut self, phase: Phase, reply: Reply<'_>) -> Result<Phase, SessionError> {
+        match phase {
+            Phase::Login(remaining) => {
+                expect_reply(reply, b"OK")?;
+                Ok(if remaining > 1 { Phase::Login(remaining - 1) } else { Phase::LoadScript })
+            }
+            Phase::LoadScript => {
+                self.mode = parse_digest(reply)?;
+                Ok(Phase::Memory)
+            }
+            Phase::Memory => {
+                self.receipts_evictable = may_evict(reply)?;
+                Ok(Phase::Total)
+            }
+            Phase::Total => {
+                self.total = parse_total(reply)?;
+                Ok(Phase::Ping)
+            }
+            Phase::Ping | Phase::Ready => {
+                expect_reply(reply, b"PONG")?;
+                Ok(Phase::Ready)
+            }
+        }
+    }
+
+    /// Records a reply to the batch in flight.
+    fn record_reply(&mut self, reply: Reply<'_>) -> Result<(), SessionError> {
+        let command = self.in_flight.next_command().ok_or(SessionError::Protocol)?;
+        let total = self.parse_reply(command, reply).ok_or(SessionError::Protocol)?;
+        self.is_replica |= total == Err(StoreError::Rejected(Rejection::ReadOnly));
+        // A batch that is sent again may be rejected before its receipt is read.
+        let in_doubt =
+            self.in_flight.may_be_applied() && command.is_increment() && !self.will_fall_back(command, total);
+        self.in_flight.record_reply(total.map_err(|error| if in_doubt { StoreError::OutcomeUnknown } else { error }));
+        Ok(())
+    }
+
+    /// Writes again, in the next [`IncrementMode`], the increments that Redis rejected because of the script or its
+    /// keys. They were rejected as a whole, so nothing was counted.
+    fn fall_back(&mut self, buffers: &mut Buffers) {
+        if !self.has_script() {
+            return;
+        }
+        let rejected = self.in_flight.replies().find(|(command, total)| self.has_fallback(command, *total));
+        let Some((command, rejected)) = rejected else { return };
+        self.mode = if self.will_fall_back(command, rejected) { IncrementMode::Eval } else { IncrementMode::Plain };
+        self.prefix.0 = None;
+        self.in_flight.clear_replies(rejected);
+        self.write(buffers);
+    }
+
+    /// Returns `true` if an increment with this reply is sent again with the script, so that its outcome is still open.
+    fn will_fall_back(&self, command: &Command, total: Result<i64, StoreError>) -> bool {
+        matches!(self.mode, IncrementMode::EvalSha(_)) && self.has_fallback(command, total)
+    }
+
+    /// Returns `true` if an increment with this reply may be counted in another [`IncrementMode`]. Under a bound it
+    /// needs a script, and `NOPERM` may concern the set of names and not the receipt.
+    fn has_fallback(&self, command: &Command, total: Result<i64, StoreError>) -> bool {
+        let is_bound = self.producer.bound_of(command).is_some();
+        match total {
+            Err(StoreError::Rejected(Rejection::NoScript)) => {
+                command.is_increment() && (!is_bound || matches!(self.mode, IncrementMode::EvalSha(_)))
+            }
+            Err(StoreError::Rejected(Rejection::Permission)) => command.is_increment() && !is_bound,
+            _ => false,
+        }
+    }
+
+    /// Returns the result in the reply to `command`, or `None` if the command cannot have such a reply.
+    fn parse_reply(&self, command: &Command, reply: Reply<'_>) -> Option<Result<i64, StoreError>> {
+        match (command, reply) {
+            (_, Reply::Error(line)) => Some(Err(StoreError::Rejected(rejection(line)))),
+            (Command::Increment { by, .. }, Reply::Bulk(before)) if self.has_script() => Some(total_after(before, *by)),
+            (Command::Increment { .. }, Reply::Integer(total)) if !self.has_script() => Some(Ok(total)),
+            (Command::Get { .. }, Reply::Bulk(digits)) => Some(parse_count(digits)),
+            (Command::Get { .. }, Reply::Null) => Some(Ok(0)),
+            (Command::Ping, Reply::Simple(b"PONG")) => Some(Ok(0)),
+            _ => None,
+        }
+    }
+
+    /// Ends the session and returns the batch in flight.
+    #[must_use]
+    pub fn into_leftover(mut self, buffers: &Buffers) -> Leftover<W> {
+        if buffers.pending().len() < self.encoded || self.in_flight.replies().next().is_some() {
+            self.in_flight.mark_sent();
+        }
+        let recovery = match (self.in_flight.may_be_applied(), self.in_flight.next_command()) {
+            (false, _) => Recovery::Requeue,
+            (true, Some(_)) if self.receipts() == Receipts::Kept => Recovery::Resend,
+            (true, _) => Recovery::Fail,
+        };
+        Leftover { recovery, batch: self.in_flight }
+    }
+}
+
+/// Parses the value of a counter.
+fn parse_count(digits: &[u8]) -> Result<i64, StoreError> {
+    resp::parse_integer(digits).ok_or(StoreError::Rejected(Rejection::NotANumber))
+}
+
+/// Returns the number of the last of `by` visits, given the value of the counter before them.
+fn total_after(before: &[u8], by: i64) -> Result<i64, StoreError> {
+    parse_count(before)?.checked_add(by).ok_or(StoreError::Rejected(Rejection::Overflow))
+}
+
+/// Checks a reply of the handshake that must be the simple string `expected`.
+fn expect_reply(reply: Reply<'_>, expected: &[u8]) -> Result<(), SessionError> {
+    match reply {
+        Reply::Simple(text) if text == expected => Ok(()),
+        Reply::Error(line) => match rejection(line) {
+            // A user without permission for `PING` may count, and a store that cannot write to disk can be read.
+            Rejection::Permission | Rejection::CannotPersist if expected == b"PONG" => Ok(()),
+            rejection => Err(SessionError::Handshake(rejection)),
+        },
+        _ => Err(SessionError::Protocol),
+    }
+}
+
+/// Returns the mode that the reply to `SCRIPT LOAD` allows. A user who may not load a script may be allowed to send one.
+fn parse_digest(reply: Reply<'_>) -> Result<IncrementMode, SessionError> {
+    match reply {
+        Reply::Bulk(digest) => digest.try_into().map(IncrementMode::EvalSha).map_err(|_| SessionError::Protocol),
+        Reply::Error(line) => match rejection(line) {
+            Rejection::Permission => Ok(IncrementMode::Eval),
+            Rejection::Other => Ok(IncrementMode::Plain),
+            rejection => Err(SessionError::Handshake(rejection)),
+        },
+        _ => Err(SessionError::Protocol),
+    }
+}
+
+/// Parses the reply to `GET` in the handshake. Returns `None` if the user may not read the counter.
+fn parse_total(reply: Reply<'_>) -> Result<Option<Result<i64, Rejection>>, SessionError> {
+    match reply {
+        Reply::Null => Ok(Some(Ok(0))),
+        Reply::Bulk(digits) => Ok(Some(resp::parse_integer(digits).ok_or(Rejection::NotANumber))),
+        Reply::Error(line) => match rejection(line) {
+            Rejection::Permission | Rejection::Other | Rejection::CannotPersist => Ok(None),
+            rejection if rejection.is_key_specific() => Ok(Some(Err(rejection))),
+            rejection => Err(SessionError::Handshake(rejection)),
+        },
+        _ => Err(SessionError::Protocol),
+    }
+}
+
+/// Returns `true` if Redis may evict keys that have an expiry, by the reply to `INFO memory`: memory is bounded, and the
+/// policy is not `noeviction`. If the reply has no policy, Redis may evict when memory is more than 90 % used. If the
+/// user may not run `INFO`, it may.
+fn may_evict(reply: Reply<'_>) -> Result<bool, SessionError> {
+    let info = match reply {
+        Reply::Bulk(info) => info,
+        Reply::Error(line) => match rejection(line) {
+            Rejection::Permission | Rejection::Other | Rejection::CannotPersist => return Ok(true),
+            rejection => return Err(SessionError::Handshake(rejection)),
+        },
+        _ => return Err(SessionError::Protocol),
+    };
+    let field = |name: &str| info.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(name.as_bytes()));
+    let bytes = |name| field(name).and_then(|digits| resp::parse_integer(digits.trim_ascii_end())).unwrap_or(0);
+    let limit = bytes("maxmemory:");
+    Ok(match field("maxmemory_policy:") {
+        Some(policy) => limit > 0 && policy.trim_ascii_end() != b"noeviction",
+        None => limit > 0 && bytes("used_memory:") > limit / 10 * 9,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,526 @@
+use std::time::Duration;
+
+use super::super::Bound;
+use super::*;
+use bytes::BufMut;
+
+fn config() -> RedisConfig {
+    RedisConfig { host: "redis".into(), port: 6379, username: None, password: None, db: 0 }
+}
+
+const PRODUCER: Producer = Producer { id: 84, retry_window: Duration::from_secs(2), bound: None };
+
+const INFO: &str = "$22\r\nmaxmemory:0\r\nother:1\r\n\r\n";
+
+const DIGEST: &str = "$40\r\n0123456789abcdef0123456789abcdef01234567\r\n";
+
+fn visits() -> Key {
+    Key::new(b"visits").expect("a valid key")
+}
+
+fn batch(commands: &[Command]) -> Batch<usize> {
+    let mut batch = Batch::default();
+    for (waiter, command) in commands.iter().enumerate() {
+        assert!(batch.push(command, waiter));
+    }
+    batch.set_sequence(7);
+    batch
+}
+
+/// Returns a session after the handshake, with a Redis that runs scripts or none.
+fn ready_session<W>(buffers: &mut Buffers, receipts: bool) -> Session<W> {
+    let mut session = Session::open(&config(), &visits(), PRODUCER, buffers);
+    let sent = buffers.pending().len();
+    buffers.mark_sent(sent);
+    buffers.receive(if receipts { DIGEST.as_bytes() } else { b"-ERR unknown command\r\n" });
+    buffers.receive(INFO.as_bytes());
+    buffers.receive(b"$-1\r\n");
+    buffers.receive(b"+PONG\r\n");
+    assert!(session.process_replies(buffers).is_ok_and(|batch| batch.is_none()));
+    assert!(session.is_idle() && session.has_script() == receipts);
+    session
+}
+
+/// Waiters and their results.
+type Results = Vec<(usize, Result<i64, StoreError>)>;
+
+/// Submits `commands`, receives `replies`, and returns the results and how the session ended.
+fn exchange(commands: &[Command], receipts: bool, received: &[u8]) -> (Results, Result<(), SessionError>) {
+    let mut buffers = Buffers::default();
+    let mut session = ready_session(&mut buffers, receipts);
+    session.submit(&mut batch(commands), &mut buffers);
+    let sent = buffers.pending().len();
+    buffers.mark_sent(sent);
+    buffers.read_buf().put_slice(received);
+    let mut results = Vec::new();
+    let end = session.process_replies(&mut buffers).map(|_| ());
+    let mut leftover = session.into_leftover(&buffers);
+    assert_ne!(leftover.recovery, Recovery::Requeue);
+    leftover.batch.complete(StoreError::OutcomeUnknown, |waiter, total| results.push((waiter, total)));
+    (results, end)
+}
+
+#[test]
+fn the_handshake_has_the_commands_that_the_config_needs() {
+    const COMMANDS: &[u8] =
+        b"*2\r\n$4\r\nINFO\r\n$6\r\nmemory\r\n*2\r\n$3\r\nGET\r\n$6\r\nvisits\r\n*1\r\n$4\r\nPING\r\n";
+    for (username, password, db, login) in [
+        (None, None, 0, &b""[..]),
+        (None, Some("p w"), 0, b"*2\r\n$4\r\nAUTH\r\n$3\r\np w\r\n"),
+        (Some("u"), Some("p"), 0, b"*3\r\n$4\r\nAUTH\r\n$1\r\nu\r\n$1\r\np\r\n"),
+        (None, None, 15, b"*2\r\n$6\r\nSELECT\r\n$2\r\n15\r\n"),
+    ] {
+        let config = RedisConfig {
+            username: username.map(str::to_owned),
+            password: password.map(str::to_owned),
+            db,
+            ..config()
+        };
+        let mut buffers = Buffers::default();
+        let session = Session::<()>::open(&config, &visits(), PRODUCER, &mut buffers);
+        let load = format!("*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n${}\r\n", SCRIPT.len());
+        assert_eq!(buffers.pending(), [login, load.as_bytes(), SCRIPT, b"\r\n", COMMANDS].concat());
+        assert!(!session.is_idle());
+    }
+}
+
+#[test]
+fn the_handshake_succeeds_or_ends_with_its_cause() {
+    let rejected = |rejection| Err(SessionError::Handshake(rejection));
+    for (received, end) in [
+        ("+OK\r\nDIGESTINFO+PONG\r\n", Ok(true)),
+        ("+OK\r\nDIGESTINFO$1\r\n7\r\n-MISCONF Redis is configured to save\r\n", Ok(true)),
+        ("+OK\r\nDIGESTINFO$1\r\n7\r\n-NOPERM this user has no permissions\r\n", Ok(true)),
+        ("+OK\r\n-NOPERM this user has no permissions\r\nINFO+PONG\r\n", Ok(true)),
+        ("+OK\r\n-ERR unknown command 'SCRIPT'\r\nINFO+PONG\r\n", Ok(false)),
+        ("+OK\r\n-LOADING Redis is loading the dataset in memory\r\n", rejected(Rejection::Loading)),
+        ("+OK\r\nDIGEST-ERR max number of clients reached\r\n", rejected(Rejection::MaxClients)),
+        ("+OK\r\nDIGEST-DENIED Redis is running in protected mode\r\n", rejected(Rejection::Protected)),
+        ("+OK\r\nDIGESTINFO$1\r\n7\r\n-ERR something new\r\n", rejected(Rejection::Other)),
+        ("+OK\r\n-NOAUTH Authentication required.\r\n", rejected(Rejection::Password)),
+        ("-WRONGPASS invalid username-password pair or user is disabled.\r\n", rejected(Rejection::Password)),
+        ("-ERR AUTH <password> called without any password configured\r\n", rejected(Rejection::Password)),
+        ("-ERR DB index is out of range\r\n", rejected(Rejection::Database)),
+        ("+PONG\r\n", Err(SessionError::Protocol)),
+        ("+OK\r\n+OK\r\n", Err(SessionError::Protocol)),
+        ("+OK\r\n$3\r\nabc\r\n", Err(SessionError::Protocol)),
+        ("+OK\r\nDIGEST+OK\r\n", Err(SessionError::Protocol)),
+        ("+OK\r\nDIGESTINFO+PONG\r\nDIGEST", Err(SessionError::Protocol)),
+    ] {
+        let mut buffers = Buffers::default();
+        let mut session = Session::<()>::open(&RedisConfig { db: 3, ..config() }, &visits(), PRODUCER, &mut buffers);
+        buffers.read_buf().put_slice(
+            received.replace("DIGEST", DIGEST).replace("INFO", INFO).replace("+PONG", "$1\r\n7\r\n+PONG").as_bytes(),
+        );
+        let result = session.process_replies(&mut buffers).map(|_| ());
+        assert_eq!(result.map(|()| session.has_script()), end, "{received}");
+    }
+}
+
+#[test]
+fn receipts_are_kept_unless_redis_may_evict_them() {
+    let bulk = |info: &str| format!("${}\r\n{info}\r\n", info.len());
+    for (received, receipts) in [
+        (bulk("# Memory\r\nused_memory:9\r\nmaxmemory:0\r\nmaxmemory_policy:volatile-ttl\r\n"), Receipts::Kept),
+        (bulk("maxmemory:10\r\nmaxmemory_policy:noeviction\r\n"), Receipts::Kept),
+        (bulk("maxmemory:10\r\nmaxmemory_policy:volatile-lru\r\n"), Receipts::Evictable),
+        (bulk("maxmemory:10\r\nmaxmemory_policy:allkeys-random\r\n"), Receipts::Evictable),
+        (bulk("used_memory:899\r\nmaxmemory:1000\r\n"), Receipts::Kept),
+        (bulk("used_memory:901\r\nmaxmemory:1000\r\n"), Receipts::Evictable),
+        (bulk(""), Receipts::Kept),
+        ("-NOPERM this user has no permissions to run the 'info' command\r\n".into(), Receipts::Evictable),
+        ("-ERR unknown command 'INFO'\r\n".into(), Receipts::Evictable),
+    ] {
+        let mut buffers = Buffers::default();
+        let mut session = Session::<()>::open(&config(), &visits(), PRODUCER, &mut buffers);
+        buffers.receive([DIGEST, &received, "$-1\r\n+PONG\r\n"].concat().as_bytes());
+        assert!(session.process_replies(&mut buffers).is_ok());
+        assert_eq!(session.receipts(), receipts, "{received}");
+    }
+}
+
+#[test]
+fn named_counters_are_counted_under_their_bound() {
+    let producer = Producer { bound: Some(Bound { main: visits(), most: 9 }), ..PRODUCER };
+    let named = Key::new(b"visits:blog").expect("a valid key");
+    let commands = [Command::Increment { key: visits(), by: 1 }, Command::Increment { key: named, by: 2 }];
+    let mut buffers = Buffers::default();
+    let mut session = Session::open(&config(), &visits(), producer, &mut buffers);
+    buffers.mark_sent(buffers.pending().len());
+    buffers.receive([DIGEST, INFO, "$-1\r\n+PONG\r\n"].concat().as_bytes());
+    assert!(session.process_replies(&mut buffers).is_ok());
+    session.submit(&mut batch(&commands), &mut buffers);
+    let sent = String::from_utf8(buffers.pending().to_vec()).expect("text");
+    let bounded = "3\r\n$11\r\nvisits:blog\r\n$24\r\n{visits:blog}:receipt:42\r\n$16\r\n{visits}:<names>\r\n\
+                   $6\r\n302000\r\n$16\r\n1000000000000007\r\n$1\r\n2\r\n$1\r\n9\r\n";
+    assert!(sent.starts_with("*8\r\n") && sent.ends_with(bounded), "{sent}");
+    buffers.mark_sent(sent.len());
+    // A name that is rejected does not change how other counters are counted.
+    for error in ["-MAXNAMES\r\n", "-NOPERM No permissions to access a key\r\n"] {
+        buffers.receive(format!("$1\r\n4\r\n{error}").as_bytes());
+        let mut results = Vec::new();
+        let done = session.process_replies(&mut buffers).expect("no session error").expect("a complete batch");
+        done.complete(StoreError::OutcomeUnknown, |waiter, total| results.push((waiter, total)));
+        let rejection = if error.starts_with("-MAX") { Rejection::TooManyCounters } else { Rejection::Permission };
+        assert_eq!(results, [(0, Ok(5)), (1, Err(StoreError::Rejected(rejection)))]);
+        assert!(session.has_script());
+        session.submit(&mut batch(&commands), &mut buffers);
+        buffers.mark_sent(buffers.pending().len());
+    }
+}
+
+#[test]
+fn named_counters_fall_back_to_eval() {
+    let producer = Producer { bound: Some(Bound { main: visits(), most: 9 }), ..PRODUCER };
+    let named = Key::new(b"visits:blog").expect("a valid key");
+    let lost = Err(StoreError::OutcomeUnknown);
+    let rejected = Err(StoreError::Rejected(Rejection::Permission));
+    for (sent_before, replies, expected) in [
+        (false, &["-NOSCRIPT No matching script.\r\n", "$1\r\n4\r\n"][..], Ok(5)),
+        (true, &["-NOSCRIPT No matching script.\r\n", "$1\r\n4\r\n"], Ok(5)),
+        (false, &["-NOPERM No permissions to access a key\r\n"], rejected),
+        (true, &["-NOPERM No permissions to access a key\r\n"], lost),
+        (true, &["-NOSCRIPT No matching script.\r\n", "-NOPERM No permissions\r\n"], lost),
+    ] {
+        let mut buffers = Buffers::default();
+        let mut session = Session::open(&config(), &visits(), producer, &mut buffers);
+        buffers.mark_sent(buffers.pending().len());
+        buffers.receive([DIGEST, INFO, "$-1\r\n+PONG\r\n"].concat().as_bytes());
+        assert!(session.process_replies(&mut buffers).is_ok());
+        let mut batch = batch(&[Command::Increment { key: named, by: 1 }]);
+        if sent_before {
+            batch.mark_sent();
+        }
+        session.submit(&mut batch, &mut buffers);
+        let mut results = Vec::new();
+        for (reply, command) in replies.iter().zip(["EVALSHA", "EVAL"]) {
+            assert!(results.is_empty(), "{replies:?}");
+            assert_eq!(send(&mut buffers)[0], command, "{replies:?}");
+            buffers.receive(reply.as_bytes());
+            if let Some(done) = session.process_replies(&mut buffers).expect("no session error") {
+                done.complete(StoreError::OutcomeUnknown, |waiter, total| results.push((waiter, total)));
+            }
+        }
+        assert_eq!(results, [(0, expected)], "{sent_before} {replies:?}");
+    }
+}
+
+#[test]
+fn named_counters_need_scripts() {
+    let producer = Producer { bound: Some(Bound { main: visits(), most: 9 }), ..PRODUCER };
+    let named = Key::new(b"visits:blog").expect("a valid key");
+    let rejected = Err(StoreError::Rejected(Rejection::ScriptsRequired));
+    let (main, named) = (Command::Increment { key: visits(), by: 1 }, Command::Increment { key: named, by: 2 });
+    for (commands, reply, expected) in [
+        (&[named][..], &b""[..], vec![(0, rejected)]),
+        (&[named, main, named], b":5\r\n", vec![(0, rejected), (1, Ok(5)), (2, rejected)]),
+    ] {
+        let mut buffers = Buffers::default();
+        let mut session = Session::open(&config(), &visits(), producer, &mut buffers);
+        buffers.receive(["-ERR unknown command\r\n", INFO, "$-1\r\n+PONG\r\n"].concat().as_bytes());
+        assert!(session.process_replies(&mut buffers).is_ok());
+        session.submit(&mut batch(commands), &mut buffers);
+        buffers.receive(reply);
+        let mut results = Vec::new();
+        let done = session.process_replies(&mut buffers).expect("no session error").expect("a complete batch");
+        done.complete(StoreError::OutcomeUnknown, |waiter, total| results.push((waiter, total)));
+        assert_eq!(results, expected);
+        assert!(session.is_idle());
+    }
+}
+
+#[test]
+fn each_key_has_one_command() {
+    let key = visits();
+    let commands =
+        [Command::Increment { key, by: 1 }, Command::Get { key }, Command::Ping, Command::Increment { key, by: 2 }];
+    let reads = "*2\r\n$3\r\nGET\r\n$6\r\nvisits\r\n*1\r\n$4\r\nPING\r\n";
+    let with_receipt = format!(
+        "*8\r\n$7\r\nEVALSHA\r\n{DIGEST}$1\r\n2\r\n$6\r\nvisits\r\n$19\r\n{{visits}}:receipt:42\r\n\
+         $6\r\n302000\r\n$16\r\n1000000000000007\r\n$1\r\n3\r\n"
+    );
+    for (receipts, count) in [(false, "*3\r\n$6\r\nINCRBY\r\n$6\r\nvisits\r\n$1\r\n3\r\n"), (true, &with_receipt)] {
+        let mut buffers = Buffers::default();
+        let mut session = ready_session(&mut buffers, receipts);
+        session.submit(&mut batch(&commands), &mut buffers);
+        assert_eq!(buffers.pending(), [count, reads].concat().as_bytes());
+        assert!(!session.is_idle());
+    }
+}
+
+#[test]
+fn a_number_is_computed_from_the_total_before() {
+    let count = Command::Increment { key: visits(), by: 3 };
+    let lost = (Err(StoreError::OutcomeUnknown), Err(SessionError::Protocol));
+    let rejected = |rejection| (Err(StoreError::Rejected(rejection)), Ok(()));
+    for (received, (results, end)) in [
+        (&b"$1\r\n4\r\n"[..], (Ok(7), Ok(()))),
+        (b"$2\r\n-4\r\n", (Ok(-1), Ok(()))),
+        (b"$19\r\n9223372036854775804\r\n", (Ok(i64::MAX), Ok(()))),
+        (b"$19\r\n9223372036854775805\r\n", rejected(Rejection::Overflow)),
+        (b"$3\r\nabc\r\n", rejected(Rejection::NotANumber)),
+        (b"$0\r\n\r\n", rejected(Rejection::NotANumber)),
+        (b"-ERR increment or decrement would overflow\r\n", rejected(Rejection::Overflow)),
+        (b"-WRONGTYPE Operation against a key holding the wrong kind of value script: 9dc3, on @user_script:4.\r\n", {
+            rejected(Rejection::WrongType)
+        }),
+        (b":7\r\n", lost),
+        (b"$-1\r\n", lost),
+    ] {
+        assert_eq!(exchange(&[count], true, received), (vec![(0, results)], end), "{}", received.escape_ascii());
+    }
+}
+
+#[test]
+fn each_reply_has_a_meaning_for_each_command() {
+    let key = visits();
+    let (count, total, ping) = (Command::Increment { key, by: 1 }, Command::Get { key }, Command::Ping);
+    let lost = (Err(StoreError::OutcomeUnknown), Err(SessionError::Protocol));
+    let rejected = |rejection| (Err(StoreError::Rejected(rejection)), Ok(()));
+    for (command, received, (results, end)) in [
+        (count, &b":7\r\n"[..], (Ok(7), Ok(()))),
+        (count, b"$1\r\n7\r\n", lost),
+        (count, b"+OK\r\n", lost),
+        (count, b"$-1\r\n", lost),
+        (count, b"*1\r\n:7\r\n", lost),
+        (count, b"HTTP/1.1 400 Bad Request\r\n", lost),
+        (count, b":7\r\n:8\r\n", (Ok(7), Err(SessionError::Protocol))),
+        (count, b":7\r\n:", (Ok(7), Err(SessionError::Protocol))),
+        (count, b"-READONLY You can't write against a read only replica.\r\n", {
+            (Err(StoreError::Rejected(Rejection::ReadOnly)), Err(SessionError::Replica))
+        }),
+        (count, b"-NOAUTH Authentication required.\r\n", rejected(Rejection::Password)),
+        (count, b"-NOPERM this user has no permissions\r\n", rejected(Rejection::Permission)),
+        (count, b"-ERR The user executing the script can't run this command or subcommand script: 9dc3\r\n", {
+            rejected(Rejection::Permission)
+        }),
+        (count, b"-ERR ACL failure in script: User u has no permissions to run the 'set' command script: 9dc3\r\n", {
+            rejected(Rejection::Permission)
+        }),
+        (count, b"-WRONGTYPE Operation against a key\r\n", rejected(Rejection::WrongType)),
+        (count, b"-LOADING Redis is loading\r\n", rejected(Rejection::Loading)),
+        (count, b"-MISCONF Redis is configured to save\r\n", rejected(Rejection::CannotPersist)),
+        (count, b"-OOM command not allowed\r\n", rejected(Rejection::OutOfMemory)),
+        (count, b"-MASTERDOWN Link with MASTER is down\r\n", rejected(Rejection::NoPrimary)),
+        (count, b"-NOREPLICAS Not enough good replicas to write.\r\n", rejected(Rejection::NoReplicas)),
+        (count, b"-BUSY Redis is busy running a script.\r\n", rejected(Rejection::Busy)),
+        (count, b"-CLUSTERDOWN The cluster is down\r\n", rejected(Rejection::ClusterDown)),
+        (count, b"-MOVED 866 127.0.0.1:7001\r\n", rejected(Rejection::Moved)),
+        (count, b"-ERR value is not an integer or out of range\r\n", rejected(Rejection::NotANumber)),
+        (count, b"-ERR increment or decrement would overflow\r\n", rejected(Rejection::Overflow)),
+        (count, b"-ERR something new\r\n", rejected(Rejection::Other)),
+        (total, b"$2\r\n42\r\n", (Ok(42), Ok(()))),
+        (total, b"$-1\r\n", (Ok(0), Ok(()))),
+        (total, b"$3\r\nabc\r\n", rejected(Rejection::NotANumber)),
+        (total, b":42\r\n", (Err(StoreError::Unavailable), Err(SessionError::Protocol))),
+        (ping, b"+PONG\r\n", (Ok(0), Ok(()))),
+        (ping, b"-MISCONF Redis is configured to save\r\n", rejected(Rejection::CannotPersist)),
+        (ping, b"+OK\r\n", (Err(StoreError::Unavailable), Err(SessionError::Protocol))),
+    ] {
+        assert_eq!(
+            exchange(&[command], false, received),
+            (vec![(0, results)], end),
+            "{command:?} {}",
+            received.escape_ascii()
+        );
+    }
+}
+
+#[test]
+fn a_reply_may_come_byte_by_byte() {
+    let mut buffers = Buffers::default();
+    let mut session = ready_session(&mut buffers, false);
+    let key = visits();
+    session.submit(&mut batch(&[Command::Increment { key, by: 1 }, Command::Get { key }]), &mut buffers);
+    let mut results = Vec::new();
+    for byte in b":7\r\n$1\r\n7\r\n" {
+        assert!(results.is_empty());
+        buffers.read_buf().put_u8(*byte);
+        if let Some(batch) = session.process_replies(&mut buffers).expect("no session error") {
+            batch.complete(StoreError::OutcomeUnknown, |waiter, total| results.push((waiter, total)));
+        }
+    }
+    assert_eq!(results, [(0, Ok(7)), (1, Ok(7))]);
+    assert!(session.is_idle());
+}
+
+#[test]
+fn a_reply_that_fills_the_buffer_ends_the_session() {
+    let mut received = b"$16000\r\n".to_vec();
+    received.resize(received.len() + 15_999, b'x');
+    received.push(b'y');
+    received.resize(crate::buffers::MAX_RECEIVED, b'z');
+    let command = Command::Get { key: visits() };
+    assert_eq!(
+        exchange(&[command], false, &received),
+        (vec![(0, Err(StoreError::Unavailable))], Err(SessionError::Protocol))
+    );
+}
+
+#[test]
+fn what_is_owed_may_be_sent_or_sent_again_or_neither() {
+    let key = visits();
+    let commands = [Command::Increment { key, by: 1 }, Command::Ping];
+    for (receipts, sent, received, fate) in [
+        (false, 0, &b""[..], Recovery::Requeue),
+        (true, 0, b"", Recovery::Requeue),
+        (false, 1, b"", Recovery::Fail),
+        (true, 1, b"", Recovery::Resend),
+        (true, 1, b"$1\r\n0\r\n", Recovery::Resend),
+        (true, 1, b"$1\r\n0\r\n+PONG\r\n", Recovery::Fail),
+        (true, 1, b"-READONLY replica\r\n+PONG\r\n", Recovery::Fail),
+    ] {
+        let mut buffers = Buffers::default();
+        let mut session = ready_session(&mut buffers, receipts);
+        session.submit(&mut batch(&commands), &mut buffers);
+        buffers.mark_sent(sent);
+        buffers.read_buf().put_slice(received);
+        let _ = session.process_replies(&mut buffers);
+        let leftover = session.into_leftover(&buffers);
+        assert_eq!((leftover.recovery, leftover.batch.is_empty()), (fate, false), "{}", received.escape_ascii());
+    }
+}
+
+/// Sends what is unsent, one command for one key, and received which.
+fn send(buffers: &mut Buffers) -> [String; 2] {
+    let text = String::from_utf8(buffers.pending().to_vec()).expect("text");
+    buffers.mark_sent(text.len());
+    let words: Vec<_> = text.split("\r\n").skip(2).step_by(2).collect();
+    [words[0].to_owned(), words[if words.len() > 4 { 3 } else { 1 }].to_owned()]
+}
+
+#[test]
+fn a_lost_script_is_sent_with_the_increment() {
+    for sent_before in [false, true] {
+        let mut buffers = Buffers::default();
+        let mut session = ready_session(&mut buffers, true);
+        let mut batch = batch(&[Command::Increment { key: visits(), by: 1 }]);
+        if sent_before {
+            batch.mark_sent();
+        }
+        session.submit(&mut batch, &mut buffers);
+        assert_eq!(send(&mut buffers), ["EVALSHA", "visits"]);
+        buffers.receive(b"-NOSCRIPT No matching script. Please use EVAL.\r\n");
+        assert!(session.process_replies(&mut buffers).is_ok_and(|batch| batch.is_none()));
+        assert_eq!(send(&mut buffers), ["EVAL", "visits"]);
+        buffers.receive(b"$1\r\n4\r\n");
+        let mut results = Vec::new();
+        let done = session.process_replies(&mut buffers).expect("no session error").expect("a complete batch");
+        done.complete(StoreError::OutcomeUnknown, |waiter, total| results.push((waiter, total)));
+        assert_eq!(results, [(0, Ok(5))]);
+    }
+}
+
+#[test]
+fn increments_fall_back_to_incr_where_receipts_are_rejected() {
+    let key = visits();
+    let other = Key::new(b"visits:b").expect("a valid key");
+    let mut buffers = Buffers::default();
+    let mut session = ready_session(&mut buffers, true);
+    let commands = [Command::Increment { key, by: 1 }, Command::Increment { key: other, by: 2 }, Command::Ping];
+    session.submit(&mut batch(&commands), &mut buffers);
+    let sent = buffers.pending().len();
+    buffers.mark_sent(sent);
+    buffers.receive(b"-NOPERM No permissions to access a key\r\n$1\r\n4\r\n+PONG\r\n");
+    assert!(session.process_replies(&mut buffers).is_ok_and(|batch| batch.is_none()));
+    assert_eq!(send(&mut buffers), ["EVAL", "visits"]);
+    assert!(!session.is_idle() && session.has_script());
+    buffers.receive(b"-NOPERM No permissions to access a key\r\n");
+    assert!(session.process_replies(&mut buffers).is_ok_and(|batch| batch.is_none()));
+    assert_eq!(send(&mut buffers), ["INCR", "visits"]);
+    assert!(!session.is_idle() && !session.has_script());
+    buffers.receive(b":5\r\n");
+    let mut results = Vec::new();
+    let done = session.process_replies(&mut buffers).expect("no session error").expect("a complete batch");
+    done.complete(StoreError::OutcomeUnknown, |waiter, total| results.push((waiter, total)));
+    assert_eq!(results, [(0, Ok(5)), (1, Ok(6)), (2, Ok(0))]);
+}
+
+#[test]
+fn an_increment_with_a_receipt_is_not_sent_again_without() {
+    let [one, other] = [&b"a"[..], b"b"].map(|name| Key::new(name).expect("a valid key"));
+    let mut buffers = Buffers::default();
+    let mut session = ready_session(&mut buffers, true);
+    session.submit(
+        &mut batch(&[Command::Increment { key: one, by: 1 }, Command::Increment { key: other, by: 1 }]),
+        &mut buffers,
+    );
+    let sent = buffers.pending().len();
+    buffers.mark_sent(sent);
+    buffers.receive(b"$1\r\n4\r\n-NOPERM No permissions to access a key\r\n");
+    assert!(session.process_replies(&mut buffers).is_ok_and(|batch| batch.is_none()));
+    assert_eq!(send(&mut buffers), ["EVAL", "b"]);
+    buffers.receive(b"-NOPERM No permissions to access a key\r\n");
+    assert!(session.process_replies(&mut buffers).is_ok_and(|batch| batch.is_none()));
+    // The connection fails before a byte of the second attempt is sent.
+    let (mut leftover, mut results) = (session.into_leftover(&buffers), Vec::new());
+    assert_eq!(leftover.recovery, Recovery::Fail);
+    leftover.batch.complete(StoreError::OutcomeUnknown, |waiter, total| results.push((waiter, total)));
+    assert_eq!(results, [(0, Ok(5)), (1, Err(StoreError::OutcomeUnknown))]);
+}
+
+#[test]
+fn a_rejection_of_a_resent_batch_leaves_it_in_doubt() {
+    for error in [
+        "NOPERM No permissions to access a key",
+        "NOSCRIPT No matching script.",
+        "BUSY Redis is busy",
+        "READONLY a replica",
+    ] {
+        let mut buffers = Buffers::default();
+        let mut session = ready_session(&mut buffers, true);
+        session.submit(&mut batch(&[Command::Increment { key: visits(), by: 1 }]), &mut buffers);
+        buffers.mark_sent(1);
+        let mut leftover = session.into_leftover(&buffers);
+        let mut buffers = Buffers::default();
+        let mut session = ready_session(&mut buffers, true);
+        session.submit(&mut leftover.batch, &mut buffers);
+        while !buffers.pending().is_empty() {
+            send(&mut buffers);
+            buffers.receive(format!("-{error}\r\n").as_bytes());
+            let _ = session.process_replies(&mut buffers);
+        }
+        let (mut leftover, mut results) = (session.into_leftover(&buffers), Vec::new());
+        assert_eq!(leftover.recovery, Recovery::Fail);
+        leftover.batch.complete(StoreError::Unavailable, |waiter, total| results.push((waiter, total)));
+        assert_eq!(results, [(0, Err(StoreError::OutcomeUnknown))], "{error}");
+    }
+}
+
+#[test]
+fn commands_without_a_reply_are_sent_again_under_the_same_sequence_number() {
+    let [one, other] = [&b"a"[..], b"b"].map(|name| Key::new(name).expect("a valid key"));
+    let mut buffers = Buffers::default();
+    let mut session = ready_session(&mut buffers, true);
+    session.submit(
+        &mut batch(&[Command::Increment { key: one, by: 1 }, Command::Increment { key: other, by: 1 }]),
+        &mut buffers,
+    );
+    let first = buffers.pending().to_vec();
+    buffers.mark_sent(first.len());
+    buffers.read_buf().put_slice(b"$1\r\n4\r\n");
+    assert!(session.process_replies(&mut buffers).is_ok_and(|batch| batch.is_none()));
+    let mut leftover = session.into_leftover(&buffers);
+    // A connection that fails before a byte is sent does not end the doubt.
+    for sent in [0, 1] {
+        assert_eq!(leftover.recovery, Recovery::Resend);
+        let mut buffers = Buffers::default();
+        let mut session = ready_session(&mut buffers, true);
+        session.submit(&mut leftover.batch, &mut buffers);
+        assert!(
+            first.ends_with(buffers.pending())
+                && !buffers.pending().is_empty()
+                && buffers.pending().len() < first.len()
+        );
+        buffers.mark_sent(sent);
+        leftover = session.into_leftover(&buffers);
+    }
+    let mut buffers = Buffers::default();
+    let mut session = ready_session(&mut buffers, true);
+    session.submit(&mut leftover.batch, &mut buffers);
+    buffers.read_buf().put_slice(b"$1\r\n8\r\n");
+    let mut results = Vec::new();
+    let done = session.process_replies(&mut buffers).expect("no session error").expect("a complete batch");
+    done.complete(StoreError::OutcomeUnknown, |waiter, total| results.push((waiter, total)));
+    assert_eq!(results, [(0, Ok(5)), (1, Ok(9))]);
+}
