@@ -1,13 +1,14 @@
 //! The two files of a stub resolver: hosts(5) and resolv.conf(5).
 //!
-//! Both are lines of words. Neither has a limit on its size or on the length of its lines, and their bytes need not be
-//! UTF-8, so they are parsed in pieces of any length, of which no more than one word is kept. What cannot be understood
-//! is skipped, as the C libraries do.
+//! Both are lines of words. Neither limits its size or the length of its lines, and their bytes need not be UTF-8, so
+//! they are parsed in pieces of any length, and at most one word is buffered. Invalid parts are skipped, as the C
+//! libraries do.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 /// Parses an address: `10.0.0.1`, `fd00::1`, or `fe80::1%eth0` with the name or number of the network interface to which
-/// a link-local address belongs (RFC 4007, section 11). `None` if it is none, or if there is no such interface.
+/// a link-local address belongs (RFC 4007, section 11). Returns `None` if `word` is not an address, or if the interface
+/// does not exist.
 #[must_use]
 pub fn address(word: &[u8], port: u16, interface: Interfaces) -> Option<SocketAddr> {
     let text = str::from_utf8(word).ok()?;
@@ -25,7 +26,8 @@ pub fn address(word: &[u8], port: u16, interface: Interfaces) -> Option<SocketAd
 /// Finds the number of a network interface by its name.
 pub type Interfaces = fn(&str) -> Option<u32>;
 
-/// Returns the addresses of `localhost` and of the names in it, whatever the files list (RFC 6761, section 6.3).
+/// Returns the loopback addresses for `localhost` and its subdomains, independent of the files, and no addresses for
+/// other names (RFC 6761, section 6.3).
 #[must_use]
 pub fn loopback(host: &str) -> Vec<IpAddr> {
     let name = host.strip_suffix('.').unwrap_or(host).as_bytes();
@@ -49,13 +51,13 @@ pub struct Hosts<'a> {
 }
 
 impl<'a> Hosts<'a> {
-    /// Starts to search for `host`, whose addresses are to have this port.
+    /// Starts a search for `host`. `port` is the port of the returned addresses.
     #[must_use]
     pub fn new(host: &'a str, port: u16, interfaces: Interfaces) -> Self {
         Self { host: host.as_bytes(), port, interfaces, words: Words::new(b"#"), address: None, found: Vec::new() }
     }
 
-    /// Searches the next piece of the file.
+    /// Parses the next piece of the file.
     pub fn read(&mut self, piece: &[u8]) {
         let Self { host, port, interfaces, words, address, found } = self;
         words.split(piece, &mut |index, word| {
@@ -70,7 +72,7 @@ impl<'a> Hosts<'a> {
         });
     }
 
-    /// Returns the addresses that the file lists for the host, in its order, [`MAX_ADDRESSES`] at most.
+    /// Returns the addresses of the host in the order of the file, at most [`MAX_ADDRESSES`].
     #[must_use]
     pub fn finish(mut self) -> Vec<SocketAddr> {
         self.read(b"\n");
@@ -83,19 +85,19 @@ impl<'a> Hosts<'a> {
 pub struct Conf {
     /// The name servers, 1 to [`MAX_SERVERS`].
     pub servers: Vec<SocketAddr>,
-    /// Domains in which a short name is searched, without the dots around them; the root is empty.
+    /// Domains of the search list, without leading and trailing dots; the root is empty.
     pub search: Vec<Vec<u8>>,
-    /// A name with fewer dots is a short one.
+    /// A name with fewer dots is tried in the search list first.
     pub ndots: usize,
-    /// How long the answer for one name is waited for, in milliseconds.
+    /// Timeout for one name in milliseconds.
     pub timeout: u64,
-    /// How often a name server is asked for one name.
+    /// Number of queries to one server for one name.
     pub attempts: u32,
 }
 
 impl Conf {
-    /// Returns the full names that `host` may stand for, in the order in which to try them. One that ends with a dot
-    /// is full.
+    /// Returns the full names that `host` may stand for, in the order in which to try them. A name that ends with a dot
+    /// is a full name.
     #[must_use]
     pub fn candidates(&self, host: &str) -> Vec<Vec<u8>> {
         let mut names: Vec<Vec<u8>> = Vec::new();
@@ -121,35 +123,35 @@ impl Conf {
     }
 
     fn set_option(&mut self, option: &[u8]) {
-        if let Some(number) = value(option, b"ndots:") {
+        if let Some(number) = option_value(option, b"ndots:") {
             self.ndots = number.min(MAX_NDOTS) as usize;
-        } else if let Some(number) = value(option, b"timeout:") {
+        } else if let Some(number) = option_value(option, b"timeout:") {
             self.timeout = u64::from(number.clamp(1, MAX_TIMEOUT)) * 1000;
-        } else if let Some(number) = value(option, b"attempts:") {
+        } else if let Some(number) = option_value(option, b"attempts:") {
             self.attempts = number.clamp(1, MAX_ATTEMPTS);
         }
     }
 }
 
-/// The number that follows the name of an option. As in the C libraries, what follows the digits is ignored.
-fn value(option: &[u8], name: &[u8]) -> Option<u32> {
+/// Returns the number after the name of an option. As in the C libraries, bytes after the digits are ignored.
+fn option_value(option: &[u8], name: &[u8]) -> Option<u32> {
     let digits = option.strip_prefix(name)?;
     digits.first().filter(|first| first.is_ascii_digit())?;
     let digits = digits.iter().take_while(|digit| digit.is_ascii_digit());
     Some(digits.fold(0, |number: u32, digit| number.saturating_mul(10).saturating_add((digit - b'0').into())))
 }
 
-/// `/etc/resolv.conf` while it is parsed.
+/// A parser of `/etc/resolv.conf`.
 pub struct ConfParser {
     interfaces: Interfaces,
     words: Words,
     keyword: Keyword,
-    /// The file has a search list, if only an empty one.
+    /// The file has a search list, which may be empty.
     has_search: bool,
     conf: Conf,
 }
 
-/// What the words of a line are.
+/// The keyword of the current line.
 #[derive(Clone, Copy, PartialEq)]
 enum Keyword {
     NameServer,
@@ -178,7 +180,7 @@ impl ConfParser {
                     b"options" => Keyword::Options,
                     _ => Keyword::Other,
                 };
-                // Of several lists, the last holds.
+                // The last search list replaces the earlier ones.
                 if *keyword == Keyword::Search {
                     *has_search = true;
                     conf.search.clear();
@@ -196,8 +198,8 @@ impl ConfParser {
         });
     }
 
-    /// Returns the settings. A file without name servers means the one on this machine; without a search list, the
-    /// domain of this machine's `hostname` is searched.
+    /// Returns the settings. The default name server is on the loopback address; the default search list is the domain
+    /// of `hostname`.
     #[must_use]
     pub fn finish(mut self, hostname: &str) -> Conf {
         self.read(b"\n");
@@ -225,9 +227,9 @@ struct Words {
     /// Bytes that start a comment, which ends with its line.
     comments: &'static [u8],
     is_comment: bool,
-    /// The word that the last piece ended in, cut off after one byte too many.
+    /// The current word, of which at most `MAX_WORD + 1` bytes are kept.
     word: Vec<u8>,
-    /// Its place in its line.
+    /// Its index in the line.
     index: usize,
 }
 
@@ -236,53 +238,53 @@ impl Words {
         Self { comments, is_comment: false, word: Vec::new(), index: 0 }
     }
 
-    /// Passes each word that ends in this piece to `take`, with its place in its line. One that is too long to mean
-    /// anything is passed as an empty one.
-    fn split(&mut self, piece: &[u8], take: &mut dyn FnMut(usize, &[u8])) {
+    /// Passes each word that ends in this piece to `handle`, with its index in the line. A word longer than [`MAX_WORD`]
+    /// is passed as an empty one.
+    fn split(&mut self, piece: &[u8], handle: &mut dyn FnMut(usize, &[u8])) {
         for &byte in piece {
             match byte {
                 b'\n' => {
-                    self.end_word(take);
+                    self.end_word(handle);
                     (self.index, self.is_comment) = (0, false);
                 }
                 _ if self.is_comment => {}
                 _ if self.comments.contains(&byte) => {
-                    self.end_word(take);
+                    self.end_word(handle);
                     self.is_comment = true;
                 }
-                _ if byte.is_ascii_whitespace() => self.end_word(take),
+                _ if byte.is_ascii_whitespace() => self.end_word(handle),
                 _ if self.word.len() <= MAX_WORD => self.word.push(byte),
                 _ => {}
             }
         }
     }
 
-    fn end_word(&mut self, take: &mut dyn FnMut(usize, &[u8])) {
+    fn end_word(&mut self, handle: &mut dyn FnMut(usize, &[u8])) {
         if self.word.is_empty() {
             return;
         }
-        take(self.index, if self.word.len() <= MAX_WORD { &self.word } else { &[] });
+        handle(self.index, if self.word.len() <= MAX_WORD { &self.word } else { &[] });
         self.index += 1;
         self.word.clear();
     }
 }
 
-/// Where name servers listen.
+/// The port of name servers.
 const PORT: u16 = 53;
 
-/// Most name servers that are asked, as in the C libraries.
+/// Most name servers that are used, as in the C libraries.
 pub const MAX_SERVERS: usize = 3;
 
-/// Most addresses of one host that are kept, as in musl.
+/// Most addresses of one host, as in musl.
 pub const MAX_ADDRESSES: usize = 48;
 
 /// Most domains of a search list, as in Kubernetes.
 pub const MAX_SEARCH: usize = 32;
 
-/// Longest word of a file, in bytes: more than any name or address has.
+/// Longest word of a file in bytes: longer than any name or address.
 const MAX_WORD: usize = 256;
 
-/// Bounds of the options, those of resolv.conf(5); timeouts are in seconds.
+/// Limits and defaults of the options, from resolv.conf(5); timeouts are in seconds.
 const MAX_NDOTS: u32 = 15;
 const MAX_TIMEOUT: u32 = 30;
 const MAX_ATTEMPTS: u32 = 5;

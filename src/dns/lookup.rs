@@ -1,14 +1,14 @@
-//! Which name server to ask for which name, and when: one lookup of a host, from the search list to its addresses.
+//! One lookup of a host: which query to send to which name server, and when.
 //!
-//! As in musl, all servers are asked at once and the first addresses win. A reply without any leaves the other servers
-//! a moment, because one of them may have the name: glibc asks them in order, and what it finds is to be found here. As
-//! in glibc, the search goes on after a candidate for which a server failed or none answered, and the failure is
-//! reported only if nothing is found. What a server did for one candidate is remembered for the next: one that was
-//! silent is asked, but no longer waited for where another has answered. Where servers are slow, the next candidate is
-//! asked for before the one before is over, but never preferred to it.
+//! As in musl, all servers get the query at once and the first addresses win. After a reply without addresses, the other
+//! servers have [`GRACE`] to reply, because one of them may have the name: glibc queries them in order, and a name that
+//! glibc finds must be found here. As in glibc, the search continues after a candidate for which a server failed or none
+//! replied, and the failure is reported only if nothing is found. A server that was silent for one candidate gets the
+//! queries for the next ones, but is not waited for where another server has replied. If servers are slow, the query
+//! for the next candidate is sent before the current one has ended, but the current one is preferred.
 //!
 //! Times are milliseconds since the start of the lookup, so that this file needs no clock. The driver performs each
-//! [`Step`] and reports what came of it, until one is the last.
+//! [`Step`] and reports its result, until [`Step::Done`].
 
 use std::net::IpAddr;
 use std::vec;
@@ -18,10 +18,10 @@ use super::{A, AAAA, Conf, MAX_ADDRESSES, MAX_SERVERS, ReplyKind};
 /// What the driver has to do next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step<'a> {
-    /// Send a query to a server, given by its place in [`Conf::servers`], in a datagram.
+    /// Send a query in a datagram to a server, given by its index in [`Conf::servers`].
     Send(usize, &'a [u8]),
-    /// Send a query to a server over TCP (RFC 7766) and pass its reply to [`Lookup::receive`], if it comes before this
-    /// time; then, whatever datagrams have come meanwhile.
+    /// Send a query to a server over TCP (RFC 7766) and pass its reply to [`Lookup::receive`] if it arrives before this
+    /// time; then pass the datagrams that have arrived meanwhile.
     Connect(usize, &'a [u8], u64),
     /// Wait for datagrams until this time.
     Wait(u64),
@@ -29,95 +29,96 @@ pub enum Step<'a> {
     Done(Result<Vec<IpAddr>, Failure>),
 }
 
-/// Why nothing was found. Of several candidates, the reason that comes last here is reported, because it kept the
-/// lookup from knowing.
+/// Why nothing was found. Of the failures of several candidates, the last in this order is reported, because it leaves
+/// open whether the name exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Failure {
     /// None of the candidates exists.
     NoSuchName,
-    /// One exists and has no address.
+    /// A candidate exists and has no address.
     NoAddress,
-    /// No server answered in time.
+    /// No server replied in time.
     NoServer,
-    /// All servers that answered failed or refused.
+    /// All servers that replied failed or refused the query.
     ServerFailed,
-    /// A reply was cut short, and could not be had over TCP either.
+    /// A reply was truncated, and the query over TCP failed.
     Truncated,
 }
 
 /// The lookup of one host.
 pub struct Lookup<'a> {
     conf: &'a Conf,
-    /// Source of query numbers that nobody can guess.
+    /// Source of unpredictable query ids.
     random: fn() -> u64,
     deadline: u64,
     servers: [Server; MAX_SERVERS],
-    /// Names that were not asked for yet.
+    /// Names for which no query was sent yet.
     names: vec::IntoIter<Vec<u8>>,
-    /// Names that were asked for. A late reply counts, too.
+    /// Names for which queries were sent. Late replies are accepted.
     candidates: Vec<Candidate>,
 }
 
-/// One question to one server: the places of candidate, question and server.
-type Place = (usize, usize, usize);
+/// One question to one server: the indices of candidate, question and server.
+type QueryIndex = (usize, usize, usize);
 
-/// What is known of a server.
+/// The state of a server.
 #[derive(Clone, Copy, Default, PartialEq)]
 enum Server {
     #[default]
     Unknown,
-    /// It has answered something.
+    /// It has sent a reply.
     Alive,
-    /// It has not answered while a candidate was waited for.
+    /// It sent no reply to the queries for a candidate.
     Silent,
-    /// Nothing can be sent to it.
+    /// No datagram can be sent to it.
     Unreachable,
 }
 
+/// One name of the search list.
 struct Candidate {
     questions: [Question; 2],
-    /// No longer waited for from then on: sooner where one kind of address is known.
+    /// When waiting for it ends: earlier once addresses of one type are found.
     end: u64,
-    /// When the next name is asked for, whether this one is over or not.
+    /// When the queries for the next name are sent, even if this one has not ended.
     next: u64,
-    /// It is over, and it has been noted which servers were silent.
-    is_noted: bool,
-    /// When to ask again, and how often.
+    /// It has ended, and silent servers were marked.
+    has_ended: bool,
+    /// When to resend queries, and how many times.
     resend: u64,
     interval: u64,
     resends: u32,
 }
 
-/// The question for one kind of address.
+/// The question for one type of address.
 struct Question {
     query: Vec<u8>,
     servers: [Progress; MAX_SERVERS],
-    /// Servers to which the query is to be sent.
+    /// Servers to which the query must be sent.
     unsent: [bool; MAX_SERVERS],
-    /// Whether the name exists, as the first server to answer has it.
+    /// Whether the name exists, according to the first reply.
     answer: Option<bool>,
-    /// Other servers are no longer waited for from then on, since one has answered.
+    /// When waiting for other servers ends, after one has replied.
     end: u64,
     found: Vec<IpAddr>,
 }
 
-/// How far one server is with one question.
+/// The state of one question to one server.
 #[derive(Clone, Copy, PartialEq)]
 enum Progress {
-    /// Its reply is waited for; it failed as often as this.
+    /// The reply is outstanding; the server has failed this many times.
     Asked(u32),
-    /// It cannot be asked.
+    /// No datagram can be sent to the server.
     Unreachable,
-    /// Its reply was cut short and is to be had over TCP.
+    /// The reply was truncated; the query must be sent over TCP.
     Truncated,
-    /// The same, and TCP has been tried.
+    /// The reply was truncated, and the query was sent over TCP.
     Retried,
     Failed,
     Answered,
 }
 
 impl<'a> Lookup<'a> {
-    /// Starts to look `host` up, within the time from zero to `deadline`.
+    /// Starts a lookup of `host` at time 0 that ends by `deadline`.
     #[must_use]
     pub fn new(conf: &'a Conf, host: &str, deadline: u64, random: fn() -> u64) -> Self {
         Self {
@@ -130,23 +131,23 @@ impl<'a> Lookup<'a> {
         }
     }
 
-    /// Returns what to do at this time.
+    /// Returns the next step at time `now`.
     pub fn poll(&mut self, now: u64) -> Step<'_> {
         while !self.is_waiting(now) {
-            if self.has_addresses() || !self.ask_next(now) {
+            if self.has_addresses() || !self.start_next(now) {
                 return Step::Done(self.finish());
             }
         }
-        // Slow servers get the next question before they have answered this one, so that the time is enough for all.
+        // Slow servers get the next queries before they have replied to these, so that the time suffices for all names.
         if !self.has_addresses() && self.candidates.last().is_some_and(|candidate| now >= candidate.next) {
-            self.ask_next(now);
+            self.start_next(now);
         }
         if let Some((candidate, kind, server)) =
             self.find(|question, server| question.found.is_empty() && question.servers[server] == Progress::Truncated)
         {
             let Candidate { questions, end, .. } = &mut self.candidates[candidate];
             questions[kind].servers[server] = Progress::Retried;
-            // Whatever keeps TCP from working, another server still has time to answer.
+            // If TCP fails, another server still has time to reply.
             return Step::Connect(server, &questions[kind].query, now + end.saturating_sub(now) / 2);
         }
         self.resend(now);
@@ -158,19 +159,19 @@ impl<'a> Lookup<'a> {
         Step::Wait(self.next_event(now))
     }
 
-    /// Takes what a server sent.
+    /// Handles a message from a server.
     pub fn receive(&mut self, server: usize, message: &[u8], now: u64) {
         for candidate in &mut self.candidates {
             for question in &mut candidate.questions {
-                // Of several servers with addresses, the first holds.
+                // The addresses of the first server that has any are used.
                 let mut ignored = Vec::new();
                 let found = if question.found.is_empty() { &mut question.found } else { &mut ignored };
-                let verdict = super::reply(message, &question.query, found);
-                if verdict == ReplyKind::Foreign {
+                let kind = super::reply(message, &question.query, found);
+                if kind == ReplyKind::Foreign {
                     continue;
                 }
                 self.servers[server] = Server::Alive;
-                question.take(server, verdict, self.conf.attempts);
+                question.record_reply(server, kind, self.conf.attempts);
                 if question.answer.is_some() {
                     question.end = question.end.min(now + GRACE);
                 }
@@ -185,8 +186,8 @@ impl<'a> Lookup<'a> {
         }
     }
 
-    /// Notes that nothing can be sent to a server: it, or a router on the way, has said so.
-    pub fn lose(&mut self, server: usize) {
+    /// Marks a server as unreachable, after an ICMP error from it or from a router.
+    pub fn mark_unreachable(&mut self, server: usize) {
         self.servers[server] = Server::Unreachable;
         for candidate in &mut self.candidates {
             for question in &mut candidate.questions {
@@ -198,19 +199,19 @@ impl<'a> Lookup<'a> {
         }
     }
 
-    /// The first question and server for which this holds.
-    fn find(&self, holds: impl Fn(&Question, usize) -> bool) -> Option<Place> {
-        for (place, candidate) in self.candidates.iter().enumerate() {
+    /// Returns the first question and server for which `matches` returns `true`.
+    fn find(&self, matches: impl Fn(&Question, usize) -> bool) -> Option<QueryIndex> {
+        for (index, candidate) in self.candidates.iter().enumerate() {
             for (kind, question) in candidate.questions.iter().enumerate() {
-                if let Some(server) = (0..self.conf.servers.len()).find(|&server| holds(question, server)) {
-                    return Some((place, kind, server));
+                if let Some(server) = (0..self.conf.servers.len()).find(|&server| matches(question, server)) {
+                    return Some((index, kind, server));
                 }
             }
         }
         None
     }
 
-    /// When there may be something to do although nothing was received.
+    /// Returns when the next step is due if no message is received.
     fn next_event(&self, now: u64) -> u64 {
         let mut next = self.deadline;
         for candidate in &self.candidates {
@@ -229,45 +230,45 @@ impl<'a> Lookup<'a> {
         self.candidates.iter().any(Candidate::has_addresses)
     }
 
-    /// Whether a candidate is waited for: the first that is not over. Those behind it do not count until then, as they
-    /// would not have been asked for if it had been answered at once.
+    /// Returns `true` if a candidate must be waited for: the first that has not ended. The later ones do not matter
+    /// until then, because no query for them would have been sent if it had been answered at once.
     fn is_waiting(&mut self, now: u64) -> bool {
-        for place in 0..self.candidates.len() {
-            let candidate = &self.candidates[place];
-            let is_late = now >= candidate.end.min(self.deadline);
-            if !is_late && candidate.questions.iter().any(|question| self.is_pending(question, now)) {
+        for index in 0..self.candidates.len() {
+            let candidate = &self.candidates[index];
+            let has_expired = now >= candidate.end.min(self.deadline);
+            if !has_expired && candidate.questions.iter().any(|question| self.is_pending(question, now)) {
                 return true;
             }
             if candidate.has_addresses() {
                 return false;
             }
-            self.note_silence(place);
+            self.mark_silent(index);
         }
         false
     }
 
-    /// Whether a server that is worth waiting for has not answered yet. One that is silent is worth it only as long as
-    /// no other says anything.
+    /// Returns `true` if the reply of a server must be waited for. A silent server is waited for only while no other
+    /// server has replied.
     fn is_pending(&self, question: &Question, now: u64) -> bool {
         if !question.found.is_empty() || now >= question.end {
             return false;
         }
-        let (mut is_answered, mut is_asked, mut is_worthwhile) = (false, false, false);
+        let (mut is_answered, mut is_outstanding, mut is_expected) = (false, false, false);
         for (progress, server) in question.servers.iter().zip(self.servers).take(self.conf.servers.len()) {
             match progress {
                 Progress::Asked(_) | Progress::Truncated => {
-                    is_asked = true;
-                    is_worthwhile |= server != Server::Silent;
+                    is_outstanding = true;
+                    is_expected |= server != Server::Silent;
                 }
                 Progress::Failed | Progress::Retried | Progress::Answered => is_answered = true,
                 Progress::Unreachable => {}
             }
         }
-        is_worthwhile || (is_asked && !is_answered)
+        is_expected || (is_outstanding && !is_answered)
     }
 
-    /// Goes on to the next name. `false` if there is none, or no time.
-    fn ask_next(&mut self, now: u64) -> bool {
+    /// Starts the next candidate. Returns `false` if there is none, or no time.
+    fn start_next(&mut self, now: u64) -> bool {
         while now < self.deadline {
             let Some(name) = self.names.next() else { return false };
             let Some(candidate) = self.candidate(&name, now) else { continue };
@@ -288,40 +289,40 @@ impl<'a> Lookup<'a> {
             let query = super::query(id, name, kind)?;
             Some(Question { query, servers, unsent, answer: None, end: u64::MAX, found: Vec::new() })
         };
-        // No candidate takes the time of all that follow.
-        let left = self.deadline.saturating_sub(now);
-        let share = if self.names.len() == 0 { left } else { left / 2 };
+        // The last candidate may use all of the time, the others half of it.
+        let remaining = self.deadline.saturating_sub(now);
+        let share = if self.names.len() == 0 { remaining } else { remaining / 2 };
         let time = self.conf.timeout.min(share);
         let interval = (time / u64::from(self.conf.attempts)).min(MAX_RESEND);
         Some(Candidate {
             questions: [question(id, A)?, question(!id, AAAA)?],
             end: now + time,
-            next: now + STAGGER.min(left / 8),
-            is_noted: false,
+            next: now + STAGGER.min(remaining / 8),
+            has_ended: false,
             resend: now + interval,
             interval,
             resends: self.conf.attempts - 1,
         })
     }
 
-    /// Remembers which servers have not answered a candidate that is over.
-    fn note_silence(&mut self, place: usize) {
-        let candidate = &mut self.candidates[place];
-        if std::mem::replace(&mut candidate.is_noted, true) {
+    /// Marks the servers that sent no reply for a candidate that has ended.
+    fn mark_silent(&mut self, index: usize) {
+        let candidate = &mut self.candidates[index];
+        if std::mem::replace(&mut candidate.has_ended, true) {
             return;
         }
-        for (place, server) in self.servers.iter_mut().enumerate() {
-            let is_silent = |question: &Question| question.servers[place] == Progress::Asked(0);
+        for (index, server) in self.servers.iter_mut().enumerate() {
+            let is_silent = |question: &Question| question.servers[index] == Progress::Asked(0);
             if *server != Server::Unreachable && candidate.questions.iter().all(is_silent) {
                 *server = Server::Silent;
             }
         }
     }
 
-    /// Asks again where a datagram may have been lost.
+    /// Schedules the queries without a reply again, because a datagram may have been lost.
     fn resend(&mut self, now: u64) {
         for candidate in &mut self.candidates {
-            if !candidate.is_noted && candidate.resends > 0 && now >= candidate.resend {
+            if !candidate.has_ended && candidate.resends > 0 && now >= candidate.resend {
                 candidate.resends -= 1;
                 candidate.resend = now + candidate.interval;
                 for question in &mut candidate.questions {
@@ -334,7 +335,7 @@ impl<'a> Lookup<'a> {
     /// Returns the addresses of the first candidate that has any, IPv4 first, or why there are none.
     fn finish(&mut self) -> Result<Vec<IpAddr>, Failure> {
         let Some(candidate) = self.candidates.iter_mut().find(|candidate| candidate.has_addresses()) else {
-            // Names that were not asked for had no time.
+            // If names are left, the deadline has passed.
             let default = if self.names.len() == 0 { Failure::NoSuchName } else { Failure::NoServer };
             return Err(self.candidates.iter().map(Candidate::failure).max().unwrap_or(default));
         };
@@ -364,19 +365,19 @@ impl Candidate {
 }
 
 impl Question {
-    /// Whether this server is still to be asked.
+    /// Returns `true` if the reply of this server is outstanding and needed.
     fn is_open(&self, server: usize) -> bool {
         self.answer.is_none() && matches!(self.servers[server], Progress::Asked(_))
     }
 
-    /// Notes the reply of one server.
-    fn take(&mut self, server: usize, verdict: ReplyKind, attempts: u32) {
+    /// Records the reply of one server.
+    fn record_reply(&mut self, server: usize, kind: ReplyKind, attempts: u32) {
         let progress = &mut self.servers[server];
-        match (verdict, *progress) {
+        match (kind, *progress) {
             (ReplyKind::Exists | ReplyKind::NoName, _) => {
                 *progress = Progress::Answered;
-                // A name that has addresses exists, whichever server denied it before.
-                let exists = self.answer.unwrap_or(verdict == ReplyKind::Exists);
+                // A name that has addresses exists, even if another server has denied it.
+                let exists = self.answer.unwrap_or(kind == ReplyKind::Exists);
                 self.answer = Some(exists || !self.found.is_empty());
                 self.unsent = [false; MAX_SERVERS];
             }
@@ -390,7 +391,7 @@ impl Question {
         }
     }
 
-    /// Why there is no answer.
+    /// Returns why there is no answer.
     fn failure(&self) -> Failure {
         let mut failure = Failure::NoServer;
         for progress in &self.servers {
@@ -404,15 +405,15 @@ impl Question {
     }
 }
 
-/// How long other replies are waited for after one that would do: addresses of the other kind after those of one, or
-/// another server after one without addresses. Enough for whoever answers at all, and little for a server that drops
-/// questions for IPv6, as some do.
+/// How long to wait for other replies after a usable one: for addresses of the other type, or for another server after
+/// a reply without addresses. Long enough for any server that replies, and short for those that drop queries for IPv6.
+/// In milliseconds.
 const GRACE: u64 = 100;
 
-/// How long a name is waited for until the next is asked for, too: longer than a server nearby takes.
+/// Time from the queries for one name to those for the next, in milliseconds: longer than a nearby server takes.
 const STAGGER: u64 = 50;
 
-/// Longest time until a query is sent again.
+/// Longest time until a query is sent again, in milliseconds.
 const MAX_RESEND: u64 = 1000;
 
 #[cfg(test)]

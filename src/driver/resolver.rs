@@ -62,7 +62,7 @@ fn query_servers(conf: &Conf, host: &str, deadline: Instant) -> Result<Vec<IpAdd
                 let sent = sockets[server].as_ref().map_or(Err(ErrorKind::NotConnected.into()), |one| one.send(query));
                 // What finds no room on its way is lost, as datagrams are.
                 if sent.is_err_and(|error| !is_full(&error)) {
-                    lookup.lose(server);
+                    lookup.mark_unreachable(server);
                 }
             }
             Step::Connect(server, query, until) => {
@@ -109,7 +109,7 @@ fn receive(sockets: &[Option<UdpSocket>], lookup: &mut Lookup<'_>, begin: Instan
                 Ok(length) => lookup.receive(server, &datagram[..length], since(begin)),
                 Err(error) if is_full(&error) => break,
                 Err(_) => {
-                    lookup.lose(server);
+                    lookup.mark_unreachable(server);
                     break;
                 }
             }

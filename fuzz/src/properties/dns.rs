@@ -120,7 +120,7 @@ fn ends(data: &[u8]) {
                 let server = usize::from(byte) % conf.servers.len();
                 match byte % 32 {
                     0 => now = until,
-                    1 => lookup.lose(server),
+                    1 => lookup.mark_unreachable(server),
                     2 => lookup.receive(server, data, now),
                     _ => {
                         let query = &asked[usize::from(byte) % asked.len()];

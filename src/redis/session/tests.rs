@@ -44,7 +44,7 @@ fn ready_session<W>(buffers: &mut Buffers, receipts: bool) -> Session<W> {
 /// Waiters and their results.
 type Results = Vec<(usize, Result<i64, StoreError>)>;
 
-/// Submits `commands`, receives `replies`, and returns the results and how the session ended.
+/// Submits `commands`, receives `received`, and returns the results and how the session ended.
 fn exchange(commands: &[Command], receipts: bool, received: &[u8]) -> (Results, Result<(), SessionError>) {
     let mut buffers = Buffers::default();
     let mut session = ready_session(&mut buffers, receipts);
