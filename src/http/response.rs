@@ -1,8 +1,8 @@
 //! Responses: the head, its fields, and the date.
 
 use super::{CRLF, Status};
-use crate::decimal::Decimal;
 use crate::date::Date;
+use crate::decimal::Decimal;
 
 /// The head of a response.
 #[derive(Clone, Copy, Debug)]
