@@ -1,12 +1,12 @@
-//! The badge of a counter: the flat form known from shields.io, drawn without a font.
+//! The badge of a counter: an SVG in the flat style of shields.io, without an embedded font.
 //!
-//! Whoever shows it draws the letters; where they begin and end is told by a table of the widths that they have in
-//! Verdana. A look that cannot be drawn is the usual one: a badge with the wrong colour is still a badge.
+//! The viewer draws the letters; a table of the widths of Verdana gives the lengths of the texts. An invalid label or
+//! colour is replaced by the default, so that a badge is drawn in any case.
 
 use crate::decimal::Decimal;
 use crate::render::{escape, template};
 
-/// How a badge looks, whatever it says.
+/// The label and the colour of a badge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadgeStyle {
     label: String,
@@ -14,44 +14,44 @@ pub struct BadgeStyle {
 }
 
 impl BadgeStyle {
-    /// Reads `label=WORDS&color=COLOR` from a query, each of them optional. A label has [`MAX_LABEL`] bytes at most; a
-    /// colour is a name known from shields.io, or three or six hexadecimal digits.
+    /// Reads `label=TEXT&color=COLOR` from a query, each of them optional. A label has at most [`MAX_LABEL`] bytes; a
+    /// colour is one of the names in [`COLORS`], or three or six hexadecimal digits.
     #[must_use]
     pub fn new(query: &[u8]) -> Self {
         let parts = || query.split(|&byte| byte == b'&');
-        let label = parts().find_map(|part| label(part.strip_prefix(b"label=")?));
-        let color = parts().find_map(|part| color(part.strip_prefix(b"color=")?));
-        Self { label: label.unwrap_or_else(|| LABEL.into()), color: color.unwrap_or_else(|| BLUE.into()) }
+        let label = parts().find_map(|part| parse_label(part.strip_prefix(b"label=")?));
+        let color = parts().find_map(|part| parse_color(part.strip_prefix(b"color=")?));
+        Self { label: label.unwrap_or_else(|| DEFAULT_LABEL.into()), color: color.unwrap_or_else(|| BLUE.into()) }
     }
 
-    /// Draws a number, or says that there is none.
+    /// Returns the SVG of a number, or of [`UNAVAILABLE`] in grey where there is none.
     #[must_use]
     pub fn svg(&self, number: Option<&[u8]>) -> Vec<u8> {
         let message = number.and_then(|number| str::from_utf8(number).ok()).unwrap_or(UNAVAILABLE);
         let color = if number.is_some() { &self.color } else { GREY };
-        let (first, second) = (length(&self.label), length(message));
-        // In pixels, with five of them on either side of a text; lengths are in tenths.
-        let (left, right) = ((first + 109) / 10, (second + 109) / 10);
-        template(TEMPLATE, &mut |out, mark| {
-            let pixels = match mark {
+        let (label_length, message_length) = (text_length(&self.label), text_length(message));
+        // Widths in pixels, rounded up, with five pixels on either side of a text.
+        let (left, right) = ((label_length + 109) / 10, (message_length + 109) / 10);
+        template(TEMPLATE, &mut |out, placeholder| {
+            let number = match placeholder {
                 b"label" => return escape(out, &self.label),
                 b"message" => return escape(out, message),
                 b"color" => return escape(out, color),
                 b"left" => left,
                 b"right" => right,
                 b"width" => left + right,
-                b"label-length" => first,
-                b"message-length" => second,
+                b"label-length" => label_length,
+                b"message-length" => message_length,
                 b"label-middle" => left * 5,
                 _ => left * 10 + right * 5,
             };
-            out.extend_from_slice(&Decimal::new(pixels));
+            out.extend_from_slice(&Decimal::new(number));
         })
     }
 }
 
-/// A label as it was meant: `%20` and `+` are spaces (URL Standard, section 5.1).
-fn label(mut rest: &[u8]) -> Option<String> {
+/// Decodes a label: `%20` and `+` are spaces (URL Standard, section 5.1). `None` if it is empty, too long or invalid.
+fn parse_label(mut rest: &[u8]) -> Option<String> {
     let mut bytes = Vec::new();
     while let [byte, tail @ ..] = rest {
         rest = tail;
@@ -66,19 +66,20 @@ fn label(mut rest: &[u8]) -> Option<String> {
         });
     }
     let label = String::from_utf8(bytes).ok()?;
-    // What XML may not hold at all (XML 1.0, section 2.2) cannot be escaped.
-    let holds = |char: char| !char.is_control() && !matches!(char, '\u{fffe}' | '\u{ffff}');
-    ((1..=MAX_LABEL).contains(&label.len()) && label.chars().all(holds)).then_some(label)
+    // Characters that XML forbids (XML 1.0, section 2.2) cannot be escaped.
+    let is_allowed = |char: char| !char.is_control() && !matches!(char, '\u{fffe}' | '\u{ffff}');
+    ((1..=MAX_LABEL).contains(&label.len()) && label.chars().all(is_allowed)).then_some(label)
 }
 
-fn color(word: &[u8]) -> Option<String> {
-    let named = COLORS.iter().find(|(name, _)| name.as_bytes() == word).map(|(_, color)| (*color).to_owned());
-    let hex = matches!(word.len(), 3 | 6) && word.iter().all(u8::is_ascii_hexdigit);
-    named.or_else(|| hex.then(|| ["#", &String::from_utf8_lossy(word)].concat()))
+/// Returns the colour as CSS writes it.
+fn parse_color(text: &[u8]) -> Option<String> {
+    let named = COLORS.iter().find(|(name, _)| name.as_bytes() == text).map(|(_, color)| (*color).to_owned());
+    let is_hex = matches!(text.len(), 3 | 6) && text.iter().all(u8::is_ascii_hexdigit);
+    named.or_else(|| is_hex.then(|| ["#", &String::from_utf8_lossy(text)].concat()))
 }
 
-/// The length of a text in tenths of a pixel.
-fn length(text: &str) -> i64 {
+/// Returns the length of a text in tenths of a pixel.
+fn text_length(text: &str) -> i64 {
     let width = |char| WIDTHS.get((char as usize).wrapping_sub(' ' as usize)).copied().unwrap_or(WIDE);
     text.chars().map(|char| i64::from(width(char))).sum()
 }
@@ -86,13 +87,13 @@ fn length(text: &str) -> i64 {
 /// Longest label in bytes.
 pub const MAX_LABEL: usize = 64;
 
-/// What a badge counts, unless told otherwise.
-pub const LABEL: &str = "visits";
+/// The label of a badge whose query has none.
+pub const DEFAULT_LABEL: &str = "visits";
 
-/// What a badge says without a number.
+/// The message of a badge without a number.
 pub const UNAVAILABLE: &str = "unavailable";
 
-/// The badge, with the names of what varies between tildes. Lengths of and in texts are in tenths of a pixel.
+/// The SVG, with placeholders between tildes. Positions and lengths of texts are in tenths of a pixel.
 const TEMPLATE: &[u8] = include_bytes!("badge.svg");
 
 const BLUE: &str = "#007ec6";
@@ -110,7 +111,7 @@ const COLORS: [(&str, &str); 9] = [
     ("yellowgreen", "#a4a61d"),
 ];
 
-/// Widths in Verdana at 11 pixels, in tenths of a pixel, from the space on.
+/// Widths in Verdana at 11 pixels, in tenths of a pixel, from the space to the tilde.
 const WIDTHS: [u8; 95] = [
     39, 43, 50, 90, 70, 118, 80, 30, 50, 50, 70, 90, 40, 50, 40, 50, 70, 70, 70, 70, 70, 70, 70, 70, 70, 70, 50, 50,
     90, 90, 90, 60, 110, 75, 75, 77, 85, 70, 63, 85, 83, 46, 50, 76, 61, 93, 82, 87, 66, 87, 76, 75, 68, 81, 75, 109,
@@ -118,7 +119,7 @@ const WIDTHS: [u8; 95] = [
     43, 70, 65, 90, 65, 65, 58, 70, 50, 70, 90,
 ];
 
-/// The width of any other character: a wide one, so that nothing overlaps.
+/// The width of any other character: the largest, so that nothing overlaps.
 const WIDE: u8 = 118;
 
 #[cfg(test)]
@@ -126,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_look_is_read_or_the_usual_one() {
+    fn style_is_parsed_or_the_default() {
         for (query, label, color) in [
             ("", "visits", BLUE),
             ("label=people&color=red", "people", "#e05d44"),
@@ -149,19 +150,19 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_as_long_as_in_verdana() {
+    fn text_length_follows_verdana() {
         for (text, tenths) in [("", 0), ("visits", 282), ("1", 70), ("9223372036854775807", 1330), ("\u{2603}", 118)] {
-            assert_eq!(length(text), tenths, "{text}");
+            assert_eq!(text_length(text), tenths, "{text}");
         }
     }
 
     #[test]
-    fn a_badge_says_its_number_or_that_there_is_none() {
+    fn badge_shows_its_number_or_unavailable() {
         let draw = |query: &[u8], number| String::from_utf8(BadgeStyle::new(query).svg(number)).expect("UTF-8");
         let badge = draw(b"label=<%22%26", Some(b"42"));
         assert!(badge.contains("<title>&lt;&quot;&amp;: 42</title>") && badge.contains(BLUE), "{badge}");
         let badge = draw(b"color=red", None);
         assert!(badge.contains("<title>visits: unavailable</title>") && badge.contains(GREY), "{badge}");
-        assert!(!badge.contains('~'), "no mark is left: {badge}");
+        assert!(!badge.contains('~'), "a placeholder is left: {badge}");
     }
 }

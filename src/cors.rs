@@ -1,28 +1,28 @@
-//! Whose pages may read what is answered here: those of the origins in `CORS_ORIGINS`.
+//! CORS: which pages may read responses, namely those of the origins in `CORS_ORIGINS`.
 //!
-//! It is browsers that keep to it. Whoever else asks is served as ever, and a visit from anywhere counts; only the page
-//! that it came from does not get to see the number. Credentials mean nothing here, so none are ever allowed.
+//! Only browsers enforce the decision. Every request is served and every visit counts; a page of another origin merely
+//! cannot read the number. Credentials are not used, so none are ever allowed.
 //!
 //! Source: Fetch standard, "HTTP-CORS protocol" (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
 
-/// The origins whose pages may count and read: none, some, or every one.
+/// The origins whose pages may read responses: none, some, or all.
 #[derive(Default)]
 pub struct Origins(Vec<String>);
 
-/// What an answer says of the origin that asks.
+/// The CORS fields of a response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CorsDecision {
-    /// Nothing, as it would to any other.
+    /// None, whatever the origin.
     #[default]
     NotApplicable,
-    /// Nothing, but it might to another.
+    /// None, but another origin may get some.
     Denied,
-    /// Its page may read the answer. The number is the origin's place.
+    /// A page of this origin may read the response. The number is the origin's index in [`Origins`].
     Allowed(u8),
 }
 
 impl Origins {
-    /// Most origins.
+    /// Most origins in a list.
     pub const MAX: usize = 32;
 
     /// Takes `*` alone, or origins as browsers write them.
@@ -31,24 +31,24 @@ impl Origins {
         Self(origins)
     }
 
-    /// What an answer that may be shared says to the origin of a request; an empty one is none.
+    /// Decides whether pages of `origin` may read a response; an empty one stands for no `Origin` field.
     #[must_use]
     pub fn decide(&self, origin: &[u8]) -> CorsDecision {
         match self.0.iter().position(|allowed| allowed == ANY || allowed.as_bytes() == origin) {
-            Some(place) => CorsDecision::Allowed(place as u8),
+            Some(index) => CorsDecision::Allowed(index as u8),
             None if self.0.is_empty() => CorsDecision::NotApplicable,
             None => CorsDecision::Denied,
         }
     }
 
-    /// What stands in the answer: an origin or `*`; nothing for one that might be shared with another; `None` if there
-    /// is nothing to say.
+    /// Returns the value of `Access-Control-Allow-Origin`: an origin or `*`; empty for a response that only varies by
+    /// origin; `None` for one without CORS fields.
     #[must_use]
-    pub fn header_value(&self, share: CorsDecision) -> Option<&str> {
-        match share {
+    pub fn header_value(&self, decision: CorsDecision) -> Option<&str> {
+        match decision {
             CorsDecision::NotApplicable => None,
             CorsDecision::Denied => Some(""),
-            CorsDecision::Allowed(place) => self.0.get(usize::from(place)).map(String::as_str),
+            CorsDecision::Allowed(index) => self.0.get(usize::from(index)).map(String::as_str),
         }
     }
 }
@@ -61,9 +61,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_shared_with_those_allowed() {
+    fn header_value_depends_on_the_origin() {
         let list = &["https://a.example", "http://b.example:81"][..];
-        for (allowed, origin, said) in [
+        for (allowed, origin, value) in [
             (&[][..], "", None),
             (&[], "https://a.example", None),
             (&["*"], "", Some("*")),
@@ -80,7 +80,7 @@ mod tests {
             (list, "https://A.example", Some("")),
         ] {
             let origins = Origins::new(allowed.iter().copied().map(str::to_owned).collect());
-            assert_eq!(origins.header_value(origins.decide(origin.as_bytes())), said, "{allowed:?} {origin}");
+            assert_eq!(origins.header_value(origins.decide(origin.as_bytes())), value, "{allowed:?} {origin}");
         }
     }
 }

@@ -1,9 +1,9 @@
 //! HTTP/1.1 framing: where a request begins and ends, and how a response is written.
 //!
 //! httparse splits the head. This module decides which heads to accept, and is strict wherever two parsers could
-//! disagree about the end of a request, because such a disagreement lets requests be smuggled past a balancer. A request
-//! without a certain end is a [`RequestError`], which has a status, and its connection is closed. A line of a head may
-//! end in LF alone, as RFC 9112, section 2.2, allows, so that requests can be typed by hand.
+//! disagree about the end of a request, because such a disagreement lets requests be smuggled past a balancer. A
+//! request without a certain end is a [`RequestError`], which has a status, and its connection is closed. A line of a
+//! head may end in LF alone, as RFC 9112, section 2.2, allows, so that requests can be typed by hand.
 //!
 //! A counter needs no body, so bodies up to [`MAX_BODY`] are read and discarded.
 //!

@@ -1,8 +1,8 @@
 //! What a server has done, in numbers, and the page of them that Prometheus reads.
 //!
-//! Each worker has a [`WorkerMetrics`] of its own, which no other writes; whoever asks for the page adds all of them up. So to
-//! count takes no lock and no memory, and a page is of no single moment: a visit may stand in it whose request does not
-//! yet. Each number by itself only grows.
+//! Each worker has a [`WorkerMetrics`] of its own, which no other writes; whoever asks for the page adds all of them
+//! up. So to count takes no lock and no memory, and a page is of no single moment: a visit may stand in it whose
+//! request does not yet. Each number by itself only grows.
 //!
 //! Left out on purpose: whatever would make the page grow, or hold what a client or a setting says: a label for each
 //! counter, paths, addresses, the host of the store.

@@ -1,14 +1,14 @@
-//! The forms of an answer: which one a request prefers, and what stands in it.
+//! The formats of a response: which one a request prefers, and the body in each.
 //!
-//! A body is a handful of slices, most of them constant, so that its length is known and nothing is copied before it
-//! goes to the output.
+//! A body is a few slices, most of them constant, so that its length is known and it is copied only once, to the
+//! output.
 
 use std::ops::Deref;
 
 use crate::counter::{Key, StoreError};
 use crate::decimal::Decimal;
 
-/// How an answer is said.
+/// The format of a response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// A bare number and a newline, for scripts: `n=$(curl -s localhost/count)`.
@@ -16,33 +16,33 @@ pub enum Format {
     Text,
     /// An object on one line.
     Json,
-    /// A page, for people.
+    /// A page for browsers.
     Html,
-    /// A drawing of the number; asked for by its own path, never by `Accept`.
+    /// An SVG of the number; selected by its path, never by `Accept`.
     Badge,
-    /// What shields.io reads to draw a badge (its endpoint form); by its own path, too.
+    /// The JSON from which shields.io draws a badge (its endpoint schema); also selected by its path.
     Shield,
 }
 
 impl Format {
-    /// The form that the `Accept` fields prefer: by weight, then by how closely it is named, then by the order in which
-    /// it is named (RFC 9110, section 12.5.1). Who accepts nothing that there is gets text all the same.
+    /// Returns the format that the `Accept` fields prefer: by weight, then by specificity, then by order (RFC 9110,
+    /// section 12.5.1). A request that accepts none of them gets text.
     #[must_use]
     pub fn choose(accept: &[&[u8]]) -> Self {
         let mut best = (0, 0, Self::Text);
         for range in accept.iter().flat_map(|field| field.split(|&byte| byte == b',')) {
             let mut parts = range.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
-            let Some((form, closeness)) = parts.next().and_then(Self::named) else { continue };
-            let weight = parts.find_map(weight).unwrap_or(FULL);
-            if weight > 0 && (weight, closeness) > (best.0, best.1) {
-                best = (weight, closeness, form);
+            let Some((format, specificity)) = parts.next().and_then(Self::of_range) else { continue };
+            let weight = parts.find_map(weight).unwrap_or(MAX_WEIGHT);
+            if weight > 0 && (weight, specificity) > (best.0, best.1) {
+                best = (weight, specificity, format);
             }
         }
         best.2
     }
 
-    /// The form behind a media range, and how closely the range names it.
-    fn named(range: &[u8]) -> Option<(Self, u8)> {
+    /// Returns the format of a media range, and how specific the range is.
+    fn of_range(range: &[u8]) -> Option<(Self, u8)> {
         let is = |other: &str| range.eq_ignore_ascii_case(other.as_bytes());
         match () {
             () if is("application/json") => Some((Self::Json, 3)),
@@ -55,7 +55,7 @@ impl Format {
         }
     }
 
-    /// `Content-Type`.
+    /// Returns the value of `Content-Type`.
     #[must_use]
     pub fn media(self) -> &'static str {
         match self {
@@ -67,32 +67,32 @@ impl Format {
     }
 }
 
-/// A weight in thousandths: `q=0.5` is 500 (RFC 9110, section 12.4.2). `None` for other parameters.
+/// Parses a weight to thousandths: `q=0.5` is 500 (RFC 9110, section 12.4.2). `None` for other parameters.
 fn weight(parameter: &[u8]) -> Option<u32> {
     let (b"q=" | b"Q=", digits) = parameter.split_at_checked(2)? else { return None };
     let mut digits = digits.iter().filter(|&&byte| byte != b'.').map(|byte| u32::from(byte.wrapping_sub(b'0')));
     let weight = (0..4).fold(0, |weight, _| weight * 10 + digits.next().filter(|&digit| digit <= 9).unwrap_or(0));
-    Some(weight.min(FULL))
+    Some(weight.min(MAX_WEIGHT))
 }
 
-/// The weight of what has none.
-const FULL: u32 = 1000;
+/// The largest weight, which is also the default.
+const MAX_WEIGHT: u32 = 1000;
 
-/// A body in pieces, to be written one after the other.
+/// A body in pieces, to be written one after another.
 pub struct Body<'a> {
     pieces: [&'a [u8]; MAX_PIECES],
     length: usize,
 }
 
 impl<'a> Body<'a> {
-    /// Takes nine pieces at most.
+    /// Returns a body of these pieces, at most [`MAX_PIECES`].
     #[must_use]
-    pub fn new(some: &[&'a [u8]]) -> Self {
+    pub fn new(given: &[&'a [u8]]) -> Self {
         let mut pieces: [&[u8]; MAX_PIECES] = [b""; MAX_PIECES];
-        for (piece, given) in pieces.iter_mut().zip(some) {
-            *piece = given;
+        for (piece, content) in pieces.iter_mut().zip(given) {
+            *piece = content;
         }
-        Self { pieces, length: some.len() }
+        Self { pieces, length: given.len() }
     }
 }
 
@@ -107,41 +107,41 @@ impl<'a> Deref for Body<'a> {
     }
 }
 
-/// One number: a visitor's own, or the total.
+/// Returns the body with one number: the visitor's own, or the total.
 #[must_use]
-pub fn count<'a>(form: Format, key: &'a Key, number: &'a Decimal) -> Body<'a> {
-    match form {
+pub fn count<'a>(format: Format, key: &'a Key, number: &'a Decimal) -> Body<'a> {
+    match format {
         Format::Json => Body::new(&[br#"{"counter":""#, key.as_bytes(), br#"","count":"#, number, b"}\n"]),
         Format::Shield => shield(number, b"blue"),
         _ => Body::new(&[number, b"\n"]),
     }
 }
 
-/// What shields.io draws as a badge.
+/// Returns the JSON from which shields.io draws a badge.
 #[must_use]
 pub fn shield<'a>(message: &'a [u8], color: &'a [u8]) -> Body<'a> {
     let start = br#"{"schemaVersion":1,"label":"visits","message":""#;
     Body::new(&[start, message, br#"","color":""#, color, b"\"}\n"])
 }
 
-/// One line that says something: a state, or what to do.
+/// Returns the body with one message: a state, or an error and its remedy. `name` is its key in JSON.
 #[must_use]
-pub fn line<'a>(form: Format, name: &'static str, words: [&'a str; 2]) -> Body<'a> {
-    let words = words.map(str::as_bytes);
-    match form {
-        Format::Json => Body::new(&[br#"{""#, name.as_bytes(), br#"":""#, words[0], words[1], b"\"}\n"]),
-        _ => Body::new(&[words[0], words[1], b"\n"]),
+pub fn message<'a>(format: Format, name: &'static str, parts: [&'a str; 2]) -> Body<'a> {
+    let parts = parts.map(str::as_bytes);
+    match format {
+        Format::Json => Body::new(&[br#"{""#, name.as_bytes(), br#"":""#, parts[0], parts[1], b"\"}\n"]),
+        _ => Body::new(&[parts[0], parts[1], b"\n"]),
     }
 }
 
-/// The sentence of the start page, in each form.
+/// The sentence of the start page, as text and escaped for JSON.
 pub struct Welcome {
     text: String,
     json: String,
 }
 
 impl Welcome {
-    /// Takes any text; control characters become spaces.
+    /// Accepts any text; control characters become spaces.
     #[must_use]
     pub fn new(text: &str) -> Self {
         let mut welcome = Self { text: String::new(), json: String::new() };
@@ -156,10 +156,10 @@ impl Welcome {
         welcome
     }
 
-    /// The start page for scripts: the sentence, and the total or why there is none.
+    /// Returns the start page as text or JSON: the sentence, and the total or the error.
     #[must_use]
-    pub fn lines<'a>(&'a self, form: Format, key: &'a Key, total: &'a Result<Decimal, StoreError>) -> Body<'a> {
-        match (form, total) {
+    pub fn body<'a>(&'a self, format: Format, key: &'a Key, total: &'a Result<Decimal, StoreError>) -> Body<'a> {
+        match (format, total) {
             (Format::Json, total) => {
                 let (number, before, message, end) = match total {
                     Ok(total) => (&**total, &b""[..], "", &b"}\n"[..]),
@@ -177,37 +177,38 @@ impl Welcome {
     }
 }
 
-/// What a page says: a number with words around it, or words alone where there is none.
+/// The contents of a page: a number with text around it, or text alone where there is none.
 pub struct Page<'a> {
-    /// The sentence on top.
+    /// The sentence at the top.
     pub welcome: &'a Welcome,
-    /// What leads to the number.
+    /// The text before the number.
     pub before: &'a str,
     /// The number.
     pub number: &'a [u8],
-    /// What follows it.
+    /// The text after the number, in two parts.
     pub after: [&'a str; 2],
-    /// The counter's own name, if it has one; it needs no escaping.
+    /// The counter's name, empty for the main counter; it needs no escaping.
     pub name: &'a [u8],
-    /// Other counters to look at; their names need no escaping.
+    /// The counters to link to; their names need no escaping.
     pub names: &'a [String],
-    /// Who answers.
+    /// The replica that serves the page.
     pub replica: &'a str,
 }
 
 impl Page<'_> {
-    /// Fills in the template.
+    /// Returns the page.
     #[must_use]
     pub fn html(&self) -> Vec<u8> {
-        template(PAGE, &mut |out, mark| self.fill(out, mark))
+        template(PAGE, &mut |out, name| self.fill(out, name))
     }
 
-    fn fill(&self, out: &mut Vec<u8>, mark: &[u8]) {
-        match mark {
+    /// Appends the value of a placeholder.
+    fn fill(&self, out: &mut Vec<u8>, placeholder: &[u8]) {
+        match placeholder {
             b"welcome" => escape(out, &self.welcome.text),
             b"before" => escape(out, self.before),
-            b"number" => group(out, self.number),
-            b"after" => self.after.iter().for_each(|words| escape(out, words)),
+            b"number" => write_grouped(out, self.number),
+            b"after" => self.after.iter().for_each(|part| escape(out, part)),
             b"style" => out.extend_from_slice(STYLE),
             b"title" | b"name" | b"counter" | b"back" if self.name.is_empty() => {}
             b"title" => extend(out, &[self.name, " \u{2013} ".as_bytes()]),
@@ -227,13 +228,13 @@ impl Page<'_> {
     }
 }
 
-/// Fills in the page of an error: `status` is code and reason, and `words` say what is wrong and what to do.
+/// Returns the page of an error: `status` is the code and the reason, `message` the error and its remedy in two parts.
 #[must_use]
-pub fn error_page(status: &str, words: [&str; 2], replica: &str) -> Vec<u8> {
-    template(ERROR, &mut |out, mark| match mark {
+pub fn error_page(status: &str, message: [&str; 2], replica: &str) -> Vec<u8> {
+    template(ERROR, &mut |out, placeholder| match placeholder {
         b"style" => out.extend_from_slice(STYLE),
         b"status" => escape(out, status),
-        b"words" => words.iter().for_each(|words| escape(out, words)),
+        b"message" => message.iter().for_each(|part| escape(out, part)),
         b"back" => out.extend_from_slice(BACK),
         _ => escape(out, replica),
     })
@@ -243,12 +244,12 @@ fn extend(out: &mut Vec<u8>, parts: &[&[u8]]) {
     parts.iter().for_each(|part| out.extend_from_slice(part));
 }
 
-/// Fills in a template, whose marks stand between tildes.
+/// Returns a template with its placeholders, which are names between tildes, replaced by what `fill` appends for them.
 pub fn template(text: &[u8], fill: &mut dyn FnMut(&mut Vec<u8>, &[u8])) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() + 512);
-    // Every other part is the name of a mark.
-    for (at, part) in text.split(|&byte| byte == b'~').enumerate() {
-        if at % 2 == 0 {
+    // Every other part is the name of a placeholder.
+    for (index, part) in text.split(|&byte| byte == b'~').enumerate() {
+        if index % 2 == 0 {
             out.extend_from_slice(part);
         } else {
             fill(&mut out, part);
@@ -257,7 +258,7 @@ pub fn template(text: &[u8], fill: &mut dyn FnMut(&mut Vec<u8>, &[u8])) -> Vec<u
     out
 }
 
-/// Appends text so that it may stand between tags and in attributes with quotes.
+/// Appends text, escaped for element contents and attributes in double quotes.
 pub fn escape(out: &mut Vec<u8>, text: &str) {
     for &byte in text.as_bytes() {
         match byte {
@@ -270,35 +271,35 @@ pub fn escape(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-/// Appends a whole number in groups of three digits.
-fn group(out: &mut Vec<u8>, number: &[u8]) {
-    for (at, &byte) in number.iter().enumerate() {
-        if out.last().is_some_and(u8::is_ascii_digit) && (number.len() - at).is_multiple_of(3) {
+/// Appends an integer with commas between groups of three digits.
+fn write_grouped(out: &mut Vec<u8>, number: &[u8]) {
+    for (index, &byte) in number.iter().enumerate() {
+        if out.last().is_some_and(u8::is_ascii_digit) && (number.len() - index).is_multiple_of(3) {
             out.push(b',');
         }
         out.push(byte);
     }
 }
 
-/// The page, with the names of what varies between tildes.
+/// The page, with placeholders between tildes.
 const PAGE: &[u8] = include_bytes!("page.html");
 
-/// The page of an error.
+/// The page of an error, with placeholders.
 const ERROR: &[u8] = include_bytes!("error.html");
 
-/// What both look like.
+/// The style of both.
 const STYLE: &[u8] = include_bytes!("style.css");
 
-/// The way from any other page to the start page.
+/// The link from any other page to the start page.
 const BACK: &[u8] = b"<nav><a href=/>Start page</a></nav>\n";
 
-/// `Content-Security-Policy` of the page: its own style and script by their hashes, its own origin to ask for numbers.
+/// `Content-Security-Policy` of both pages: allows their style and script by hash, and requests to their own origin.
 pub const POLICY: &str = "default-src 'none'; \
     style-src 'sha256-JZamEW5y373TgRH8xanrP5AV6dg6Ni5cgQcEMEG5ysQ='; \
     script-src 'sha256-6cysVlyFtgpiWi0ECKffMDj32w9uae5W3GmcB8hK8Ak='; \
     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// What is wrong with the store, as a clause in lower case.
+/// Returns the message of an error of the store: a clause in lower case.
 #[must_use]
 pub fn error_message(error: StoreError) -> &'static str {
     match error {
@@ -317,8 +318,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_preferred_form_is_found() {
-        for (accept, form) in [
+    fn format_follows_the_accept_fields() {
+        for (accept, format) in [
             ("", Format::Text),
             ("*/*", Format::Text),
             ("application/json", Format::Json),
@@ -338,27 +339,27 @@ mod tests {
             ("text/html;q=0", Format::Text),
             (";;,,q=,application/json;q=1.0000;x", Format::Json),
         ] {
-            assert_eq!(Format::choose(&[accept.as_bytes()]), form, "{accept}");
+            assert_eq!(Format::choose(&[accept.as_bytes()]), format, "{accept}");
         }
     }
 
     #[test]
-    fn a_welcome_stays_one_line_and_one_string() {
+    fn welcome_is_one_line_and_one_json_string() {
         let welcome = Welcome::new("say \"hi\"\\\nthere");
         let key = Key::new(b"visits").expect("a good name");
-        let page = |form, total: Result<i64, StoreError>| {
-            let body = welcome.lines(form, &key, &total.map(Decimal::new)).concat();
+        let render = |format, total: Result<i64, StoreError>| {
+            let body = welcome.body(format, &key, &total.map(Decimal::new)).concat();
             String::from_utf8(body).expect("UTF-8")
         };
-        assert_eq!(page(Format::Text, Ok(3)), "say \"hi\"\\ there\nvisits so far: 3\n");
+        assert_eq!(render(Format::Text, Ok(3)), "say \"hi\"\\ there\nvisits so far: 3\n");
         assert_eq!(
-            page(Format::Text, Err(StoreError::Unavailable)),
+            render(Format::Text, Err(StoreError::Unavailable)),
             "say \"hi\"\\ there\nno count right now: the store is away\n"
         );
         let object = r#"{"welcome":"say \"hi\"\\ there","counter":"visits","count":"#;
-        assert_eq!(page(Format::Json, Ok(3)), format!("{object}3}}\n"));
+        assert_eq!(render(Format::Json, Ok(3)), format!("{object}3}}\n"));
         assert_eq!(
-            page(Format::Json, Err(StoreError::Unavailable)),
+            render(Format::Json, Err(StoreError::Unavailable)),
             format!("{object}null,\"error\":\"the store is away\"}}\n")
         );
     }
@@ -371,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_on_a_page_is_taken_for_markup() {
+    fn texts_on_a_page_are_escaped() {
         let page = page("<script>\"&'\u{2603}~name~", 1, &[], "<a\">");
         let safe = "&lt;script&gt;&quot;&amp;'\u{2603}~name~";
         assert!(
@@ -385,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_lists_the_counters_there_are() {
+    fn page_links_to_the_counters() {
         let page = page("Hi", 1, &["blog".into(), "a.b".into()], "here");
         assert!(page.contains("<a href=/total/blog>blog</a> <a href=/total/a.b>a.b</a> </nav>"), "{page}");
     }
@@ -412,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_allows_this_style_and_this_script() {
+    fn policy_allows_the_style_and_the_script() {
         let error = String::from_utf8(error_page("", ["", ""], "")).expect("UTF-8");
         for (page, tag) in [(&page("", 1, &[], ""), "style"), (&page("", 1, &[], ""), "script"), (&error, "style")] {
             let (_, rest) = page.split_once(&format!("<{tag}>")).expect("one of each");

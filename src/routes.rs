@@ -1,44 +1,44 @@
-//! The only file that knows URLs: from the head of a request to what is to be done.
+//! Routing: maps the method, path and fields of a request head to a handler. No other module contains paths.
 
 use crate::cors::{CorsDecision, Origins};
 use crate::counter::{Counters, Key};
 use crate::http::{Head, Method, PartialHead};
 use crate::render::Format;
 
-/// What a request is for, and in which form it wants its answer.
+/// The handler of a request, and the format of its response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RouteMatch {
-    /// What to do.
-    pub act: Handler,
-    /// Where the request went.
+    /// The handler.
+    pub handler: Handler,
+    /// The route, as in the metrics.
     pub route: Route,
-    /// How to say it.
-    pub form: Format,
-    /// Whose page may read it.
-    pub share: CorsDecision,
-    /// The answer goes without its body: `HEAD`.
-    pub bare: bool,
+    /// The format of the response.
+    pub format: Format,
+    /// Whether the page that sent the request may read the response.
+    pub cors: CorsDecision,
+    /// The request is a `HEAD`: the response has no body.
+    pub is_head: bool,
 }
 
 impl RouteMatch {
-    /// Whether the number that is shown is another than `GET` would give, so that the body's length may differ: `HEAD` of
-    /// what counts.
+    /// Returns whether the body of `GET` may differ in length from this one, because `GET` would count and return
+    /// another number: `HEAD` of a path that counts.
     #[must_use]
-    pub fn is_another_number(&self) -> bool {
-        matches!(self.act, Handler::Total(_)) && (self.route == Route::Count || self.form == Format::Badge)
+    pub fn has_unknown_length(&self) -> bool {
+        matches!(self.handler, Handler::Total(_)) && (self.route == Route::Count || self.format == Format::Badge)
     }
 }
 
-/// Where requests go, as metrics tell them apart: a few places, whatever clients ask for.
+/// The route of a request in the metrics. Their number is fixed, whatever paths clients request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Route {
     /// `/`.
     Page,
-    /// `/count`, and those with a name.
+    /// `/count` and `/count/NAME`.
     Count,
-    /// `/total`, and those with a name.
+    /// `/total` and `/total/NAME`.
     Total,
-    /// `/badge.svg` and `/badge.json`, and those with a name.
+    /// `/badge.svg`, `/badge.json`, `/badge/NAME.svg` and `/badge/NAME.json`.
     Badge,
     /// `/livez`.
     Livez,
@@ -46,170 +46,172 @@ pub enum Route {
     Readyz,
     /// `/metrics`.
     Metrics,
-    /// Anywhere else.
+    /// Any other path.
     #[default]
     Other,
-    /// Nowhere, since it was refused before that, or while its body was read.
+    /// None: the request was rejected before routing, or while its body was read.
     Refused,
 }
 
 impl Route {
-    /// What each is called, in their order.
+    /// The label of each, in their order.
     pub const NAMES: [&'static str; 9] =
         ["page", "count", "total", "badge", "livez", "readyz", "metrics", "other", "refused"];
 
-    /// The route to what a path is for, which is a badge if it is drawn.
-    fn to(act: Handler, drawn: bool) -> Self {
-        match act {
-            _ if drawn => Self::Badge,
+    /// Returns the route of a path's handler.
+    fn of_handler(handler: Handler, is_badge: bool) -> Self {
+        match handler {
+            _ if is_badge => Self::Badge,
             Handler::Welcome(_) => Self::Page,
             Handler::Count(_) => Self::Count,
             Handler::Total(_) => Self::Total,
-            Handler::Live => Self::Livez,
-            Handler::Ready => Self::Readyz,
+            Handler::Livez => Self::Livez,
+            Handler::Readyz => Self::Readyz,
             Handler::Metrics => Self::Metrics,
             _ => Self::Other,
         }
     }
 }
 
-/// What can be asked of this server.
+/// The action for a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Handler {
-    /// The welcome, with the total so far.
+    /// Shows the start page with the total.
     Welcome(Key),
-    /// Count one visit.
+    /// Counts one visit.
     Count(Key),
-    /// The total, and nothing counted.
+    /// Shows the total and counts nothing.
     Total(Key),
-    /// Refuse to count a visit that may never come, so that the browser asks again when it does.
+    /// Refuses to count a prefetch, so that the browser sends the request again at the visit.
     Prefetch(Key),
-    /// The process turns.
-    Live,
-    /// The store answers, and this server is there to stay.
-    Ready,
-    /// What has been done so far, in numbers.
+    /// Responds while the process runs.
+    Livez,
+    /// Shows whether the store replies and this server is not shutting down.
+    Readyz,
+    /// Shows the metrics.
     Metrics,
-    /// There is no icon, and browsers need not ask again.
+    /// Responds that there is no icon, for browsers to cache.
     Icon,
-    /// What crawlers may follow.
+    /// Shows which paths crawlers may follow.
     Robots,
-    /// Say to a page of another origin that it may use these methods.
+    /// Allows these methods to a page of another origin.
     Preflight(&'static str),
-    /// Nothing is here.
+    /// Responds that the path is unknown.
     #[default]
-    Unknown,
-    /// A counter is meant, but its name is not allowed.
-    NoCounter,
-    /// Something is here, but only for these methods.
-    Allow(&'static str),
+    NotFound,
+    /// Responds that the counter's name is not allowed.
+    InvalidCounter,
+    /// Responds that the path allows only these methods.
+    MethodNotAllowed(&'static str),
 }
 
-/// Finds what `head` is for.
+/// Finds the handler of a request.
 #[must_use]
 pub fn match_route(head: &Head<'_>, counters: &Counters, origins: &Origins) -> RouteMatch {
-    let (act, drawn) = find(head.path, counters);
-    let route = Route::to(act, drawn.is_some());
-    let allowed = match act {
+    let (handler, badge_format) = find(head.path, counters);
+    let route = Route::of_handler(handler, badge_format.is_some());
+    let allowed = match handler {
         Handler::Count(_) => COUNTING,
         _ => READING,
     };
-    let share = share(act, head.origin, origins);
-    let act = match (head.method, act) {
-        (_, Handler::Unknown | Handler::NoCounter) => act,
+    let cors = decide_cors(handler, head.origin, origins);
+    let handler = match (head.method, handler) {
+        (_, Handler::NotFound | Handler::InvalidCounter) => handler,
         (Method::Options, _)
-            if head.is_preflight && !head.origin.is_empty() && matches!(share, CorsDecision::Allowed(_)) =>
+            if head.is_preflight && !head.origin.is_empty() && matches!(cors, CorsDecision::Allowed(_)) =>
         {
             Handler::Preflight(allowed)
         }
-        (Method::Options | Method::Other, _) => Handler::Allow(allowed),
-        (Method::Post, _) if allowed == READING => Handler::Allow(READING),
-        // A page fetched ahead of a visit is none, and would be shown at the visit if it were answered. A look at what would
-        // be answered is none either.
+        (Method::Options | Method::Other, _) => Handler::MethodNotAllowed(allowed),
+        (Method::Post, _) if allowed == READING => Handler::MethodNotAllowed(READING),
+        // A prefetch is no visit, and its response would be shown at the visit. A `HEAD` is no visit either.
         (_, Handler::Count(key)) if head.is_prefetch => Handler::Prefetch(key),
         (Method::Head, Handler::Count(key)) => Handler::Total(key),
-        (_, act) => act,
+        (_, handler) => handler,
     };
-    let form = match (drawn, act) {
-        (Some(form), Handler::Count(_) | Handler::Total(_) | Handler::Prefetch(_)) => form,
+    let format = match (badge_format, handler) {
+        (Some(format), Handler::Count(_) | Handler::Total(_) | Handler::Prefetch(_)) => format,
         _ => Format::choose(&head.accept),
     };
-    RouteMatch { act, route, form, share, bare: head.method == Method::Head }
+    RouteMatch { handler, route, format, cors, is_head: head.method == Method::Head }
 }
 
-/// Returns the plan for a request whose head is refused: its form, and whose page may read why.
+/// Returns the match of a request with a rejected head: the format of the error, and whether a page may read it.
 #[must_use]
-pub fn refused(seen: &PartialHead<'_>, counters: &Counters, origins: &Origins) -> RouteMatch {
-    let (act, _) = find(seen.path, counters);
+pub fn match_rejected(head: &PartialHead<'_>, counters: &Counters, origins: &Origins) -> RouteMatch {
+    let (handler, _) = find(head.path, counters);
     RouteMatch {
         route: Route::Refused,
-        form: Format::choose(&seen.accept),
-        share: share(act, seen.origin, origins),
-        bare: seen.is_head,
+        format: Format::choose(&head.accept),
+        cors: decide_cors(handler, head.origin, origins),
+        is_head: head.is_head,
         ..RouteMatch::default()
     }
 }
 
-/// Where nothing is, a page might have meant a counter, and is to see that there is none.
-fn share(act: Handler, origin: &[u8], origins: &Origins) -> CorsDecision {
-    match act {
-        Handler::Count(_) | Handler::Total(_) | Handler::Unknown | Handler::NoCounter => origins.decide(origin),
+/// Returns the CORS decision for a path. It also covers unknown paths, so that a page with a wrong counter name can
+/// read the error.
+fn decide_cors(handler: Handler, origin: &[u8], origins: &Origins) -> CorsDecision {
+    match handler {
+        Handler::Count(_) | Handler::Total(_) | Handler::NotFound | Handler::InvalidCounter => origins.decide(origin),
         _ => CorsDecision::NotApplicable,
     }
 }
 
-/// What a path is for, and in which form it is drawn if it is a badge.
+/// Returns the handler of a path, and the format if it is a badge.
 fn find(path: &[u8], counters: &Counters) -> (Handler, Option<Format>) {
-    match act(path, counters) {
-        Handler::Unknown => badge(path, counters).unwrap_or((Handler::Unknown, None)),
-        act => (act, None),
+    match find_unformatted(path, counters) {
+        Handler::NotFound => find_badge(path, counters).unwrap_or((Handler::NotFound, None)),
+        handler => (handler, None),
     }
 }
 
-fn act(path: &[u8], counters: &Counters) -> Handler {
+/// Returns the handler of a path whose format the `Accept` fields decide.
+fn find_unformatted(path: &[u8], counters: &Counters) -> Handler {
     match PATHS.iter().find(|(known, _)| known.as_bytes() == path) {
-        Some((_, act)) => act(counters.main),
-        None => named(path, counters).unwrap_or(Handler::Unknown),
+        Some((_, to_handler)) => to_handler(counters.main),
+        None => find_named(path, counters).unwrap_or(Handler::NotFound),
     }
 }
 
-fn named(path: &[u8], counters: &Counters) -> Option<Handler> {
-    let (act, name): (ToHandler, _) = match path.strip_prefix(b"/count/") {
+/// Returns the handler of `/count/NAME` or `/total/NAME`.
+fn find_named(path: &[u8], counters: &Counters) -> Option<Handler> {
+    let (to_handler, name): (ToHandler, _) = match path.strip_prefix(b"/count/") {
         Some(name) => (Handler::Count, name),
         None => (Handler::Total, path.strip_prefix(b"/total/")?),
     };
-    (!name.is_empty()).then(|| counters.key_of(name).map_or(Handler::NoCounter, act))
+    (!name.is_empty()).then(|| counters.key_of(name).map_or(Handler::InvalidCounter, to_handler))
 }
 
-/// A badge is drawn for whoever visits what it stands on, so it counts; what shields.io reads when it sees fit does
-/// not.
-fn badge(path: &[u8], counters: &Counters) -> Option<(Handler, Option<Format>)> {
+/// Returns the handler and the format of a badge's path. An SVG is requested at each visit of the page that shows it,
+/// so it counts; shields.io requests the JSON at times of its own, so that does not.
+fn find_badge(path: &[u8], counters: &Counters) -> Option<(Handler, Option<Format>)> {
     let path = path.strip_prefix(b"/badge")?;
-    let ((act, form), path): ((ToHandler, _), _) = match path.strip_suffix(b".svg") {
+    let ((to_handler, format), path): ((ToHandler, _), _) = match path.strip_suffix(b".svg") {
         Some(path) => ((Handler::Count, Format::Badge), path),
         None => ((Handler::Total, Format::Shield), path.strip_suffix(b".json")?),
     };
     let key = if path.is_empty() { Some(counters.main) } else { counters.key_of(path.strip_prefix(b"/")?) };
-    Some(key.map_or((Handler::NoCounter, None), |key| (act(key), Some(form))))
+    Some(key.map_or((Handler::InvalidCounter, None), |key| (to_handler(key), Some(format))))
 }
 
-/// Makes an act of the counter that it may be about.
+/// Returns the handler for a counter.
 type ToHandler = fn(Key) -> Handler;
 
-/// The paths that have no name in them.
+/// The paths without a counter's name.
 const PATHS: [(&str, ToHandler); 8] = [
     ("/count", Handler::Count),
     ("/", Handler::Welcome),
     ("/total", Handler::Total),
-    ("/livez", |_| Handler::Live),
-    ("/readyz", |_| Handler::Ready),
+    ("/livez", |_| Handler::Livez),
+    ("/readyz", |_| Handler::Readyz),
     ("/metrics", |_| Handler::Metrics),
     ("/favicon.ico", |_| Handler::Icon),
     ("/robots.txt", |_| Handler::Robots),
 ];
 
-/// `Allow` of whatever only shows something.
+/// `Allow` of the paths that only read.
 const READING: &str = "GET, HEAD";
 
-/// `Allow` of whatever counts.
+/// `Allow` of the paths that count.
 const COUNTING: &str = "GET, HEAD, POST";

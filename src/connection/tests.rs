@@ -1,4 +1,6 @@
+use super::responses::INVALID_COUNTER;
 use super::*;
+use crate::counter::{Key, Names, Rejection};
 use crate::metrics::About;
 use bytes::BufMut;
 
@@ -18,7 +20,7 @@ fn context() -> ServerContext {
 }
 
 /// A client, a server and a store that counts in memory.
-struct Stage {
+struct Simulation {
     context: ServerContext,
     worker: WorkerContext,
     buffers: Buffers,
@@ -29,10 +31,10 @@ struct Stage {
     last: Need,
 }
 
-impl Stage {
+impl Simulation {
     fn new(store: Result<i64, StoreError>) -> Self {
         let mut worker = WorkerContext::default();
-        worker.set(784_111_777);
+        worker.set_time(784_111_777);
         let (buffers, connection) = (Buffers::default(), HttpConnection::default());
         Self {
             context: context(),
@@ -46,21 +48,21 @@ impl Stage {
         }
     }
 
-    /// Has so many bytes arrive at a time, and does what the exchange wants until it wants more of them.
-    fn arrive(&mut self, mut bytes: &[u8], at_a_time: usize) {
+    /// Receives `bytes` in pieces of `at_a_time` bytes, and serves the connection's needs after each piece.
+    fn receive(&mut self, mut bytes: &[u8], at_a_time: usize) {
         loop {
-            self.go_on();
+            self.serve_needs();
             if self.last == Need::Close || bytes.is_empty() {
                 return;
             }
             let room = self.buffers.read_buf().remaining_mut();
-            let (worker, later) = bytes.split_at(at_a_time.min(bytes.len()).min(room));
-            self.buffers.read_buf().put_slice(worker);
-            bytes = later;
+            let (piece, rest) = bytes.split_at(at_a_time.min(bytes.len()).min(room));
+            self.buffers.read_buf().put_slice(piece);
+            bytes = rest;
         }
     }
 
-    fn go_on(&mut self) {
+    fn serve_needs(&mut self) {
         loop {
             self.last = self.connection.advance(&self.context, &mut self.worker, &mut self.buffers);
             self.out.extend_from_slice(self.buffers.pending());
@@ -81,39 +83,40 @@ impl Stage {
         }
     }
 
-    /// The answers so far, each as its code and its body, and what the exchange waits for.
-    fn told(&self) -> String {
-        let mut told = String::new();
+    /// Returns the responses so far, each as its code and its body, and what the connection waits for.
+    fn transcript(&self) -> String {
+        let mut transcript = String::new();
         let mut rest = std::str::from_utf8(&self.out).expect("UTF-8");
         while let Some((head, after)) = rest.split_once("\r\n\r\n") {
             let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
             let length = length.map_or(0, |length| length.parse().expect("a length"));
             let (body, next) = after.split_at(length);
-            told += &head["HTTP/1.1 ".len()..][..3];
-            told += &format!(" {} ", body.trim_end().replace('\n', "/")).replace("  ", " ");
+            transcript += &head["HTTP/1.1 ".len()..][..3];
+            transcript += &format!(" {} ", body.trim_end().replace('\n', "/")).replace("  ", " ");
             rest = next;
         }
         assert_eq!(rest, "");
-        told + match self.last {
-            Need::Request => ".",
-            Need::Bytes(_) => "+",
-            _ => "x",
-        }
+        transcript
+            + match self.last {
+                Need::Request => ".",
+                Need::Bytes(_) => "+",
+                _ => "x",
+            }
     }
 }
 
-/// Plays `request` whole, at every cut and byte by byte.
-fn play(request: &str) -> String {
+/// Returns the transcript of `request`, which must be the same whole, cut in two at any byte, and byte by byte.
+fn transcript_of(request: &str) -> String {
     let play = |steps: &[usize]| {
-        let mut stage = Stage::new(Ok(6));
+        let mut simulation = Simulation::new(Ok(6));
         let mut rest = request.as_bytes();
         for &step in steps {
-            let (worker, later) = rest.split_at(step);
-            stage.arrive(worker, step);
+            let (piece, later) = rest.split_at(step);
+            simulation.receive(piece, step);
             rest = later;
         }
-        stage.arrive(rest, rest.len().max(1));
-        stage.told()
+        simulation.receive(rest, rest.len().max(1));
+        simulation.transcript()
     };
     let whole = play(&[]);
     for cut in 1..request.len() {
@@ -124,10 +127,10 @@ fn play(request: &str) -> String {
 }
 
 #[test]
-fn requests_and_their_answers() {
+fn each_request_gets_its_response() {
     const PREFETCHED: &str = "403 not counted: this is a prefetch, and the visit is counted when it is made .";
     // `.` waits for the next request, `+` for the rest of this one, `x` closes.
-    for (request, told) in [
+    for (request, transcript) in [
         ("GET /count HTTP/1.1\r\nHost: a\r\n\r\n", "200 7 ."),
         ("POST /count HTTP/1.1\r\nHost: a\r\n\r\n", "200 7 ."),
         ("GET /count/blog HTTP/1.1\r\nHost: a\r\n\r\n", "200 7 ."),
@@ -174,17 +177,17 @@ fn requests_and_their_answers() {
         ),
         ("PUT /livez HTTP/1.1\r\nHost: a\r\n\r\n", "405 this method is not allowed here: use one of GET, HEAD ."),
         ("POST /total HTTP/1.1\r\nHost: a\r\n\r\n", "405 this method is not allowed here: use one of GET, HEAD ."),
-        ("GET /count/shop HTTP/1.1\r\nHost: a\r\n\r\n", &format!("404 {NO_COUNTER} .")),
-        ("GET /badge/shop.json HTTP/1.1\r\nHost: a\r\n\r\n", &format!("404 {NO_COUNTER} .")),
+        ("GET /count/shop HTTP/1.1\r\nHost: a\r\n\r\n", &format!("404 {INVALID_COUNTER} .")),
+        ("GET /badge/shop.json HTTP/1.1\r\nHost: a\r\n\r\n", &format!("404 {INVALID_COUNTER} .")),
         ("GET /count/ HTTP/1.1\r\nHost: a\r\n\r\n", "404 nothing is here: try /count or /total ."),
         ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "404 nothing is here: try /count or /total ."),
     ] {
-        assert_eq!(play(request), told, "{request:?}");
+        assert_eq!(transcript_of(request), transcript, "{request:?}");
     }
 }
 
 #[test]
-fn requests_that_are_refused() {
+fn invalid_requests_are_rejected_and_close() {
     let many = "GET / HTTP/1.1\r\nHost: a\r\n".to_owned() + &"A: b\r\n".repeat(http::MAX_FIELDS) + "\r\n";
     for (request, status) in [
         ("GET /livez HTTP/1.1\r\n\r\n", "400"),
@@ -236,13 +239,13 @@ fn requests_that_are_refused() {
         ("POST /count HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n100000000\r\n", "400"),
         (&many, "431"),
     ] {
-        let told = play(request);
-        assert_eq!((&told[..3], told.ends_with('x')), (status, true), "{request:?} {told}");
+        let transcript = transcript_of(request);
+        assert_eq!((&transcript[..3], transcript.ends_with('x')), (status, true), "{request:?} {transcript}");
     }
 }
 
 #[test]
-fn heads_are_bounded_in_length() {
+fn head_length_is_limited() {
     let long = "x".repeat(http::MAX_TARGET);
     let longer = "x".repeat(crate::buffers::MAX_RECEIVED);
     for (request, status) in [
@@ -252,30 +255,31 @@ fn heads_are_bounded_in_length() {
         (format!("POST /count HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;{longer}"), "400"),
     ] {
         for at_a_time in [1, 1000, request.len()] {
-            let mut stage = Stage::new(Ok(0));
-            stage.arrive(request.as_bytes(), at_a_time);
-            assert_eq!((&stage.told()[..3], stage.last), (status, Need::Close));
-            assert!(stage.commands.is_empty());
+            let mut simulation = Simulation::new(Ok(0));
+            simulation.receive(request.as_bytes(), at_a_time);
+            assert_eq!((&simulation.transcript()[..3], simulation.last), (status, Need::Close));
+            assert!(simulation.commands.is_empty());
         }
     }
 }
 
 #[test]
-fn pipelined_visits_are_one_ask_and_many_answers() {
+fn pipelined_visits_become_one_command_and_many_responses() {
     let visit = "GET /count HTTP/1.1\r\nHost: a\r\n\r\n";
-    let mut stage = Stage::new(Ok(0));
+    let mut simulation = Simulation::new(Ok(0));
     let last = "GET /count HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-    stage.arrive((visit.repeat(70) + "GET /total HTTP/1.1\r\nHost: a\r\n\r\n" + visit + last).as_bytes(), 100_000);
-    let key = stage.context.counters.main;
+    simulation
+        .receive((visit.repeat(70) + "GET /total HTTP/1.1\r\nHost: a\r\n\r\n" + visit + last).as_bytes(), 100_000);
+    let key = simulation.context.counters.main;
     let count = |by| Command::Increment { key, by };
-    assert_eq!(stage.commands, [count(64), count(6), Command::Get { key }, count(1), count(1)]);
+    assert_eq!(simulation.commands, [count(64), count(6), Command::Get { key }, count(1), count(1)]);
     let numbers: Vec<_> = (1..=70).chain([70, 71, 72]).map(|number| format!("200 {number} ")).collect();
-    assert_eq!(stage.told(), numbers.concat() + "x");
+    assert_eq!(simulation.transcript(), numbers.concat() + "x");
 }
 
 #[test]
-fn faults_tell_what_the_visitor_may_do() {
-    for (path, error, told) in [
+fn store_errors_become_statuses_and_messages() {
+    for (path, error, transcript) in [
         ("/count", StoreError::Unavailable, "503 not counted, try again: the store is away ."),
         (
             "/count",
@@ -298,53 +302,53 @@ fn faults_tell_what_the_visitor_may_do() {
         ("/", StoreError::Unavailable, "200 Hi/no count right now: the store is away ."),
         ("/livez", StoreError::Unavailable, "200 alive ."),
     ] {
-        let mut stage = Stage::new(Err(error));
-        stage.arrive(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes(), 100);
-        assert_eq!(stage.told(), told);
-        let retry = String::from_utf8_lossy(&stage.out).contains("\r\nRetry-After: 1\r\n");
-        assert_eq!(retry, told.starts_with("503"), "{told}");
+        let mut simulation = Simulation::new(Err(error));
+        simulation.receive(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes(), 100);
+        assert_eq!(simulation.transcript(), transcript);
+        let retry = String::from_utf8_lossy(&simulation.out).contains("\r\nRetry-After: 1\r\n");
+        assert_eq!(retry, transcript.starts_with("503"), "{transcript}");
     }
 }
 
 #[test]
-fn the_fields_of_an_answer() {
-    let mut stage = Stage::new(Ok(41));
-    stage.arrive(b"GET /count HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", 100);
+fn response_fields_of_a_visit() {
+    let mut simulation = Simulation::new(Ok(41));
+    simulation.receive(b"GET /count HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", 100);
     assert_eq!(
-        String::from_utf8_lossy(&stage.out),
+        String::from_utf8_lossy(&simulation.out),
         "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Type: text/plain; charset=utf-8\r\n\
          Content-Length: 3\r\nCache-Control: no-store\r\nX-Served-By: here\r\nConnection: keep-alive\r\n\r\n42\n"
     );
 }
 
 #[test]
-fn head_is_answered_without_a_body_and_does_not_count() {
-    let mut stage = Stage::new(Ok(41));
-    stage.arrive(b"HEAD /count HTTP/1.1\r\nHost: a\r\n\r\n", 100);
-    let out = String::from_utf8_lossy(&stage.out);
+fn head_request_gets_no_body_and_does_not_count() {
+    let mut simulation = Simulation::new(Ok(41));
+    simulation.receive(b"HEAD /count HTTP/1.1\r\nHost: a\r\n\r\n", 100);
+    let out = String::from_utf8_lossy(&simulation.out);
     assert!(!out.contains("Content-Length") && out.ends_with("\r\n\r\n"), "{out}");
-    assert_eq!(stage.commands, [Command::Get { key: stage.context.counters.main }]);
+    assert_eq!(simulation.commands, [Command::Get { key: simulation.context.counters.main }]);
 }
 
 #[test]
-fn a_client_that_expects_to_be_asked_for_its_body_is() {
-    let mut stage = Stage::new(Ok(0));
+fn expect_continue_gets_an_interim_response() {
+    let mut simulation = Simulation::new(Ok(0));
     let head = b"POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
-    stage.arrive(head, head.len());
-    assert_eq!((&stage.out[..], stage.last), (&b"HTTP/1.1 100 Continue\r\n\r\n"[..], Need::Bytes(1)));
-    stage.arrive(b"ab", 2);
-    assert!(String::from_utf8_lossy(&stage.out).ends_with("\r\n\r\n1\n"));
+    simulation.receive(head, head.len());
+    assert_eq!((&simulation.out[..], simulation.last), (&b"HTTP/1.1 100 Continue\r\n\r\n"[..], Need::Bytes(1)));
+    simulation.receive(b"ab", 2);
+    assert!(String::from_utf8_lossy(&simulation.out).ends_with("\r\n\r\n1\n"));
 }
 
 #[test]
-fn a_server_that_goes_says_so_and_closes() {
+fn draining_server_is_not_ready_and_closes_connections() {
     let visit = "GET /count HTTP/1.1\r\nHost: a\r\n\r\n";
     let pair = ["GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n", visit].concat();
     let half = [visit, "GET /count HTTP/1.1\r\nHost"].concat();
-    for (leaving, closing, requests, told) in [
+    for (draining, closing, requests, transcript) in [
         (true, false, visit, "200 1 x"),
         (true, false, &[visit, "\r\n"].concat(), "200 1 x"),
-        // What has come already is answered, and the last answer closes.
+        // Requests that have arrived are answered, and the last response closes.
         (true, false, &pair, "503 not ready: this server is about to go 200 1 x"),
         (true, false, &[visit, visit].concat(), "200 1 200 2 x"),
         (true, false, &half, "200 1 +"),
@@ -352,17 +356,17 @@ fn a_server_that_goes_says_so_and_closes() {
         (true, true, &pair, "503 not ready: this server is about to go x"),
         (true, true, &[visit, visit].concat(), "200 1 200 2 x"),
     ] {
-        let mut stage = Stage::new(Ok(0));
-        (stage.worker.draining, stage.worker.closing) = (leaving, closing);
-        stage.arrive(requests.as_bytes(), 200);
-        assert_eq!(stage.told(), told, "{requests:?}");
-        let closes = String::from_utf8_lossy(&stage.out).matches("Connection: close").count();
-        assert_eq!(closes, usize::from(told.ends_with('x')), "{requests:?}");
+        let mut simulation = Simulation::new(Ok(0));
+        (simulation.worker.draining, simulation.worker.closing) = (draining, closing);
+        simulation.receive(requests.as_bytes(), 200);
+        assert_eq!(simulation.transcript(), transcript, "{requests:?}");
+        let closes = String::from_utf8_lossy(&simulation.out).matches("Connection: close").count();
+        assert_eq!(closes, usize::from(transcript.ends_with('x')), "{requests:?}");
     }
 }
 
 #[test]
-fn what_a_worker_keeps_changes_no_answer() {
+fn caches_change_no_response() {
     let heads = [
         "GET /count HTTP/1.1\r\nHost: a\r\n",
         "GET /count HTTP/1.0\r\nHost: a\r\n",
@@ -381,53 +385,53 @@ fn what_a_worker_keeps_changes_no_answer() {
         "GET /badge.json HTTP/1.1\r\nHost: a\r\n",
     ];
     let play = |worker: WorkerContext, head: &str| {
-        let mut stage = Stage { worker, ..Stage::new(Ok(6)) };
-        stage.context.origins = Origins::new(vec!["http://b".into()]);
+        let mut simulation = Simulation { worker, ..Simulation::new(Ok(6)) };
+        simulation.context.origins = Origins::new(vec!["http://b".into()]);
         for _ in 0..5 {
-            stage.arrive(format!("{head}\r\nGET").as_bytes(), 200);
-            stage.arrive(b" /livez HTTP/1.1\r\nHost: a\r\n\r\n", 200);
+            simulation.receive(format!("{head}\r\nGET").as_bytes(), 200);
+            simulation.receive(b" /livez HTTP/1.1\r\nHost: a\r\n\r\n", 200);
         }
-        (String::from_utf8(stage.out).expect("UTF-8"), stage.commands, stage.worker)
+        (String::from_utf8(simulation.out).expect("UTF-8"), simulation.commands, simulation.worker)
     };
-    let fresh = || Stage::new(Ok(0)).worker;
+    let fresh = || Simulation::new(Ok(0)).worker;
     for head in heads {
-        let (told, commands, _) = play(fresh(), head);
+        let (transcript, commands, _) = play(fresh(), head);
         for before in heads {
-            let (again, asked, _) = play(play(fresh(), before).2, head);
-            assert_eq!((again, asked), (told.clone(), commands.clone()), "{head} after {before}");
+            let (again, again_commands, _) = play(play(fresh(), before).2, head);
+            assert_eq!((again, again_commands), (transcript.clone(), commands.clone()), "{head} after {before}");
         }
         let mut later = play(fresh(), head).2;
-        later.set(784_111_778);
-        let told = told.replace("08:49:37", "08:49:38");
-        assert_eq!(play(later, head).0, told, "{head} a second later");
+        later.set_time(784_111_778);
+        let transcript = transcript.replace("08:49:37", "08:49:38");
+        assert_eq!(play(later, head).0, transcript, "{head} a second later");
     }
 }
 
 #[test]
-fn a_badge_behind_a_visit_is_not_the_visitors() {
-    let mut stage = Stage::new(Ok(0));
+fn badge_after_a_visit_keeps_its_own_style() {
+    let mut simulation = Simulation::new(Ok(0));
     let requests = ["/count", "/badge.svg?label=x", "/count", "/badge.svg?label=y"]
         .map(|target| format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
-    stage.arrive(requests.concat().as_bytes(), 1000);
-    let told = stage.told();
-    let parts: Vec<_> = told.split("200 ").collect();
-    let [_, "1 ", x, "3 ", y] = &parts[..] else { panic!("{told}") };
-    assert!(x.contains("<title>x: 2</title>") && y.contains("<title>y: 4</title>"), "{told}");
+    simulation.receive(requests.concat().as_bytes(), 1000);
+    let transcript = simulation.transcript();
+    let parts: Vec<_> = transcript.split("200 ").collect();
+    let [_, "1 ", x, "3 ", y] = &parts[..] else { panic!("{transcript}") };
+    assert!(x.contains("<title>x: 2</title>") && y.contains("<title>y: 4</title>"), "{transcript}");
 }
 
 #[test]
-fn recorded_requests_have_the_same_answers() {
+fn recording_changes_no_response() {
     let requests = "GET /count HTTP/1.1\r\nHost: a\r\n\r\nGET /count HTTP/1.1\r\nHost: a\r\n\r\n\
                     HEAD /total/blog?secret HTTP/1.1\r\nHost: a\r\n\r\n\
                     POST http://a/count HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhiDELETE /\"no HTTP/1.1\r\n";
     let play = |records_requests, at_a_time| {
-        let mut stage = Stage::new(Ok(6));
-        stage.context.records_requests = records_requests;
-        stage.arrive(requests.as_bytes(), at_a_time);
-        stage.worker.micros = 30;
-        stage.connection.time_out(&stage.context, &mut stage.worker, &mut stage.buffers);
-        stage.go_on();
-        (String::from_utf8(stage.out).expect("UTF-8"), stage.worker.records)
+        let mut simulation = Simulation::new(Ok(6));
+        simulation.context.records_requests = records_requests;
+        simulation.receive(requests.as_bytes(), at_a_time);
+        simulation.worker.micros = 30;
+        simulation.connection.time_out(&simulation.context, &mut simulation.worker, &mut simulation.buffers);
+        simulation.serve_needs();
+        (String::from_utf8(simulation.out).expect("UTF-8"), simulation.worker.records)
     };
     let record = |method: &str, path: &str, route, status, number| Record {
         method: method.into(),
@@ -452,51 +456,51 @@ fn recorded_requests_have_the_same_answers() {
 }
 
 #[test]
-fn a_record_is_short_and_takes_the_time_from_the_head_on() {
-    let mut stage = Stage::new(Ok(0));
-    stage.context.records_requests = true;
-    stage.worker.micros = 100;
+fn record_is_short_and_times_from_the_head() {
+    let mut simulation = Simulation::new(Ok(0));
+    simulation.context.records_requests = true;
+    simulation.worker.micros = 100;
     let (method, path) = ("X".repeat(17), "y".repeat(129));
-    stage.arrive(format!("POST /{path} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n").as_bytes(), 1000);
-    stage.worker.micros = 142;
-    stage.arrive(format!("x{method} / HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes(), 1000);
-    let [long_path, long_method] = &stage.worker.records[..] else { panic!("{:?}", stage.worker.records) };
+    simulation.receive(format!("POST /{path} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n").as_bytes(), 1000);
+    simulation.worker.micros = 142;
+    simulation.receive(format!("x{method} / HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes(), 1000);
+    let [long_path, long_method] = &simulation.worker.records[..] else { panic!("{:?}", simulation.worker.records) };
     assert_eq!((long_path.micros, &long_path.path[126..], long_path.path.len()), (42, "yy...", 131));
     assert_eq!((long_method.micros, &*long_method.method), (0, "XXXXXXXXXXXXXXXX..."));
 }
 
 #[test]
-fn numbers_may_grow_longer() {
-    let mut stage = Stage::new(Ok(8));
+fn number_may_grow_longer_than_the_cached_length() {
+    let mut simulation = Simulation::new(Ok(8));
     for _ in 0..3 {
-        stage.arrive(b"GET /count HTTP/1.1\r\nHost: a\r\n\r\n", 200);
+        simulation.receive(b"GET /count HTTP/1.1\r\nHost: a\r\n\r\n", 200);
     }
-    assert_eq!(stage.told(), "200 9 200 10 200 11 .");
+    assert_eq!(simulation.transcript(), "200 9 200 10 200 11 .");
 }
 
 #[test]
-fn a_request_that_takes_too_long_is_refused() {
-    let mut stage = Stage::new(Ok(0));
-    stage.arrive(b"GET /count HT", 100);
-    stage.connection.time_out(&stage.context, &mut stage.worker, &mut stage.buffers);
-    stage.go_on();
-    assert_eq!(stage.told(), "408 the request did not arrive in time x");
+fn late_request_gets_408() {
+    let mut simulation = Simulation::new(Ok(0));
+    simulation.receive(b"GET /count HT", 100);
+    simulation.connection.time_out(&simulation.context, &mut simulation.worker, &mut simulation.buffers);
+    simulation.serve_needs();
+    assert_eq!(simulation.transcript(), "408 the request did not arrive in time x");
 }
 
 #[test]
-fn each_request_that_has_begun_is_told_from_the_one_before() {
-    let mut stage = Stage::new(Ok(0));
+fn each_request_has_its_own_deadline_number() {
+    let mut simulation = Simulation::new(Ok(0));
     for request in 1..4 {
-        stage.arrive(b"GET /count HTTP", 100);
-        assert_eq!(stage.last, Need::Bytes(request));
-        stage.arrive(b"/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n", 100);
-        assert_eq!(stage.last, Need::Bytes(request));
-        stage.arrive(b"x", 1);
+        simulation.receive(b"GET /count HTTP", 100);
+        assert_eq!(simulation.last, Need::Bytes(request));
+        simulation.receive(b"/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n", 100);
+        assert_eq!(simulation.last, Need::Bytes(request));
+        simulation.receive(b"x", 1);
     }
 }
 
 #[test]
-fn a_client_that_does_not_read_gets_no_more_written() {
+fn pending_output_is_limited() {
     let mut buffers = Buffers::default();
     let mut connection = HttpConnection::default();
     let (context, mut worker) = (context(), WorkerContext::default());
@@ -506,7 +510,7 @@ fn a_client_that_does_not_read_gets_no_more_written() {
         buffers.read_buf().put_slice(&request[..room.min(request.len())]);
     }
     assert_eq!(connection.advance(&context, &mut worker, &mut buffers), Need::Room);
-    assert!(buffers.pending().len() < 2 * MAX_UNSENT);
+    assert!(buffers.pending().len() < 2 * MAX_PENDING);
     let sent = buffers.pending().len();
     buffers.mark_sent(sent);
     assert_eq!(connection.advance(&context, &mut worker, &mut buffers), Need::Room);

@@ -424,7 +424,7 @@ impl State {
         self.clock = Some(now);
         if self.dated.is_none_or(|dated| now >= dated + DATED) {
             self.dated = Some(now);
-            self.context.set(super::unix_time());
+            self.context.set_time(super::unix_time());
         }
     }
 

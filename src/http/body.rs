@@ -56,7 +56,8 @@ impl Body {
         self.state == BodyState::Length(0)
     }
 
-    /// Returns how many of `bytes` belong to the body and are discarded. More bytes are needed if it is then not complete.
+    /// Returns how many of `bytes` belong to the body and are discarded. More bytes are needed if it is then not
+    /// complete.
     ///
     /// # Errors
     /// A [`RequestError`] for a body that is too large, or whose end is uncertain.

@@ -34,7 +34,8 @@ pub struct Head<'a> {
     pub origin: &'a [u8],
     /// The head has an `Access-Control-Request-Method`, which makes an `OPTIONS` request a preflight.
     pub is_preflight: bool,
-    /// The request fetches a page before a visit that may never happen (`Sec-Purpose`, `Purpose`, `X-Purpose`, `X-Moz`).
+    /// The request fetches a page before a visit that may never happen (`Sec-Purpose`, `Purpose`, `X-Purpose`,
+    /// `X-Moz`).
     pub is_prefetch: bool,
     /// The framing of the message.
     pub framing: Framing,
@@ -153,8 +154,8 @@ pub fn overflow(bytes: &[u8]) -> &'static RequestError {
     }
 }
 
-/// Distinguishes a known method that is not allowed here from an unknown one (RFC 9110, section 9.1). `CONNECT` counts as
-/// unknown: the bytes after it may be meant for a tunnel and must not be read as a request (RFC 9931).
+/// Distinguishes a known method that is not allowed here from an unknown one (RFC 9110, section 9.1). `CONNECT` counts
+/// as unknown: the bytes after it may be meant for a tunnel and must not be read as a request (RFC 9931).
 fn parse_method(name: &str) -> Result<Method, &'static RequestError> {
     match name {
         "GET" => Ok(Method::Get),

@@ -17,13 +17,14 @@ pub struct ResponseHead<'a> {
     pub policy: Option<&'static str>,
     /// `Allow`: the methods of the path (RFC 9110, section 15.5.6).
     pub allow: Option<&'static str>,
-    /// `Access-Control-Allow-Origin`: the origin whose pages may read the response. Any value but `*` adds `Vary: Origin`;
-    /// an empty one adds that alone. A response without content and with `allow` is that to a preflight request (Fetch
-    /// standard, "CORS protocol").
+    /// `Access-Control-Allow-Origin`: the origin whose pages may read the response. Any value but `*` adds `Vary:
+    /// Origin`; an empty one adds that alone. A response without content and with `allow` is that to a preflight
+    /// request (Fetch standard, "CORS protocol").
     pub origin: Option<&'a str>,
     /// The body is left out although the fields describe it: the response to `HEAD`.
     pub head_only: bool,
-    /// `Content-Length` is left out, because the length of the body that `GET` would get is unknown (RFC 9110, section 8.6).
+    /// `Content-Length` is left out, because the length of the body that `GET` would get is unknown (RFC 9110, section
+    /// 8.6).
     pub unsized_body: bool,
     /// Whether the connection stays open.
     pub connection: Connection,
@@ -53,8 +54,8 @@ pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead<'_>, date: &[u8], s
     }
 }
 
-/// Appends the head of a response with a body of `length` bytes. A 503 gets `Retry-After: 1`. `date` is the current second
-/// as [`date()`] renders it, and `served_by` the value of `X-Served-By`.
+/// Appends the head of a response with a body of `length` bytes. A 503 gets `Retry-After: 1`. `date` is the current
+/// second as [`date()`] renders it, and `served_by` the value of `X-Served-By`.
 pub fn write_head(out: &mut Vec<u8>, head: &ResponseHead<'_>, date: &[u8], served_by: &str, length: usize) {
     for piece in ["HTTP/1.1 ", head.status.line(), "\r\nDate: "] {
         out.extend_from_slice(piece.as_bytes());

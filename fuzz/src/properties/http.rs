@@ -84,7 +84,7 @@ impl Visit {
         let context = ServerContext { counters, origins, served_by, welcome, metrics, records_requests: false };
         let mut now = WorkerContext::default();
         now.draining = leaving;
-        now.set(784_111_777);
+        now.set_time(784_111_777);
         let (buffers, connection) = (Buffers::default(), HttpConnection::default());
         let visit =
             Self { context, now, buffers, connection, totals: Vec::new(), commands: Vec::new(), out: Vec::new() };

@@ -194,7 +194,7 @@ impl ClientConnection {
     /// Learns the time, and what has become of the server.
     fn tick(&mut self) {
         let server = &self.client.server;
-        self.context.set(unix_time());
+        self.context.set_time(unix_time());
         self.context.draining = server.draining.load(Ordering::Relaxed);
         self.context.closing = server.closing.load(Ordering::Relaxed);
         if server.context.records_requests {
