@@ -1,4 +1,5 @@
-//! What there is room for: event loops, connections, and the memory of each, with what the system gives us.
+//! The capacity of the process: numbers of event loops and connections, and the memory of each, within the system's
+//! limits.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -13,21 +14,20 @@ use crate::config::{self, Config, Limits};
 use crate::memory::{self, Costs, Plan};
 use crate::system;
 
-/// What there is room for.
+/// The numbers and sizes that fit the system's limits.
 #[derive(Clone, Copy)]
 pub(super) struct Capacity {
     /// Event loops.
     pub(super) workers: usize,
-    /// With no more connections than there are files and memory for.
+    /// The configured limits, with `connections` lowered to what open files and memory allow.
     pub(super) limits: Limits,
-    /// Sizes of the kernel's buffers of a connection, in bytes.
+    /// Size of each of the kernel's two buffers of a connection, in bytes.
     socket: usize,
     /// Bytes of incomplete requests and responses, for each event loop.
     pub(super) share: usize,
 }
 
-/// Finds out how much there may be of everything: event loops up to `loops` unless `WORKERS` is set, and
-/// connections up to `most`.
+/// Computes the capacity: at most `loops` event loops unless `WORKERS` is set, and at most `most` connections.
 ///
 /// # Errors
 /// [`Failure::Files`] and [`Failure::Memory`].
@@ -48,42 +48,41 @@ pub(super) fn capacity(config: &Config, costs: Costs, loops: usize, most: usize)
         return Err(Failure::Memory(memory, workers));
     };
     if connections < wanted {
-        let (memory, files, words) = if connections < fit {
+        let (memory, files, reason) = if connections < fit {
             (Some(memory), None, "there is no memory for more; raise the memory limit")
         } else {
             (None, Some(files), "raise the limit of open files (ulimit -n)")
         };
-        warn!(memory, files, connections, "MAX_CONNECTIONS is lowered: {words}");
+        warn!(memory, files, connections, "MAX_CONNECTIONS is lowered: {reason}");
     }
     Ok(Capacity { workers, limits: Limits { connections, ..config.limits }, socket, share: buffers / workers })
 }
 
-/// Has the sockets that a listener accepts take over what bounds the memory that the kernel has for them. A peer that
-/// does not take what it was sent is given up by the kernel, too.
-pub(super) fn bound(listener: &impl AsFd, capacity: &Capacity) -> io::Result<()> {
+/// Sets the sizes of the kernel's buffers, and `TCP_USER_TIMEOUT`, with which the kernel drops a peer that does not
+/// acknowledge. The sockets that the listener accepts inherit them.
+pub(super) fn set_socket_limits(listener: &impl AsFd, capacity: &Capacity) -> io::Result<()> {
     setsockopt(listener, sockopt::SndBuf, &capacity.socket)?;
     setsockopt(listener, sockopt::RcvBuf, &capacity.socket)?;
-    let patience = capacity.limits.write.as_millis().clamp(1, u32::MAX.into()) as u32;
-    Ok(setsockopt(listener, sockopt::TcpUserTimeout, &patience)?)
+    let timeout = capacity.limits.write.as_millis().clamp(1, u32::MAX.into()) as u32;
+    Ok(setsockopt(listener, sockopt::TcpUserTimeout, &timeout)?)
 }
 
-/// Whether a connection has ended because its peer stalled.
-pub(super) fn is_given_up(error: &io::Error) -> bool {
+/// Returns whether a connection ended because its peer stalled.
+pub(super) fn has_stalled(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::ConnectionAborted)
 }
 
-/// Whether the kernel has bytes that the peer of a socket did not take yet.
-pub(super) fn has_untaken(socket: &impl AsFd) -> bool {
+/// Returns whether the kernel still holds bytes that the peer has not acknowledged.
+pub(super) fn has_unacknowledged(socket: &impl AsFd) -> bool {
     getsockopt(socket, MemInfo).is_ok_and(|info| info[WMEM_QUEUED] > 0)
 }
 
-/// Has a socket be reset when it is closed. Closed otherwise, the kernel would keep what its peer did not take, and go on
-/// offering it.
-pub(super) fn reset(socket: &impl AsFd) {
+/// Makes closing the socket send RST. Otherwise the kernel would keep the unsent bytes, and go on sending them.
+pub(super) fn reset_on_close(socket: &impl AsFd) {
     let _ = setsockopt(socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
 }
 
-/// `SO_MEMINFO`: what the kernel keeps of a socket, in bytes.
+/// `SO_MEMINFO`: the kernel's memory for a socket, in bytes.
 #[derive(Clone, Copy)]
 struct MemInfo;
 
@@ -91,5 +90,5 @@ getsockopt_impl!(MemInfo, libc::SOL_SOCKET, libc::SO_MEMINFO, Info, GetStruct<In
 
 type Info = [u32; WMEM_QUEUED + 1];
 
-/// `SK_MEMINFO_WMEM_QUEUED` of Linux's `sock_diag.h`: bytes that wait to be sent or acknowledged, with what surrounds them.
+/// `SK_MEMINFO_WMEM_QUEUED` of Linux's `sock_diag.h`: bytes that wait to be sent or acknowledged, with their overhead.
 const WMEM_QUEUED: usize = 5;

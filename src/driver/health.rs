@@ -1,11 +1,11 @@
-//! What the workers know of the store, and what the log says of it.
+//! The health of the store, as each worker sees it, and the log lines about it.
 //!
-//! Each worker has its own view: of its connection, and of the counter without a name. A refusal that lies with one
-//! named counter is no matter of the store's health. A store that refuses to count is probed
-//! ([`Health::is_refusing`]) until it counts, since no visit may come to show it.
+//! Each worker has its own view of its connection and of the counter without a name. A rejection that concerns one
+//! named counter does not change the store's health. A store that refuses to count is probed ([`Health::is_refusing`])
+//! until it counts, since no visit may arrive to show it.
 //!
-//! A condition that lasts is logged once and then once a minute, with how often it was seen; one that comes and goes,
-//! three times a minute at most.
+//! A lasting condition is logged once, and then once a minute with the number of times it was seen. A condition that
+//! comes and goes is logged at most three times a minute.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -17,31 +17,31 @@ use crate::counter::{Command, Key, Rejection, StoreError};
 use crate::metrics::Metrics;
 use crate::redis::{Receipts, SessionError};
 
-/// How the store is, as far as one worker knows.
+/// The state of the store, as one worker sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StoreHealth {
-    /// Nothing is known yet.
+    /// No connection was tried yet.
     Unknown,
     /// It counts.
     Up,
-    /// It cannot be reached, or broke off.
-    Away(&'static str),
-    /// It answers and refuses.
+    /// It cannot be reached, or the connection failed, for this reason.
+    Down(&'static str),
+    /// It replies, and rejects commands.
     Refusing(Rejection),
 }
 
 impl StoreHealth {
-    /// What a broken session says of the store.
+    /// Returns the state that a session's error shows.
     #[must_use]
-    pub(super) fn of(broken: SessionError) -> Self {
-        match broken {
+    pub(super) fn of(error: SessionError) -> Self {
+        match error {
             SessionError::Handshake(rejection) => Self::Refusing(rejection),
             SessionError::Replica => Self::Refusing(Rejection::ReadOnly),
-            SessionError::Protocol => Self::Away("what it says is not what was asked for: is it Redis?"),
+            SessionError::Protocol => Self::Down("unexpected reply: is it Redis?"),
         }
     }
 
-    /// What a visitor is told who cannot be counted now.
+    /// Returns the error for a visit that cannot be counted now.
     #[must_use]
     pub(super) fn error(self) -> StoreError {
         match self {
@@ -50,7 +50,7 @@ impl StoreHealth {
         }
     }
 
-    /// Whether it may be otherwise in a moment, so that visits wait for it.
+    /// Returns whether the state may end soon, so that visits wait for that.
     #[must_use]
     pub(super) fn is_transient(self) -> bool {
         match self {
@@ -62,51 +62,51 @@ impl StoreHealth {
     fn message(self) -> &'static str {
         match self {
             Self::Unknown | Self::Up => "",
-            Self::Away(words) => words,
+            Self::Down(reason) => reason,
             Self::Refusing(rejection) => rejection.message(),
         }
     }
 
-    /// Whether the log need not tell the two apart: an outage shows itself in more than one way.
+    /// Returns whether the log treats the two as one condition: one outage can cause several errors.
     fn is_like(self, other: Self) -> bool {
         self == other || (self.is_outage() && other.is_outage())
     }
 
-    /// Whether it is part of a restart or of a failure, of which one may show right after the other.
+    /// Returns whether it belongs to a restart or a failure: such states may follow each other.
     fn is_outage(self) -> bool {
         match self {
-            Self::Away(_) => true,
+            Self::Down(_) => true,
             Self::Refusing(rejection) => rejection.is_transient(),
             Self::Unknown | Self::Up => false,
         }
     }
 }
 
-/// What all workers know of the store.
+/// The store's state in the view of all workers.
 pub(super) struct Health {
     workers: Vec<WorkerView>,
     main: Key,
     logged: StoreHealth,
     /// The last bad condition of the store that was logged.
     condition: Notice<StoreHealth>,
-    /// The last refusal that lies with one counter and was logged.
-    refusal: Notice<StoreHealth>,
-    /// Why the log says that no receipts are kept.
+    /// The last rejection of a single counter that was logged.
+    rejection: Notice<StoreHealth>,
+    /// Whether receipts are kept, as logged last.
     receipts: Receipts,
-    /// The log says how many visits there were at the start.
-    announced: bool,
-    /// What is known is also shown there.
+    /// The log has a line with the visits at the start.
+    is_total_logged: bool,
+    /// They show the state too.
     metrics: &'static Metrics,
 }
 
-/// What one worker knows.
+/// The view of one worker.
 struct WorkerView {
     status: StoreHealth,
-    /// Why the counter without a name, and it alone, cannot be counted.
+    /// Why the counter without a name alone cannot be incremented.
     main: Option<Rejection>,
-    /// It has seen a visit count, or a count of 0, since it was connected last.
-    counts: bool,
-    /// The last totals that it saw, by key.
+    /// An increment, if only by 0, has succeeded since the last connect.
+    has_counted: bool,
+    /// The last totals it saw, sorted by key.
     totals: Vec<(Key, i64)>,
 }
 
@@ -118,8 +118,8 @@ impl WorkerView {
         }
     }
 
-    /// Notes a total, and returns the last one if that was greater. One worker sees totals in the order in which the
-    /// store made them. Of more than [`MAX_TOTALS`] counters, those seen first are watched.
+    /// Records a total. Returns the previous one if that was greater. One worker sees totals in the order in which the
+    /// store made them. Only the first [`MAX_TOTALS`] counters are recorded.
     fn record_total(&mut self, key: &Key, total: i64) -> Option<i64> {
         match self.totals.binary_search_by(|(known, _)| known.cmp(key)) {
             Ok(at) => {
@@ -137,28 +137,28 @@ impl WorkerView {
 }
 
 impl Health {
-    /// Nothing is known to any worker; `main` is the counter without a name.
+    /// Creates it in state `Unknown` for each worker; `main` is the counter without a name.
     #[must_use]
     pub(super) fn new(metrics: &'static Metrics, main: Key) -> Self {
-        let view = |_| WorkerView { status: StoreHealth::Unknown, main: None, counts: false, totals: Vec::new() };
+        let view = |_| WorkerView { status: StoreHealth::Unknown, main: None, has_counted: false, totals: Vec::new() };
         Self {
             workers: (0..metrics.workers()).map(view).collect(),
             main,
             logged: StoreHealth::Unknown,
             condition: Notice::default(),
-            refusal: Notice::default(),
+            rejection: Notice::default(),
             receipts: Receipts::Kept,
-            announced: false,
+            is_total_logged: false,
             metrics,
         }
     }
 
-    /// Notes what a worker has seen and logs what it changes: the store is as well as the worker that sees it worst.
+    /// Sets what a worker has seen, and logs changes. The overall state is the worst of all workers.
     pub(super) fn set(&mut self, worker: usize, status: StoreHealth) {
         let view = self.view(worker);
         let was_up = view.status() == StoreHealth::Up;
         view.status = status;
-        // Otherwise all is as it nearly always is.
+        // In the usual case nothing changes, and this is skipped.
         if !was_up || status != StoreHealth::Up || self.logged != StoreHealth::Up {
             self.update();
         }
@@ -174,55 +174,57 @@ impl Health {
 
     fn update(&mut self) {
         let known = self.workers.iter().map(WorkerView::status).filter(|&status| status != StoreHealth::Unknown);
-        let whole = known.fold(StoreHealth::Up, |worst, status| if worst == StoreHealth::Up { status } else { worst });
-        if whole == StoreHealth::Up {
-            // What was not logged need not be taken back; and the start has been announced.
+        let worst = known.fold(StoreHealth::Up, |worst, status| if worst == StoreHealth::Up { status } else { worst });
+        if worst == StoreHealth::Up {
+            // The end of a condition is logged only if its start was.
             if self.logged != StoreHealth::Up && self.logged != StoreHealth::Unknown && self.condition.end() {
                 log_info("the store counts again");
             }
-        } else if let Some(times) = self.condition.record(whole, StoreHealth::is_like) {
-            let words = if whole.is_transient() {
+        } else if let Some(times) = self.condition.record(worst, StoreHealth::is_like) {
+            let message = if worst.is_transient() {
                 "the store does not count, visits wait for it as long as STORE_TIMEOUT allows"
             } else {
                 "the store does not count, visits get 503 until it does"
             };
-            log_refusal(words, whole.message(), times);
+            log_rejection(message, worst.message(), times);
         }
-        self.logged = whole;
-        self.metrics.store_up.store(whole == StoreHealth::Up, Ordering::Relaxed);
+        self.logged = worst;
+        self.metrics.store_up.store(worst == StoreHealth::Up, Ordering::Relaxed);
     }
 
-    /// What a visitor is told whose visit this worker could not send.
+    /// Returns the error for a visit that this worker could not send.
     #[must_use]
     pub(super) fn error(&self, worker: usize) -> StoreError {
         self.status(worker).error()
     }
 
-    /// Whether the store is known to refuse visits.
+    /// Returns whether the store refuses visits of this worker.
     #[must_use]
     pub(super) fn is_refusing(&self, worker: usize) -> bool {
         matches!(self.status(worker), StoreHealth::Refusing(_))
     }
 
-    /// What to ask the store for `/readyz`: whether it counts. That a ping shows only where visits were counted before.
+    /// Returns the command that shows for `/readyz` whether the store counts. A ping is enough if it has counted
+    /// before.
     #[must_use]
     pub(super) fn readiness(&self, worker: usize) -> Command {
         let view = &self.workers[worker];
-        let is_known = view.counts && view.status() == StoreHealth::Up;
-        if is_known { Command::Ping } else { Command::Increment { key: self.main, by: 0 } }
+        let is_ping_enough = view.has_counted && view.status() == StoreHealth::Up;
+        if is_ping_enough { Command::Ping } else { Command::Increment { key: self.main, by: 0 } }
     }
 
-    /// Notes that Redis has greeted a worker, and what it holds; that it counts is still to be shown.
-    pub(super) fn record_handshake(&mut self, worker: usize, held: Option<Result<i64, Rejection>>) {
+    /// Records that a worker's handshake with Redis is done, and the total it has read. This does not show yet that
+    /// Redis counts.
+    pub(super) fn record_handshake(&mut self, worker: usize, total: Option<Result<i64, Rejection>>) {
         let view = self.view(worker);
-        view.counts = false;
+        view.has_counted = false;
         if view.status != StoreHealth::Unknown {
             self.metrics.worker(worker).record_reconnect();
         }
         self.record_reply(worker, &Command::Ping, StoreHealth::Up);
-        match held {
+        match total {
             Some(Ok(total)) => {
-                self.announce(total);
+                self.log_first_total(total);
                 let main = self.main;
                 self.record_total(worker, &main, total);
             }
@@ -234,12 +236,12 @@ impl Health {
         }
     }
 
-    /// Notes whether a batch may be sent again where its reply is lost, and says once if it may not.
+    /// Records whether a batch may be sent again after its reply was lost, and logs a change.
     pub(super) fn record_receipts(&mut self, receipts: Receipts) {
         if std::mem::replace(&mut self.receipts, receipts) == receipts {
             return;
         }
-        let words = match receipts {
+        let message = match receipts {
             Receipts::Kept => return log_info("the store keeps receipts: a visit whose reply is lost is sent again"),
             Receipts::Refused => {
                 "the store's user may not keep receipts: a visit whose reply is lost is in doubt and gets 504"
@@ -249,11 +251,11 @@ impl Health {
                  set maxmemory-policy noeviction, and let the user run INFO"
             }
         };
-        log_warning(words, None);
+        log_warning(message, None);
     }
 
-    /// Notes what the store has replied to a part of a batch. The totals of one that was sent more than once may be older
-    /// than those that were seen meanwhile.
+    /// Records the store's reply to one command of a batch. If `is_repeated`, the batch was sent more than once, and
+    /// its totals may be older than others seen meanwhile.
     pub(super) fn record_replies(
         &mut self,
         worker: usize,
@@ -262,10 +264,12 @@ impl Health {
         reply: Result<i64, StoreError>,
     ) {
         match (command, reply) {
-            (Command::Increment { key, .. }, Ok(total)) => self.counted(worker, key, (!is_repeated).then_some(total)),
+            (Command::Increment { key, .. }, Ok(total)) => {
+                self.record_increment(worker, key, (!is_repeated).then_some(total))
+            }
             (_, Ok(_)) => self.record_reply(worker, command, StoreHealth::Up),
             (_, Err(StoreError::Rejected(rejection))) if rejection.is_key_specific() => {
-                self.refused(worker, command, rejection)
+                self.record_key_rejection(worker, command, rejection)
             }
             (_, Err(StoreError::Rejected(rejection))) => {
                 self.record_reply(worker, command, StoreHealth::Refusing(rejection))
@@ -274,10 +278,10 @@ impl Health {
         }
     }
 
-    fn counted(&mut self, worker: usize, key: &Key, total: Option<i64>) {
+    fn record_increment(&mut self, worker: usize, key: &Key, total: Option<i64>) {
         let is_main = *key == self.main;
         let view = self.view(worker);
-        view.counts = true;
+        view.has_counted = true;
         if is_main {
             view.main = None;
         }
@@ -287,7 +291,7 @@ impl Health {
         self.set(worker, StoreHealth::Up);
     }
 
-    /// Notes what the store holds; it should never be less than it was.
+    /// Records a total, and logs an error if it is less than the previous one.
     fn record_total(&mut self, worker: usize, key: &Key, total: i64) {
         if let Some(last) = self.view(worker).record_total(key, total) {
             self.metrics.worker(worker).record_regression();
@@ -301,9 +305,9 @@ impl Health {
         }
     }
 
-    /// Says once what the store holds: who sees another number than expected may look at another store.
-    fn announce(&mut self, total: i64) {
-        if std::mem::replace(&mut self.announced, true) {
+    /// Logs the first total once: an unexpected number may show that the settings name another store.
+    fn log_first_total(&mut self, total: i64) {
+        if std::mem::replace(&mut self.is_total_logged, true) {
             return;
         }
         match total {
@@ -315,36 +319,37 @@ impl Health {
         }
     }
 
-    /// Notes that one counter is refused.
-    fn refused(&mut self, worker: usize, command: &Command, rejection: Rejection) {
+    /// Records a rejection that concerns one counter.
+    fn record_key_rejection(&mut self, worker: usize, command: &Command, rejection: Rejection) {
         let key = command.key().copied().unwrap_or(self.main);
         if key == self.main {
             self.view(worker).main = Some(rejection);
-        } else if let Some(times) = self.refusal.record(StoreHealth::Refusing(rejection), StoreHealth::is_like) {
-            log_refusal(&format!("visits of {} get an error", DisplayKey(&key)), rejection.message(), times);
+        } else if let Some(times) = self.rejection.record(StoreHealth::Refusing(rejection), StoreHealth::is_like) {
+            log_rejection(&format!("visits of {} get an error", DisplayKey(&key)), rejection.message(), times);
         }
         self.record_reply(worker, &Command::Ping, StoreHealth::Up);
     }
 
-    /// Notes what a reply shows of the store: only counting shows that counting works, where reads go on without it.
+    /// Records the state that a reply shows. A read that succeeds does not end a rejection that allows reads: only an
+    /// increment does.
     fn record_reply(&mut self, worker: usize, command: &Command, status: StoreHealth) {
         let known = self.view(worker).status;
-        let is_moot = match known {
+        let is_inconclusive = match known {
             StoreHealth::Refusing(rejection) => {
                 status == StoreHealth::Up && !command.is_increment() && rejection.allows_reads()
             }
             _ => false,
         };
-        self.set(worker, if is_moot { known } else { status });
+        self.set(worker, if is_inconclusive { known } else { status });
     }
 }
 
-/// Logs why visits are not counted, and how often that was seen.
-fn log_refusal(words: &str, because: &str, times: u64) {
-    warn!(because, times, "{words}");
+/// Logs why visits are not counted, and how often that was seen since the last line.
+fn log_rejection(message: &str, because: &str, times: u64) {
+    warn!(because, times, "{message}");
 }
 
-/// A key in a line of log.
+/// Writes a key in a log line.
 struct DisplayKey<'a>(&'a Key);
 
 impl std::fmt::Display for DisplayKey<'_> {
@@ -353,52 +358,52 @@ impl std::fmt::Display for DisplayKey<'_> {
     }
 }
 
-/// What the log says of something that lasts, or comes and goes.
+/// Limits the log lines about a condition that lasts, or comes and goes.
 struct Notice<T> {
-    /// What the last line was about.
+    /// The condition in the last line.
     last: Option<T>,
-    /// It was logged, and not that it is over.
-    open: bool,
+    /// The start of the condition was logged, and its end was not.
+    is_open: bool,
     /// How often it was seen since that line.
     times: u64,
-    /// Since when lines are counted, and how many there were.
+    /// When the window of [`WINDOW`] began, and the lines logged in it.
     window: Option<(Instant, u32)>,
 }
 
 impl<T> Default for Notice<T> {
     fn default() -> Self {
-        Self { last: None, open: false, times: 0, window: None }
+        Self { last: None, is_open: false, times: 0, window: None }
     }
 }
 
 impl<T: Copy> Notice<T> {
-    /// Notes that it is so, and returns how often it was seen since the last line, if it is time for another: once a
-    /// minute while it lasts; and each time that it comes anew, but [`MAX_LINES`] times a minute at most.
-    fn record(&mut self, what: T, is_like: fn(T, T) -> bool) -> Option<u64> {
+    /// Records that `condition` was seen. Returns how often it was seen since the last line, if another line is due:
+    /// once a minute while it lasts, and each time that it comes back, but at most [`MAX_LINES`] times a minute.
+    fn record(&mut self, condition: T, is_like: fn(T, T) -> bool) -> Option<u64> {
         self.times += 1;
         let now = Instant::now();
         let (since, lines) = self.window.filter(|&(since, _)| now < since + WINDOW).unwrap_or((now, 0));
-        let is_new = !self.open || !self.last.is_some_and(|last| is_like(last, what));
+        let is_new = !self.is_open || !self.last.is_some_and(|last| is_like(last, condition));
         if lines > 0 && (!is_new || lines == MAX_LINES) {
             return None;
         }
-        (self.last, self.open, self.window) = (Some(what), true, Some((since, lines + 1)));
+        (self.last, self.is_open, self.window) = (Some(condition), true, Some((since, lines + 1)));
         Some(std::mem::take(&mut self.times))
     }
 
-    /// Notes that it is over, and returns whether the log has to say so.
+    /// Records that the condition has ended. Returns whether that is to be logged.
     fn end(&mut self) -> bool {
-        std::mem::take(&mut self.open)
+        std::mem::take(&mut self.is_open)
     }
 }
 
-/// Most lines in a minute about what comes and goes.
+/// Most lines in a [`WINDOW`] about a condition that comes and goes.
 const MAX_LINES: u32 = 3;
 
-/// After this time a condition that lasts is logged again.
+/// Time after which a lasting condition is logged again.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Most counters whose totals a worker remembers.
+/// Most counters whose last totals a worker keeps.
 const MAX_TOTALS: usize = 1024;
 
 #[cfg(test)]
@@ -415,48 +420,48 @@ mod tests {
     }
 
     #[test]
-    fn the_store_is_as_well_as_the_worker_that_sees_it_worst() {
+    fn the_overall_state_is_the_worst_of_all_workers() {
         let mut health = health(2);
-        let (away, refusing) = (StoreHealth::Away("gone"), StoreHealth::Refusing(Rejection::ReadOnly));
-        for (worker, status, said) in [
+        let (away, refusing) = (StoreHealth::Down("gone"), StoreHealth::Refusing(Rejection::ReadOnly));
+        for (worker, status, expected) in [
             (0, StoreHealth::Up, StoreHealth::Up),
             (1, StoreHealth::Up, StoreHealth::Up),
             (1, away, away),
-            (0, StoreHealth::Away("it cannot be reached"), away),
+            (0, StoreHealth::Down("unreachable"), away),
             (1, StoreHealth::Up, away),
             (0, refusing, refusing),
             (0, StoreHealth::Up, StoreHealth::Up),
         ] {
             health.set(worker, status);
-            assert!(health.logged.is_like(said), "{:?}", health.logged);
-            assert_eq!(health.metrics.store_up.load(Ordering::Relaxed), said == StoreHealth::Up);
+            assert!(health.logged.is_like(expected), "{:?}", health.logged);
+            assert_eq!(health.metrics.store_up.load(Ordering::Relaxed), expected == StoreHealth::Up);
         }
     }
 
     #[test]
-    fn what_is_learnt_is_what_it_shows() {
-        let refused = |rejection| Err(StoreError::Rejected(rejection));
+    fn each_reply_changes_the_state_to_what_it_shows() {
+        let rejected = |rejection| Err(StoreError::Rejected(rejection));
         let (count, other) = (Command::Increment { key: key("a"), by: 1 }, Command::Increment { key: key("b"), by: 1 });
         let total = Command::Get { key: key("a") };
         let mut health = health(1);
         for (command, result, status) in [
-            (count, refused(Rejection::ReadOnly), StoreHealth::Refusing(Rejection::ReadOnly)),
+            (count, rejected(Rejection::ReadOnly), StoreHealth::Refusing(Rejection::ReadOnly)),
             (total, Ok(1), StoreHealth::Refusing(Rejection::ReadOnly)),
             (Command::Ping, Ok(0), StoreHealth::Refusing(Rejection::ReadOnly)),
             (other, Ok(1), StoreHealth::Up),
-            (total, refused(Rejection::Loading), StoreHealth::Refusing(Rejection::Loading)),
+            (total, rejected(Rejection::Loading), StoreHealth::Refusing(Rejection::Loading)),
             (total, Ok(1), StoreHealth::Up),
             (count, Err(StoreError::OutcomeUnknown), StoreHealth::Up),
-            // The counter without a name is what the store is for; one with a name is a matter of its own.
-            (count, refused(Rejection::WrongType), StoreHealth::Refusing(Rejection::WrongType)),
+            // A rejection of the counter without a name is a state of the store; one of a named counter is not.
+            (count, rejected(Rejection::WrongType), StoreHealth::Refusing(Rejection::WrongType)),
             (other, Ok(1), StoreHealth::Refusing(Rejection::WrongType)),
-            (other, refused(Rejection::Overflow), StoreHealth::Refusing(Rejection::WrongType)),
-            (other, refused(Rejection::OutOfMemory), StoreHealth::Refusing(Rejection::OutOfMemory)),
+            (other, rejected(Rejection::Overflow), StoreHealth::Refusing(Rejection::WrongType)),
+            (other, rejected(Rejection::OutOfMemory), StoreHealth::Refusing(Rejection::OutOfMemory)),
             (count, Ok(1), StoreHealth::Up),
-            (other, refused(Rejection::WrongType), StoreHealth::Up),
-            (other, refused(Rejection::TooManyCounters), StoreHealth::Up),
-            (count, refused(Rejection::OutOfMemory), StoreHealth::Refusing(Rejection::OutOfMemory)),
-            (other, refused(Rejection::TooManyCounters), StoreHealth::Refusing(Rejection::OutOfMemory)),
+            (other, rejected(Rejection::WrongType), StoreHealth::Up),
+            (other, rejected(Rejection::TooManyCounters), StoreHealth::Up),
+            (count, rejected(Rejection::OutOfMemory), StoreHealth::Refusing(Rejection::OutOfMemory)),
+            (other, rejected(Rejection::TooManyCounters), StoreHealth::Refusing(Rejection::OutOfMemory)),
             (Command::Increment { key: key("a"), by: 0 }, Ok(1), StoreHealth::Up),
         ] {
             health.record_replies(0, false, &command, result);
@@ -470,9 +475,9 @@ mod tests {
     }
 
     #[test]
-    fn a_total_below_one_that_was_seen_is_a_loss() {
+    fn a_total_below_the_previous_one_is_a_regression() {
         let mut health = health(2);
-        let lost = |health: &Health| {
+        let regressions = |health: &Health| {
             let page = String::from_utf8(health.metrics.page()).expect("text");
             let line = page.lines().find_map(|line| line.strip_prefix("notch_store_regressions_total "));
             line.and_then(|number| number.parse::<u64>().ok()).expect("a number")
@@ -480,11 +485,11 @@ mod tests {
         for (worker, is_repeated, name, total, losses) in [
             (0, false, "a", 5, 0),
             (0, false, "a", 5, 0),
-            // Another worker's replies may be read in another order.
+            // Replies to another worker may be read in another order.
             (1, false, "a", 4, 0),
             (0, false, "b", 1, 0),
             (0, false, "a", 6, 0),
-            // A receipt says what the total was when its batch was counted.
+            // A receipt holds the total at the time when its batch was counted.
             (0, true, "a", 3, 0),
             (0, false, "a", 1, 1),
             (0, false, "a", 2, 1),
@@ -492,23 +497,23 @@ mod tests {
             (0, false, "b", 0, 3),
         ] {
             health.record_replies(worker, is_repeated, &Command::Increment { key: key(name), by: 0 }, Ok(total));
-            assert_eq!(lost(&health), losses, "{worker} {name} {total}");
+            assert_eq!(regressions(&health), losses, "{worker} {name} {total}");
         }
     }
 
     #[test]
-    fn what_lasts_is_said_once_a_minute() {
+    fn a_lasting_condition_is_logged_once_a_minute() {
         let mut notice = Notice::default();
         let same = |one: u8, other: u8| one == other;
-        assert!(!notice.end(), "nothing was said");
+        assert!(!notice.end(), "nothing was logged");
         assert_eq!(notice.record(1, same), Some(1));
         assert_eq!(notice.record(1, same), None);
         assert!(notice.end() && !notice.end());
-        assert_eq!(notice.record(1, same), Some(2), "it came anew");
+        assert_eq!(notice.record(1, same), Some(2), "it came back");
         assert_eq!(notice.record(2, same), Some(1), "it is another");
         assert!(notice.end());
         assert_eq!(notice.record(1, same), None, "it comes and goes");
-        assert!(!notice.end(), "it was not said that it began");
+        assert!(!notice.end(), "its start was not logged");
         assert_eq!(notice.record(2, same), None);
         notice.window = notice.window.map(|(since, lines)| (since - WINDOW, lines));
         assert_eq!(notice.record(2, same), Some(3));

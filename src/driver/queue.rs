@@ -1,7 +1,7 @@
-//! The queue before the store: the batch that gathers, and the batch that is in doubt.
+//! The queue before the store: the batch that is gathering, and the batch that is in doubt.
 //!
-//! A visit waits for `STORE_TIMEOUT` from its arrival, each for itself, wherever its batch is meanwhile. A batch carries
-//! seats: each client has one for as long as it is connected.
+//! Each visit waits at most `STORE_TIMEOUT` from its arrival, wherever its batch is. The waiters of a batch are slots:
+//! each client has one as long as it is connected.
 
 use std::time::Instant;
 
@@ -10,33 +10,33 @@ use crate::batch::Batch;
 use crate::counter::{Command, Key, StoreError};
 use crate::redis::Session;
 
-/// Who waits for a number, and until when.
+/// A client that waits for a total, by its slot, and its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Waiter {
     pub(super) slot: usize,
     pub(super) deadline: Instant,
 }
 
-/// How a batch goes to the store.
+/// Whether a batch is sent for the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Attempt {
-    /// For the first time.
+    /// It is.
     First,
-    /// Again, because its reply was lost; it was sent first at this time.
+    /// It is sent again, because its reply was lost; it was sent first at this time.
     Again(Instant),
 }
 
-/// The waiting room of one event loop.
+/// The queue of one event loop.
 pub(super) struct Queue<W> {
     gathering: Batch<Waiter>,
-    /// A batch that was sent without a reply, to be sent again under its number before any other, and when it was sent
-    /// first.
+    /// A batch that was sent and got no reply, and when it was sent first. It is sent again under its sequence number,
+    /// before any other.
     in_doubt: Option<(Batch<Waiter>, Instant)>,
     /// Batches taken so far.
     taken: i64,
-    /// The store has been away for so long that reads need not wait for it.
-    is_away: bool,
-    /// From then on nobody waits any longer.
+    /// The store has been down for so long that reads do not wait for it.
+    is_down: bool,
+    /// All waiting ends at this time.
     cutoff: Option<Instant>,
     pub(super) slots: Slots<W>,
 }
@@ -48,23 +48,23 @@ impl<W> Default for Queue<W> {
 }
 
 impl<W> Queue<W> {
-    /// Nobody waits and nobody sits.
+    /// Creates an empty queue without slots.
     pub(super) const fn new() -> Self {
-        Self { gathering: Batch::new(), in_doubt: None, taken: 0, is_away: false, cutoff: None, slots: Slots::new() }
+        Self { gathering: Batch::new(), in_doubt: None, taken: 0, is_down: false, cutoff: None, slots: Slots::new() }
     }
 
-    /// Adds an ask to the batch that gathers, and says whether it is the first. If there is no room, or nobody waits any
-    /// longer, the client has its answer at once: what would be given up at once is not sent. Likewise one that reads or
-    /// looks whether visits count, while the store is away: a page is not to stand still for that.
+    /// Adds a command to the gathering batch. Returns whether it is the first. After the cutoff, the client gets an
+    /// error at once, and the command is not sent. So does a read or a readiness check while the store is down, since a
+    /// page should not wait for it; and a command for which the batch has no room.
     ///
-    /// The counter without a name, `main`, has always room: a flood of names is not to keep anybody from it.
+    /// The counter without a name, `main`, always has room, so that many names cannot block it.
     pub(super) fn push(&mut self, command: &Command, main: &Key, waiter: Waiter) -> bool {
-        let may_wait = !self.is_away || matches!(command, Command::Increment { by: 1.., .. });
+        let may_wait = !self.is_down || matches!(command, Command::Increment { by: 1.., .. });
         if self.cutoff.is_some() || !may_wait {
             self.slots.set_answer(waiter.slot, Err(StoreError::Unavailable));
             return false;
         }
-        let first = self.gathering.is_empty();
+        let is_first = self.gathering.is_empty();
         if !self.gathering.push(command, waiter) {
             if command.key().is_some_and(|key| key != main) {
                 self.slots.set_answer(waiter.slot, Err(StoreError::Overloaded));
@@ -72,44 +72,44 @@ impl<W> Queue<W> {
             }
             self.gathering.push_unbounded(command, waiter);
         }
-        first
+        is_first
     }
 
-    /// Adds an ask to which nobody waits for the answer, and says whether it is the first.
+    /// Adds a command without a waiter. Returns whether it is the first.
     pub(super) fn push_probe(&mut self, command: &Command) -> bool {
-        let first = self.gathering.is_empty();
+        let is_first = self.gathering.is_empty();
         self.gathering.push_probe(command);
-        first
+        is_first
     }
 
-    /// When the visit that has waited longest, of those whose batch is not on its way, has waited long enough.
+    /// Returns the earliest deadline of the waiters whose batch is not in flight.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let in_doubt = self.in_doubt.as_ref().and_then(|(batch, _)| batch.first_waiter());
         self.earliest(&[in_doubt, self.gathering.first_waiter()])
     }
 
-    /// The first of these deadlines.
+    /// Returns the earliest deadline of these waiters, at most the cutoff.
     pub(super) fn earliest(&self, waiters: &[Option<&Waiter>]) -> Option<Instant> {
         let first = waiters.iter().flatten().map(|waiter| waiter.deadline).min()?;
         Some(self.cutoff.map_or(first, |cutoff| cutoff.min(first)))
     }
 
-    /// Has nobody wait any longer than `now`, whatever their deadline.
+    /// Ends all waiting at `now`, whatever the deadlines. [`Queue::expire`] then completes the waiters.
     pub(super) fn cut_off(&mut self, now: Instant) {
         self.cutoff = Some(now);
     }
 
-    /// Notes whether the store has been away for longer than a visit waits.
-    pub(super) fn set_away(&mut self, is_away: bool) {
-        self.is_away = is_away;
+    /// Sets whether the store has been down for longer than `STORE_TIMEOUT`.
+    pub(super) fn set_down(&mut self, is_down: bool) {
+        self.is_down = is_down;
     }
 
-    /// Batches taken so far.
+    /// Returns the number of batches taken so far.
     pub(super) fn batches_taken(&self) -> i64 {
         self.taken
     }
 
-    /// Takes the batch that is to be sent next, if there is one, in exchange for an empty one.
+    /// Takes the batch to send next, if there is one, into `batch`, which must be empty.
     pub(super) fn take(&mut self, batch: &mut Batch<Waiter>) -> Option<Attempt> {
         if let Some((in_doubt, sent)) = self.in_doubt.take() {
             *batch = in_doubt;
@@ -124,63 +124,63 @@ impl<W> Queue<W> {
         Some(Attempt::First)
     }
 
-    /// Keeps a batch that was sent first at `sent`, and not answered, if anybody still waits for it.
+    /// Keeps a batch in doubt, sent first at `sent`, to be sent again. Drops it if it has no waiter.
     pub(super) fn requeue_in_doubt(&mut self, batch: Batch<Waiter>, sent: Instant) {
         self.in_doubt = (batch.waiter_count() > 0).then_some((batch, sent));
     }
 
-    /// Takes the batch that was kept.
+    /// Takes the batch in doubt.
     pub(super) fn take_in_doubt(&mut self) -> Option<Batch<Waiter>> {
         self.in_doubt.take().map(|(batch, _)| batch)
     }
 
-    /// Has a batch that was not sent wait for the next connection, before what has gathered meanwhile.
+    /// Puts back a batch that was not sent, before the commands that have gathered meanwhile.
     pub(super) fn requeue(&mut self, batch: &mut Batch<Waiter>) {
         batch.merge(&mut self.gathering);
         std::mem::swap(batch, &mut self.gathering);
     }
 
-    /// Tells everybody in a batch; `fault` is for those to whom the store has not replied.
+    /// Completes all waiters of a batch. Those without a reply from the store get `error`.
     pub(super) fn complete(&mut self, batch: &mut Batch<Waiter>, error: StoreError, mut wake: impl FnMut(&W)) {
         batch.complete(error, |waiter, result| complete_waiter(&mut self.slots, waiter, result, &mut wake));
     }
 
-    /// Tells everybody who has waited until their deadline: `unsent` is for those whose batch was never sent.
+    /// Completes all waiters whose deadline has passed: with `unsent` if their batch was never sent.
     pub(super) fn expire(&mut self, now: Instant, unsent: StoreError, mut wake: impl FnMut(&W)) {
-        let is_late: IsLate<'_> = &self.is_late(now);
+        let is_expired: IsExpired<'_> = &self.is_expired(now);
         let Self { gathering, in_doubt, slots, .. } = self;
-        let tell: Complete<'_> = &mut |waiter, result| complete_waiter(slots, waiter, result, &mut wake);
+        let complete: Complete<'_> = &mut |waiter, result| complete_waiter(slots, waiter, result, &mut wake);
         if let Some((batch, _)) = in_doubt {
-            batch.expire(StoreError::OutcomeUnknown, is_late, &mut *tell);
+            batch.expire(StoreError::OutcomeUnknown, is_expired, &mut *complete);
             if batch.waiter_count() == 0 {
                 *in_doubt = None;
             }
         }
-        gathering.expire(unsent, is_late, tell);
+        gathering.expire(unsent, is_expired, complete);
     }
 
-    /// The same for the batch that a session has sent.
+    /// Does the same for the batch that a session has sent.
     pub(super) fn expire_sent(&mut self, session: &mut Session<Waiter>, now: Instant, mut wake: impl FnMut(&W)) {
-        let is_late: IsLate<'_> = &self.is_late(now);
-        let tell: Complete<'_> = &mut |waiter, result| complete_waiter(&mut self.slots, waiter, result, &mut wake);
-        session.expire(is_late, tell);
+        let is_expired: IsExpired<'_> = &self.is_expired(now);
+        let complete: Complete<'_> = &mut |waiter, result| complete_waiter(&mut self.slots, waiter, result, &mut wake);
+        session.expire(is_expired, complete);
     }
 
-    /// The same for the batch that the ledger writes.
+    /// Does the same for the batch that the ledger thread is writing.
     pub(super) fn expire_written(&mut self, batch: &mut Batch<Waiter>, now: Instant, mut wake: impl FnMut(&W)) {
-        let is_late: IsLate<'_> = &self.is_late(now);
-        let tell: Complete<'_> = &mut |waiter, result| complete_waiter(&mut self.slots, waiter, result, &mut wake);
-        batch.expire(StoreError::OutcomeUnknown, is_late, tell);
+        let is_expired: IsExpired<'_> = &self.is_expired(now);
+        let complete: Complete<'_> = &mut |waiter, result| complete_waiter(&mut self.slots, waiter, result, &mut wake);
+        batch.expire(StoreError::OutcomeUnknown, is_expired, complete);
     }
 
-    fn is_late(&self, now: Instant) -> impl Fn(&Waiter) -> bool + Copy + use<W> {
+    fn is_expired(&self, now: Instant) -> impl Fn(&Waiter) -> bool + Copy + use<W> {
         let cut_off = self.cutoff.is_some_and(|cutoff| cutoff <= now);
         move |waiter| cut_off || waiter.deadline <= now
     }
 }
 
-// What `Batch::expire` takes is the same type everywhere, so that its code is there once.
-type IsLate<'a> = &'a dyn Fn(&Waiter) -> bool;
+// `Batch::expire` takes the same types everywhere, so that its code is compiled once.
+type IsExpired<'a> = &'a dyn Fn(&Waiter) -> bool;
 type Complete<'a> = &'a mut dyn FnMut(Waiter, Result<i64, StoreError>);
 
 fn complete_waiter<W>(
@@ -200,12 +200,12 @@ mod tests {
     use crate::batch::MAX_ENTRIES;
 
     #[test]
-    fn what_comes_after_the_cutoff_is_refused_and_not_sent() {
+    fn commands_after_the_cutoff_are_refused_and_not_sent() {
         let mut queue = Queue::<()>::new();
         let slots = [queue.slots.allocate(), queue.slots.allocate()];
         let key = Key::new(b"visits").expect("a good name");
         let now = Instant::now();
-        let waiter = |slot| Waiter { slot: slot, deadline: now };
+        let waiter = |slot| Waiter { slot, deadline: now };
         assert!(queue.push(&Command::Increment { key, by: 1 }, &key, waiter(slots[0])));
         queue.cut_off(now);
         assert!(!queue.push(&Command::Increment { key, by: 1 }, &key, waiter(slots[1])));
@@ -217,14 +217,14 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_names_keeps_nobody_from_the_counter_without_a_name() {
+    fn many_names_do_not_block_the_counter_without_a_name() {
         let mut queue = Queue::<()>::new();
         let main = Key::new(b"visits").expect("a good name");
         let name = |number: usize| Key::new(format!("visits:{number}").as_bytes()).expect("a good name");
         let deadline = Instant::now();
         let mut answer = |command| {
             let slot = queue.slots.allocate();
-            queue.push(&command, &main, Waiter { slot: slot, deadline });
+            queue.push(&command, &main, Waiter { slot, deadline });
             queue.slots.take_answer(slot)
         };
         for number in 0..MAX_ENTRIES {

@@ -1,10 +1,10 @@
-//! How long a connection to the store may be silent before it is replaced.
+//! The timeout of a reply from the store, after which the connection is replaced.
 //!
-//! The time follows the round trips that were measured, as TCP's retransmission timer does (RFC 6298): a store that
-//! always takes a second is slow, and one that takes a millisecond and then a second is silent. It is the time of an
-//! *attempt*, from the moment a batch was sent on a connection; how long a *visit* waits is `STORE_TIMEOUT`, from its
-//! arrival, and a matter of the queue. The two are apart so that a batch can be sent again, on another connection,
-//! while its visits still wait.
+//! It is computed from measured round trips, as TCP's retransmission timeout (RFC 6298): a store that always takes a
+//! second is slow, and one that takes a millisecond and then a second is silent. It limits an *attempt*, from the time
+//! at which a batch was sent on a connection. `STORE_TIMEOUT` limits how long a *visit* waits from its arrival, and
+//! belongs to the queue. The two differ so that a batch can be sent again, on another connection, while its visits
+//! still wait.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::redis::Receipts;
 
 /// The estimate of one worker, over all its connections.
 pub(super) struct ReplyTimeout {
-    /// Smoothed round trip, and how far round trips stray from it, in nanoseconds; `None` before the first.
+    /// Smoothed round trip time and its variation (RFC 6298), in nanoseconds; `None` before the first.
     measured: Option<(u64, u64)>,
     current: Duration,
     /// `STORE_TIMEOUT`.
@@ -20,13 +20,14 @@ pub(super) struct ReplyTimeout {
 }
 
 impl ReplyTimeout {
-    /// Before anything was measured.
+    /// Creates an estimate without a measurement; `visit` is `STORE_TIMEOUT`.
     pub(super) fn new(visit: Duration) -> Self {
         let current = (visit / 2).min(INITIAL);
         Self { measured: None, current, visit }
     }
 
-    /// How long to wait for a reply from now on; where the batch may not be sent again, as long as its visits wait.
+    /// Returns how long to wait for a reply: at least `STORE_TIMEOUT` if the batch cannot be sent again, because no
+    /// receipts are kept.
     pub(super) fn duration(&self, receipts: Option<Receipts>) -> Duration {
         match receipts {
             None | Some(Receipts::Kept) => self.current,
@@ -34,26 +35,26 @@ impl ReplyTimeout {
         }
     }
 
-    /// Notes how long a batch took, from when it was first sent, on whichever connection, until it was answered.
-    pub(super) fn record_round_trip(&mut self, took: Duration) {
-        let took = took.as_nanos() as u64;
+    /// Records the time from the first attempt to send a batch, on any connection, to its reply.
+    pub(super) fn record_round_trip(&mut self, round_trip: Duration) {
+        let took = round_trip.as_nanos() as u64;
         let (smoothed, variation) = match self.measured {
             None => (took, took / 2),
             Some((smoothed, variation)) => ((smoothed * 7 + took) / 8, (variation * 3 + smoothed.abs_diff(took)) / 4),
         };
         self.measured = Some((smoothed, variation));
-        // A steady store shows no variation, and yet may take half as long again once.
+        // A steady store shows no variation; one round trip may still take half as long again.
         let expected = smoothed + (variation * 4).max(smoothed / 2);
         self.current = Duration::from_nanos(expected).clamp(self.least(), MAX);
     }
 
-    /// Notes that a connection was silent for [`ReplyTimeout::duration`]. The next one gets twice as long, since the
-    /// store may have become slower; but not so long that one which is back would not be found.
+    /// Records that a connection was silent for [`ReplyTimeout::duration`]. The next connection gets twice the time,
+    /// since the store may have become slower; at most twice `STORE_TIMEOUT`, so that a store that is back is found.
     pub(super) fn record_timeout(&mut self) {
         self.current = (self.current * 2).min((self.visit * 2).max(self.current));
     }
 
-    /// Short enough for another attempt within `STORE_TIMEOUT`, long enough for a disk that hesitates.
+    /// Returns the lower bound: short enough for another attempt within `STORE_TIMEOUT`, long enough for a slow disk.
     fn least(&self) -> Duration {
         (self.visit / 4).min(INITIAL)
     }
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fast_store_is_silent_soon_and_a_slow_one_is_not() {
+    fn the_timeout_follows_the_measured_round_trips() {
         for (visit, round_trips, least, most) in [
             (millis(2000), &[][..], 1000, 1000),
             (millis(200), &[], 100, 100),
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_cannot_be_sent_again_is_waited_for_as_long_as_its_visits_wait() {
+    fn without_receipts_the_timeout_is_at_least_store_timeout() {
         let mut timeout = ReplyTimeout::new(millis(2000));
         timeout.record_round_trip(millis(1));
         for receipts in [Receipts::Refused, Receipts::Evictable] {
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_double_up_to_a_bound_and_a_round_trip_ends_that() {
+    fn timeouts_double_up_to_a_bound_until_the_next_round_trip() {
         let mut timeout = ReplyTimeout::new(millis(2000));
         timeout.record_round_trip(millis(1));
         let waited: Vec<_> = (0..5)
@@ -127,7 +128,7 @@ mod tests {
         assert_eq!(waited, [500, 1000, 2000, 4000, 4000]);
         timeout.record_round_trip(millis(1));
         assert_eq!(timeout.duration(None), millis(500));
-        // One that is known to be slow does not get less for being silent.
+        // The timeout of a slow store does not shrink when it is silent.
         (0..5).for_each(|_| timeout.record_round_trip(millis(9000)));
         let slow = timeout.duration(None);
         timeout.record_timeout();

@@ -1,8 +1,7 @@
-//! Looking a host up, on the thread that waits for it: the sockets, files and clock around `dns`.
+//! Host lookup that blocks the calling thread: the sockets, files and clock around `dns`.
 //!
-//! The files are read each time: they are small, and a container's may change while it runs. Each name server has a
-//! socket of its own that hears nobody else, so the kernel drops what others send, and reports a server that cannot be
-//! reached.
+//! The files are read each time: they are small, and a container's may change while it runs. Each name server has its
+//! own connected socket, so that the kernel drops datagrams from other senders and reports an unreachable server.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
@@ -23,9 +22,9 @@ pub(super) fn look_up(host: &str, port: u16, deadline: Instant) -> Result<Vec<So
     if host.contains(':') {
         return Err(NO_INTERFACE);
     }
-    let mut listed = Hosts::new(host, port, system::interface);
-    read_file("/etc/hosts", deadline, &mut |piece| listed.read(piece));
-    let listed = listed.finish();
+    let mut hosts = Hosts::new(host, port, system::interface);
+    read_file("/etc/hosts", deadline, &mut |piece| hosts.read(piece));
+    let listed = hosts.finish();
     if !listed.is_empty() {
         return Ok(listed);
     }
@@ -42,7 +41,7 @@ fn read_conf(deadline: Instant) -> Conf {
     parser.finish(&system::read("/proc/sys/kernel/hostname"))
 }
 
-/// A file that cannot be read is as good as an empty one, and no file takes longer than until `deadline`.
+/// Reads a file in pieces until `deadline`. A file that cannot be read is treated as empty.
 fn read_file(path: &str, deadline: Instant, take: &mut dyn FnMut(&[u8])) {
     system::read_pieces(path.as_ref(), &mut |piece| {
         take(piece);
@@ -51,7 +50,7 @@ fn read_file(path: &str, deadline: Instant, take: &mut dyn FnMut(&[u8])) {
     .unwrap_or_default();
 }
 
-/// Asks the name servers.
+/// Sends the queries to the name servers until the lookup is done or `deadline` has passed.
 fn query_servers(conf: &Conf, host: &str, deadline: Instant) -> Result<Vec<IpAddr>, StoreHealth> {
     let begin = Instant::now();
     let sockets: Vec<_> = conf.servers.iter().map(|&server| open(server).ok()).collect();
@@ -60,8 +59,8 @@ fn query_servers(conf: &Conf, host: &str, deadline: Instant) -> Result<Vec<IpAdd
         match lookup.poll(since(begin)) {
             Step::Send(server, query) => {
                 let sent = sockets[server].as_ref().map_or(Err(ErrorKind::NotConnected.into()), |one| one.send(query));
-                // What finds no room on its way is lost, as datagrams are.
-                if sent.is_err_and(|error| !is_full(&error)) {
+                // A datagram that finds the socket's buffer full is lost, as it may be in the network.
+                if sent.is_err_and(|error| !would_block(&error)) {
                     lookup.mark_unreachable(server);
                 }
             }
@@ -81,7 +80,7 @@ fn query_servers(conf: &Conf, host: &str, deadline: Instant) -> Result<Vec<IpAdd
     }
 }
 
-/// A socket that sends to this server alone and hears it alone.
+/// Opens a socket that is connected to this server.
 fn open(server: SocketAddr) -> io::Result<UdpSocket> {
     let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
@@ -90,24 +89,24 @@ fn open(server: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Waits until a server has sent something, for so many milliseconds at most.
-fn wait(sockets: &[Option<UdpSocket>], time: u64) {
+/// Waits until a server has sent a datagram, for at most `timeout` milliseconds.
+fn wait(sockets: &[Option<UdpSocket>], timeout: u64) {
     let mut events: Vec<_> =
         sockets.iter().flatten().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)).collect();
-    // Whatever is reported is found by reading, and a signal in between does no harm.
-    let _ = poll(&mut events, u16::try_from(time).unwrap_or(u16::MAX));
+    // Reading finds what was reported, so errors and interruption by a signal are ignored.
+    let _ = poll(&mut events, u16::try_from(timeout).unwrap_or(u16::MAX));
 }
 
-/// Takes what the servers have sent.
+/// Reads the datagrams that the servers have sent.
 fn receive(sockets: &[Option<UdpSocket>], lookup: &mut Lookup<'_>, begin: Instant) {
     let mut datagram = [0; MAX_REPLY];
     for (server, socket) in sockets.iter().enumerate() {
         let Some(socket) = socket else { continue };
-        // A server that floods us is not read for longer than one that does not.
+        // The bound prevents one server that sends many datagrams from delaying the others.
         for _ in 0..MAX_DATAGRAMS {
             match socket.recv(&mut datagram) {
                 Ok(length) => lookup.receive(server, &datagram[..length], since(begin)),
-                Err(error) if is_full(&error) => break,
+                Err(error) if would_block(&error) => break,
                 Err(_) => {
                     lookup.mark_unreachable(server);
                     break;
@@ -130,7 +129,7 @@ fn query_over_tcp(server: SocketAddr, query: &[u8], until: Instant) -> io::Resul
     Ok(reply)
 }
 
-/// As [`Read::read_exact`], within a time.
+/// Does the same as [`Read::read_exact`], until `until` at most.
 fn read_exact(socket: &mut TcpStream, mut bytes: &mut [u8], until: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
         socket.set_read_timeout(Some(remaining_or_timeout(until)?))?;
@@ -142,28 +141,28 @@ fn read_exact(socket: &mut TcpStream, mut bytes: &mut [u8], until: Instant) -> i
     Ok(())
 }
 
-/// The time until then, which a timeout of a socket takes only if there is some.
+/// Returns the time until `until`, or an error if it has passed, since a socket's timeout cannot be zero.
 fn remaining_or_timeout(until: Instant) -> io::Result<Duration> {
-    let left = remaining(until);
-    if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
+    let timeout = remaining(until);
+    if timeout.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(timeout) }
 }
 
-/// Whether a socket only has nothing to read, or no room to write.
-fn is_full(error: &io::Error) -> bool {
+/// Returns whether a socket only would block, or was interrupted.
+fn would_block(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
-/// Milliseconds that have passed.
+/// Returns the milliseconds since `begin`.
 fn since(begin: Instant) -> u64 {
     begin.elapsed().as_millis() as u64
 }
 
 fn status(failure: Failure) -> StoreHealth {
-    StoreHealth::Away(match failure {
+    StoreHealth::Down(match failure {
         Failure::NoSuchName => "DNS lookup of the Redis host failed: no such name; check REDIS_HOST",
         Failure::NoAddress => "DNS lookup of the Redis host failed: the name has no address; check REDIS_HOST",
         Failure::NoServer => "DNS lookup of the Redis host failed: no name server answered; check /etc/resolv.conf",
-        Failure::ServerFailed => "DNS lookup of the Redis host failed: the name servers report a failure of their own",
+        Failure::ServerFailed => "DNS lookup of the Redis host failed: the name servers returned an error",
         Failure::Truncated => {
             "DNS lookup of the Redis host failed: the reply is too long for UDP, and the name server does not answer \
              over TCP"
@@ -172,7 +171,7 @@ fn status(failure: Failure) -> StoreHealth {
 }
 
 const NO_INTERFACE: StoreHealth =
-    StoreHealth::Away("the Redis host is no IPv6 address, or one of a network interface that does not exist");
+    StoreHealth::Down("REDIS_HOST is not an IPv6 address, or names a network interface that does not exist");
 
-/// Most datagrams of one server that are read before the others have their turn.
+/// Most datagrams that are read from one server before the next server.
 const MAX_DATAGRAMS: usize = 16;

@@ -1,12 +1,11 @@
 //! The driver on the standard library alone: blocking sockets, one small thread per connection, one for the store.
 //!
-//! All threads share one `State` behind one lock. A client's thread adds its ask to the batch and, if nothing is under
-//! way, sends the batch off itself; then it is parked. The store's thread reads the replies, wakes those who wait, and
-//! sends what has gathered meanwhile. So a lone visit costs two changes of thread, and a batch as many as it has
-//! visits.
+//! All threads share one `State` behind one lock. A client's thread adds its command to the batch and, if no batch is
+//! in flight, sends the batch itself; then it parks. The store's thread reads the replies, wakes the waiting threads,
+//! and sends the next batch. So a single visit takes two context switches, and a batch as many as it has visits.
 //!
-//! Threads are bounded by `MAX_THREADS` as well as `MAX_CONNECTIONS` and memory. At the bound, a connection is closed
-//! for the new one as `seats` says; if all are being served, the new one waits.
+//! Threads are bounded by `MAX_THREADS` as well as `MAX_CONNECTIONS` and memory. At the bound, a connection is evicted
+//! for the new one by the rules of `slots`; if all are being served, the new one waits.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -22,7 +21,7 @@ use self::redis::RedisConnection;
 use super::queue::{Queue, Waiter};
 use super::reply_timeout::ReplyTimeout;
 use super::slots::{Eviction, IDLE_GRACE};
-use super::{Capacity, EXIT_GRACE, Failure, Health, StoreHealth, deadline_after, last_answers, remaining, spawn};
+use super::{Capacity, EXIT_GRACE, Failure, Health, StoreHealth, deadline_after, remaining, spawn, store_deadline};
 use crate::batch::Batch;
 use crate::buffers::Buffers;
 use crate::config::{Config, Limits, Store};
@@ -37,20 +36,20 @@ mod ledger;
 mod redis;
 mod timer;
 
-/// Serves until one of `signals` arrives, which the thread that calls must have blocked, then drains and returns.
+/// Serves until one of `signals` arrives, then drains and returns. The calling thread must have blocked `signals`.
 ///
 /// # Errors
-/// Serving could not begin.
+/// [`Failure`], if serving cannot begin.
 pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     let listener = TcpListener::bind(config.listen).map_err(|error| Failure::Listen(config.listen, error))?;
     let address = listener.local_addr().unwrap_or(config.listen);
-    // The threads share one state, and so are one event loop.
+    // The threads share one state, which counts as one event loop.
     config.workers = None;
     let capacity = super::capacity(&config, COSTS, 1, MAX_THREADS)?;
-    super::bound(&listener, &capacity)?;
+    super::set_socket_limits(&listener, &capacity)?;
     let Capacity { workers, limits, share, .. } = capacity;
     config.context.metrics = super::metrics("threads", &config.store, &limits, workers, true);
-    // It is never dropped: some of the threads that look at it serve until the process ends.
+    // It is never dropped: some threads that use it run until the process ends.
     let config: &_ = Box::leak(config);
     let server: &_ = Box::leak(Box::new(Server {
         context: &config.context,
@@ -65,21 +64,21 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
         changed: Condvar::new(),
     }));
     let (main, stop) = (thread::current(), &*Box::leak(Box::new(OnceLock::new())));
-    let asked = move |signal| {
+    let on_signal = move |signal| {
         let _ = stop.set(signal);
         main.unpark();
     };
-    let serving = super::watch(signals, STACK, &limits, Box::new(asked))?;
-    let announce = |into: &str| super::announce(address, into, workers, &limits);
+    let serving = super::watch_signals(signals, STACK, &limits, Box::new(on_signal))?;
+    let log_start = |store: &str| super::log_start(address, store, workers, &limits);
     match &config.store {
         Store::Redis(config) => {
-            announce(&super::redis_address(config));
+            log_start(&super::redis_address(config));
             server.state().synced = true;
             detach("redis", Box::new(move || server.redis(config)))?;
         }
         Store::Ledger(path, fsync) => {
-            let (ledger, into) = super::open_ledger(path, *fsync, &config.context.counters, &limits)?;
-            announce(&into);
+            let (ledger, description) = super::open_ledger(path, *fsync, &config.context.counters, &limits)?;
+            log_start(&description);
             detach("ledger", Box::new(move || server.ledger(ledger)))?;
         }
     }
@@ -89,18 +88,18 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     let is_drained = server.wait(Duration::ZERO, |state| state.open() == 0);
     server.state().stopped = true;
     server.gathered.notify_one();
-    // Also where clients have taken all the time there was.
+    // The disk gets this time even if the clients have used all of it.
     let is_synced = server.wait(remaining(deadline).max(EXIT_GRACE / 2), |state| state.synced);
     super::log_stopped(is_drained, is_synced);
     Ok(())
 }
 
-/// Starts a thread that nobody waits for.
+/// Starts a detached thread.
 fn detach(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     spawn(name, STACK, work).map(drop)
 }
 
-/// From the first connection to the last. Returns when all has to be over.
+/// Accepts connections until a signal arrives, then drains. Returns the deadline of the drain.
 fn run_until_shutdown(
     server: &'static Server,
     listener: TcpListener,
@@ -115,19 +114,19 @@ fn run_until_shutdown(
         }
     };
     server.draining.store(true, Ordering::Relaxed);
-    super::log_info(&["received ", signal, ": not ready, connections close after their answers"].concat());
+    super::log_info(&["received ", signal, ", draining"].concat());
     thread::sleep(server.limits.drain_delay);
 
     let deadline = deadline_after(server.limits.drain);
-    let last_answers = last_answers(deadline, &server.limits);
+    let store_deadline = store_deadline(deadline, &server.limits);
     server.stop_accepting.store(true, Ordering::Relaxed);
-    // Whoever accepts is woken by one connection more, if no other comes.
+    // One more connection wakes the accepting thread, if no other arrives.
     let _ = TcpStream::connect_timeout(&super::reachable(address), IDLE_GRACE);
-    server.wait(remaining(last_answers), |state| !state.accepting);
-    // Whoever rests has a moment in which a request that is on its way arrives.
-    server.wait(remaining(last_answers).min(IDLE_GRACE), |state| state.open() == 0);
+    server.wait(remaining(store_deadline), |state| !state.accepting);
+    // Idle clients get a grace period, in which a request already sent arrives.
+    server.wait(remaining(store_deadline).min(IDLE_GRACE), |state| state.open() == 0);
     server.close();
-    if !server.wait(remaining(last_answers), |state| state.open() == 0) {
+    if !server.wait(remaining(store_deadline), |state| state.open() == 0) {
         let mut state = server.state();
         state.cut_off();
         server.release(state);
@@ -136,89 +135,90 @@ fn run_until_shutdown(
     Ok(deadline)
 }
 
-/// What all threads share.
+/// The state that all threads share.
 struct Server {
     context: &'static ServerContext,
     limits: Limits,
     /// Bytes of incomplete requests and responses.
     share: usize,
-    /// Not ready any more.
+    /// A signal has arrived; `/readyz` shows it.
     draining: AtomicBool,
-    /// Accepts no connection but those that have come already.
+    /// Only connections that have already arrived are accepted.
     stop_accepting: AtomicBool,
-    /// Connections close as soon as nothing is under way on them.
+    /// Connections close as soon as they have no request in progress.
     closing: AtomicBool,
     state: Mutex<State>,
-    /// A batch has begun, for the ledger's thread.
+    /// Wakes the ledger's thread: a batch has begun.
     gathered: Condvar,
-    /// Somebody waits, for the thread that sees to it that nobody waits too long.
+    /// Wakes the thread of [`Server::expire_waiters`]: its deadline is earlier now.
     timer: Condvar,
-    /// A connection is closed, or no more are accepted, or the ledger is.
+    /// A connection has closed, or accepting has ended, or the ledger is synced at the end.
     changed: Condvar,
 }
 
+/// The state behind the lock.
 struct State {
     queue: Queue<ClientHandle>,
-    /// The connection with Redis, if that is where we count and it is up.
+    /// The connection to Redis, if Redis is the store and it is up.
     connection: Option<Box<RedisConnection>>,
-    /// The batch that the ledger writes, if that is where we count.
+    /// The batch that the ledger's thread is writing, if a ledger is the store.
     written: Written,
     health: Health,
     /// How long Redis may be silent.
     reply_timeout: ReplyTimeout,
     /// The counter without a name.
     main: Key,
-    /// The number of connections in there changes under the lock that this is behind.
+    /// Its number of open connections changes only under this lock.
     metrics: &'static Metrics,
-    /// When the thread that sees to it that nobody waits too long looks at those who wait, if it has gone to sleep.
+    /// When the thread of [`Server::expire_waiters`] wakes, if it sleeps.
     timer_deadline: Option<Instant>,
     /// Connections are accepted.
     accepting: bool,
     stopped: bool,
-    /// What was counted is on the disk, if it is for us to see to that.
+    /// The ledger is synced for the last time, or Redis is the store.
     synced: bool,
     pool: Vec<Buffers>,
-    /// Those who have been told, to be woken once the lock is free.
+    /// Threads to wake once the lock is free.
     woken: Vec<Thread>,
 }
 
-/// What other threads know of a client: how to wake it, and how to have it go.
+/// A client as other threads use it: to wake it, and to close its connection.
 struct ClientHandle {
     thread: Thread,
     socket: Arc<TcpStream>,
 }
 
 impl ClientHandle {
-    /// Has a client that has stalled go at once, whatever it waits for.
+    /// Closes the connection of a client that has stalled, whatever it waits for.
     fn shut_down(&self) {
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 }
 
 impl Server {
-    /// A lock is only ever held for a few lines that do not panic.
+    /// Locks the state. Poisoning is ignored: a lock is only held for a few lines that do not panic.
     #[inline(never)]
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Unlocks, and only then wakes those who have been told something: each of them wants the lock first of all.
+    /// Unlocks, then wakes the threads in `woken`, since each of them takes the lock first.
     fn release(&self, mut state: MutexGuard<'_, State>) {
         let woken = std::mem::take(&mut state.woken);
         drop(state);
         woken.iter().for_each(Thread::unpark);
     }
 
-    /// Waits until `done`, for so long at most, and says whether it is.
-    fn wait(&self, long: Duration, done: fn(&State) -> bool) -> bool {
-        let waited = self.changed.wait_timeout_while(self.state(), long, |state| !done(state));
-        done(&waited.unwrap_or_else(PoisonError::into_inner).0)
+    /// Waits until `is_done`, for `timeout` at most. Returns whether it is.
+    fn wait(&self, timeout: Duration, is_done: fn(&State) -> bool) -> bool {
+        let waited = self.changed.wait_timeout_while(self.state(), timeout, |state| !is_done(state));
+        is_done(&waited.unwrap_or_else(PoisonError::into_inner).0)
     }
 
-    /// Has every connection closed as soon as nothing is under way on it.
+    /// Closes every connection as soon as it has no request in progress.
     fn close(&self) {
         let state = self.state();
-        // Under the lock: whoever is about to rest sees it, or is seen to rest.
+        // Set under the lock: a client that becomes idle later reads it, and one that is idle now is shut down here.
         self.closing.store(true, Ordering::Relaxed);
         for client in state.queue.slots.idle_wakers() {
             let _ = client.socket.shutdown(Shutdown::Read);
@@ -230,13 +230,13 @@ impl Server {
     }
 }
 
-/// Unlocks and waits for `event`, for so long at most.
+/// Unlocks, waits for `event` for `timeout` at most, and locks again.
 fn wait_timeout<'state>(
     event: &Condvar,
     state: MutexGuard<'state, State>,
-    long: Duration,
+    timeout: Duration,
 ) -> MutexGuard<'state, State> {
-    event.wait_timeout(state, long).unwrap_or_else(PoisonError::into_inner).0
+    event.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
 }
 
 impl State {
@@ -258,30 +258,30 @@ impl State {
         }
     }
 
-    /// Connections that are open.
+    /// Returns the number of open connections.
     fn open(&self) -> usize {
         self.metrics.open.load(Ordering::Relaxed)
     }
 
-    /// Somebody is the first to wait: has what gathers sent off if nothing is under way, which [`Server::send`] does, and
-    /// wakes whoever has to know.
-    fn has_gathered(&mut self, server: &Server) {
+    /// Submits a batch that has begun, if no other is in flight; [`Server::send`] then writes it. Wakes the ledger's
+    /// thread, and the timer's if its deadline is earlier.
+    fn notify_store(&mut self, server: &Server) {
         self.submit();
         server.gathered.notify_one();
         self.wake_timer(server);
     }
 
-    /// Has those who wait looked at earlier, if they have to be.
+    /// Wakes the timer's thread if its deadline is earlier now.
     fn wake_timer(&mut self, server: &Server) {
-        if let Some(looks_at) = self.timer_deadline
-            && self.deadline().is_some_and(|deadline| deadline < looks_at)
+        if let Some(wakes_at) = self.timer_deadline
+            && self.deadline().is_some_and(|deadline| deadline < wakes_at)
         {
             self.timer_deadline = None;
             server.timer.notify_one();
         }
     }
 
-    /// Ends a batch that the store has done with, or that is given up.
+    /// Completes a batch. Commands without a reply from the store get `error`.
     fn complete(&mut self, batch: &mut Batch<Waiter>, error: StoreError) {
         batch
             .replies()
@@ -289,7 +289,7 @@ impl State {
         self.queue.complete(batch, error, |client| self.woken.push(client.thread.clone()));
     }
 
-    /// Has a connection go that rests.
+    /// Evicts a connection that is idle or has stalled.
     fn evict(&mut self) {
         match self.queue.slots.evict(Instant::now()) {
             Some((client, Eviction::Now)) => client.shut_down(),
@@ -300,7 +300,7 @@ impl State {
         }
     }
 
-    /// Ends the batch that gathers, and the one in doubt.
+    /// Completes the gathering batch with `error`, and the batch in doubt.
     fn fail_waiters(&mut self, error: StoreError) {
         self.fail_in_doubt();
         let mut batch = Batch::default();
@@ -309,48 +309,48 @@ impl State {
         }
     }
 
-    /// Ends the batch that is in doubt.
+    /// Completes the batch in doubt.
     fn fail_in_doubt(&mut self) {
         if let Some(mut batch) = self.queue.take_in_doubt() {
             self.complete(&mut batch, StoreError::OutcomeUnknown);
         }
     }
 
-    /// Ends every visit that waits, whatever its deadline.
+    /// Completes every visit that waits, whatever its deadline.
     fn cut_off(&mut self) {
         self.queue.cut_off(Instant::now());
         self.expire(Instant::now());
     }
 
-    /// Ends the visits that have waited long enough, wherever they are.
+    /// Completes the visits whose deadline has passed, wherever they are.
     fn expire(&mut self, now: Instant) {
         let unsent = self.health.error(0);
         let Self { queue, written, woken, .. } = self;
         queue.expire(now, unsent, |client| woken.push(client.thread.clone()));
         queue.expire_written(&mut written.batch, now, |client| woken.push(client.thread.clone()));
-        if let Some(mut link) = self.connection.take() {
-            link.check_timeouts(now, self);
-            self.connection = Some(link);
+        if let Some(mut connection) = self.connection.take() {
+            connection.check_timeouts(now, self);
+            self.connection = Some(connection);
         }
     }
 
-    /// When to look at what waits again, if anything does.
+    /// Returns the earliest deadline of visits and of the connection to Redis, if any.
     fn deadline(&self) -> Option<Instant> {
-        let link = self.connection.as_ref().and_then(|link| link.deadline(self));
+        let connection = self.connection.as_ref().and_then(|connection| connection.deadline(self));
         let written = self.queue.earliest(&[self.written.batch.first_waiter()]);
-        [self.queue.deadline(), written, link].into_iter().flatten().min()
+        [self.queue.deadline(), written, connection].into_iter().flatten().min()
     }
 }
 
-/// Most connections at once, whatever `MAX_CONNECTIONS` says: each costs a thread.
+/// Most connections at once, whatever `MAX_CONNECTIONS` is: each needs a thread.
 const MAX_THREADS: usize = 1024;
 
-/// A thread's stack in bytes. The deepest of them needs a quarter of it.
+/// A thread's stack in bytes. The deepest stack needs a quarter of it.
 const STACK: usize = 64 * 1024;
 
-/// What the store's side and a connection cost, measured in a control group by `tests/faults/memory.rs`: of the latter,
-/// 27 KiB are the kernel's, 9 to 14 the stack's, and the rest is for threads that have ended and are not gone yet.
+/// Bytes of memory of the store's side and of a connection, measured in a control group by `tests/faults/memory.rs`. Of
+/// a connection's, the kernel takes 27 KiB, the stack 9 to 14, and the rest is for threads that are just ending.
 const COSTS: Costs = Costs { worker: 128 * 1024, connection: 48 * 1024 };
 
-/// Bytes taken from a socket at a time; few requests are longer.
+/// Most bytes read from a socket at a time; few requests are longer.
 const CHUNK: usize = 2 * 1024;

@@ -1,9 +1,9 @@
-//! The driver on tokio: one event loop per worker, each on a thread of its own, with its own batch and its own session
-//! with Redis. The first worker also accepts connections and hands each to the worker that has the fewest.
+//! The driver on tokio: one event loop per worker, each on a thread of its own, with its own batch and its own Redis
+//! session. The first worker also accepts connections and passes each to the worker that has the fewest.
 //!
 //! The tasks of one worker share its `State` without a lock, because they run on its thread, one at a time. A client's
-//! task pushes its ask to the batch and sleeps; the store's task is woken behind the clients' that are ready,
-//! and so takes all their asks at once.
+//! task pushes its command to the batch and waits. The store's task runs after the clients' tasks that are ready, and
+//! so takes all their commands at once.
 
 use std::cell::RefCell;
 use std::future::{Future, pending, poll_fn};
@@ -45,10 +45,10 @@ mod ledger;
 mod redis;
 mod timer;
 
-/// Serves until one of `signals` arrives, which the thread that calls must have blocked, then drains and returns.
+/// Serves until one of `signals` arrives, then drains and returns. The calling thread must have blocked `signals`.
 ///
 /// # Errors
-/// Serving could not begin.
+/// [`Failure`], if serving cannot begin.
 pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     let most = Groups("").processors().div_ceil(PROCESSORS_PER_WORKER);
     let capacity = super::capacity(&config, COSTS, most, usize::MAX)?;
@@ -59,122 +59,122 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
         runtimes.push(runtime()?);
     }
     let listener = {
-        // Sockets are made within an event loop.
+        // tokio creates sockets only inside an event loop.
         let _entered = runtimes[0].enter();
         listen(config.listen, &capacity).map_err(|error| Failure::Listen(config.listen, error))?
     };
     config.context.metrics = super::metrics("tokio", &config.store, limits, count, false);
     let config: &Config = Box::leak(config);
     let stop = leak(Inbox::new());
-    let serving = super::watch(signals, STACK, limits, Box::new(|signal| stop.put(signal)))?;
-    let (store, into) = match &config.store {
+    let serving = super::watch_signals(signals, STACK, limits, Box::new(|signal| stop.put(signal)))?;
+    let (store, description) = match &config.store {
         Store::Redis(config) => (StoreHandle::Redis(config), super::redis_address(config)),
         Store::Ledger(path, fsync) => {
-            let (ledger, into) = super::open_ledger(path, *fsync, &config.context.counters, limits)?;
-            (StoreHandle::Ledger(LedgerQueue::open(ledger, count)?), into)
+            let (ledger, description) = super::open_ledger(path, *fsync, &config.context.counters, limits)?;
+            (StoreHandle::Ledger(LedgerQueue::open(ledger, count)?), description)
         }
     };
-    super::announce(listener.local_addr().unwrap_or(config.listen), &into, count, limits);
+    super::log_start(listener.local_addr().unwrap_or(config.listen), &description, count, limits);
 
     let context = &config.context;
     let health = Mutex::new(Health::new(&context.metrics, context.counters.main));
-    let server = leak(Server { context, limits, share, health, left: Mutex::new(None) });
+    let server = leak(Server { context, limits, share, health, closed: Mutex::new(None) });
     let mut workers = Vec::new();
-    for (index, own) in runtimes.iter().enumerate() {
-        workers.push(Worker { index, server, handle: own.handle().clone(), open: AtomicUsize::new(0) });
+    for (index, runtime) in runtimes.iter().enumerate() {
+        workers.push(Worker { index, server, handle: runtime.handle().clone(), open: AtomicUsize::new(0) });
     }
     let workers: &'static [Worker] = workers.leak();
     for worker in workers {
         worker.spawn(Box::pin(expire_waiters(worker, &config.store)));
         match store {
             StoreHandle::Redis(config) => worker.spawn(Box::pin(redis(worker, config))),
-            StoreHandle::Ledger(desk) => worker.spawn(Box::pin(ledger(worker, desk))),
+            StoreHandle::Ledger(queue) => worker.spawn(Box::pin(ledger(worker, queue))),
         };
     }
-    for &own in &runtimes[1..] {
-        spawn("worker", STACK, Box::new(move || drop(block_on(own, Box::pin(pending())))))?;
+    for &runtime in &runtimes[1..] {
+        spawn("worker", STACK, Box::new(move || drop(block_on(runtime, Box::pin(pending())))))?;
     }
     serving.store(true, Ordering::Relaxed);
     let deadline = block_on(runtimes[0], Box::pin(run_until_shutdown(server, workers, listener, stop)))?;
     let is_drained = server.open().load(Ordering::SeqCst) == 0;
     let is_synced = match store {
-        StoreHandle::Ledger(desk) => desk.close(deadline.into_std()),
+        StoreHandle::Ledger(queue) => queue.close(deadline.into_std()),
         StoreHandle::Redis(_) => true,
     };
     super::log_stopped(is_drained, is_synced);
     Ok(())
 }
 
-/// How a worker reaches the store.
+/// The access of a worker to the store.
 #[derive(Clone, Copy)]
 enum StoreHandle {
     Redis(&'static RedisConfig),
     Ledger(&'static LedgerQueue),
 }
 
-/// Keeps a value as long as the process lives, as the event loops do that look at it: nobody need count who holds it.
+/// Keeps a value until the process ends, as long as the event loops that use it. So it needs no reference count.
 fn leak<T>(value: T) -> &'static T {
     Box::leak(Box::new(value))
 }
 
-/// Makes an event loop. It ends with the process: what tokio does to end one sooner is 4 kB.
+/// Creates an event loop. It runs until the process ends: tokio's code to end it sooner takes 4 kB.
 fn runtime() -> io::Result<&'static Runtime> {
     Builder::new_current_thread().enable_io().enable_time().build().map(leak)
 }
 
-/// Runs an event loop until a task is done. The task comes boxed for the same reason as in [`Worker::spawn`].
-fn block_on(own: &Runtime, task: Pin<Box<dyn Future<Output = io::Result<Instant>>>>) -> io::Result<Instant> {
-    own.block_on(task)
+/// Runs an event loop until a task is done. The task is boxed for the same reason as in [`Worker::spawn`].
+fn block_on(runtime: &Runtime, task: Pin<Box<dyn Future<Output = io::Result<Instant>>>>) -> io::Result<Instant> {
+    runtime.block_on(task)
 }
 
 fn listen(address: SocketAddr, capacity: &Capacity) -> io::Result<StdListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
-    super::bound(&socket, capacity)?;
+    super::set_socket_limits(&socket, capacity)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()
 }
 
-/// From the first connection to the last. Returns when all has to be over.
+/// Accepts connections until a signal arrives, then drains. Returns the deadline of the drain.
 async fn run_until_shutdown(
     server: &'static Server,
     workers: &'static [Worker],
     listener: StdListener,
     stop: &Inbox<&'static str>,
 ) -> io::Result<Instant> {
-    let enough = leak(Inbox::new());
-    let accepting = accept(server, workers, TcpListener::from_std(listener)?, enough);
+    let stop_accepting = leak(Inbox::new());
+    let accepting = accept(server, workers, TcpListener::from_std(listener)?, stop_accepting);
     let mut accepting = workers[0].spawn(Box::pin(accepting));
     let signal = stop.take().await;
     for worker in workers {
         worker.run_on_worker(|state| state.context.draining = true);
     }
-    super::log_info(&["received ", signal, ": not ready, connections close after their answers"].concat());
+    super::log_info(&["received ", signal, ", draining"].concat());
     pause(server.limits.drain_delay).await;
 
     let deadline = Instant::now() + server.limits.drain;
-    let last_answers = Instant::from_std(super::last_answers(deadline.into_std(), server.limits));
-    enough.put(());
-    let mut timer = DeadlineTimer::new(last_answers);
+    let store_deadline = Instant::from_std(super::store_deadline(deadline.into_std(), server.limits));
+    stop_accepting.put(());
+    let mut timer = DeadlineTimer::new(store_deadline);
     poll_fn(|cx| match Pin::new(&mut accepting).poll(cx) {
         Poll::Ready(_) => Poll::Ready(()),
-        Poll::Pending => timer.poll(last_answers, cx),
+        Poll::Pending => timer.poll(store_deadline, cx),
     })
     .await;
     accepting.abort();
-    // Whoever rests has a moment in which a request that is on its way arrives.
-    server.wait_for_capacity(1, last_answers.min(Instant::now() + IDLE_GRACE)).await;
+    // Idle clients get a grace period, in which a request already sent arrives.
+    server.wait_for_capacity(1, store_deadline.min(Instant::now() + IDLE_GRACE)).await;
     for worker in workers {
         worker.run_on_worker(State::close);
     }
-    if !server.wait_for_capacity(1, last_answers).await {
+    if !server.wait_for_capacity(1, store_deadline).await {
         workers.iter().for_each(|worker| worker.run_on_worker(State::cut_off));
         server.wait_for_capacity(1, deadline).await;
     }
     Ok(deadline)
 }
 
-/// Where threads leave what a task waits for.
+/// Passes items from threads to a task that waits for them.
 struct Inbox<T>(Mutex<(Vec<T>, Option<Waker>)>);
 
 impl<T> Inbox<T> {
@@ -183,45 +183,45 @@ impl<T> Inbox<T> {
     }
 
     fn put(&self, item: T) {
-        let (items, waiting) = &mut *lock(&self.0);
+        let (items, waker) = &mut *lock(&self.0);
         items.push(item);
-        if let Some(waker) = waiting.take() {
+        if let Some(waker) = waker.take() {
             waker.wake();
         }
     }
 
     async fn take(&self) -> T {
         poll_fn(|cx| {
-            let (items, waiting) = &mut *lock(&self.0);
-            *waiting = Some(cx.waker().clone());
+            let (items, waker) = &mut *lock(&self.0);
+            *waker = Some(cx.waker().clone());
             items.pop().map_or(Poll::Pending, Poll::Ready)
         })
         .await
     }
 }
 
-/// What all workers share.
+/// The state that all workers share.
 struct Server {
     context: &'static ServerContext,
     limits: &'static Limits,
     /// Bytes of incomplete requests and responses, for each worker.
     share: usize,
     health: Mutex<Health>,
-    /// Whom to wake when a connection is not open any more.
-    left: Mutex<Option<Waker>>,
+    /// The task to wake when a connection has closed.
+    closed: Mutex<Option<Waker>>,
 }
 
 impl Server {
-    /// Connections that are open.
+    /// Returns the number of open connections.
     fn open(&self) -> &AtomicUsize {
         &self.context.metrics.open
     }
 
-    /// Waits until fewer than `bound` connections are open. `false` if `deadline` comes first.
+    /// Waits until fewer than `bound` connections are open. Returns `false` if `deadline` passes first.
     async fn wait_for_capacity(&self, bound: usize, deadline: Instant) -> bool {
         let mut timer = DeadlineTimer::new(deadline);
         poll_fn(|cx| {
-            *lock(&self.left) = Some(cx.waker().clone());
+            *lock(&self.closed) = Some(cx.waker().clone());
             match self.open().load(Ordering::SeqCst) < bound {
                 true => Poll::Ready(true),
                 false => timer.poll(deadline, cx).map(|()| false),
@@ -231,85 +231,85 @@ impl Server {
     }
 }
 
-/// A lock is only ever held for a few lines that do not panic.
+/// Locks a mutex. Poisoning is ignored: a lock is only held for a few lines that do not panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One event loop, as the others see it.
+/// One event loop, as other threads use it.
 struct Worker {
     index: usize,
     server: &'static Server,
     handle: Handle,
-    /// Connections that it serves.
+    /// The number of its open connections.
     open: AtomicUsize,
 }
 
 thread_local! {
-    /// Constant at first and never dropped, so that a look at it needs no check whether it is there.
+    /// A constant that is never dropped, so that access needs no check whether it is initialised.
     static STATE: ManuallyDrop<RefCell<State>> = const { ManuallyDrop::new(RefCell::new(State::new())) };
 }
 
-/// Looks at what the tasks of this worker share.
-fn state<T>(look: impl FnOnce(&mut State) -> T) -> T {
-    STATE.with(|state| look(&mut state.borrow_mut()))
+/// Calls `access` with the state of this thread's worker.
+fn state<T>(access: impl FnOnce(&mut State) -> T) -> T {
+    STATE.with(|state| access(&mut state.borrow_mut()))
 }
 
-/// What the tasks of one worker share. They run on one thread, and do not wait while they look.
+/// The state that the tasks of one worker share. They run on one thread, and do not await while they borrow it.
 struct State {
     context: WorkerContext,
     queue: Queue<Waker>,
     /// The store's task, if it waits for a batch to begin.
-    carrier: Option<Waker>,
-    /// The task that ends visits that wait too long, and when it will look at them; `None` if nobody waits.
-    patience: (Option<Waker>, Option<StdInstant>),
+    store_task: Option<Waker>,
+    /// The task of [`expire_waiters`], and the time at which it runs next; `None` if no visit waits.
+    timer: (Option<Waker>, Option<StdInstant>),
     /// The store's task, once it has sent a batch.
-    awaiting_reply: Option<Waker>,
+    reply_task: Option<Waker>,
     pool: Vec<Buffers>,
-    /// When something arrived last.
+    /// When bytes arrived last.
     clock: Option<StdInstant>,
     /// When the time of day was read last.
-    dated: Option<StdInstant>,
+    date_set_at: Option<StdInstant>,
 }
 
 impl Worker {
-    /// Starts a task that is one of few. It comes boxed, so that tokio's code around it is there once for all of them.
+    /// Starts a task. It is boxed, so that tokio's code for tasks is compiled once.
     fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) -> JoinHandle<()> {
         self.handle.spawn(task)
     }
 
-    /// Has something done to the worker's state, on its own thread.
-    fn run_on_worker(&self, order: fn(&mut State)) {
-        self.spawn(Box::pin(async move { state(order) }));
+    /// Calls `action` with the worker's state, on the worker's thread.
+    fn run_on_worker(&self, action: fn(&mut State)) {
+        self.spawn(Box::pin(async move { state(action) }));
     }
 
-    /// Waits until somebody asks, and takes the batch.
-    async fn gathered(&self, batch: &mut Batch<Waiter>) {
+    /// Waits until a batch has begun, and takes it.
+    async fn next_batch(&self, batch: &mut Batch<Waiter>) {
         poll_fn(|cx| match self.take(batch) {
             Some(_) => Poll::Ready(()),
             None => {
-                state(|state| state.carrier = Some(cx.waker().clone()));
+                state(|state| state.store_task = Some(cx.waker().clone()));
                 Poll::Pending
             }
         })
         .await
     }
 
-    /// Takes the batch that is to be sent next, if there is one.
+    /// Takes the batch to send next, if there is one.
     fn take(&self, batch: &mut Batch<Waiter>) -> Option<Attempt> {
         state(|state| state.queue.take(batch))
     }
 
-    /// Asks the store something to which nobody waits for the answer.
+    /// Sends the store a command without a waiter.
     fn probe(&self, command: &Command) {
         state(|state| {
             if state.queue.push_probe(command) {
-                state.has_gathered();
+                state.notify_store();
             }
         });
     }
 
-    /// Ends the visits that have waited long enough to be sent, or sent again.
+    /// Completes the visits whose deadline has passed before they were sent, or sent again.
     fn expire(&self, now: StdInstant) {
         let unsent = lock(&self.server.health).error(self.index);
         state(|state| {
@@ -318,19 +318,19 @@ impl Worker {
         });
     }
 
-    /// Has a batch that was not sent wait for the next connection.
+    /// Puts back a batch that was not sent, for the next connection.
     fn requeue(&self, batch: &mut Batch<Waiter>) {
         state(|state| {
             state.queue.requeue(batch);
-            state.has_gathered();
+            state.notify_store();
         });
     }
 
-    /// Has a batch that was sent first at `sent`, and may be sent again, wait for the next connection.
+    /// Puts back a batch that was sent first at `sent`, and may be sent again, for the next connection.
     fn requeue_in_doubt(&self, batch: Batch<Waiter>, sent: Instant) {
         state(|state| {
             state.queue.requeue_in_doubt(batch, sent.into_std());
-            state.has_gathered();
+            state.notify_store();
         });
     }
 
@@ -338,17 +338,17 @@ impl Worker {
         lock(&self.server.health).set(self.index, status);
     }
 
-    /// Notes that a batch was answered that was sent at that time, and says when.
+    /// Records a batch that was sent at `sent` and answered now. Returns the current time.
     fn record_batch(&self, batch: &Batch<Waiter>, sent: Instant) -> Instant {
         super::record_batch(self.server.context.metrics.worker(self.index), batch, sent.into_std()).into()
     }
 
-    /// What to ask the store for `/readyz`.
+    /// Returns the command for `/readyz`.
     fn readiness(&self) -> Command {
         lock(&self.server.health).readiness(self.index)
     }
 
-    /// Ends a batch that the store has done with, or that is given up.
+    /// Completes a batch. Commands without a reply from the store get `error`.
     fn complete(&self, batch: &mut Batch<Waiter>, error: StoreError) {
         let mut health = lock(&self.server.health);
         batch
@@ -356,13 +356,13 @@ impl Worker {
             .for_each(|(command, reply)| health.record_replies(self.index, batch.may_be_applied(), command, reply));
         drop(health);
         state(|state| {
-            // The answers are of this second.
+            // The responses carry the current second.
             state.tick();
             state.queue.complete(batch, error, Waker::wake_by_ref);
         });
     }
 
-    /// Ends the batch that gathers, and the one in doubt.
+    /// Completes the gathering batch with `error`, and the batch in doubt.
     fn fail_waiters(&self, error: StoreError) {
         self.fail_in_doubt();
         let mut batch = Batch::default();
@@ -371,7 +371,7 @@ impl Worker {
         }
     }
 
-    /// Ends the batch that is in doubt.
+    /// Completes the batch in doubt.
     fn fail_in_doubt(&self) {
         if let Some(mut batch) = state(|state| state.queue.take_in_doubt()) {
             self.complete(&mut batch, StoreError::OutcomeUnknown);
@@ -384,64 +384,65 @@ impl State {
         Self {
             context: WorkerContext::new(),
             queue: Queue::new(),
-            carrier: None,
-            patience: (None, None),
-            awaiting_reply: None,
+            store_task: None,
+            timer: (None, None),
+            reply_task: None,
             pool: Vec::new(),
             clock: None,
-            dated: None,
+            date_set_at: None,
         }
     }
 
-    /// Has every connection closed as soon as nothing is under way on it.
+    /// Closes every connection as soon as it has no request in progress.
     fn close(&mut self) {
         self.context.closing = true;
         self.queue.slots.idle_wakers().for_each(Waker::wake_by_ref);
     }
 
+    /// Evicts a connection that is idle or has stalled.
     fn evict(&mut self) {
         if let Some((waker, _)) = self.queue.slots.evict(StdInstant::now()) {
             waker.wake_by_ref();
         }
     }
 
-    /// Adds an ask to the batch that gathers, to be answered within so long.
-    fn request_total(&mut self, command: &Command, main: &Key, slot: usize, within: Duration) {
-        let deadline = self.now() + within;
-        if self.queue.push(command, main, Waiter { slot: slot, deadline }) {
-            self.has_gathered();
+    /// Adds a command to the gathering batch, with the deadline `timeout` from now.
+    fn request_total(&mut self, command: &Command, main: &Key, slot: usize, timeout: Duration) {
+        let deadline = self.now() + timeout;
+        if self.queue.push(command, main, Waiter { slot, deadline }) {
+            self.notify_store();
         }
     }
 
-    /// When something arrived last, which is now for whoever looks at what has arrived.
+    /// Returns the time at which bytes arrived last, which is the current time for the code that processes them.
     fn now(&self) -> StdInstant {
         self.clock.unwrap_or_else(StdInstant::now)
     }
 
-    /// Reads the clock, as is done whenever something has arrived; and once in a while the time of day.
+    /// Reads the clock, and after [`DATE_MAX_AGE`] the time of day. Called whenever bytes have arrived.
     fn tick(&mut self) {
         let now = StdInstant::now();
         self.clock = Some(now);
-        if self.dated.is_none_or(|dated| now >= dated + DATED) {
-            self.dated = Some(now);
+        if self.date_set_at.is_none_or(|date_set_at| now >= date_set_at + DATE_MAX_AGE) {
+            self.date_set_at = Some(now);
             self.context.set_time(super::unix_time());
         }
     }
 
-    /// Ends every visit that waits, whatever its deadline.
+    /// Completes every visit that waits, whatever its deadline.
     fn cut_off(&mut self) {
         let now = StdInstant::now();
         self.tick();
         self.queue.cut_off(now);
         self.queue.expire(now, StoreError::Unavailable, Waker::wake_by_ref);
-        if let Some(waker) = self.awaiting_reply.take() {
+        if let Some(waker) = self.reply_task.take() {
             waker.wake();
         }
     }
 
-    /// When somebody has waited long enough to be sent; the task is woken if that comes to be earlier.
+    /// Returns the earliest deadline of visits that are not in flight. The task is woken if an earlier one comes.
     fn next_deadline(&mut self, cx: &Context<'_>) -> Option<StdInstant> {
-        let (waker, deadline) = &mut self.patience;
+        let (waker, deadline) = &mut self.timer;
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
         }
@@ -449,44 +450,45 @@ impl State {
         *deadline
     }
 
-    /// Has the task woken when nobody may wait any longer.
-    fn await_reply(&mut self, cx: &Context<'_>) {
-        if !self.awaiting_reply.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            self.awaiting_reply = Some(cx.waker().clone());
+    /// Registers the task to be woken when all waiting ends.
+    fn register_reply_task(&mut self, cx: &Context<'_>) {
+        if !self.reply_task.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.reply_task = Some(cx.waker().clone());
         }
     }
 
-    fn has_gathered(&mut self) {
-        if let Some(waker) = self.carrier.take() {
+    /// Wakes the store's task for a batch that has begun, and the timer's if its deadline is earlier.
+    fn notify_store(&mut self) {
+        if let Some(waker) = self.store_task.take() {
             waker.wake();
         }
-        let (waker, looks_at) = &self.patience;
-        // What is in doubt again, or was not sent, came before what gathers.
-        if self.queue.deadline().is_some_and(|deadline| looks_at.is_none_or(|looks_at| deadline < looks_at)) {
+        let (waker, wakes_at) = &self.timer;
+        // A batch that was put back is older than the one that gathers.
+        if self.queue.deadline().is_some_and(|deadline| wakes_at.is_none_or(|wakes_at| deadline < wakes_at)) {
             waker.iter().for_each(Waker::wake_by_ref);
         }
     }
 }
 
-/// Takes what has come. Unlike `try_read`, this sees by a read that does not fill the room that no more is there, and
-/// so does not ask in vain the next time.
+/// Reads the bytes that have arrived. Unlike `try_read`, it clears the socket's readiness after a read that does not
+/// fill the buffer, which saves a read that would block.
 fn read(socket: &mut TcpStream, buffers: &mut Buffers, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     pin!(socket.read_buf(&mut buffers.read_buf())).poll(cx)
 }
 
-/// How old the time of day may be that answers show in whole seconds.
-const DATED: Duration = Duration::from_millis(50);
+/// Longest age of the time of day, which responses show in whole seconds.
+const DATE_MAX_AGE: Duration = Duration::from_millis(50);
 
-/// A thread's stack in bytes; what is not used of it takes no memory.
+/// A thread's stack in bytes; its unused pages take no memory.
 const STACK: usize = 1024 * 1024;
 
-/// Connections waiting to be accepted, at most; the system may allow fewer. A client that finds no room there tries again
+/// Most connections that wait to be accepted; the system may allow fewer. A client that finds the backlog full retries
 /// after a second.
 const BACKLOG: u32 = 4096;
 
-/// Processors for each worker, unless `WORKERS` is set: batches are the larger, the fewer workers there are, and the store
-/// and the kernel's network need processors, too. On two processors, two workers took 5 to 35 % more time per visit.
+/// Processors for each worker, unless `WORKERS` is set. Fewer workers make larger batches, and the store and the
+/// kernel's network need processors, too: on two processors, two workers took 5 to 35 % more time per visit.
 const PROCESSORS_PER_WORKER: usize = 2;
 
-/// What a worker and a connection cost, measured in a control group by `tests/faults/memory.rs`.
+/// Bytes of memory of a worker and of a connection, measured in a control group by `tests/faults/memory.rs`.
 const COSTS: Costs = Costs { worker: 128 * 1024, connection: 5632 };

@@ -81,7 +81,7 @@ fn back_with_an_empty_disk_numbers_begin_again() {
 fn assert_calm(notch: &Notch) {
     let odd = |line: &&String| {
         let known = [
-            "notch counts on",
+            "listening on http://",
             "the store holds",
             "the store does not count",
             "the store counts again",

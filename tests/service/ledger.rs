@@ -279,14 +279,14 @@ fn the_start_says_which_file_it_is_and_what_is_in_it() {
         lines.collect::<Vec<_>>().join("\n")
     };
     let notch = settings.start();
-    assert!(said(&notch, "INFO").contains("(created, counting starts at 0)"), "{:#?}", notch.log());
+    assert!(said(&notch, "INFO").contains(": created, counting starts at 0)"), "{:#?}", notch.log());
     notch.stop();
     let notch = settings.start();
-    assert!(said(&notch, "INFO").contains("(0 visits so far)"), "{:#?}", notch.log());
+    assert!(said(&notch, "INFO").contains(": 0 visits so far)"), "{:#?}", notch.log());
     (0..41).for_each(|_| assert!(notch.visit() > 0));
     notch.kill();
     let notch = settings.start();
-    assert!(said(&notch, "INFO").contains("(41 visits so far)"), "{:#?}", notch.log());
+    assert!(said(&notch, "INFO").contains(": 41 visits so far)"), "{:#?}", notch.log());
     assert_eq!(said(&notch, "WARN"), "");
     notch.stop();
 
@@ -299,7 +299,7 @@ fn the_start_says_which_file_it_is_and_what_is_in_it() {
     notch.stop();
     for (key, total) in [("hits", 1), ("visits", 41)] {
         let notch = settings.clone().with("COUNTER_KEY", key).start();
-        assert!(said(&notch, "INFO").contains(&format!("({total} visits so far)")), "{:#?}", notch.log());
+        assert!(said(&notch, "INFO").contains(&format!(": {total} visits so far)")), "{:#?}", notch.log());
         assert_eq!((said(&notch, "WARN"), notch.total()), (String::new(), total));
         notch.stop();
     }

@@ -12,7 +12,7 @@ use super::client::{Client, serve};
 use super::{Server, detach, wait_timeout};
 
 impl Server {
-    /// Accepts connections until the server is deaf, and then those that have come already.
+    /// Accepts connections until the server stops accepting, and then those that have come already.
     pub(super) fn accept(&'static self, listener: TcpListener) {
         self.accept_all(&listener);
         drop(listener);
@@ -24,8 +24,8 @@ impl Server {
         let mut backoff = Backoff::default();
         loop {
             let accepted = listener.accept();
-            let deaf = self.stop_accepting.load(Ordering::Relaxed);
-            if deaf && (accepted.is_err() || listener.set_nonblocking(true).is_err()) {
+            let is_stopping = self.stop_accepting.load(Ordering::Relaxed);
+            if is_stopping && (accepted.is_err() || listener.set_nonblocking(true).is_err()) {
                 return;
             }
             match accepted {

@@ -15,7 +15,7 @@ use nix::sys::socket::{MsgFlags, send};
 use super::super::queue::Waiter;
 use super::super::slots::{Eviction, STALLED_GRACE};
 use super::super::{
-    LINGER, deadline_after, has_untaken, is_given_up, log_requests, micros, remaining, reset, unix_time,
+    LINGER, deadline_after, has_stalled, has_unacknowledged, log_requests, micros, remaining, reset_on_close, unix_time,
 };
 use super::{CHUNK, ClientHandle, Server};
 use crate::buffers::Buffers;
@@ -31,7 +31,7 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(server: &'static Server) -> Self {
         let slot = server.state().queue.slots.allocate();
-        Self { server, slot: slot }
+        Self { server, slot }
     }
 
     /// Asks the store and waits for its answer; meanwhile the client's memory is lent out.
@@ -46,7 +46,7 @@ impl Client {
         }
         let main = &self.server.context.counters.main;
         if state.queue.push(&command, main, Waiter { slot: self.slot, deadline }) {
-            state.has_gathered(self.server);
+            state.notify_store(self.server);
             self.server.send(state);
             state = self.server.state();
         }
@@ -80,7 +80,7 @@ impl Client {
     }
 
     /// Whether the seat is needed for another client.
-    fn must_go(&self) -> bool {
+    fn must_close(&self) -> bool {
         self.server.state().queue.slots.should_close(self.slot)
     }
 
@@ -101,8 +101,8 @@ impl Drop for Client {
 }
 
 /// An evicted client's connection ends.
-fn check_not_evicted(fate: Eviction) -> io::Result<()> {
-    match fate {
+fn check_not_evicted(eviction: Eviction) -> io::Result<()> {
+    match eviction {
         Eviction::Now => Err(ErrorKind::ConnectionAborted.into()),
         _ => Ok(()),
     }
@@ -113,15 +113,15 @@ pub(super) fn serve(client: Client, socket: Arc<TcpStream>) {
     if socket.set_nodelay(true).is_ok() {
         let handle = ClientHandle { thread: thread::current(), socket: socket.clone() };
         *client.server.state().queue.slots.waker(client.slot) = Some(handle);
-        let mut talk = ClientConnection {
+        let mut connection = ClientConnection {
             client,
             socket,
             buffers: Buffers::default(),
             context: WorkerContext::default(),
             read_timeout: None,
         };
-        let end = talk.serve();
-        talk.close(end);
+        let end = connection.serve();
+        connection.close(end);
     }
 }
 
@@ -148,15 +148,15 @@ impl ClientConnection {
         let mut connection = HttpConnection::default();
         // The request that has begun, and when its last byte has to be here; for the first, it also has to begin by
         // then.
-        let (mut begun, mut deadline) = (0, deadline_after(limits.request));
+        let (mut current_request, mut deadline) = (0, deadline_after(limits.request));
         let (mut idle, mut served) = (limits.request, false);
         loop {
             self.tick();
-            let want = connection.advance(self.client.server.context, &mut self.context, &mut self.buffers);
+            let need = connection.advance(self.client.server.context, &mut self.context, &mut self.buffers);
             if !self.context.records.is_empty() {
                 log_requests(&mut self.context.records);
             }
-            match want {
+            match need {
                 Need::Request => {
                     self.send()?;
                     self.mark_idle(served);
@@ -166,8 +166,8 @@ impl ClientConnection {
                     (idle, served) = (limits.idle, true);
                 }
                 Need::Bytes(request) => {
-                    if request != begun {
-                        (begun, deadline) = (request, deadline_after(limits.request));
+                    if request != current_request {
+                        (current_request, deadline) = (request, deadline_after(limits.request));
                         self.client.mark_active();
                     }
                     self.send()?;
@@ -243,11 +243,11 @@ impl ClientConnection {
 
     /// Waits for bytes and takes them. The memory of a connection that waits is lent out, or left with the server if
     /// something is in it.
-    fn receive(&mut self, patience: Duration, resting: bool) -> io::Result<Wake> {
+    fn receive(&mut self, patience: Duration, is_idle: bool) -> io::Result<Wake> {
         self.set_read_timeout(patience)?;
         let mut chunk = [0; CHUNK];
         let room = CHUNK.min(crate::buffers::MAX_RECEIVED - self.buffers.received().len());
-        if resting {
+        if is_idle {
             self.buffers.release(&mut self.client.server.state().pool);
         } else {
             self.client.mark_stalled(&mut self.buffers)?;
@@ -259,11 +259,11 @@ impl ClientConnection {
                 read => break read,
             }
         };
-        if !resting {
+        if !is_idle {
             self.client.resume(&mut self.buffers)?;
         }
         let mut state = self.client.server.state();
-        if resting {
+        if is_idle {
             state.queue.slots.mark_active(self.client.slot);
         }
         match read {
@@ -298,12 +298,12 @@ impl ClientConnection {
         Ok(())
     }
 
-    /// Closes the connection when the peer has taken what it was sent. If that takes too long, or the seat is needed, it is
-    /// reset: what the kernel keeps for connections that are closed has no other bound.
+    /// Closes the connection when the peer has taken what it was sent. If that takes too long, or the seat is needed,
+    /// it is reset: what the kernel keeps for connections that are closed has no other bound.
     fn close(&mut self, end: io::Result<()>) {
-        let given_up = end.is_err_and(|error| is_given_up(&error));
-        if given_up || self.drain().is_err() {
-            reset(&self.socket);
+        let stalled = end.is_err_and(|error| has_stalled(&error));
+        if stalled || self.drain().is_err() {
+            reset_on_close(&self.socket);
         }
     }
 
@@ -311,8 +311,8 @@ impl ClientConnection {
     fn drain(&mut self) -> io::Result<()> {
         self.buffers = Buffers::default();
         let deadline = deadline_after(LINGER);
-        while has_untaken(&self.socket) {
-            if remaining(deadline) == Duration::ZERO || self.client.must_go() {
+        while has_unacknowledged(&self.socket) {
+            if remaining(deadline) == Duration::ZERO || self.client.must_close() {
                 return Err(ErrorKind::TimedOut.into());
             }
             self.client.mark_stalled(&mut self.buffers)?;
@@ -321,7 +321,8 @@ impl ClientConnection {
         Ok(())
     }
 
-    /// Ends the exchange so that the last answer arrives: says that nothing more will come, and reads away what is still coming.
+    /// Ends the exchange so that the last answer arrives: says that nothing more will come, and reads away what is
+    /// still coming.
     fn linger(&mut self) -> io::Result<()> {
         self.socket.shutdown(Shutdown::Write)?;
         let deadline = deadline_after(LINGER);

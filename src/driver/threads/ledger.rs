@@ -24,7 +24,7 @@ impl Server {
                 record_batch(metrics.worker(0), &written.batch, sent);
             }
             results.drain(..).for_each(|result| written.batch.record_reply(result));
-            state.tell_written();
+            state.complete_written();
             self.release(state);
             sync = sync_if_due(&mut ledger, sync);
         }
@@ -58,7 +58,7 @@ impl Server {
 
 impl State {
     /// Ends the batch that the ledger has written.
-    pub(super) fn tell_written(&mut self) {
+    pub(super) fn complete_written(&mut self) {
         let mut batch = std::mem::take(&mut self.written.batch);
         self.complete(&mut batch, StoreError::OutcomeUnknown);
         self.written = Written { batch, sent: None };

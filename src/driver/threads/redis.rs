@@ -1,8 +1,8 @@
 //! The count in Redis: one connection after the other.
 //!
-//! Whoever adds the first visit to a batch, or takes the reply to the batch before, sends the next one off. What is to be
-//! sent is written without the lock that all share, and a socket that does not take it at once gets a thread that waits
-//! for it: so a Redis that has stopped reading holds nobody up.
+//! Whoever adds the first visit to a batch, or takes the reply to the batch before, sends the next one off. What is to
+//! be sent is written without the lock that all share, and a socket that does not take it at once gets a thread that
+//! waits for it: so a Redis that has stopped reading holds nobody up.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -24,16 +24,17 @@ impl Server {
     pub(super) fn redis(&'static self, config: &RedisConfig) {
         let producer = producer(self.context, &self.limits);
         let mut backoff = Backoff::default();
-        let mut last_greeted = Instant::now();
+        let mut last_connected = Instant::now();
         loop {
-            let connected = connect(config, self.limits.store)
-                .and_then(|socket| socket.set_write_timeout(Some(PROMPT)).map(|()| socket).map_err(|_| CLOSED));
+            let connected = connect(config, self.limits.store).and_then(|socket| {
+                socket.set_write_timeout(Some(INLINE_WRITE_TIMEOUT)).map(|()| socket).map_err(|_| CLOSED)
+            });
             let status = match connected {
                 Ok(socket) => {
-                    let (status, ConnectionEnd { handshake_done: greeted, served }) =
+                    let (status, ConnectionEnd { handshake_done, served }) =
                         self.run_connection(config, producer, socket);
-                    if greeted {
-                        last_greeted = Instant::now();
+                    if handshake_done {
+                        last_connected = Instant::now();
                     }
                     if served {
                         backoff = Backoff::default();
@@ -44,8 +45,8 @@ impl Server {
             };
             let mut state = self.state();
             state.health.set(0, status);
-            if last_greeted.elapsed() >= self.limits.store {
-                state.queue.set_away(true);
+            if last_connected.elapsed() >= self.limits.store {
+                state.queue.set_down(true);
             }
             if !status.is_transient() {
                 state.fail_waiters(status.error());
@@ -83,9 +84,10 @@ impl Server {
         }
         // Whoever still writes there ends.
         let _ = socket.shutdown(Shutdown::Both);
-        let Some(link) = state.connection.take() else { return (CLOSED, ConnectionEnd::default()) };
-        let (silent, ended) = (link.silent, ConnectionEnd { handshake_done: link.greeted, served: link.served });
-        state.close(*link);
+        let Some(connection) = state.connection.take() else { return (CLOSED, ConnectionEnd::default()) };
+        let (silent, ended) =
+            (connection.silent, ConnectionEnd { handshake_done: connection.handshake_done, served: connection.served });
+        state.close(*connection);
         state.wake_timer(self);
         self.release(state);
         (if silent { SILENT } else { result.err().unwrap_or(CLOSED) }, ended)
@@ -93,12 +95,12 @@ impl Server {
 
     /// Unlocks, wakes those who have been told something, and writes what the connection with Redis has to send.
     pub(super) fn send(&'static self, mut state: MutexGuard<'_, State>) {
-        let outgoing = state.connection.as_mut().and_then(|link| link.outgoing());
+        let outgoing = state.connection.as_mut().and_then(|connection| connection.outgoing());
         self.release(state);
         let Some((socket, bytes)) = outgoing else { return };
         let Some(rest) = write(&socket, &bytes) else { return };
         let rest = bytes[rest..].to_owned();
-        let patiently = move || {
+        let write_rest = move || {
             let mut rest = &rest[..];
             // It ends at the latest when the connection is given up.
             while let Some(written) = write(&socket, rest) {
@@ -106,21 +108,21 @@ impl Server {
             }
         };
         // Without a thread, the connection is found to be silent.
-        let _ = detach("redis-write", Box::new(patiently));
+        let _ = detach("redis-write", Box::new(write_rest));
     }
 }
 
 /// How far a connection with Redis came.
 #[derive(Default)]
 struct ConnectionEnd {
-    /// Redis had greeted us.
+    /// Redis had handshake_done us.
     handshake_done: bool,
     /// A visit was counted.
     served: bool,
 }
 
-/// Writes as much as the socket takes within [`PROMPT`]. Returns how much that is if there is more; an error is left to
-/// the thread that reads.
+/// Writes as much as the socket takes within [`INLINE_WRITE_TIMEOUT`]. Returns how much that is if there is more; an
+/// error is left to the thread that reads.
 fn write(mut socket: &TcpStream, bytes: &[u8]) -> Option<usize> {
     let mut written = 0;
     while written < bytes.len() {
@@ -135,29 +137,29 @@ fn write(mut socket: &TcpStream, bytes: &[u8]) -> Option<usize> {
 }
 
 impl State {
-    /// Takes bytes from Redis. The link looks at all that is shared meanwhile, and so is put aside.
+    /// Takes bytes from Redis. The connection looks at all that is shared meanwhile, and so is put aside.
     fn receive(&mut self, bytes: &[u8]) -> Result<(), StoreHealth> {
-        let Some(mut link) = self.connection.take() else { return Err(CLOSED) };
-        let received = link.receive(bytes, self);
-        self.connection = Some(link);
+        let Some(mut connection) = self.connection.take() else { return Err(CLOSED) };
+        let received = connection.receive(bytes, self);
+        self.connection = Some(connection);
         received
     }
 
     /// Has the connection with Redis send off what has gathered, if it is free to.
     pub(super) fn submit(&mut self) {
-        let Some(mut link) = self.connection.take() else { return };
+        let Some(mut connection) = self.connection.take() else { return };
         // If something is wrong, the thread that reads there learns of it too.
-        let _ = link.submit(self);
-        self.connection = Some(link);
+        let _ = connection.submit(self);
+        self.connection = Some(connection);
     }
 
     /// What may be sent, or sent again, waits for the next connection.
-    fn close(&mut self, link: RedisConnection) {
-        let mut owed = link.session.into_leftover(&link.buffers);
-        match owed.recovery {
-            Recovery::Requeue => self.queue.requeue(&mut owed.batch),
-            Recovery::Resend => self.queue.requeue_in_doubt(owed.batch, link.first_sent),
-            Recovery::Fail => self.complete(&mut owed.batch, StoreError::OutcomeUnknown),
+    fn close(&mut self, connection: RedisConnection) {
+        let mut leftover = connection.session.into_leftover(&connection.buffers);
+        match leftover.recovery {
+            Recovery::Requeue => self.queue.requeue(&mut leftover.batch),
+            Recovery::Resend => self.queue.requeue_in_doubt(leftover.batch, connection.first_sent),
+            Recovery::Fail => self.complete(&mut leftover.batch, StoreError::OutcomeUnknown),
         }
     }
 }
@@ -175,7 +177,7 @@ pub(super) struct RedisConnection {
     first_sent: Instant,
     /// Whether batches may be sent again, as it was last noted.
     receipts: Option<Receipts>,
-    greeted: bool,
+    handshake_done: bool,
     /// A visit was counted: this connection is worth another like it at once.
     served: bool,
     /// It was given up.
@@ -189,13 +191,13 @@ impl RedisConnection {
         let (batch, sent) = (Batch::default(), Instant::now());
         Self {
             socket,
-            buffers: buffers,
+            buffers,
             session,
             batch,
             sent,
             first_sent: sent,
             receipts: None,
-            greeted: false,
+            handshake_done: false,
             served: false,
             silent: false,
         }
@@ -231,8 +233,8 @@ impl RedisConnection {
     /// Has the session write what has gathered, if nothing is under way.
     fn submit(&mut self, state: &mut State) -> Result<(), StoreHealth> {
         while !self.silent && self.session.is_idle() {
-            if !std::mem::replace(&mut self.greeted, true) {
-                state.queue.set_away(false);
+            if !std::mem::replace(&mut self.handshake_done, true) {
+                state.queue.set_down(false);
                 state.health.record_handshake(0, self.session.total());
             }
             if self.receipts != Some(self.session.receipts()) {
@@ -289,4 +291,4 @@ impl RedisConnection {
 }
 
 /// How long whoever sends a batch may be held up by that.
-const PROMPT: Duration = Duration::from_millis(10);
+const INLINE_WRITE_TIMEOUT: Duration = Duration::from_millis(10);

@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
-use super::super::{PROBE_IDLE, deadline_after, probe, remaining};
+use super::super::{PROBE_IDLE, deadline_after, next_probe, remaining};
 use super::{Server, wait_timeout};
 use crate::config::Store;
 
 impl Server {
-    /// Ends the visits that have waited for `STORE_TIMEOUT`, gives up a connection that is silent, and probes the store.
+    /// Ends the visits that have waited for `STORE_TIMEOUT`, gives up a connection that is silent, and probes the
+    /// store.
     pub(super) fn expire_waiters(&'static self, store: &Store) {
         let (mut probe_at, mut taken) = (deadline_after(PROBE_IDLE), 0);
         let mut state = self.state();
@@ -22,13 +23,13 @@ impl Server {
             state.expire(Instant::now());
             if Instant::now() >= probe_at {
                 let is_refusing = state.health.is_refusing(0);
-                let (command, pause) = probe(is_refusing, state.queue.batches_taken() == taken, store, state.main);
+                let (command, pause) = next_probe(is_refusing, state.queue.batches_taken() == taken, store, state.main);
                 // A probe is a batch, too.
                 taken = state.queue.batches_taken() + i64::from(command.is_some());
                 if let Some(command) = command
                     && state.queue.push_probe(&command)
                 {
-                    state.has_gathered(self);
+                    state.notify_store(self);
                 }
                 probe_at = deadline_after(pause);
             }

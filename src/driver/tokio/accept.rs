@@ -107,7 +107,7 @@ impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.worker.open.fetch_sub(1, Ordering::Relaxed);
         self.worker.server.open().fetch_sub(1, Ordering::SeqCst);
-        if let Some(waker) = lock(&self.worker.server.left).take() {
+        if let Some(waker) = lock(&self.worker.server.closed).take() {
             waker.wake();
         }
     }

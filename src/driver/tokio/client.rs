@@ -13,7 +13,7 @@ use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::super::slots::{Eviction, STALLED_GRACE};
-use super::super::{LINGER, has_untaken, is_given_up, log_requests, micros, reset};
+use super::super::{LINGER, has_stalled, has_unacknowledged, log_requests, micros, reset_on_close};
 use super::accept::ConnectionPermit;
 use super::timer::DeadlineTimer;
 use super::{Server, State, read, state};
@@ -23,17 +23,17 @@ use crate::counter::{Command, StoreError};
 
 /// One connection, as its worker knows it. It gives up its seat when it is dropped.
 struct Client {
-    place: ConnectionPermit,
+    permit: ConnectionPermit,
     slot: usize,
 }
 
 impl Client {
-    fn new(place: ConnectionPermit) -> Self {
-        Self { place, slot: state(|state| state.queue.slots.allocate()) }
+    fn new(permit: ConnectionPermit) -> Self {
+        Self { permit, slot: state(|state| state.queue.slots.allocate()) }
     }
 
     fn server(&self) -> &'static Server {
-        self.place.worker.server
+        self.permit.worker.server
     }
 
     /// A turn of the exchange.
@@ -52,7 +52,7 @@ impl Client {
     fn request_total(&self, mut command: Command, buffers: &mut Buffers) {
         // Only this depends on what is known of the store.
         if command == Command::Ping {
-            command = self.place.worker.readiness();
+            command = self.permit.worker.readiness();
         }
         state(|state| {
             state.queue.slots.mark_active(self.slot);
@@ -75,7 +75,7 @@ impl Client {
     }
 
     /// Whether a client that rests has to go.
-    fn must_go(&self, cx: &Context<'_>) -> bool {
+    fn must_close(&self, cx: &Context<'_>) -> bool {
         self.with_slot(cx, |state| state.context.closing || state.queue.slots.should_close(self.slot))
     }
 
@@ -83,8 +83,9 @@ impl Client {
     fn mark_stalled(&self, buffers: &mut Buffers, cx: &Context<'_>) -> bool {
         let share = self.server().share;
         self.with_slot(cx, |state| {
-            let fate = state.queue.slots.mark_stalled(self.slot, StdInstant::now(), buffers, share, Waker::wake_by_ref);
-            fate == Eviction::Now
+            let eviction =
+                state.queue.slots.mark_stalled(self.slot, StdInstant::now(), buffers, share, Waker::wake_by_ref);
+            eviction == Eviction::Now
         })
     }
 
@@ -120,14 +121,14 @@ impl Drop for Client {
 }
 
 /// Serves one connection until its end, which needs no reason: a client may leave at any time.
-pub(super) async fn serve(place: ConnectionPermit, socket: StdStream) {
-    let client = Client::new(place);
+pub(super) async fn serve(permit: ConnectionPermit, socket: StdStream) {
+    let client = Client::new(permit);
     let socket = socket.set_nodelay(true).map(|()| socket);
     if let Ok(socket) = socket.and_then(TcpStream::from_std) {
-        let mut talk =
+        let mut connection =
             ClientConnection { timer: DeadlineTimer::new(Instant::now()), client, socket, buffers: Buffers::default() };
-        let end = talk.serve().await;
-        talk.close(end).await;
+        let end = connection.serve().await;
+        connection.close(end).await;
     }
 }
 
@@ -154,7 +155,7 @@ impl ClientConnection {
         state(State::tick);
         // The request that has begun, and when its last byte has to be here; for the first, it also has to begin by
         // then.
-        let (mut begun, mut deadline) = (0, Instant::now() + limits.request);
+        let (mut current_request, mut deadline) = (0, Instant::now() + limits.request);
         let mut idle = None;
         loop {
             match self.client.with_context(|context, now| connection.advance(context, now, &mut self.buffers)) {
@@ -168,8 +169,8 @@ impl ClientConnection {
                     idle = Some(limits.idle);
                 }
                 Need::Bytes(request) => {
-                    if request != begun {
-                        (begun, deadline) = (request, Instant::now() + limits.request);
+                    if request != current_request {
+                        (current_request, deadline) = (request, Instant::now() + limits.request);
                         self.client.mark_active();
                     }
                     self.send().await?;
@@ -236,22 +237,22 @@ impl ClientConnection {
 
     /// Waits for bytes and takes them. The memory of a connection that waits is lent out, or left with the worker if
     /// something is in it.
-    async fn receive(&mut self, deadline: Instant, resting: bool) -> io::Result<Wake> {
+    async fn receive(&mut self, deadline: Instant, is_idle: bool) -> io::Result<Wake> {
         loop {
             state(|state| self.buffers.release(&mut state.pool));
             let wake = poll_fn(|cx| match self.socket.poll_read_ready(cx) {
                 Poll::Ready(ready) => Poll::Ready(ready.map(|()| Wake::Ready)),
-                Poll::Pending if resting && self.client.must_go(cx) => Poll::Ready(Ok(Wake::Closing)),
-                Poll::Pending if !resting && self.client.mark_stalled(&mut self.buffers, cx) => {
+                Poll::Pending if is_idle && self.client.must_close(cx) => Poll::Ready(Ok(Wake::Closing)),
+                Poll::Pending if !is_idle && self.client.mark_stalled(&mut self.buffers, cx) => {
                     Poll::Ready(Ok(Wake::Closing))
                 }
                 Poll::Pending => self.timer.poll(deadline, cx).map(|()| Ok(Wake::TimedOut)),
             })
             .await?;
-            if !resting {
+            if !is_idle {
                 self.client.resume(&mut self.buffers)?;
             }
-            if wake != Wake::Ready && !(resting && self.has_bytes().await) {
+            if wake != Wake::Ready && !(is_idle && self.has_bytes().await) {
                 return Ok(wake);
             }
             self.receive_bytes();
@@ -287,12 +288,12 @@ impl ClientConnection {
         });
     }
 
-    /// Closes the connection when the peer has taken what it was sent. If that takes too long, or the seat is needed, it is
-    /// reset: what the kernel keeps for connections that are closed has no other bound.
+    /// Closes the connection when the peer has taken what it was sent. If that takes too long, or the seat is needed,
+    /// it is reset: what the kernel keeps for connections that are closed has no other bound.
     async fn close(&mut self, end: io::Result<()>) {
-        let given_up = end.is_err_and(|error| is_given_up(&error));
-        if given_up || self.drain().await.is_err() {
-            reset(&self.socket);
+        let stalled = end.is_err_and(|error| has_stalled(&error));
+        if stalled || self.drain().await.is_err() {
+            reset_on_close(&self.socket);
         }
     }
 
@@ -300,7 +301,7 @@ impl ClientConnection {
     async fn drain(&mut self) -> io::Result<()> {
         self.buffers = Buffers::default();
         let deadline = Instant::now() + LINGER;
-        while has_untaken(&self.socket) {
+        while has_unacknowledged(&self.socket) {
             let next = Instant::now() + STALLED_GRACE;
             if next > deadline || state(|state| state.queue.slots.should_close(self.client.slot)) {
                 return Err(io::ErrorKind::TimedOut.into());
@@ -314,7 +315,8 @@ impl ClientConnection {
         Ok(())
     }
 
-    /// Ends the exchange so that the last answer arrives: says that nothing more will come, and reads away what is still coming.
+    /// Ends the exchange so that the last answer arrives: says that nothing more will come, and reads away what is
+    /// still coming.
     async fn linger(&mut self) -> io::Result<()> {
         poll_fn(|cx| Pin::new(&mut self.socket).poll_shutdown(cx)).await?;
         let deadline = Instant::now() + LINGER;

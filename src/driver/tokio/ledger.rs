@@ -22,7 +22,7 @@ pub(super) async fn ledger(worker: &'static Worker, queue: &'static LedgerQueue)
     let mut batch = Batch::default();
     let mut timer = DeadlineTimer::new(Instant::now());
     loop {
-        worker.gathered(&mut batch).await;
+        worker.next_batch(&mut batch).await;
         let sent = Instant::now();
         queue.submit(worker.index, batch.pending_commands().copied());
         poll_fn(|cx| {
@@ -31,7 +31,7 @@ pub(super) async fn ledger(worker: &'static Worker, queue: &'static LedgerQueue)
             }
             // A disk that is this slow has the next batch wait, but not these visitors.
             while let Some(deadline) = state(|state| {
-                state.await_reply(cx);
+                state.register_reply_task(cx);
                 state.queue.earliest(&[batch.first_waiter()])
             }) {
                 if timer.poll(deadline.into(), cx).is_pending() {
@@ -64,7 +64,7 @@ struct QueueState {
     done: bool,
 }
 
-/// One worker's side of the desk.
+/// One worker's side of the queue.
 #[derive(Default)]
 struct WorkerSlot {
     commands: Vec<Command>,
@@ -102,7 +102,7 @@ impl LedgerQueue {
         Poll::Ready(())
     }
 
-    /// Waits for asks, until `deadline` at most. `false` once the desk is closed.
+    /// Waits for asks, until `deadline` at most. `false` once the queue is closed.
     fn collect(&self, deadline: Option<StdInstant>, thread: &mut LedgerThread) -> bool {
         let mut state = lock(&self.state);
         loop {

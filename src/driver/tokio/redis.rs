@@ -24,26 +24,26 @@ pub(super) async fn redis(worker: &'static Worker, config: &'static RedisConfig)
     let producer = super::super::producer(worker.server.context, worker.server.limits);
     let mut timeout = ReplyTimeout::new(worker.server.limits.store);
     let mut backoff = Backoff::default();
-    let mut last_greeted = Instant::now();
+    let mut last_connected = Instant::now();
     loop {
         let status = match connect(config, worker.server.limits.store).await {
             Ok(socket) => {
-                let mut link = RedisConnection::open(worker, socket, config, producer, &mut timeout);
-                let status = poll_fn(|cx| link.poll(cx)).await;
-                if link.greeted {
-                    last_greeted = Instant::now();
+                let mut connection = RedisConnection::open(worker, socket, config, producer, &mut timeout);
+                let status = poll_fn(|cx| connection.poll(cx)).await;
+                if connection.handshake_done {
+                    last_connected = Instant::now();
                 }
-                if link.served {
+                if connection.served {
                     backoff = Backoff::default();
                 }
-                link.close();
+                connection.close();
                 status
             }
             Err(status) => status,
         };
         worker.set_health(status);
-        if last_greeted.elapsed() >= worker.server.limits.store {
-            state(|state| state.queue.set_away(true));
+        if last_connected.elapsed() >= worker.server.limits.store {
+            state(|state| state.queue.set_down(true));
         }
         if !status.is_transient() {
             worker.fail_waiters(status.error());
@@ -58,7 +58,7 @@ async fn connect(config: &'static RedisConfig, patience: Duration) -> Result<Tcp
     let own = inbox.clone();
     let work = move || own.put(super::super::connect(config, patience));
     spawn("connect", STACK, Box::new(work))
-        .map_err(|_| StoreHealth::Away("the system refuses a thread to connect on"))?;
+        .map_err(|_| StoreHealth::Down("the system refuses a thread to connect on"))?;
     let socket = inbox.take().await?;
     socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket)).map_err(|_| CLOSED)
 }
@@ -79,7 +79,7 @@ struct RedisConnection<'a> {
     timer: DeadlineTimer,
     /// Whether batches may be sent again, as it was last noted.
     receipts: Option<Receipts>,
-    greeted: bool,
+    handshake_done: bool,
     /// A visit was counted: this connection is worth another like it at once.
     served: bool,
 }
@@ -107,7 +107,7 @@ impl<'a> RedisConnection<'a> {
             first_sent: sent,
             timer,
             receipts: None,
-            greeted: false,
+            handshake_done: false,
             served: false,
         }
     }
@@ -152,8 +152,8 @@ impl<'a> RedisConnection<'a> {
 
     /// Sends off what has gathered, or waits for it, and says whether there was something.
     fn submit(&mut self, cx: &mut Context<'_>) -> bool {
-        if !std::mem::replace(&mut self.greeted, true) {
-            state(|state| state.queue.set_away(false));
+        if !std::mem::replace(&mut self.handshake_done, true) {
+            state(|state| state.queue.set_down(false));
             lock(&self.worker.server.health).record_handshake(self.worker.index, self.session.total());
         }
         if self.receipts != Some(self.session.receipts()) {
@@ -166,7 +166,7 @@ impl<'a> RedisConnection<'a> {
             self.worker.fail_in_doubt();
         }
         let Some(attempt) = self.worker.take(&mut self.batch) else {
-            state(|state| state.carrier = Some(cx.waker().clone()));
+            state(|state| state.store_task = Some(cx.waker().clone()));
             return false;
         };
         self.sent = Instant::now();
@@ -183,7 +183,7 @@ impl<'a> RedisConnection<'a> {
         while !self.session.is_idle() {
             let silent = self.sent + self.timeout.duration(self.receipts);
             let late = state(|state| {
-                state.await_reply(cx);
+                state.register_reply_task(cx);
                 state.queue.earliest(&[self.session.first_waiter()])
             });
             let late = late.map(Instant::from_std);
@@ -225,11 +225,11 @@ impl<'a> RedisConnection<'a> {
 
     /// What may be sent, or sent again, waits for the next connection.
     fn close(self) {
-        let mut owed = self.session.into_leftover(&self.buffers);
-        match owed.recovery {
-            Recovery::Requeue => self.worker.requeue(&mut owed.batch),
-            Recovery::Resend => self.worker.requeue_in_doubt(owed.batch, self.first_sent),
-            Recovery::Fail => self.worker.complete(&mut owed.batch, StoreError::OutcomeUnknown),
+        let mut leftover = self.session.into_leftover(&self.buffers);
+        match leftover.recovery {
+            Recovery::Requeue => self.worker.requeue(&mut leftover.batch),
+            Recovery::Resend => self.worker.requeue_in_doubt(leftover.batch, self.first_sent),
+            Recovery::Fail => self.worker.complete(&mut leftover.batch, StoreError::OutcomeUnknown),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::super::{PROBE_IDLE, probe};
+use super::super::{PROBE_IDLE, next_probe};
 use super::{Worker, lock, state};
 use crate::config::Store;
 
@@ -27,7 +27,8 @@ pub(super) async fn expire_waiters(worker: &'static Worker, store: &'static Stor
         if now >= probe_at {
             let taken_now = state(|state| state.queue.batches_taken());
             let is_refusing = lock(&worker.server.health).is_refusing(worker.index);
-            let (command, pause) = probe(is_refusing, taken_now == taken, store, worker.server.context.counters.main);
+            let (command, pause) =
+                next_probe(is_refusing, taken_now == taken, store, worker.server.context.counters.main);
             // A probe is a batch, too.
             taken = taken_now + i64::from(command.is_some());
             if let Some(command) = command {
