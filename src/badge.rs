@@ -15,7 +15,7 @@ pub struct BadgeStyle {
 
 impl BadgeStyle {
     /// Reads `label=TEXT&color=COLOR` from a query, each of them optional. A label has at most [`MAX_LABEL`] bytes; a
-    /// colour is one of the names in [`COLORS`], or three or six hexadecimal digits.
+    /// colour is one of nine names of shields.io, or three or six hexadecimal digits.
     #[must_use]
     pub fn new(query: &[u8]) -> Self {
         let parts = || query.split(|&byte| byte == b'&');

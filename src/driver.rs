@@ -277,7 +277,7 @@ impl fmt::Display for DisplayAddr {
 
 /// Creates the metrics of a server that starts now. `shared`: several threads count for each worker.
 fn metrics(driver: &'static str, store: &Store, limits: &Limits, workers: usize, shared: bool) -> Metrics {
-    let about = About { driver, store: store.name(), connections: limits.connections, since: unix_time() };
+    let about = About { driver, store: store.name(), connections: limits.connections, start_time: unix_time() };
     Metrics::new(about, workers, shared)
 }
 

@@ -1,10 +1,10 @@
-//! What a server has done, in numbers, and the page of them that Prometheus reads.
+//! Metrics: the counts of a server, and the page of them for Prometheus.
 //!
-//! Each worker has a [`WorkerMetrics`] of its own, which no other writes; whoever asks for the page adds all of them
-//! up. So to count takes no lock and no memory, and a page is of no single moment: a visit may stand in it whose
-//! request does not yet. Each number by itself only grows.
+//! Each worker has a [`WorkerMetrics`] of its own, to which no other writes; the page adds them up. Counting therefore
+//! takes no lock and allocates nothing, and a page is no snapshot: it may include a visit whose request is still
+//! missing. Each number by itself only grows.
 //!
-//! Left out on purpose: whatever would make the page grow, or hold what a client or a setting says: a label for each
+//! Left out on purpose: values that make the page grow, or that come from clients or settings: a label for each
 //! counter, paths, addresses, the host of the store.
 //!
 //! Source: Prometheus' text format, version 0.0.4 (<https://prometheus.io/docs/instrumenting/exposition_formats>).
@@ -18,60 +18,63 @@ use crate::http::Status;
 use crate::render::template;
 use crate::routes::Route;
 
-/// The numbers of one server.
+/// The metrics of one server.
 #[derive(Default)]
 pub struct Metrics {
     about: About,
     workers: Vec<WorkerMetrics>,
-    /// Connections that are open.
+    /// Open connections of clients.
     pub open: AtomicUsize,
-    /// Whether the store counts, as far as all workers know.
+    /// Whether the store is available to all workers.
     pub store_up: AtomicBool,
 }
 
-/// What does not change while a server runs.
+/// Facts that do not change while a server runs.
 #[derive(Clone, Copy, Default)]
 pub struct About {
     /// `tokio` or `threads`.
     pub driver: &'static str,
     /// `redis` or `ledger`.
     pub store: &'static str,
-    /// Most connections open at once.
+    /// Limit of open connections.
     pub connections: usize,
-    /// When it began, in seconds since 1970.
-    pub since: u64,
+    /// The start time in seconds since 1970.
+    pub start_time: u64,
 }
 
 impl Metrics {
-    /// Nothing has been counted yet by any of `workers`; `shared` says that more than one thread counts for each.
+    /// Returns metrics of zero for a number of workers. `shared` is set if several threads write to the same worker's.
     #[must_use]
     pub fn new(about: About, workers: usize, shared: bool) -> Self {
-        let tally = |_| WorkerMetrics { shared, cells: [const { AtomicU64::new(0) }; CELLS] };
-        Self { about, workers: (0..workers).map(tally).collect(), ..Self::default() }
+        let zero = |_| WorkerMetrics { shared, cells: [const { AtomicU64::new(0) }; CELLS] };
+        Self { about, workers: (0..workers).map(zero).collect(), ..Self::default() }
     }
 
-    /// How many workers count.
+    /// Returns the number of workers.
     #[must_use]
     pub fn workers(&self) -> usize {
         self.workers.len()
     }
 
-    /// What one of them counts.
+    /// Returns the metrics of one worker.
+    ///
+    /// # Panics
+    /// If there is no worker with this index.
     #[must_use]
     pub fn worker(&self, index: usize) -> &WorkerMetrics {
         &self.workers[index]
     }
 
-    /// The page, as [`MEDIA`].
+    /// Returns the page, of type [`MEDIA`].
     #[must_use]
     pub fn page(&self) -> Vec<u8> {
-        let mut numbers = self.numbers().into_iter().map(|number| number as i64);
-        let mut next = || numbers.next().unwrap_or_default();
-        template(TEMPLATE, &mut |out, mark| {
+        let mut samples = self.samples().into_iter().map(|sample| sample as i64);
+        let mut next = || samples.next().unwrap_or_default();
+        template(TEMPLATE, &mut |out, placeholder| {
             let number;
-            let text = match mark {
-                b"requests" => return requests(out, &mut next),
-                b"seconds" => return seconds(out, next()),
+            let text = match placeholder {
+                b"requests" => return write_requests(out, &mut next),
+                b"seconds" => return write_seconds(out, next()),
                 b"version" => env!("CARGO_PKG_VERSION").as_bytes(),
                 b"driver" => self.about.driver.as_bytes(),
                 b"store" => self.about.store.as_bytes(),
@@ -84,30 +87,30 @@ impl Metrics {
         })
     }
 
-    /// The numbers of the page in their order there.
-    fn numbers(&self) -> [u64; CELLS + 4] {
-        let mut numbers = [0; CELLS + 4];
-        for tally in &self.workers {
-            for (sum, cell) in numbers.iter_mut().zip(&tally.cells) {
+    /// Returns the samples in their order on the page.
+    fn samples(&self) -> [u64; CELLS + 4] {
+        let mut samples = [0; CELLS + 4];
+        for worker in &self.workers {
+            for (sum, cell) in samples.iter_mut().zip(&worker.cells) {
                 *sum += cell.load(Ordering::Relaxed);
             }
         }
-        // A bucket of Prometheus holds what is in those before it, too, and the count is the last of them.
-        for histogram in [ASKS, TRIPS] {
-            for cell in histogram + 1..=histogram + COUNT {
-                numbers[cell] += numbers[cell - 1];
+        // Buckets of Prometheus are cumulative; the last one is equal to the count, which follows it.
+        for histogram in [BATCH_SIZES, ROUND_TRIPS] {
+            for cell in histogram + 1..=histogram + BUCKETS {
+                samples[cell] += samples[cell - 1];
             }
         }
-        numbers[CELLS] = self.store_up.load(Ordering::Relaxed).into();
-        numbers[CELLS + 1] = self.open.load(Ordering::Relaxed) as u64;
-        numbers[CELLS + 2] = self.about.connections as u64;
-        numbers[CELLS + 3] = self.about.since;
-        numbers
+        samples[CELLS] = self.store_up.load(Ordering::Relaxed).into();
+        samples[CELLS + 1] = self.open.load(Ordering::Relaxed) as u64;
+        samples[CELLS + 2] = self.about.connections as u64;
+        samples[CELLS + 3] = self.about.start_time;
+        samples
     }
 }
 
 /// Appends a line for each route and class.
-fn requests(out: &mut Vec<u8>, next: &mut dyn FnMut() -> i64) {
+fn write_requests(out: &mut Vec<u8>, next: &mut dyn FnMut() -> i64) {
     for route in &Route::NAMES {
         for class in &CLASSES {
             let start = &b"notch_requests_total{route=\""[..];
@@ -117,8 +120,8 @@ fn requests(out: &mut Vec<u8>, next: &mut dyn FnMut() -> i64) {
 }
 
 /// Appends microseconds as seconds.
-fn seconds(out: &mut Vec<u8>, micros: i64) {
-    // The second added keeps the zeros that stand in front of what is less than one.
+fn write_seconds(out: &mut Vec<u8>, micros: i64) {
+    // The added second keeps the leading zeros of the fraction; its digit is cut off.
     let fraction = Decimal::new(SECOND + micros % SECOND);
     write(out, &[&Decimal::new(micros / SECOND), b".", &fraction[1..]]);
 }
@@ -127,16 +130,16 @@ fn write(out: &mut Vec<u8>, parts: &[&[u8]]) {
     parts.iter().for_each(|part| out.extend_from_slice(part));
 }
 
-/// The numbers of one worker, in cache lines of their own, so that no other has to wait for them.
+/// The metrics of one worker, in cache lines of their own, so that workers do not contend for one.
 #[repr(align(64))]
 pub struct WorkerMetrics {
     shared: bool,
-    /// In the order of the page.
+    /// The counts, at the offsets below.
     cells: [AtomicU64; CELLS],
 }
 
 impl WorkerMetrics {
-    /// A request has its answer.
+    /// Counts a response.
     pub fn record_response(&self, route: Route, status: Status) {
         let class = match status.line().as_bytes() {
             [b'2', ..] => 0,
@@ -146,7 +149,7 @@ impl WorkerMetrics {
         self.add(route as usize * CLASSES.len() + class, 1);
     }
 
-    /// So many visits were told what the store made of them.
+    /// Counts visits by their outcome.
     pub fn record_visits(&self, visits: u64, total: Result<i64, StoreError>) {
         let outcome = match total {
             Ok(_) => 0,
@@ -156,33 +159,34 @@ impl WorkerMetrics {
         self.add(VISITS + outcome, visits);
     }
 
-    /// The store has answered a batch of so many asks, so long after it was sent. One that nobody waits for any more is
-    /// no batch.
-    pub fn record_batch(&self, commands: usize, took: Duration) {
+    /// Records a batch of `commands` that the store has answered, and its round trip. A batch without waiters (0) is
+    /// not recorded.
+    pub fn record_batch(&self, commands: usize, round_trip: Duration) {
         if commands > 0 {
-            self.note(ASKS, BATCHES, commands as u64);
-            self.note(TRIPS, MICROS, took.as_micros() as u64);
+            self.observe(BATCH_SIZES, BATCH_SIZE_BOUNDS, commands as u64);
+            self.observe(ROUND_TRIPS, ROUND_TRIP_BOUNDS, round_trip.as_micros() as u64);
         }
     }
 
-    /// The store was away and has greeted the worker again.
+    /// Counts a connection of the worker to the store after a failure.
     pub fn record_reconnect(&self) {
         self.add(RECONNECTS, 1);
     }
 
-    /// The store holds fewer visits than it did: numbers will be given again.
+    /// Counts a total of the store that is below an earlier one: numbers are given out again.
     pub fn record_regression(&self) {
         self.add(REGRESSIONS, 1);
     }
 
-    fn note(&self, histogram: usize, bounds: [u64; COUNT - 1], value: u64) {
+    /// Adds a value to the histogram at an offset.
+    fn observe(&self, histogram: usize, bounds: [u64; BUCKETS - 1], value: u64) {
         let bucket = bounds.iter().position(|&bound| value <= bound).unwrap_or(bounds.len());
         self.add(histogram + bucket, 1);
-        self.add(histogram + COUNT + 1, value);
+        self.add(histogram + BUCKETS + 1, value);
     }
 
-    /// An event loop is alone in writing its cells, and so needs no locked instruction, which would take ten times as
-    /// long. The threads of the other driver share theirs, and need one.
+    /// An event loop is the only writer of its cells, and needs no locked instruction, which would take ten times as
+    /// long. The threads of the other driver share their cells, and need one.
     fn add(&self, cell: usize, by: u64) {
         let cell = &self.cells[cell];
         if self.shared {
@@ -198,26 +202,27 @@ pub const MEDIA: &str = "text/plain; version=0.0.4";
 
 const TEMPLATE: &[u8] = include_bytes!("metrics.txt");
 
-/// Classes of status; there are no others here.
+/// The classes of status that are in use.
 const CLASSES: [&[u8; 3]; 3] = [b"2xx", b"4xx", b"5xx"];
 
-/// Upper bounds of the asks in a batch.
-const BATCHES: [u64; COUNT - 1] = [1, 4, 16, 64, 256, 1024];
+/// Upper bounds of the commands in a batch.
+const BATCH_SIZE_BOUNDS: [u64; BUCKETS - 1] = [1, 4, 16, 64, 256, 1024];
 
-/// Upper bounds of a round trip in microseconds: about four times as long each, which tells memory from a network, that
-/// from a disk, and a disk from trouble.
-const MICROS: [u64; COUNT - 1] = [250, 1_000, 4_000, 16_000, 64_000, 250_000];
+/// Upper bounds of a round trip in microseconds, in steps of about four, which separate memory, network, disk and
+/// failure.
+const ROUND_TRIP_BOUNDS: [u64; BUCKETS - 1] = [250, 1_000, 4_000, 16_000, 64_000, 250_000];
 
-/// In microseconds.
+/// One second in microseconds.
 const SECOND: i64 = 1_000_000;
 
-// Where the numbers stand. Those of requests come first; a histogram has its buckets, room for its count, and its sum.
+// Offsets of the cells, in the order of the page. Those of requests come first; a histogram has its buckets, a cell for
+// its count, and its sum.
 
-const COUNT: usize = 7;
+const BUCKETS: usize = 7;
 const VISITS: usize = Route::NAMES.len() * CLASSES.len();
-const ASKS: usize = VISITS + 3;
-const TRIPS: usize = ASKS + COUNT + 2;
-const RECONNECTS: usize = TRIPS + COUNT + 2;
+const BATCH_SIZES: usize = VISITS + 3;
+const ROUND_TRIPS: usize = BATCH_SIZES + BUCKETS + 2;
+const RECONNECTS: usize = ROUND_TRIPS + BUCKETS + 2;
 const REGRESSIONS: usize = RECONNECTS + 1;
 const CELLS: usize = REGRESSIONS + 1;
 
@@ -230,52 +235,55 @@ mod tests {
         String::from_utf8(metrics.page()).expect("ASCII")
     }
 
-    /// The value of the sample with this name and these labels.
+    /// Returns the value of the sample with this name and these labels.
     fn value(metrics: &Metrics, sample: &str) -> String {
         let page = page(metrics);
         let mut lines = page.lines().filter_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
         let value = lines.next().unwrap_or_else(|| panic!("no {sample} in {page}"));
-        assert_eq!(lines.next(), None, "{sample} is there twice");
+        assert_eq!(lines.next(), None, "{sample} occurs twice");
         value.to_owned()
     }
 
     #[test]
-    fn what_is_noted_stands_on_the_page_whoever_notes_it() {
-        type Notes = fn(&WorkerMetrics);
+    fn page_adds_up_all_workers() {
+        type Record = fn(&WorkerMetrics);
         let requests = |route, class| format!("notch_requests_total{{route=\"{route}\",class=\"{class}\"}}");
         let visits = |outcome| format!("notch_visits_total{{outcome=\"{outcome}\"}}");
         let name = str::to_owned;
-        let table: [(Notes, String); 16] = [
-            (|tally| tally.record_response(Route::Page, Status::Ok), requests("page", "2xx")),
-            (|tally| tally.record_response(Route::Count, Status::ServiceUnavailable), requests("count", "5xx")),
-            (|tally| tally.record_response(Route::Count, Status::GatewayTimeout), requests("count", "5xx")),
-            (|tally| tally.record_response(Route::Total, Status::MethodNotAllowed), requests("total", "4xx")),
-            (|tally| tally.record_response(Route::Badge, Status::Ok), requests("badge", "2xx")),
-            (|tally| tally.record_response(Route::Livez, Status::Ok), requests("livez", "2xx")),
-            (|tally| tally.record_response(Route::Readyz, Status::Ok), requests("readyz", "2xx")),
-            (|tally| tally.record_response(Route::Metrics, Status::Ok), requests("metrics", "2xx")),
-            (|tally| tally.record_response(Route::Other, Status::NoContent), requests("other", "2xx")),
-            (|tally| tally.record_response(Route::Refused, Status::VersionNotSupported), requests("refused", "5xx")),
-            (|tally| tally.record_visits(1, Ok(7)), visits("counted")),
-            (|tally| tally.record_visits(1, Err(StoreError::OutcomeUnknown)), visits("in_doubt")),
-            (|tally| tally.record_visits(1, Err(StoreError::Rejected(Rejection::Disk))), visits("refused")),
+        let table: [(Record, String); 16] = [
+            (|metrics| metrics.record_response(Route::Page, Status::Ok), requests("page", "2xx")),
+            (|metrics| metrics.record_response(Route::Count, Status::ServiceUnavailable), requests("count", "5xx")),
+            (|metrics| metrics.record_response(Route::Count, Status::GatewayTimeout), requests("count", "5xx")),
+            (|metrics| metrics.record_response(Route::Total, Status::MethodNotAllowed), requests("total", "4xx")),
+            (|metrics| metrics.record_response(Route::Badge, Status::Ok), requests("badge", "2xx")),
+            (|metrics| metrics.record_response(Route::Livez, Status::Ok), requests("livez", "2xx")),
+            (|metrics| metrics.record_response(Route::Readyz, Status::Ok), requests("readyz", "2xx")),
+            (|metrics| metrics.record_response(Route::Metrics, Status::Ok), requests("metrics", "2xx")),
+            (|metrics| metrics.record_response(Route::Other, Status::NoContent), requests("other", "2xx")),
+            (
+                |metrics| metrics.record_response(Route::Refused, Status::VersionNotSupported),
+                requests("refused", "5xx"),
+            ),
+            (|metrics| metrics.record_visits(1, Ok(7)), visits("counted")),
+            (|metrics| metrics.record_visits(1, Err(StoreError::OutcomeUnknown)), visits("in_doubt")),
+            (|metrics| metrics.record_visits(1, Err(StoreError::Rejected(Rejection::Disk))), visits("refused")),
             (WorkerMetrics::record_reconnect, name("notch_store_reconnects_total")),
-            (|tally| tally.record_batch(1, Duration::ZERO), name("notch_batch_asks_sum")),
-            (|tally| tally.record_batch(1, Duration::ZERO), name("notch_store_round_trip_seconds_count")),
+            (|metrics| metrics.record_batch(1, Duration::ZERO), name("notch_batch_asks_sum")),
+            (|metrics| metrics.record_batch(1, Duration::ZERO), name("notch_store_round_trip_seconds_count")),
         ];
-        for (note, sample) in table {
+        for (record, sample) in table {
             for shared in [false, true] {
                 let metrics = Metrics::new(About::default(), 3, shared);
                 assert_eq!(value(&metrics, &sample), "0");
-                (0..3).for_each(|index| note(metrics.worker(index)));
-                note(metrics.worker(1));
+                (0..3).for_each(|index| record(metrics.worker(index)));
+                record(metrics.worker(1));
                 assert_eq!(value(&metrics, &sample), "4", "{sample}");
             }
         }
     }
 
     #[test]
-    fn a_histogram_holds_all_up_to_each_bound() {
+    fn histogram_buckets_are_cumulative() {
         let metrics = Metrics::new(About::default(), 2, false);
         for (commands, micros) in [(1, 250), (2, 251), (4, 64_000), (1024, 249_999), (5000, 2_000_003), (0, 7)] {
             metrics.worker(commands % 2).record_batch(commands, Duration::from_micros(micros));
@@ -300,11 +308,12 @@ mod tests {
     }
 
     #[test]
-    fn the_bounds_are_shown_as_they_are_counted() {
+    fn bounds_on_the_page_match_the_constants() {
         let text = page(&Metrics::default());
-        for (name, bounds, unit) in
-            [("notch_batch_asks", BATCHES, 1.0), ("notch_store_round_trip_seconds", MICROS, SECOND as f64)]
-        {
+        for (name, bounds, unit) in [
+            ("notch_batch_asks", BATCH_SIZE_BOUNDS, 1.0),
+            ("notch_store_round_trip_seconds", ROUND_TRIP_BOUNDS, SECOND as f64),
+        ] {
             let start = format!("{name}_bucket{{le=\"");
             let shown =
                 text.lines().filter_map(|line| line.strip_prefix(&start)?.split('"').next()?.parse::<f64>().ok());
@@ -314,26 +323,26 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_is_stands_there_too() {
-        let about = About { driver: "tokio", store: "redis", connections: 300, since: 1_792_000_000 };
+    fn page_shows_the_facts_of_the_server() {
+        let about = About { driver: "tokio", store: "redis", connections: 300, start_time: 1_792_000_000 };
         let metrics = Metrics::new(about, 1, false);
         metrics.open.store(5, Ordering::Relaxed);
         metrics.store_up.store(true, Ordering::Relaxed);
         let build =
             concat!("notch_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\",driver=\"tokio\",store=\"redis\"}");
-        for (sample, is) in [
+        for (sample, expected) in [
             ("notch_connections", "5"),
             ("notch_connections_max", "300"),
             ("notch_store_up", "1"),
             ("notch_start_time_seconds", "1792000000"),
             (build, "1"),
         ] {
-            assert_eq!(value(&metrics, sample), is, "{sample}");
+            assert_eq!(value(&metrics, sample), expected, "{sample}");
         }
     }
 
     #[test]
-    fn a_family_is_described_before_its_samples_and_once() {
+    fn each_family_is_described_once_before_its_samples() {
         let page = page(&Metrics::new(About::default(), 1, false));
         let mut families = Vec::new();
         for line in page.lines() {

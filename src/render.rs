@@ -85,7 +85,7 @@ pub struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    /// Returns a body of these pieces, at most [`MAX_PIECES`].
+    /// Returns a body of these pieces, at most nine.
     #[must_use]
     pub fn new(given: &[&'a [u8]]) -> Self {
         let mut pieces: [&[u8]; MAX_PIECES] = [b""; MAX_PIECES];
