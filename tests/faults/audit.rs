@@ -1,6 +1,6 @@
 //! What clients were told, held against what the store has counted.
 
-use crate::support::Answer;
+use crate::support::Response;
 
 /// Whether the store may have counted visits that nobody was told the number of, although nobody left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    pub(crate) fn note(&mut self, answer: &Answer) {
+    pub(crate) fn note(&mut self, answer: &Response) {
         match answer.status {
             200 => self.numbers.push(answer.number()),
             503 => {
@@ -46,7 +46,7 @@ impl Tally {
         self.numbers.push(number);
     }
 
-    pub(crate) fn absorb(&mut self, mut other: Self) {
+    pub(crate) fn merge(&mut self, mut other: Self) {
         self.numbers.append(&mut other.numbers);
         self.refused += other.refused;
         self.doubts += other.doubts;

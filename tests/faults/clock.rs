@@ -6,7 +6,7 @@
 use std::fs;
 
 use super::audit::{Doubt, Tally};
-use crate::support::{Redis, Settings, until};
+use crate::support::{Redis, Settings, wait_until};
 
 /// Where Debian puts the library, for each architecture.
 const LIBRARY: &str = "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketimeMT.so.1";
@@ -34,14 +34,14 @@ fn the_time_of_day_jumps() {
             .with("FAKETIME_NO_CACHE", "1")
             .with("FAKETIME_DONT_FAKE_MONOTONIC", "1")
             .with("DONT_FAKE_MONOTONIC", "1")
-            .by_way_of(&["sh", "-c", &enter]);
+            .with_wrapper(&["sh", "-c", &enter]);
         let notch = settings.start();
         let mut tally = Tally::default();
         let mut client = notch.client();
         for (to, year) in JUMPS {
             set(to);
             // The date is looked up as requests arrive, and at most once a second.
-            until("the answers are of the new time", || {
+            wait_until("the answers are of the new time", || {
                 let answer = client.get("/count");
                 tally.note(&answer);
                 let date = answer.field("date").expect("every answer has its date").to_owned();

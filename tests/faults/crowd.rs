@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::audit::Tally;
-use crate::support::{Client, Notch, until};
+use crate::support::{Client, Notch, wait_until};
 
 /// Says to threads that it is time to end, at the latest when it is dropped.
 #[derive(Default)]
@@ -61,26 +61,26 @@ impl Crowd {
 
     /// Waits until so many visits more are answered.
     pub(crate) fn until_answered(&self, more: usize) {
-        grown("visits are answered", &self.told.answered, more);
+        wait_for_growth("visits are answered", &self.told.answered, more);
     }
 
     /// Waits until so many visits more are surely not counted.
     pub(crate) fn until_refused(&self, more: usize) {
-        grown("visits are refused", &self.told.refused, more);
+        wait_for_growth("visits are refused", &self.told.refused, more);
     }
 
     /// Lets all finish the visit they are at.
     pub(crate) fn leave(self) -> Tally {
         drop(self.over);
         let mut tally = Tally::default();
-        self.visitors.into_iter().for_each(|visitor| tally.absorb(visitor.join().expect("visitors do not panic")));
+        self.visitors.into_iter().for_each(|visitor| tally.merge(visitor.join().expect("visitors do not panic")));
         tally
     }
 }
 
-fn grown(what: &str, counter: &AtomicUsize, by: usize) {
+fn wait_for_growth(what: &str, counter: &AtomicUsize, by: usize) {
     let end = counter.load(Ordering::Relaxed) + by;
-    until(what, || (counter.load(Ordering::Relaxed) >= end).then_some(()));
+    wait_until(what, || (counter.load(Ordering::Relaxed) >= end).then_some(()));
 }
 
 /// A client who visits now and then while others behave badly.
@@ -134,7 +134,7 @@ impl Newcomer {
                     let mut client = Client::try_connect(address).expect("notch takes connections");
                     let _ = client.try_send(VISIT);
                     // Sent away for want of room, one comes again, and that is part of the wait.
-                    if client.next_answer("GET").is_some_and(|answer| answer.status == 200) {
+                    if client.next_response("GET").is_some_and(|answer| answer.status == 200) {
                         break;
                     }
                 }
@@ -176,7 +176,7 @@ impl Visitor {
             return;
         }
         for left in (1..=times).rev() {
-            let Some(answer) = client.next_answer("GET") else {
+            let Some(answer) = client.next_response("GET") else {
                 self.tally.cut += left;
                 return;
             };

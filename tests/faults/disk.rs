@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::audit::{Doubt, Tally};
 use super::crowd::{Crowd, Visitor};
 use super::preload::{Disk, EDQUOT, EINTR, EIO, ENOSPC, Fault};
-use crate::support::{NEVER, Settings, until};
+use crate::support::{NEVER, Settings, wait_until};
 
 /// Has strace do this to calls on the ledger, the file that is to replace it, or their folder. Of calls that open, only
 /// those of the file that is to replace it: the others are made at the start.
@@ -44,7 +44,7 @@ fn traced(settings: &Settings, fault: &str, paths: &[&str]) -> Settings {
     }
     let inject = format!("--inject={fault}");
     words.push(&inject);
-    settings.clone().by_way_of(&words)
+    settings.clone().with_wrapper(&words)
 }
 
 /// A disk may be slow because others use it: then visits wait, and none is in doubt for that.
@@ -73,7 +73,7 @@ fn killed_at_every_step_of_a_rewrite() {
             provoke_rewrite(&settings);
             visitor.visit(1);
             let killed = visitor.tally.cut > 0;
-            tally.absorb(visitor.tally);
+            tally.merge(visitor.tally);
             drop(notch);
 
             let notch = settings.start();
@@ -110,7 +110,7 @@ fn calls_that_fail_now_and_then() {
         assert!(told.refused + told.doubts > 0, "{call} {error} was felt by nobody");
         // Only what was written whole and could not be synced is in doubt.
         let doubt = if call == "fdatasync" { Doubt::Possible } else { Doubt::None };
-        tally.absorb(told);
+        tally.merge(told);
         tally.audit(notch.total(), doubt);
         notch.kill();
         tally.audit(settings.start().total(), doubt);
@@ -131,9 +131,9 @@ fn grown_too_large_and_no_smaller_file_to_be_had() {
             // Something else in between, so that each visit is a batch of its own.
             let visit = "GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /favicon.ico HTTP/1.1\r\nHost: h\r\n\r\n";
             let _ = client.try_send(visit.repeat(BREATH));
-            let answers: Vec<_> = (0..2 * BREATH).map_while(|_| client.next_answer("GET")).collect();
-            answers.iter().step_by(2).for_each(|answer| tally.note(answer));
-            tally.cut += BREATH - answers.len().div_ceil(2);
+            let responses: Vec<_> = (0..2 * BREATH).map_while(|_| client.next_response("GET")).collect();
+            responses.iter().step_by(2).for_each(|answer| tally.note(answer));
+            tally.cut += BREATH - responses.len().div_ceil(2);
         }
         assert_eq!(tally.cut > 0, killed, "{fault}");
         let size = settings.read_ledger().len();
@@ -183,7 +183,7 @@ fn a_first_start_that_the_disk_refuses_can_be_tried_again() {
 fn full_and_free_again_under_load() {
     // A limit on the size of files is as good as a full disk, and as root as good as anybody.
     let settings = ledger();
-    let notch = settings.clone().by_way_of(&["sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).start();
+    let notch = settings.clone().with_wrapper(&["sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).start();
     let crowd = Crowd::at(&notch, 4);
     for room in [0, 1, 20, 50, 64, 100, 1000] {
         crowd.until_answered(50);
@@ -203,7 +203,7 @@ fn a_small_disk_fills_and_is_cleared() {
     let mount = "mkdir -p disk && mount -t tmpfs -o size=64k tmpfs disk && exec \"$0\" \"$@\"";
     let enter = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount];
     let settings = ledger().with("LEDGER", "disk/notch.ledger").with("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    let notch = settings.clone().by_way_of(&enter).start();
+    let notch = settings.clone().with_wrapper(&enter).start();
     let disk = format!("/proc/{}/root{}/disk", notch.id(), settings.folder().display());
     let crowd = Crowd::at(&notch, 4);
     for _ in 0..3 {
@@ -285,7 +285,7 @@ fn what_became_of_a_batch_is_told_as_it_is() {
             tally.note(&answer);
             let reported = || notch.log().iter().any(|line| line.contains("WARN the disk under the ledger fails"));
             if status == 504 {
-                until("the log says what is wrong", || reported().then_some(()));
+                wait_until("the log says what is wrong", || reported().then_some(()));
             }
             if status == 503 && !anew && !faults.iter().any(|fault| fault.0 == "ftruncate" && fault.1 == "fail") {
                 assert!(settings.read_ledger() == before, "{faults:?}: a batch that was refused is in the file");
@@ -380,7 +380,7 @@ fn a_disk_that_is_well_again_is_noticed_without_a_visit() {
         assert!(!is_up(), "{fault:?}");
         let before = settings.read_ledger();
         disk.recover();
-        until("the store counts again", || is_up().then_some(()));
+        wait_until("the store counts again", || is_up().then_some(()));
         assert!(settings.read_ledger() == before, "to find that out counts nothing");
     }
     assert_eq!(notch.visit(), 2);
@@ -406,17 +406,17 @@ fn a_disk_that_stands_still_does_not_hold_up_the_end() {
             disk.until_hung();
             behind.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
         } else {
-            assert_eq!(client.answer().number(), 2);
+            assert_eq!(client.response().number(), 2);
             total = 2;
         }
         for _ in 0..signals {
             notch.signal("TERM");
-            until("the signal is taken", || notch.log().iter().any(|line| line.contains("SIGTERM")).then_some(()));
+            wait_until("the signal is taken", || notch.log().iter().any(|line| line.contains("SIGTERM")).then_some(()));
         }
         if (fsync, signals) == ("always", 1) {
             // Who waits is told what is known, before the end.
-            client.answer().assert_in_doubt();
-            behind.answer().assert_not_counted();
+            client.response().assert_in_doubt();
+            behind.response().assert_not_counted();
         }
         // The disk still stands: the process does not wait for it.
         let (status, log) = notch.ended();
@@ -434,7 +434,7 @@ fn a_disk_that_stands_still_at_the_start_does_not_hold_up_the_end() {
     let (disk, on_disk) = Disk::under(&settings);
     disk.fail(&[("fsync", "hang", 0)]);
     let script = "\"$0\" & until [ -e faults.hung ]; do sleep 0.01; done; kill -TERM $!; wait $!";
-    let ended = on_disk.with("PATH", "/usr/bin:/bin").by_way_of(&["sh", "-c", script]).run(&[]);
+    let ended = on_disk.with("PATH", "/usr/bin:/bin").with_wrapper(&["sh", "-c", script]).run(&[]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
     disk.recover();
     assert_eq!(settings.start().visit(), 1);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use std::{fs, process};
 
 use super::crowd::Over;
-use crate::support::{Notch, Settings, until};
+use crate::support::{Notch, Settings, wait_until};
 
 pub(crate) struct Group {
     folder: PathBuf,
@@ -86,11 +86,11 @@ impl Group {
     pub(crate) fn settings(&self, settings: Settings) -> Settings {
         let enter = "echo $$ > \"$0/cgroup.procs\" && exec \"$@\"";
         let folder = self.folder.to_str().expect("a name of ASCII");
-        settings.by_way_of(&["sh", "-c", enter, folder])
+        settings.with_wrapper(&["sh", "-c", enter, folder])
     }
 
     /// Bytes that cannot be taken back by the kernel: all but the pages of files.
-    fn used(&self) -> usize {
+    fn used_bytes(&self) -> usize {
         if self.unified {
             return self.number("memory.current").saturating_sub(self.entry("memory.stat", "file "));
         }
@@ -114,7 +114,7 @@ impl Group {
         let most = move || {
             let mut most = 0;
             while !own.load(Ordering::Relaxed) {
-                most = most.max(group.used());
+                most = most.max(group.used_bytes());
                 thread::sleep(Duration::from_millis(2));
             }
             most
@@ -165,7 +165,7 @@ impl Watch {
         let most = self.most.join().expect("the watch does not panic");
         assert_eq!(self.group.killed(), 0, "{what}: killed for want of memory");
         assert!(most <= self.group.limit, "{what}: {most} bytes used, {} allowed", self.group.limit);
-        until("notch still runs", || notch.is_running().then_some(()));
+        wait_until("notch still runs", || notch.is_running().then_some(()));
         most / 1024
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::audit::Doubt;
 use super::crowd::{Neighbour, Newcomer, SETTLED};
 use super::hostile_clients;
-use crate::support::{NEVER, Settings, until};
+use crate::support::{NEVER, Settings, wait_until};
 
 #[test]
 fn whatever_clients_do_the_next_one_is_served_and_all_is_free_again() {
@@ -22,7 +22,7 @@ fn whatever_clients_do_the_next_one_is_served_and_all_is_free_again() {
 
         let neighbour = Neighbour::of(&notch);
         let (address, name) = (notch.address, hostile.name);
-        let hostile = thread::spawn(move || hostile.misbehave(address, SPELL));
+        let hostile = thread::spawn(move || hostile.attack(address, SPELL));
         let (mut most_files, mut most_memory) = (0, 0);
         while !hostile.is_finished() {
             most_files = most_files.max(notch.files().len());
@@ -37,7 +37,7 @@ fn whatever_clients_do_the_next_one_is_served_and_all_is_free_again() {
         let bound = memory + (CONNECTIONS as u64) * EACH + 4096;
         assert!(most_memory <= bound, "{name}: {memory} kB before, {most_memory} kB at most");
 
-        until("its connections are gone", || (notch.files().len() <= files).then_some(()));
+        wait_until("its connections are gone", || (notch.files().len() <= files).then_some(()));
         tally.note_number(1);
         tally.note_number(notch.visit());
         // Who was sent away for want of room was not counted.
@@ -54,8 +54,8 @@ fn newcomers_do_not_wait_for_clients_that_begin_requests_again_and_again() {
     let renewing =
         hostile_clients::of_memory(256).into_iter().find(|hostile| hostile.name == "unfinished heads, renewed");
     let (renewing, address) = (renewing.expect("one of them"), notch.address);
-    let hostile = thread::spawn(move || renewing.misbehave(address, 2 * SPELL));
-    until("all seats are taken", || (notch.files().len() > 256).then_some(()));
+    let hostile = thread::spawn(move || renewing.attack(address, 2 * SPELL));
+    wait_until("all seats are taken", || (notch.files().len() > 256).then_some(()));
     let newcomer = Newcomer::of(&notch);
     hostile.join().expect("a hostile does not panic");
     let waits = newcomer.leave();

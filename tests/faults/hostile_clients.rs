@@ -21,7 +21,7 @@ pub(crate) struct HostileClient {
     /// How long one that was sent away stays away.
     pub(crate) away: Duration,
     /// Whether the kernel may keep next to nothing of what is not read.
-    pub(crate) narrow: bool,
+    pub(crate) connect_with_small_buffer: bool,
     pub(crate) ears: Ears,
 }
 
@@ -38,7 +38,7 @@ pub(crate) enum Ears {
 
 impl HostileClient {
     /// Behaves badly for so long, and says how many visits may have been counted by it.
-    pub(crate) fn misbehave(&self, address: SocketAddr, long: Duration) -> usize {
+    pub(crate) fn attack(&self, address: SocketAddr, long: Duration) -> usize {
         let mut sent = 0;
         // Those who stay away for a while come one after the other, as they would come again.
         let (start, apart) = (Instant::now(), self.away / self.connections as u32);
@@ -78,8 +78,8 @@ struct Guest {
 impl Guest {
     /// `None` when nobody opens; a full queue of connections is not waited for.
     fn come(address: SocketAddr, hostile: &HostileClient) -> Option<Self> {
-        let stream = if hostile.narrow {
-            narrow(address)?
+        let stream = if hostile.connect_with_small_buffer {
+            connect_with_small_buffer(address)?
         } else {
             TcpStream::connect_timeout(&address, Duration::from_millis(50)).ok()?
         };
@@ -122,7 +122,7 @@ impl Guest {
 }
 
 /// A connection with the smallest buffer there is for what arrives, which has to be known before it opens.
-fn narrow(address: SocketAddr) -> Option<TcpStream> {
+fn connect_with_small_buffer(address: SocketAddr) -> Option<TcpStream> {
     let SocketAddr::V4(address) = address else { panic!("loopback is {address}") };
     let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).ok()?;
     setsockopt(&socket, sockopt::RcvBuf, &1).expect("a socket with a buffer of its own");
@@ -135,8 +135,16 @@ pub(crate) fn of_memory(connections: usize) -> Vec<HostileClient> {
     // About two thousand come again each second, whatever their number: more would measure the machine.
     let (ears, away) = (Ears::Deaf, Duration::from_micros(500) * connections as u32);
     let seldom = away.max(Duration::from_millis(500));
-    let of =
-        |name, first, then, pace| HostileClient { name, connections, first, then, pace, ears, away, narrow: false };
+    let of = |name, first, then, pace| HostileClient {
+        name,
+        connections,
+        first,
+        then,
+        pace,
+        ears,
+        away,
+        connect_with_small_buffer: false,
+    };
     let never = Duration::ZERO;
     let long = |start: &str| -> &'static str { format!("{start}{}", "x".repeat(8000)).leak() };
     let head = "GET /count/zebra HTTP/1.1\r\nHost: h\r\nX: ";
@@ -145,10 +153,13 @@ pub(crate) fn of_memory(connections: usize) -> Vec<HostileClient> {
         of("unfinished heads", long(head), "x", seldom),
         HostileClient { away: never, ..of("unfinished heads, renewed", head, "", never) },
         of("unfinished bodies", long(body), "x", seldom),
-        HostileClient { narrow: true, ..of("unread answers", PAGE, PAGE, seldom) },
-        HostileClient { narrow: true, ..of("unread last answers", LAST_PAGE, "x", seldom) },
-        HostileClient { narrow: true, ..of("unread pipelines", PAGES, PAGES, seldom) },
-        HostileClient { narrow: true, ..of("unread pipelines of visits", VISITS, VISITS, seldom / 50) },
+        HostileClient { connect_with_small_buffer: true, ..of("unread answers", PAGE, PAGE, seldom) },
+        HostileClient { connect_with_small_buffer: true, ..of("unread last answers", LAST_PAGE, "x", seldom) },
+        HostileClient { connect_with_small_buffer: true, ..of("unread pipelines", PAGES, PAGES, seldom) },
+        HostileClient {
+            connect_with_small_buffer: true,
+            ..of("unread pipelines of visits", VISITS, VISITS, seldom / 50)
+        },
         of("not a word", "", "", never),
     ]
 }
@@ -165,7 +176,7 @@ pub(crate) fn all(connections: usize) -> Vec<HostileClient> {
         pace,
         ears,
         away: Duration::ZERO,
-        narrow: false,
+        connect_with_small_buffer: false,
     };
     let none = Duration::ZERO;
     vec![

@@ -19,7 +19,7 @@ fn behind_a_relay(timeout: &str) -> (Redis, Relay, Notch) {
 /// A visit that has to be counted by notch's own recovery, and the audit.
 fn recover(notch: &Notch, redis: &Redis, tally: &mut Tally, doubt: Doubt) {
     tally.note_number(notch.visit_when_it_counts());
-    let total = redis.say("GET visits").parse().expect("a count");
+    let total = redis.query("GET visits").parse().expect("a count");
     tally.audit(total, doubt);
 }
 
@@ -111,8 +111,8 @@ fn nothing_is_sent_again_on_the_word_of_a_receipt_that_may_be_evicted() {
         let notch = Settings::redis(relay.port).with("WORKERS", "1").with("STORE_TIMEOUT", NEVER).start();
         let mut visitor = Visitor::of(&notch);
         recover(&notch, &redis, &mut visitor.tally, Doubt::None);
-        let said = notch.log().iter().any(|line| line.contains("maxmemory-policy noeviction"));
-        assert_eq!(said, doubts > 0, "{policy}: {:#?}", notch.log());
+        let message = notch.log().iter().any(|line| line.contains("maxmemory-policy noeviction"));
+        assert_eq!(message, doubts > 0, "{policy}: {:#?}", notch.log());
         relay.arm(Trick::CutReply(0));
         visitor.visit(1);
         assert!(relay.disarm(), "nothing was cut");

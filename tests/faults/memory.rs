@@ -48,7 +48,9 @@ fn a_crowd_that_memory_is_too_small_for_is_served_in_part() {
 #[test]
 fn more_clients_than_connections_do_not_leave_their_answers_with_the_kernel() {
     let (limit, connections) = if cfg!(feature = "tokio") { (6 << 20, 256) } else { (16 << 20, 200) };
-    for hostile in hostile_clients::of_memory(4 * connections).iter().filter(|hostile| hostile.narrow) {
+    for hostile in
+        hostile_clients::of_memory(4 * connections).iter().filter(|hostile| hostile.connect_with_small_buffer)
+    {
         withstands(limit, connections, hostile);
     }
 }
@@ -66,20 +68,20 @@ fn a_memory_limit_of_its_own_lowers_the_connections() {
 #[test]
 fn a_start_without_memory_or_files_for_it_is_refused() {
     let few = ["prlimit", "--nofile=256:256"];
-    let no_files = Settings::ledger().by_way_of(&few).with("WORKERS", "64").try_start();
+    let no_files = Settings::ledger().with_wrapper(&few).with("WORKERS", "64").try_start();
     let no_memory = Settings::ledger().with("MEMORY_LIMIT", "700k").try_start();
-    let said = |ended: Result<_, crate::support::Ended>| ended.err().map(|ended| (ended.code, ended.stderr));
-    let (code, words) = said(no_memory).expect("it cannot start");
+    let message = |ended: Result<_, crate::support::Exit>| ended.err().map(|ended| (ended.code, ended.stderr));
+    let (code, words) = message(no_memory).expect("it cannot start");
     assert_eq!(code, Some(1), "{words}");
     assert!(words.contains("716800 bytes of memory are too few for WORKERS=1"), "{words}");
     // On threads there is one loop, whatever WORKERS says.
     if cfg!(feature = "tokio") {
-        let (code, words) = said(no_files).expect("it cannot start");
+        let (code, words) = message(no_files).expect("it cannot start");
         assert_eq!(code, Some(1), "{words}");
         let needed = "the limit of open files is 256, but WORKERS=64 needs 536: raise it (ulimit -n), or lower WORKERS";
         assert!(words.contains(needed), "{words}");
     } else {
-        assert!(said(no_files).is_none());
+        assert!(message(no_files).is_none());
     }
 }
 
@@ -95,7 +97,7 @@ fn withstands(limit: usize, connections: usize, hostile: &HostileClient) {
     let (watch, name, address) = (group.watch(), hostile.name, notch.address);
     let (mut waits, mut newcomers) = (Vec::new(), Vec::new());
     thread::scope(|scope| {
-        let hostile = scope.spawn(|| hostile.misbehave(address, hostile.away + SPELL));
+        let hostile = scope.spawn(|| hostile.attack(address, hostile.away + SPELL));
         let (neighbour, newcomer) = (Neighbour::of(&notch), Newcomer::of(&notch));
         hostile.join().expect("a hostile does not panic");
         waits = neighbour.leave().1;

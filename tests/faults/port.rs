@@ -5,7 +5,7 @@ use std::thread;
 use super::audit::Doubt;
 use super::crowd::{Crowd, SETTLED, Visitor};
 use super::relay::{Mood, Relay};
-use crate::support::{NEVER, Redis, Settings, until};
+use crate::support::{NEVER, Redis, Settings, wait_until};
 
 #[test]
 fn a_port_that_is_silent_or_slams_the_door() {
@@ -36,9 +36,9 @@ fn a_port_that_is_silent_or_slams_the_door() {
             crowd.until_answered(100);
         }
         let mut tally = crowd.leave();
-        tally.absorb(first.leave());
-        until("no more files are open than before", || (notch.files().len() <= files).then_some(()));
-        tally.audit(redis.say("GET visits").parse().expect("a count"), Doubt::Possible);
+        tally.merge(first.leave());
+        wait_until("no more files are open than before", || (notch.files().len() <= files).then_some(()));
+        tally.audit(redis.query("GET visits").parse().expect("a count"), Doubt::Possible);
     }
 }
 
@@ -46,7 +46,7 @@ fn a_port_that_is_silent_or_slams_the_door() {
 fn without_files_to_spare_the_store_is_reachable() {
     let mut redis = Redis::durable();
     let settings = Settings::redis(redis.port).with("WORKERS", "1").with("STORE_TIMEOUT", NEVER);
-    let notch = settings.by_way_of(&["prlimit", "--nofile=40"]).start();
+    let notch = settings.with_wrapper(&["prlimit", "--nofile=40"]).start();
     let mut visitor = Visitor::of(&notch);
     visitor.visit(1);
     for _ in 0..3 {
@@ -59,7 +59,7 @@ fn without_files_to_spare_the_store_is_reachable() {
         visitor.visit(1);
     }
     assert_eq!(visitor.tally.refused, 0);
-    visitor.tally.audit(redis.say("GET visits").parse().expect("a count"), Doubt::None);
+    visitor.tally.audit(redis.query("GET visits").parse().expect("a count"), Doubt::None);
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn files_taken_away_while_it_runs_come_back_and_so_do_clients() {
         for client in &mut crowd {
             // Who came in may have been sent away for the next; nobody is left without an answer or an end.
             let asked = client.try_send("GET /livez HTTP/1.1\r\nHost: h\r\n\r\n");
-            let answer = asked.ok().and_then(|()| client.next_answer("GET"));
+            let answer = asked.ok().and_then(|()| client.next_response("GET"));
             assert!(answer.is_none_or(|answer| answer.status == 200));
         }
         (0..10).for_each(|_| visitor.tally.note_number(notch.visit()));

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::{env, fs, process};
 
-use crate::support::{Settings, until};
+use crate::support::{Settings, wait_until};
 
 /// Error numbers of Linux.
 pub(crate) const EINTR: i32 = 4;
@@ -42,7 +42,7 @@ impl Disk {
 
     /// Waits until a call hangs.
     pub(crate) fn until_hung(&self) {
-        until("a call hangs", || self.faults.with_extension("hung").exists().then_some(()));
+        wait_until("a call hangs", || self.faults.with_extension("hung").exists().then_some(()));
     }
 
     pub(crate) fn recover(&self) {

@@ -5,7 +5,7 @@ use super::crowd::Crowd;
 use crate::support::{NEVER, Notch, Redis, Settings};
 
 /// Lives that each end in a `kill -9` under load; what all of them were told, and what to start the next one with.
-fn short_lives(settings: Settings) -> (Tally, Notch) {
+fn kill_repeatedly(settings: Settings) -> (Tally, Notch) {
     // A store may be slow because others use the disk: then visits wait, and none is in doubt for that.
     let mut settings = settings.with("STORE_TIMEOUT", NEVER);
     let mut tally = Tally::default();
@@ -16,7 +16,7 @@ fn short_lives(settings: Settings) -> (Tally, Notch) {
         settings = notch.kill();
         let told = crowd.leave();
         assert!(told.cut > 0, "nobody was at it when notch was killed");
-        tally.absorb(told);
+        tally.merge(told);
     }
     (tally, settings.start())
 }
@@ -24,14 +24,14 @@ fn short_lives(settings: Settings) -> (Tally, Notch) {
 #[test]
 fn killed_again_and_again_over_redis() {
     let redis = Redis::durable();
-    let (tally, notch) = short_lives(Settings::redis(redis.port));
+    let (tally, notch) = kill_repeatedly(Settings::redis(redis.port));
     tally.audit(notch.total(), Doubt::None);
 }
 
 #[test]
 fn killed_again_and_again_over_the_ledger() {
     for fsync in ["always", "everysec", "never"] {
-        let (tally, notch) = short_lives(Settings::ledger().with("FSYNC", fsync));
+        let (tally, notch) = kill_repeatedly(Settings::ledger().with("FSYNC", fsync));
         tally.audit(notch.total(), Doubt::None);
     }
 }

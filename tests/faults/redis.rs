@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::audit::{Doubt, LOST_CONNECTION};
 use super::crowd::Crowd;
-use crate::support::{NEVER, Notch, Redis, Settings, until};
+use crate::support::{NEVER, Notch, Redis, Settings, wait_until};
 
 #[test]
 fn killed_again_and_again() {
@@ -32,7 +32,7 @@ fn killed_again_and_again() {
 #[test]
 fn standing_still_for_less_and_for_more_than_anybody_waits() {
     let stopped = |redis: &Redis| redis.while_stopped(|| thread::sleep(STALL));
-    let asleep = |redis: &Redis| assert_eq!(redis.say(&format!("DEBUG SLEEP {}", STALL.as_secs_f32())), "OK");
+    let asleep = |redis: &Redis| assert_eq!(redis.query(&format!("DEBUG SLEEP {}", STALL.as_secs_f32())), "OK");
     for (name, stall) in [("SIGSTOP", &stopped as &dyn Fn(&Redis)), ("DEBUG SLEEP", &asleep)] {
         for (timeout, doubt) in [(NEVER, Doubt::None), ("200ms", Doubt::Possible)] {
             let redis =
@@ -71,8 +71,8 @@ fn back_with_an_empty_disk_numbers_begin_again() {
         assert_eq!(notch.visit_when_it_counts(), 1);
         assert_eq!(total(&redis), 1);
         let lost = |line: &String| line.contains("ERROR") && line.contains("the store has lost visits of visits");
-        until("the loss is in the log", || notch.log().iter().any(lost).then_some(()));
-        redis.told("DEL visits");
+        wait_until("the loss is in the log", || notch.log().iter().any(lost).then_some(()));
+        redis.execute("DEL visits");
     }
     assert_calm(&notch);
 }
@@ -94,7 +94,7 @@ fn assert_calm(notch: &Notch) {
 }
 
 fn total(redis: &Redis) -> i64 {
-    redis.say("GET visits").parse().expect("a count")
+    redis.query("GET visits").parse().expect("a count")
 }
 
 /// Longer than the shorter `STORE_TIMEOUT`.

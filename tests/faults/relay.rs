@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::until;
+use crate::support::wait_until;
 
 /// What to do once with the next bytes of either direction, as they arrive: a batch and its replies are small enough
 /// to arrive whole.
@@ -93,7 +93,7 @@ impl Relay {
     }
 
     /// How many connections stand.
-    pub(crate) fn standing(&self) -> usize {
+    pub(crate) fn open_connections(&self) -> usize {
         lock(&self.shared).standing.len()
     }
 
@@ -116,7 +116,7 @@ impl Relay {
 
     /// Cuts all connections that stand.
     pub(crate) fn cut(&self) {
-        lock(&self.shared).standing.drain().for_each(|(_, sides)| hang_up(&sides));
+        lock(&self.shared).standing.drain().for_each(|(_, sides)| close_all(&sides));
     }
 
     /// How many connections were taken so far.
@@ -126,7 +126,7 @@ impl Relay {
 
     /// Waits until notch, having seen that its connection is lost, has made another.
     pub(crate) fn until_taken_after(&self, taken: usize) {
-        until("notch connects anew", || (self.taken() > taken).then_some(()));
+        wait_until("notch connects anew", || (self.taken() > taken).then_some(()));
     }
 }
 
@@ -179,7 +179,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Mutex<Shared>>) {
                     let shared = shared.clone();
                     thread::spawn(move || {
                         pass(&from, &to, Connection { way, number, mood }, &shared);
-                        hang_up(&[from, to]);
+                        close_all(&[from, to]);
                         lock(&shared).standing.remove(&number);
                     });
                 }
@@ -240,12 +240,12 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream, connection: Connection, shared
             return;
         }
         if is_greeted && mood == Mood::Deaf && way == Way::Request {
-            until("the connection is given up", || (!lock(shared).standing.contains_key(&number)).then_some(()));
+            wait_until("the connection is given up", || (!lock(shared).standing.contains_key(&number)).then_some(()));
         }
     }
 }
 
-fn hang_up(sides: &[TcpStream]) {
+fn close_all(sides: &[TcpStream]) {
     for side in sides {
         let _ = side.shutdown(Shutdown::Both);
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::audit::{Doubt, LOST_CONNECTION, Tally};
 use super::crowd::{Crowd, Visitor};
 use super::relay::{Mood, Relay};
-use crate::support::{NEVER, Notch, Redis, Settings, until};
+use crate::support::{NEVER, Notch, Redis, Settings, wait_until};
 
 fn behind_a_relay(redis: &Redis, timeout: &str) -> (Relay, Notch) {
     let relay = Relay::to(redis.port);
@@ -28,7 +28,7 @@ impl Slowed {
         command.args(["-f", "-o", "/dev/null", "-e", "trace=fdatasync", &inject, "-p", &redis.id().to_string()]);
         let child = command.stderr(Stdio::null()).spawn().expect("strace is there");
         let status = format!("/proc/{}/status", redis.id());
-        until("strace has taken hold of Redis", || {
+        wait_until("strace has taken hold of Redis", || {
             let status = std::fs::read_to_string(&status).expect("Redis runs");
             (!status.contains("TracerPid:\t0\n")).then_some(())
         });
@@ -75,14 +75,14 @@ fn a_disk_that_takes_its_time_is_no_silence() {
         for visitor in visitors {
             let (own, longest) = visitor.join().expect("visitors do not panic");
             assert!(longest < Duration::from_secs(if timeout == "2s" { 2 } else { 6 }) + SLACK, "{longest:?}");
-            tally.absorb(own);
+            tally.merge(own);
         }
         drop(slowed);
         let taken = relay.taken();
         assert!(taken <= 5, "{timeout}: {taken} connections, where one or two were enough");
         assert!(notch.log().len() <= lines + 4, "{:#?}", notch.log());
         tally.note_number(notch.visit_when_it_counts());
-        tally.audit(redis.say("GET visits").parse().expect("a count"), doubt);
+        tally.audit(redis.query("GET visits").parse().expect("a count"), doubt);
     }
 }
 
@@ -99,8 +99,8 @@ fn every_reply_late_by_as_much_as_the_first() {
     crowd.until_answered(6);
     assert_eq!(relay.taken(), taken, "a store that is known to be slow keeps its connection");
     relay.delay(Duration::ZERO);
-    tally.absorb(crowd.leave());
-    tally.audit(redis.say("GET visits").parse().expect("a count"), Doubt::None);
+    tally.merge(crowd.leave());
+    tally.audit(redis.query("GET visits").parse().expect("a count"), Doubt::None);
 }
 
 #[test]
@@ -118,9 +118,9 @@ fn a_connection_that_swallows_what_is_sent_is_replaced_in_time() {
                 visitor.tally
             })
         });
-        visits.collect::<Vec<_>>().into_iter().for_each(|own| tally.absorb(own.join().expect("no panic")));
+        visits.collect::<Vec<_>>().into_iter().for_each(|own| tally.merge(own.join().expect("no panic")));
         assert_eq!((tally.answered(), tally.refused), (4 * 21, 0), "{timeout}: {tally:?}");
-        tally.audit(redis.say("GET visits").parse().expect("a count"), LOST_CONNECTION);
+        tally.audit(redis.query("GET visits").parse().expect("a count"), LOST_CONNECTION);
         assert_eq!(relay.taken(), 2);
     }
 }
@@ -133,7 +133,7 @@ fn an_idle_connection_that_has_died_unseen_is_replaced_before_a_visit_needs_it()
     let taken = relay.taken();
     relay.swallow();
     relay.until_taken_after(taken);
-    until("the store is up again", || notch.get("/metrics").text().contains("\nnotch_store_up 1\n").then_some(()));
+    wait_until("the store is up again", || notch.get("/metrics").text().contains("\nnotch_store_up 1\n").then_some(()));
     assert_eq!(notch.visit(), 2);
     assert_eq!(relay.taken(), taken + 1);
 }
@@ -155,9 +155,9 @@ fn connections_that_only_greet_are_not_made_over_and_over() {
         assert!(lines <= 6, "{mood:?}: {:#?}", notch.log());
         relay.set(Mood::Pass);
         crowd.until_answered(1);
-        tally.absorb(crowd.leave());
+        tally.merge(crowd.leave());
     }
-    tally.audit(redis.say("GET visits").parse().expect("a count"), Doubt::Possible);
+    tally.audit(redis.query("GET visits").parse().expect("a count"), Doubt::Possible);
 }
 
 #[test]
@@ -189,9 +189,9 @@ fn each_visit_waits_from_its_own_arrival() {
         } else {
             assert!(answered, "a visit that could wait was turned away after {took:?}: {own:?}");
         }
-        tally.absorb(own);
+        tally.merge(own);
     }
-    tally.audit(redis.say("GET visits").parse().expect("a count"), Doubt::Possible);
+    tally.audit(redis.query("GET visits").parse().expect("a count"), Doubt::Possible);
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn slowest_while_deaf(notch: &Notch, relay: &Relay, round: i64) -> Duration {
     }
     relay.set(Mood::Pass);
     for client in &mut clients {
-        assert_eq!(client.answer().number(), round);
+        assert_eq!(client.response().number(), round);
     }
     slowest
 }

@@ -10,7 +10,7 @@ use super::crowd::{Crowd, Over, SETTLED};
 use super::hostile_clients;
 use super::relay::{Mood, Relay, Trick};
 use super::rng::Rng;
-use crate::support::{Notch, Redis, Settings, until};
+use crate::support::{Notch, Redis, Settings, wait_until};
 
 #[test]
 fn everything_at_once() {
@@ -23,35 +23,35 @@ fn everything_at_once() {
     let notch = settings.with("MAX_CONNECTIONS", &CONNECTIONS.to_string()).start();
     let first = notch.visit();
     thread::sleep(SETTLED);
-    let files = notch.files().len() - relay.standing();
+    let files = notch.files().len() - relay.open_connections();
     let crowd = Crowd::at(&notch, 4);
     let hostile = Hostile::to(&notch, &mut rng);
 
     let length = Duration::from_secs(seconds());
     let start = Instant::now();
     let (mut early, mut late) = (Most::default(), Most::default());
-    early.look(&notch);
+    early.observe(&notch);
     while start.elapsed() < length {
-        disturb(&mut redis, &relay, &mut rng);
+        inject_fault(&mut redis, &relay, &mut rng);
         thread::sleep(Duration::from_millis(rng.below(200) as u64));
         let most = if start.elapsed() < length / 3 { &mut early } else { &mut late };
-        most.look(&notch);
+        most.observe(&notch);
     }
     relay.disarm();
     crowd.until_answered(50);
     let visits = hostile.leave();
     let mut tally = crowd.leave();
     tally.note_number(first);
-    until("all clients are gone", || (notch.files().len() <= files + relay.standing()).then_some(()));
-    tally.audit(redis.say("GET visits").parse().expect("a count"), Doubt::Possible);
-    let theirs = redis.say(&format!("GET visits:{}", hostile_clients::COUNTER)).parse().unwrap_or(0);
+    wait_until("all clients are gone", || (notch.files().len() <= files + relay.open_connections()).then_some(()));
+    tally.audit(redis.query("GET visits").parse().expect("a count"), Doubt::Possible);
+    let theirs = redis.query(&format!("GET visits:{}", hostile_clients::COUNTER)).parse().unwrap_or(0);
     assert!(theirs <= visits, "{theirs} counted of {visits} that hostile clients asked for");
     assert!(late.files <= files + CONNECTIONS + SLACK, "{files} files open before, then {late:?}");
     assert!(late.memory <= early.memory + early.memory / 4 + 2048, "it grows: {early:?}, then {late:?}");
 }
 
 /// One thing that goes wrong, and ends.
-fn disturb(redis: &mut Redis, relay: &Relay, rng: &mut Rng) {
+fn inject_fault(redis: &mut Redis, relay: &Relay, rng: &mut Rng) {
     let pause = Duration::from_millis(*rng.pick(&[0, 20, 200, 1300]));
     let place = rng.below(40);
     match rng.below(8) {
@@ -61,7 +61,7 @@ fn disturb(redis: &mut Redis, relay: &Relay, rng: &mut Rng) {
             redis.restart();
         }
         1 => redis.while_stopped(|| thread::sleep(pause)),
-        2 => redis.leave_saying(&format!("DEBUG SLEEP {}", pause.as_secs_f32())),
+        2 => redis.send_without_waiting(&format!("DEBUG SLEEP {}", pause.as_secs_f32())),
         3 => relay.cut(),
         4 => relay.arm(Trick::CutRequest(place)),
         5 => relay.arm(Trick::CutReply(place / 4)),
@@ -101,7 +101,7 @@ impl Hostile {
                 let mut visits = 0;
                 while !over.load(Ordering::Relaxed) {
                     let long = Duration::from_millis(500 + rng.below(2000) as u64);
-                    visits += rng.pick(&all).misbehave(address, long);
+                    visits += rng.pick(&all).attack(address, long);
                 }
                 visits
             })
@@ -125,7 +125,7 @@ struct Most {
 }
 
 impl Most {
-    fn look(&mut self, notch: &Notch) {
+    fn observe(&mut self, notch: &Notch) {
         self.files = self.files.max(notch.files().len());
         self.memory = self.memory.max(notch.resident_kilobytes());
     }

@@ -5,7 +5,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use crate::image::Store;
-use crate::support::{Folder, until};
+use crate::support::{Folder, wait_until};
 
 /// A stopped store of 7 visits, and a backup of it at 5.
 fn store() -> (Store, Vec<u8>) {
@@ -132,7 +132,7 @@ fn a_backup_of_a_file_that_begins_with_a_snapshot_is_one() {
     assert_eq!((notch.visit(), notch.visit()), (1, 2));
     let before = store.generation();
     store.cli(&["bgrewriteaof"]);
-    until("the file is rewritten", || (store.generation() != before).then_some(()));
+    wait_until("the file is rewritten", || (store.generation() != before).then_some(()));
     assert_eq!(notch.visit(), 3);
     let backup = store.backup();
     let mut new = store.elsewhere();

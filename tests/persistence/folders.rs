@@ -20,8 +20,8 @@ fn an_empty_folder_is_said() {
     for store in [with_files(&[]), with_files(&[("lost+found/x", b"")])] {
         let mut store = store;
         let log = store.start();
-        let said = format!("notch-redis: {} is empty: the count begins at 0\n", store.path("").display());
-        assert!(log.contains(&said.replace("/ is", " is")), "{log}");
+        let message = format!("notch-redis: {} is empty: the count begins at 0\n", store.path("").display());
+        assert!(log.contains(&message.replace("/ is", " is")), "{log}");
         store.stop();
         assert!(!store.start().contains("is empty"), "it holds something now");
     }

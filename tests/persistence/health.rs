@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::image::Store;
-use crate::support::{PATIENCE, signal, until};
+use crate::support::{TIMEOUT, signal, wait_until};
 
 #[test]
 fn a_server_that_hangs_or_is_gone_is_not_healthy() {
@@ -16,7 +16,7 @@ fn a_server_that_hangs_or_is_gone_is_not_healthy() {
     store.while_stopped(|| {
         let start = Instant::now();
         let ended = store.run(&["healthcheck"]);
-        assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
+        assert!(start.elapsed() < TIMEOUT, "{:?}", start.elapsed());
         assert_eq!((ended.code, &*ended.stderr), (Some(1), "notch-redis: not healthy: no reply within 3 seconds\n"));
     });
     assert!(store.is_healthy());
@@ -64,11 +64,11 @@ fn what_a_killed_check_has_started_ends_too() {
     store.while_stopped(|| {
         for name in ["TERM", "KILL"] {
             let mut check = store.command(&["healthcheck"]).process_group(0).spawn().expect("a shell");
-            until("it waits for Redis", || living(check.id()).contains(&"redis-cli".to_owned()).then_some(()));
+            wait_until("it waits for Redis", || living(check.id()).contains(&"redis-cli".to_owned()).then_some(()));
             signal(check.id(), name);
             check.wait().expect("our own child");
             let start = Instant::now();
-            until("nothing of it runs", || living(check.id()).is_empty().then_some(()));
+            wait_until("nothing of it runs", || living(check.id()).is_empty().then_some(()));
             assert!(start.elapsed() < Duration::from_secs(10), "{name}: {:?}", start.elapsed());
         }
     });

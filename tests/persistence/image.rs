@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::{env, thread};
 
-use crate::support::{Folder, Settings, free_port, signal, until};
+use crate::support::{Folder, Settings, free_port, signal, wait_until};
 
 /// A data folder, and the server that may run on it. The server is killed when this is dropped.
 pub(crate) struct Store {
@@ -24,7 +24,7 @@ pub(crate) struct Store {
 
 /// How one run of `notch-redis` ended.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct Exit {
     pub(crate) success: bool,
     pub(crate) code: Option<i32>,
     pub(crate) stdout: Vec<u8>,
@@ -122,7 +122,7 @@ impl Store {
         let log = OpenOptions::new().create(true).write(true).truncate(true).open(self.log_file()).expect("a log");
         let also = log.try_clone().expect("another handle of the log");
         let mut child = self.command(&[]).stdout(log).stderr(also).spawn().expect("a shell");
-        let healthy = until("notch-redis is healthy or ends", || {
+        let healthy = wait_until("notch-redis is healthy or ends", || {
             let ended = child.try_wait().expect("our own child").is_some();
             // A check takes several processes: it is made when somebody listens there.
             let healthy = !ended && TcpStream::connect(("127.0.0.1", self.port)).is_ok() && self.is_healthy();
@@ -166,7 +166,7 @@ impl Store {
     pub(crate) fn stop(&mut self) {
         let mut child = self.child.take().expect("a server that runs");
         signal(child.id(), "TERM");
-        let status = until("the server ends", || child.try_wait().expect("our own child"));
+        let status = wait_until("the server ends", || child.try_wait().expect("our own child"));
         assert!(status.success(), "{status}: {}", self.log());
     }
 
@@ -183,22 +183,22 @@ impl Store {
     }
 
     /// Runs `notch-redis` with these arguments to its end.
-    pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
-        Ended::of(self.command(arguments).output().expect("a shell"))
+    pub(crate) fn run(&self, arguments: &[&str]) -> Exit {
+        Exit::of(self.command(arguments).output().expect("a shell"))
     }
 
     /// Runs it with `input` as its standard input.
-    pub(crate) fn run_with(&self, arguments: &[&str], input: &[u8]) -> Ended {
+    pub(crate) fn run_with(&self, arguments: &[&str], input: &[u8]) -> Exit {
         let file = self.tools.file("input");
         fs::write(&file, input).expect("an input written for the test");
         let input = File::open(&file).expect("the input just written");
-        Ended::of(self.command(arguments).stdin(input).output().expect("a shell"))
+        Exit::of(self.command(arguments).stdin(input).output().expect("a shell"))
     }
 
     /// As [`Self::run`], with `output` as its standard output.
-    pub(crate) fn run_into(&self, arguments: &[&str], output: &str) -> Ended {
+    pub(crate) fn run_into(&self, arguments: &[&str], output: &str) -> Exit {
         let output = OpenOptions::new().write(true).open(output).expect("a device");
-        Ended::of(self.command(arguments).stdout(output).stderr(Stdio::piped()).output().expect("a shell"))
+        Exit::of(self.command(arguments).stdout(output).stderr(Stdio::piped()).output().expect("a shell"))
     }
 
     /// What `notch-redis cli` prints.
@@ -286,7 +286,7 @@ impl Drop for Store {
     }
 }
 
-impl Ended {
+impl Exit {
     fn of(output: Output) -> Self {
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         Self { success: output.status.success(), code: output.status.code(), stdout: output.stdout, stderr }

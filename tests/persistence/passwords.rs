@@ -4,7 +4,7 @@
 use crate::audit::{Doubt, Tally};
 use crate::crowd::Crowd;
 use crate::image::{Store, is_old};
-use crate::support::until;
+use crate::support::wait_until;
 
 const PASSWORD: &str = r#"it"s $3cret \ with spaces"#;
 
@@ -86,7 +86,7 @@ fn keeps_the_count(mut store: Store) {
     crowd.until_answered(30);
 
     // A kill in the middle of a rewrite, which leaves its files behind.
-    until("a rewrite is in progress", || store.is_rewriting().then_some(()));
+    wait_until("a rewrite is in progress", || store.is_rewriting().then_some(()));
     store.kill();
     store.start();
     rewrite(&store, &crowd);
@@ -97,7 +97,7 @@ fn keeps_the_count(mut store: Store) {
     // Under load, each backup has what was answered before it, and nothing that was not asked for when it ended.
     let mut backups = Vec::new();
     for _ in 0..3 {
-        until("a rewrite is in progress", || store.is_rewriting().then_some(()));
+        wait_until("a rewrite is in progress", || store.is_rewriting().then_some(()));
         let least = notch.total();
         let backup = store.backup();
         backups.push((least, backup, notch.total()));
@@ -144,7 +144,7 @@ fn keeps_the_count(mut store: Store) {
 /// Waits until Redis has rewritten its file under load.
 fn rewrite(store: &Store, crowd: &Crowd) {
     let before = store.generation();
-    until("the file is rewritten", || (store.generation() != before).then_some(()));
+    wait_until("the file is rewritten", || (store.generation() != before).then_some(()));
     crowd.until_answered(30);
 }
 
@@ -286,7 +286,7 @@ fn the_confined_user_has_the_rights_that_counting_takes() {
 #[test]
 fn settings_that_would_be_ignored_or_leave_the_door_open_are_refused() {
     let name = |name: &str| Store::new().with("REDIS_PASSWORD", "x").with("REDIS_USERNAME", name);
-    for (store, complaint) in [
+    for (store, failure) in [
         (Store::new().with("REDIS_USERNAME", "notch"), "REDIS_USERNAME needs REDIS_PASSWORD"),
         (Store::new().with("REDIS_ADMIN_PASSWORD", "x"), "REDIS_ADMIN_PASSWORD needs REDIS_USERNAME"),
         (
@@ -318,7 +318,7 @@ fn settings_that_would_be_ignored_or_leave_the_door_open_are_refused() {
         (Store::new().with("NOTCH_REDIS_CONF", "/no/such/file"), "the configuration cannot be read: /no/such/file"),
     ] {
         let ended = store.run(&[]);
-        assert!(!ended.success && ended.stderr.contains(complaint), "{complaint}: {ended:?}");
+        assert!(!ended.success && ended.stderr.contains(failure), "{failure}: {ended:?}");
         assert!(ended.stderr.starts_with("notch-redis: "), "{ended:?}");
     }
 }
@@ -335,7 +335,7 @@ fn what_the_acl_cannot_keep_the_confined_user_from() {
     let say = |words: &[&str]| store.stranger(&[&["--user", "notch", "--pass", PASSWORD], words].concat());
     assert_eq!(say(&["incrby", "visits", "-3"]), "2");
     assert_eq!(notch.visit(), 3, "a number that was given before");
-    until("notch has noticed", || {
+    wait_until("notch has noticed", || {
         let text = notch.get("/metrics");
         text.text().lines().any(|line| line.strip_prefix("notch_store_regressions_total ") == Some("1")).then_some(())
     });

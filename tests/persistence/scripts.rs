@@ -4,7 +4,7 @@
 use std::process::{Child, Command, Stdio};
 
 use crate::image::Store;
-use crate::support::{Notch, signal, until};
+use crate::support::{Notch, signal, wait_until};
 
 fn store() -> Store {
     Store::new()
@@ -33,7 +33,7 @@ impl Drop for Script {
 }
 
 fn wait_until_busy(store: &Store) {
-    until("others are told that Redis is busy", || {
+    wait_until("others are told that Redis is busy", || {
         let reply = store.stranger(&["--user", "notch", "--pass", "confined", "ping"]);
         reply.starts_with("BUSY").then_some(())
     });
@@ -41,7 +41,7 @@ fn wait_until_busy(store: &Store) {
 
 /// The status of the first visit that is not in doubt: one that waited for Redis when the script began may be.
 fn visit_while_busy(notch: &Notch) -> u16 {
-    until("a visit is refused", || Some(notch.get("/count").status).filter(|status| *status != 504))
+    wait_until("a visit is refused", || Some(notch.get("/count").status).filter(|status| *status != 504))
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn an_endless_script_makes_visits_fail_until_the_administrator_ends_it() {
     assert!(own.starts_with("NOPERM"), "the confined user ends none: {own}");
     assert_eq!(store.cli(&["script", "kill"]), "OK");
     drop(script);
-    until("visits count again", || (notch.get("/count").status == 200).then_some(()));
+    wait_until("visits count again", || (notch.get("/count").status == 200).then_some(()));
     assert_eq!(notch.total(), 3, "no visit of those that were refused was counted");
 }
 
@@ -84,7 +84,7 @@ fn an_endless_script_that_has_written_is_ended_by_a_kill_and_leaves_no_trace() {
     drop(script);
     let log = store.start();
     assert!(log.contains("counter visits in database 0: 2\n"), "{log}");
-    until("visits count again", || (notch.get("/count").status == 200).then_some(()));
+    wait_until("visits count again", || (notch.get("/count").status == 200).then_some(()));
     assert_eq!(notch.total(), 3);
 }
 
@@ -111,7 +111,7 @@ fn memory_of_scripts_is_bounded_by_that_of_the_container_alone() {
     } else {
         assert_eq!(notch.get("/count").status, 503, "it is counted, so visits are refused");
         assert_eq!(store.cli(&["script", "flush", "sync"]), "OK");
-        until("visits count again", || (notch.get("/count").status == 200).then_some(()));
+        wait_until("visits count again", || (notch.get("/count").status == 200).then_some(()));
     }
     assert_eq!(notch.total(), 2);
 
@@ -127,6 +127,6 @@ fn memory_of_scripts_is_bounded_by_that_of_the_container_alone() {
     assert_eq!(loaded.lines().filter(|line| line.len() == 40).count(), 25, "{loaded}");
     assert_eq!(notch.get("/count").status, 503);
     assert_eq!(store.cli(&["script", "flush"]), "OK");
-    until("visits count again", || (notch.get("/count").status == 200).then_some(()));
+    wait_until("visits count again", || (notch.get("/count").status == 200).then_some(()));
     assert_eq!(notch.total(), 3, "notch brings its own script along again");
 }

@@ -141,7 +141,7 @@ fn settings(store: &Store, name: &str, content: &[u8]) -> Settings {
     if name.ends_with("_FILE") {
         settings.with(name, &file)
     } else {
-        settings.by_way_of(&["/bin/sh", "-c", SET, &file])
+        settings.with_wrapper(&["/bin/sh", "-c", SET, &file])
     }
 }
 

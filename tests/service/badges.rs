@@ -1,19 +1,19 @@
 //! The badges that stand on other people's pages.
 
-use crate::support::{Answer, Notch, Redis, Settings, until};
+use crate::support::{Notch, Redis, Response, Settings, wait_until};
 
 /// What browsers send for an image.
 const ACCEPT: (&str, &str) = ("Accept", "image/*,*/*;q=0.8");
 
-fn badge(notch: &Notch, method: &str, path: &str) -> Answer {
-    check(notch.ask(method, path, &[ACCEPT]), path)
+fn badge(notch: &Notch, method: &str, path: &str) -> Response {
+    check(notch.request(method, path, &[ACCEPT]), path)
 }
 
-fn badge_of(notch: &Notch, fields: &[(&str, &str)]) -> Answer {
-    check(notch.ask("GET", "/badge.svg", &[&[ACCEPT], fields].concat()), "/badge.svg")
+fn badge_of(notch: &Notch, fields: &[(&str, &str)]) -> Response {
+    check(notch.request("GET", "/badge.svg", &[&[ACCEPT], fields].concat()), "/badge.svg")
 }
 
-fn check(answer: Answer, path: &str) -> Answer {
+fn check(answer: Response, path: &str) -> Response {
     assert_eq!(answer.field("Content-Type"), Some("image/svg+xml"), "{path}: {answer:?}");
     assert_eq!(answer.field("X-Content-Type-Options"), Some("nosniff"), "{path}");
     assert_eq!(answer.field("Cache-Control"), Some("no-cache, no-store, max-age=0"), "{path}");
@@ -21,7 +21,7 @@ fn check(answer: Answer, path: &str) -> Answer {
     answer
 }
 
-fn title(answer: &Answer) -> &str {
+fn title(answer: &Response) -> &str {
     let (_, rest) = answer.text().split_once("<title>").expect("a title");
     rest.split_once("</title>").expect("its end").0
 }
@@ -42,7 +42,7 @@ fn a_badge_counts_and_draws_its_number() {
     for path in ["/badge", "/badge/", "/badge/.svg", "/badge/shop.svg", "/badge.png", "/badgeblog.svg"] {
         assert_eq!(notch.get(path).status, 404, "{path}");
     }
-    assert_eq!(notch.ask("PUT", "/badge.svg", &[]).status, 405);
+    assert_eq!(notch.request("PUT", "/badge.svg", &[]).status, 405);
 }
 
 #[test]
@@ -61,8 +61,8 @@ fn pipelined_badges_keep_their_looks() {
     let mut client = notch.client();
     client.send_request("GET", "/badge.svg?label=a", &[]);
     client.send_request("GET", "/badge.svg?label=b", &[]);
-    assert_eq!(title(&client.answer()), "a: 1");
-    assert_eq!(title(&client.answer()), "b: 2");
+    assert_eq!(title(&client.response()), "a: 1");
+    assert_eq!(title(&client.response()), "b: 2");
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn a_badge_without_a_store_has_no_number() {
     let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "300ms").start();
     notch.visit_when_it_counts();
     redis.kill();
-    until("notch knows that Redis is gone", || (notch.get("/total").status == 503).then_some(()));
+    wait_until("notch knows that Redis is gone", || (notch.get("/total").status == 503).then_some(()));
     let drawn = badge(&notch, "GET", "/badge.svg");
     assert_eq!((drawn.status, title(&drawn)), (503, "visits: unavailable"));
     let read = notch.get("/badge.json");

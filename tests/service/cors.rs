@@ -1,6 +1,6 @@
 //! What pages of other origins may do, as the Fetch standard has browsers ask and understand it.
 
-use crate::support::{Answer, NEVER, Notch, Redis, Script, Settings, until};
+use crate::support::{NEVER, Notch, Redis, Response, Script, Settings, wait_until};
 
 const HERE: &str = "https://shop.example";
 const THERE: &str = "http://localhost:3000";
@@ -11,7 +11,7 @@ fn notch(origins: &str) -> Notch {
 }
 
 /// The fields that say something about origins, in their order.
-fn said(answer: &Answer) -> Vec<(&str, &str)> {
+fn message(answer: &Response) -> Vec<(&str, &str)> {
     let about = |name: &str| name == "Vary" || name.starts_with("Access-Control-");
     answer.fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).filter(|(name, _)| about(name)).collect()
 }
@@ -49,10 +49,10 @@ fn preflight<'a>(origin: &'a str, method: &'a str) -> [(&'a str, &'a str); 2] {
 fn unless_it_is_set_nothing_is_said() {
     let notch = notch("");
     for path in SHARED.map(|(path, _)| path).iter().chain(&OWN) {
-        let asked = notch.ask("GET", path, &[("Origin", HERE)]);
-        assert_eq!(said(&asked), [], "{path}");
-        let asked = notch.ask("OPTIONS", path, &preflight(HERE, "GET"));
-        assert_eq!((asked.status, said(&asked)), (if asked.status == 404 { 404 } else { 405 }, vec![]), "{path}");
+        let asked = notch.request("GET", path, &[("Origin", HERE)]);
+        assert_eq!(message(&asked), [], "{path}");
+        let asked = notch.request("OPTIONS", path, &preflight(HERE, "GET"));
+        assert_eq!((asked.status, message(&asked)), (if asked.status == 404 { 404 } else { 405 }, vec![]), "{path}");
     }
 }
 
@@ -62,22 +62,22 @@ fn pages_of_these_origins_may_read() {
     for (path, status) in SHARED {
         for origin in [HERE, THERE] {
             for method in ["GET", "HEAD"] {
-                let answer = notch.ask(method, path, &[("Origin", origin), ("Accept", "application/json")]);
-                assert_eq!((answer.status, said(&answer)), (status, shared(origin)), "{method} {path}: {answer:?}");
+                let answer = notch.request(method, path, &[("Origin", origin), ("Accept", "application/json")]);
+                assert_eq!((answer.status, message(&answer)), (status, shared(origin)), "{method} {path}: {answer:?}");
             }
         }
         for origin in [FOREIGN, "null", "*", "https://SHOP.example", ""] {
-            let answer = notch.ask("GET", path, &[("Origin", origin)]);
-            assert_eq!((answer.status, &said(&answer)[..]), (status, WITHHELD), "{origin} {path}: {answer:?}");
+            let answer = notch.request("GET", path, &[("Origin", origin)]);
+            assert_eq!((answer.status, &message(&answer)[..]), (status, WITHHELD), "{origin} {path}: {answer:?}");
         }
-        assert_eq!(said(&notch.get(path)), WITHHELD, "{path} might be kept for a page that may read it");
+        assert_eq!(message(&notch.get(path)), WITHHELD, "{path} might be kept for a page that may read it");
     }
-    let answer = notch.ask("POST", "/count", &[("Origin", HERE)]);
-    assert_eq!((answer.status, said(&answer)), (200, shared(HERE)));
-    let answer = notch.ask("DELETE", "/count", &[("Origin", HERE)]);
-    assert_eq!((answer.status, said(&answer)), (405, shared(HERE)));
+    let answer = notch.request("POST", "/count", &[("Origin", HERE)]);
+    assert_eq!((answer.status, message(&answer)), (200, shared(HERE)));
+    let answer = notch.request("DELETE", "/count", &[("Origin", HERE)]);
+    assert_eq!((answer.status, message(&answer)), (405, shared(HERE)));
     for path in OWN {
-        assert_eq!(said(&notch.ask("GET", path, &[("Origin", HERE)])), [], "{path}");
+        assert_eq!(message(&notch.request("GET", path, &[("Origin", HERE)])), [], "{path}");
     }
 }
 
@@ -86,11 +86,11 @@ fn pages_of_every_origin_may_read_where_that_is_set() {
     let notch = notch("*");
     for origin in [&[("Origin", FOREIGN)][..], &[("Origin", "null")], &[]] {
         for (path, status) in SHARED {
-            let answer = notch.ask("GET", path, origin);
-            assert_eq!((answer.status, said(&answer)), (status, shared("*")), "{path}: {answer:?}");
+            let answer = notch.request("GET", path, origin);
+            assert_eq!((answer.status, message(&answer)), (status, shared("*")), "{path}: {answer:?}");
         }
     }
-    let answer = notch.ask("OPTIONS", "/count", &preflight(FOREIGN, "POST"));
+    let answer = notch.request("OPTIONS", "/count", &preflight(FOREIGN, "POST"));
     assert_eq!((answer.status, answer.field("Access-Control-Allow-Origin")), (204, Some("*")), "{answer:?}");
 }
 
@@ -106,14 +106,14 @@ fn a_preflight_is_told_what_is_allowed_and_counts_nothing() {
         ("/badge.json", "GET, HEAD"),
     ] {
         for method in ["GET", "POST", "DELETE"] {
-            let answer = notch.ask("OPTIONS", path, &preflight(THERE, method));
+            let answer = notch.request("OPTIONS", path, &preflight(THERE, method));
             let allowed = [
                 ("Vary", "Origin"),
                 ("Access-Control-Allow-Origin", THERE),
                 ("Access-Control-Allow-Methods", methods),
                 ("Access-Control-Max-Age", "86400"),
             ];
-            assert_eq!((answer.status, &said(&answer)[..]), (204, &allowed[..]), "{path}: {answer:?}");
+            assert_eq!((answer.status, &message(&answer)[..]), (204, &allowed[..]), "{path}: {answer:?}");
             assert_eq!((answer.field("Allow"), answer.field("Content-Type")), (Some(methods), None), "{answer:?}");
             assert!(answer.body.is_empty(), "{answer:?}");
         }
@@ -122,16 +122,16 @@ fn a_preflight_is_told_what_is_allowed_and_counts_nothing() {
             (&[("Access-Control-Request-Method", "GET")], WITHHELD),
             (&[("Origin", THERE)], &shared(THERE)[..]),
         ] {
-            let answer = notch.ask("OPTIONS", path, fields);
-            assert_eq!((answer.status, &said(&answer)[..]), (405, said_of_it), "{path} {fields:?}: {answer:?}");
+            let answer = notch.request("OPTIONS", path, fields);
+            assert_eq!((answer.status, &message(&answer)[..]), (405, said_of_it), "{path} {fields:?}: {answer:?}");
         }
     }
     for path in OWN {
-        let answer = notch.ask("OPTIONS", path, &preflight(THERE, "GET"));
-        assert_eq!((answer.status, said(&answer)), (405, vec![]), "{path}");
+        let answer = notch.request("OPTIONS", path, &preflight(THERE, "GET"));
+        assert_eq!((answer.status, message(&answer)), (405, vec![]), "{path}");
     }
-    assert_eq!(notch.ask("OPTIONS", "/count/shop", &preflight(THERE, "GET")).status, 404);
-    let answer = notch.ask("GET", "/count", &preflight(THERE, "GET"));
+    assert_eq!(notch.request("OPTIONS", "/count/shop", &preflight(THERE, "GET")).status, 404);
+    let answer = notch.request("GET", "/count", &preflight(THERE, "GET"));
     assert_eq!(answer.number(), 1, "only OPTIONS is a preflight");
 }
 
@@ -139,7 +139,7 @@ fn a_preflight_is_told_what_is_allowed_and_counts_nothing() {
 fn a_visit_from_anywhere_counts() {
     let notch = notch(HERE);
     for (number, origin) in (1..).zip([FOREIGN, HERE, "null"]) {
-        assert_eq!(notch.ask("GET", "/count", &[("Origin", origin)]).number(), number);
+        assert_eq!(notch.request("GET", "/count", &[("Origin", origin)]).number(), number);
     }
     assert_eq!(notch.total(), 3);
 }
@@ -152,7 +152,7 @@ fn each_of_pipelined_visits_is_told_for_its_own_page() {
     let visit = |origin| format!("GET /count HTTP/1.1\r\nHost: a\r\nOrigin: {origin}\r\n\r\n");
     client.send(origins.map(visit).concat());
     for (number, origin) in (1..).zip(origins) {
-        let answer = client.answer();
+        let answer = client.response();
         assert_eq!(answer.number(), number);
         assert_eq!(answer.field("Access-Control-Allow-Origin"), Some(origin).filter(|origin| *origin != FOREIGN));
     }
@@ -165,18 +165,18 @@ fn a_page_may_read_what_went_wrong() {
     let notch = settings.start();
     notch.visit_when_it_counts();
     redis.kill();
-    let ask = |path| notch.ask("GET", path, &[("Origin", HERE)]);
-    until("notch knows that Redis is gone", || (ask("/total").status == 503).then_some(()));
+    let ask = |path| notch.request("GET", path, &[("Origin", HERE)]);
+    wait_until("notch knows that Redis is gone", || (ask("/total").status == 503).then_some(()));
     for path in ["/count", "/total", "/badge.svg", "/badge.json"] {
         let answer = ask(path);
-        assert_eq!((answer.status, said(&answer)), (503, shared(HERE)), "{path}: {answer:?}");
+        assert_eq!((answer.status, message(&answer)), (503, shared(HERE)), "{path}: {answer:?}");
         assert_eq!(answer.field("Retry-After"), Some("1"));
     }
     let script = Script::play("> INCR visits\nclose\n");
     let settings = Settings::redis(script.port).with("WORKERS", "1").with("STORE_TIMEOUT", NEVER);
     let notch = settings.with("CORS_ORIGINS", HERE).start();
-    let answer = notch.ask("GET", "/count", &[("Origin", HERE)]);
-    assert_eq!((answer.status, said(&answer)), (504, shared(HERE)), "{answer:?}");
+    let answer = notch.request("GET", "/count", &[("Origin", HERE)]);
+    assert_eq!((answer.status, message(&answer)), (504, shared(HERE)), "{answer:?}");
     script.done();
 }
 
@@ -228,7 +228,11 @@ fn a_page_may_read_why_its_request_was_refused() {
                 };
                 let whole = request.replace("{o}", &field);
                 let answer = refusal(&notch, &whole);
-                assert_eq!((answer.status, said(&answer)), (status, expected), "{origins}: {whole:.200}: {answer:?}");
+                assert_eq!(
+                    (answer.status, message(&answer)),
+                    (status, expected),
+                    "{origins}: {whole:.200}: {answer:?}"
+                );
             }
         }
         assert_eq!(notch.total(), 0);
@@ -250,9 +254,9 @@ fn what_was_not_read_of_a_refused_request_gives_no_page_a_right() {
     let (some, all) = (notch(HERE), notch("*"));
     for (request, status) in cases {
         let answer = refusal(&some, request);
-        assert_eq!((answer.status, &said(&answer)[..]), (status, WITHHELD), "{request:.200}: {answer:?}");
+        assert_eq!((answer.status, &message(&answer)[..]), (status, WITHHELD), "{request:.200}: {answer:?}");
         let answer = refusal(&all, request);
-        assert_eq!((answer.status, said(&answer)), (status, shared("*")), "{request:.200}: {answer:?}");
+        assert_eq!((answer.status, message(&answer)), (status, shared("*")), "{request:.200}: {answer:?}");
     }
 }
 
@@ -264,24 +268,24 @@ fn a_refused_request_for_what_is_not_shared_is_not_shared_either() {
             for fields in ["Content-Length: 65537\r\n", "Content-Length: -1\r\n", "Expect: tea\r\n"] {
                 let answer =
                     refusal(&notch, &format!("GET {path} HTTP/1.1\r\nHost: h\r\nOrigin: {HERE}\r\n{fields}\r\n"));
-                assert_eq!((answer.status >= 400, said(&answer)), (true, vec![]), "{path} {fields}: {answer:?}");
+                assert_eq!((answer.status >= 400, message(&answer)), (true, vec![]), "{path} {fields}: {answer:?}");
             }
         }
     }
 }
 
 /// The answer to a request that is refused, after which the connection ends.
-fn refusal(notch: &Notch, request: &str) -> Answer {
+fn refusal(notch: &Notch, request: &str) -> Response {
     let mut client = notch.client();
     // The peer may have heard enough already.
     let _ = client.try_send(request);
-    let answer = client.answer();
-    assert!(answer.closes() && client.rest().is_empty(), "{request:.200}: {answer:?}");
+    let answer = client.response();
+    assert!(answer.closes() && client.remaining_responses().is_empty(), "{request:.200}: {answer:?}");
     answer
 }
 
 #[test]
 fn a_page_may_read_that_its_prefetch_was_refused() {
-    let answer = notch(HERE).ask("GET", "/count", &[("Origin", HERE), ("Sec-Purpose", "prefetch;prerender")]);
-    assert_eq!((answer.status, said(&answer)), (403, shared(HERE)), "{answer:?}");
+    let answer = notch(HERE).request("GET", "/count", &[("Origin", HERE), ("Sec-Purpose", "prefetch;prerender")]);
+    assert_eq!((answer.status, message(&answer)), (403, shared(HERE)), "{answer:?}");
 }

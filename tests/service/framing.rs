@@ -7,7 +7,7 @@
 
 use std::ops::Add;
 
-use crate::support::{Answer, Client, Notch, Settings, unescape};
+use crate::support::{Client, Notch, Response, Settings, unescape};
 
 /// An outcome is written as the statuses in their order, `keep` or `close`, and what was counted: `200 200 keep +1`.
 /// `head:200` answers a HEAD. Where the RFC leaves a choice, outcomes are separated by ` | `.
@@ -516,9 +516,9 @@ fn a_client_that_waits_to_be_told_to_continue() {
     let mut client = notch.client();
     for number in 1..=3 {
         client.send("POST /count HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
-        assert_eq!(client.answer().status, 100);
+        assert_eq!(client.response().status, 100);
         client.send("hello");
-        assert_eq!(client.answer().number(), number);
+        assert_eq!(client.response().number(), number);
     }
 }
 
@@ -528,8 +528,11 @@ fn a_kept_connection_of_1_0_is_told_so() {
     let mut client = notch.client();
     for number in 1..=3 {
         client.send("GET /count HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
-        let answer = client.answer();
-        assert!(answer.field("Connection").is_some_and(|said| said.eq_ignore_ascii_case("keep-alive")), "{answer:?}");
+        let answer = client.response();
+        assert!(
+            answer.field("Connection").is_some_and(|message| message.eq_ignore_ascii_case("keep-alive")),
+            "{answer:?}"
+        );
         assert_eq!(answer.number(), number);
     }
 }
@@ -552,7 +555,7 @@ fn a_host_is_needed_since_1_1() {
         {
             let mut client = notch.client();
             client.send(format!("{request} HTTP/{version}\r\n{host}\r\n"));
-            let answer = client.answer_to(if request.starts_with("HEAD") { "HEAD" } else { "GET" });
+            let answer = client.response_to(if request.starts_with("HEAD") { "HEAD" } else { "GET" });
             assert_eq!(answer.status, status, "{request} {version} {host}: {answer:?}");
             assert_eq!(answer.closes(), version == "1.0" || status == 400, "{request} {version} {host}: {answer:?}");
         }
@@ -569,10 +572,10 @@ fn a_thousand_requests_in_one_breath() {
                POST /count HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabcGET /total HTTP/1.1\r\nHost: h\r\n\r\n";
     client.send(lap.repeat(250));
     for lap in 0..250 {
-        assert_eq!(client.answer().number(), 2 * lap + 1);
-        assert_eq!(client.answer().status, 200);
-        assert_eq!(client.answer().number(), 2 * lap + 2);
-        assert_eq!(client.answer().number(), 2 * lap + 2);
+        assert_eq!(client.response().number(), 2 * lap + 1);
+        assert_eq!(client.response().status, 200);
+        assert_eq!(client.response().number(), 2 * lap + 2);
+        assert_eq!(client.response().number(), 2 * lap + 2);
     }
 }
 
@@ -581,8 +584,8 @@ fn requests_sent_before_the_client_closed_its_half_are_answered() {
     let notch = quiet();
     let mut client = notch.client();
     client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /count HTTP/1.1\r\nHost: h\r\n\r\n");
-    client.send_end();
-    let numbers: Vec<_> = client.rest().iter().map(Answer::number).collect();
+    client.close_write();
+    let numbers: Vec<_> = client.remaining_responses().iter().map(Response::number).collect();
     assert_eq!(numbers, [1, 2]);
 }
 
@@ -593,10 +596,10 @@ fn half_a_request_is_no_visit() {
     for length in 0..whole.len() {
         let mut client = notch.client();
         client.send(&whole[..length]);
-        client.send_end();
+        client.close_write();
         // Whether a word of complaint comes is up to notch; a count is not.
-        let answers = client.rest();
-        assert!(answers.iter().all(|answer| matches!(answer.status, 400 | 408)), "{length} bytes: {answers:?}");
+        let responses = client.remaining_responses();
+        assert!(responses.iter().all(|answer| matches!(answer.status, 400 | 408)), "{length} bytes: {responses:?}");
     }
     assert_eq!(notch.total(), 0);
 }
@@ -648,14 +651,14 @@ fn errors_before_any_route_are_answers_like_all_others() {
 }
 
 /// Sends a request that is refused, and makes sure that nothing follows the answer.
-fn refused(notch: &Notch, request: &str, method: &str) -> Answer {
+fn refused(notch: &Notch, request: &str, method: &str) -> Response {
     // Date, X-Served-By, one line of text: the client looks for them on every answer.
     let mut client = notch.client();
     // The peer may have heard enough already.
     let _ = client.try_send(request);
-    let answer = client.answer_to(method);
+    let answer = client.response_to(method);
     assert!(answer.closes(), "{request}: {answer:?}");
-    assert!(client.rest().is_empty(), "{request}");
+    assert!(client.remaining_responses().is_empty(), "{request}");
     answer
 }
 
@@ -718,17 +721,17 @@ fn check(notch: &Notch, nudge: &mut Client, name: &str, parts: &[&[u8]], outcome
         client.try_send([last, &b"GET /count HTTP/1.1\r\nHost: sentinel\r\nConnection: close\r\n\r\n"[..]].concat());
     let mut methods = outcomes.split(' ').filter(|word| word.ends_with(|c: char| c.is_ascii_digit()));
     let method = || if methods.next().is_some_and(|word| word.starts_with("head:")) { "HEAD" } else { "GET" };
-    let answers = client.rest_to(method);
+    let responses = client.remaining_responses_to(method);
     let counted = nudge.get("/total").number() - before;
-    if outcomes.split(" | ").any(|outcome| agrees(outcome, &answers, counted)) {
+    if outcomes.split(" | ").any(|outcome| agrees(outcome, &responses, counted)) {
         return Ok(());
     }
     let shape: Vec<_> = parts.iter().map(|part| part.len()).take(3).collect();
-    let seen: Vec<_> = answers.iter().map(|answer| (answer.status, answer.field("Connection"))).collect();
+    let seen: Vec<_> = responses.iter().map(|answer| (answer.status, answer.field("Connection"))).collect();
     Err(format!("{name}, sent as {shape:?}...: expected {outcomes}, saw {seen:?} and {counted} counted"))
 }
 
-fn agrees(outcome: &str, answers: &[Answer], counted: i64) -> bool {
+fn agrees(outcome: &str, responses: &[Response], counted: i64) -> bool {
     let mut statuses = Vec::new();
     let (mut kept, mut expected) = (false, 0);
     for word in outcome.split(' ') {
@@ -743,7 +746,7 @@ fn agrees(outcome: &str, answers: &[Answer], counted: i64) -> bool {
         statuses.push(200);
         expected += 1;
     }
-    let closing: Vec<bool> = answers.iter().map(Answer::closes).collect();
+    let closing: Vec<bool> = responses.iter().map(Response::closes).collect();
     let announced = closing.split_last().is_some_and(|(last, others)| *last && others.iter().all(|closes| !closes));
-    statuses.iter().eq(answers.iter().map(|answer| &answer.status)) && counted == expected && announced
+    statuses.iter().eq(responses.iter().map(|answer| &answer.status)) && counted == expected && announced
 }

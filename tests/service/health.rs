@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{NEVER, Notch, Redis, Settings, until};
+use crate::support::{NEVER, Notch, Redis, Settings, wait_until};
 
 fn store_up(notch: &Notch) -> bool {
     notch.get("/metrics").text().contains("\nnotch_store_up 1\n")
@@ -15,7 +15,7 @@ fn regressions(notch: &Notch) -> u64 {
     number.and_then(|number| number.parse().ok()).expect("a number of regressions")
 }
 
-fn said(notch: &Notch, words: &str) -> usize {
+fn message(notch: &Notch, words: &str) -> usize {
     notch.log().iter().filter(|line| line.contains(words)).count()
 }
 
@@ -27,7 +27,7 @@ fn ready(notch: &Notch) -> bool {
 
 /// Visits on so many connections that every worker serves some.
 fn crowd(notch: &Notch) {
-    notch.ask_at_once(&[("GET", "/count", &[][..])].repeat(16));
+    notch.request_at_once(&[("GET", "/count", &[][..])].repeat(16));
 }
 
 #[test]
@@ -39,22 +39,22 @@ fn a_store_that_counts_again_is_found_without_visits() {
         ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
         ("ACL SETUSER default -incrby -evalsha -eval", "ACL SETUSER default +@all"),
     ] {
-        until("visits count", || {
+        wait_until("visits count", || {
             crowd(&notch);
             (store_up(&notch) && ready(&notch)).then_some(())
         });
-        redis.told(begin);
-        until("visits are refused", || {
+        redis.execute(begin);
+        wait_until("visits are refused", || {
             crowd(&notch);
             (!store_up(&notch) && !ready(&notch)).then_some(())
         });
-        let total = redis.say("GET visits");
-        redis.told(end);
-        until(&format!("the store is up again after {end}"), || store_up(&notch).then_some(()));
-        until("it is ready again", || ready(&notch).then_some(()));
-        assert_eq!(redis.say("GET visits"), total, "finding out has counted nothing");
+        let total = redis.query("GET visits");
+        redis.execute(end);
+        wait_until(&format!("the store is up again after {end}"), || store_up(&notch).then_some(()));
+        wait_until("it is ready again", || ready(&notch).then_some(()));
+        assert_eq!(redis.query("GET visits"), total, "finding out has counted nothing");
     }
-    assert_eq!(said(&notch, "the store counts again"), 3, "{:#?}", notch.log());
+    assert_eq!(message(&notch, "the store counts again"), 3, "{:#?}", notch.log());
 }
 
 #[test]
@@ -71,13 +71,13 @@ fn while_the_store_is_away_visits_wait_and_pages_do_not() {
         start.elapsed()
     };
     assert!(timed("/", 200) >= TIMEOUT / 2);
-    until("it is known to be away", || (timed("/", 200) < TIMEOUT / 2).then_some(()));
+    wait_until("it is known to be away", || (timed("/", 200) < TIMEOUT / 2).then_some(()));
     for (path, status) in [("/", 200), ("/total", 503), ("/readyz", 503), ("/badge.json", 503)] {
         assert!(timed(path, status) < TIMEOUT / 2, "{path} waits for a store that is away");
     }
     assert!(timed("/count", 503) >= TIMEOUT - TIMEOUT / 10, "a visit waits as long as it may");
     redis.restart();
-    until("a total is told", || (notch.get("/total").status == 200).then_some(()));
+    wait_until("a total is told", || (notch.get("/total").status == 200).then_some(()));
     assert_eq!(notch.visit(), 1);
 }
 
@@ -85,17 +85,18 @@ fn while_the_store_is_away_visits_wait_and_pages_do_not() {
 fn a_named_counter_in_trouble_is_no_matter_of_the_store() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).with("COUNTERS", "blog,shop").start();
-    redis.told("RPUSH visits:blog a");
-    redis.told("SET visits:shop 9223372036854775807");
+    redis.execute("RPUSH visits:blog a");
+    redis.execute("SET visits:shop 9223372036854775807");
     for _ in 0..3 {
         for (path, status) in [("/count/blog", 503), ("/total/blog", 503), ("/count/shop", 503), ("/count", 200)] {
             assert_eq!(notch.get(path).status, status, "{path}");
             assert!(store_up(&notch) && ready(&notch), "after {path}");
         }
     }
-    assert_eq!(said(&notch, "the store does not count"), 0, "{:#?}", notch.log());
+    assert_eq!(message(&notch, "the store does not count"), 0, "{:#?}", notch.log());
     // Two conditions that come in turn are said three times a minute at most.
-    let lines = said(&notch, "visits of visits:blog get an error") + said(&notch, "visits of visits:shop get an error");
+    let lines =
+        message(&notch, "visits of visits:blog get an error") + message(&notch, "visits of visits:shop get an error");
     assert!((2..=3).contains(&lines), "{:#?}", notch.log());
 }
 
@@ -109,14 +110,14 @@ fn it_is_ready_where_visits_count_though_none_has_come() {
         ("ACL SETUSER default -incrby -incr -evalsha -eval", "ACL SETUSER default +@all"),
     ] {
         let redis = Redis::start(&[]);
-        redis.told(begin);
+        redis.execute(begin);
         let notch = Settings::redis(redis.port).start();
         assert!(!ready(&notch), "{begin}");
         assert_eq!(notch.get("/livez").status, 200);
-        redis.told(end);
-        until(&format!("it is ready after {end}"), || ready(&notch).then_some(()));
+        redis.execute(end);
+        wait_until(&format!("it is ready after {end}"), || ready(&notch).then_some(()));
         // Without scripts, it is Redis that makes a counter of what holds nothing.
-        assert!(begin.starts_with("ACL") || redis.say("EXISTS visits") == "0", "to ask makes no counter");
+        assert!(begin.starts_with("ACL") || redis.query("EXISTS visits") == "0", "to ask makes no counter");
         assert_eq!(notch.visit(), 1);
     }
 }
@@ -133,18 +134,18 @@ fn a_store_that_lost_visits_is_said_aloud() {
     redis.kill();
     redis.restart();
     // The greeting shows it before anybody visits.
-    until("the loss is seen", || (regressions(&notch) == 1).then_some(()));
+    wait_until("the loss is seen", || (regressions(&notch) == 1).then_some(()));
     assert_eq!(notch.get("/count/blog").number(), 1);
     assert_eq!(regressions(&notch), 2);
     for name in ["visits", "visits:blog"] {
         let lost = format!("the store has lost visits of {name}: numbers");
-        until("the log says so", || (said(&notch, &lost) > 0).then_some(()));
-        assert_eq!(said(&notch, &lost), 1, "{:#?}", notch.log());
+        wait_until("the log says so", || (message(&notch, &lost) > 0).then_some(()));
+        assert_eq!(message(&notch, &lost), 1, "{:#?}", notch.log());
     }
     // By hand it is the same: numbers are given again.
-    redis.told("SET visits 10");
+    redis.execute("SET visits 10");
     assert_eq!(notch.visit(), 11);
-    redis.told("SET visits 3");
+    redis.execute("SET visits 3");
     assert_eq!(notch.visit(), 4);
     assert_eq!(regressions(&notch), 3);
 }
@@ -154,14 +155,14 @@ fn what_the_store_holds_is_said_at_the_start() {
     let redis = Redis::start(&[]);
     for (value, words) in [(None, "holds no visits of visits yet"), (Some("41"), "holds visits of visits total=41")] {
         if let Some(value) = value {
-            redis.told(&format!("SET visits {value}"));
+            redis.execute(&format!("SET visits {value}"));
         }
         let notch = Settings::redis(redis.port).start();
-        until("it is said", || (said(&notch, words) == 1).then_some(()));
+        wait_until("it is said", || (message(&notch, words) == 1).then_some(()));
     }
     let other = Settings::redis(redis.port).with("COUNTER_KEY", "visitors").start();
-    until("it is said of the key that is set", || {
-        (said(&other, "holds no visits of visitors yet; if it should, check COUNTER_KEY") == 1).then_some(())
+    wait_until("it is said of the key that is set", || {
+        (message(&other, "holds no visits of visitors yet; if it should, check COUNTER_KEY") == 1).then_some(())
     });
 }
 
@@ -170,7 +171,7 @@ fn names_are_bound_in_redis_for_all_who_count_there() {
     let redis = Redis::start(&[]);
     let settings = Settings::redis(redis.port).with("COUNTERS", "*").with("MAX_COUNTERS", "5");
     let (one, two) = (settings.start(), settings.start());
-    redis.told("SET visits:by-hand 7");
+    redis.execute("SET visits:by-hand 7");
     let refused: usize = thread::scope(|scope| {
         let visitors = (0..8).map(|visitor| {
             let notch = if visitor % 2 == 0 { &one } else { &two };
@@ -183,8 +184,8 @@ fn names_are_bound_in_redis_for_all_who_count_there() {
         visitors.collect::<Vec<_>>().into_iter().map(|visitor| visitor.join().expect("no panic")).sum()
     });
     assert_eq!(refused, 8 * 15, "the names that came first have their place, and no other");
-    assert_eq!(redis.say("SCARD {visits}:<names>"), "5");
-    assert_eq!(redis.say("KEYS visits:name-*").lines().count(), 5);
+    assert_eq!(redis.query("SCARD {visits}:<names>"), "5");
+    assert_eq!(redis.query("KEYS visits:name-*").lines().count(), 5);
     for notch in [&one, &two] {
         let refusal = notch.get("/count/one-more");
         assert_eq!(refusal.status, 507);
@@ -194,15 +195,15 @@ fn names_are_bound_in_redis_for_all_who_count_there() {
         notch.visit();
     }
     assert_eq!(one.get("/count/by-hand").number(), 8, "a counter that is there counts");
-    let kept = redis.say("SRANDMEMBER {visits}:<names>");
+    let kept = redis.query("SRANDMEMBER {visits}:<names>");
     let name = kept.strip_prefix("visits:").expect("the key of a named counter");
     assert_eq!(two.get(&format!("/count/{name}")).number(), 9);
     // A counter that is removed, and comes again, takes no second place.
-    redis.told(&format!("DEL {kept}"));
+    redis.execute(&format!("DEL {kept}"));
     assert_eq!(one.get(&format!("/count/{name}")).number(), 1);
-    assert_eq!(redis.say("SCARD {visits}:<names>"), "5");
-    redis.told(&format!("SREM {{visits}}:<names> {kept}"));
-    redis.told(&format!("DEL {kept}"));
+    assert_eq!(redis.query("SCARD {visits}:<names>"), "5");
+    redis.execute(&format!("SREM {{visits}}:<names> {kept}"));
+    redis.execute(&format!("DEL {kept}"));
     assert_eq!(two.get("/count/one-more").number(), 1);
 }
 
@@ -214,7 +215,7 @@ fn no_name_is_that_of_the_set_of_names() {
     for name in ["names", "receipt", "a", "names", "b"] {
         assert_eq!(notch.get(&format!("/count/{name}")).status, 200, "{name}");
     }
-    assert_eq!(redis.say("SCARD {visits}:<names>"), "4");
+    assert_eq!(redis.query("SCARD {visits}:<names>"), "4");
 }
 
 #[test]
@@ -225,18 +226,18 @@ fn names_that_are_listed_need_no_place() {
     for path in ["/count/a", "/count/b", "/count/c"] {
         assert_eq!(notch.get(path).number(), 1);
     }
-    assert_eq!(redis.say("EXISTS {visits}:<names>"), "0");
+    assert_eq!(redis.query("EXISTS {visits}:<names>"), "0");
 }
 
 #[test]
 fn without_scripts_any_name_is_one_too_many() {
     let redis = Redis::start(&[]);
-    redis.told("ACL SETUSER default -eval -evalsha -script");
+    redis.execute("ACL SETUSER default -eval -evalsha -script");
     let notch = Settings::redis(redis.port).with("COUNTERS", "*").with("STORE_TIMEOUT", NEVER).start();
     assert_eq!(notch.visit(), 1);
     let refusal = notch.get("/count/blog");
     assert_eq!(refusal.status, 507);
     assert!(refusal.text().contains("list the names in COUNTERS"), "{refusal:?}");
-    assert_eq!(redis.say("EXISTS visits:blog"), "0");
+    assert_eq!(redis.query("EXISTS visits:blog"), "0");
     assert_eq!(notch.visit(), 2);
 }

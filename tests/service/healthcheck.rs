@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use crate::support::{Redis, Script, Settings, until};
+use crate::support::{Redis, Script, Settings, wait_until};
 
 /// All three commands, and which of the two questions each asks.
 const COMMANDS: [(&[&str], bool); 3] =
@@ -42,7 +42,7 @@ fn without_its_store_notch_is_live_and_not_ready() {
     expect(&address, false);
     redis.restart();
     let ready = || Settings::ledger().with("LISTEN", &address).run(&["healthcheck", "ready"]);
-    until("ready again", || (ready().code == Some(0)).then_some(()));
+    wait_until("ready again", || (ready().code == Some(0)).then_some(()));
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn draining_notch_is_live_and_not_ready() {
     let notch = Settings::ledger().with("DRAIN_DELAY", crate::support::NEVER).start();
     let address = notch.address.to_string();
     notch.signal("TERM");
-    until("not ready", || {
+    wait_until("not ready", || {
         let asked = Settings::ledger().with("LISTEN", &address).run(&["healthcheck", "ready"]);
         (asked.code == Some(1)).then_some(())
     });

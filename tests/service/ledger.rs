@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use crate::support::{Answer, Notch, Redis, Settings, until};
+use crate::support::{Notch, Redis, Response, Settings, wait_until};
 
 #[test]
 fn the_first_start_makes_it_and_every_other_one_goes_on() {
@@ -48,7 +48,7 @@ fn every_answered_visit_outlives_a_kill_under_load() {
             let notch = settings.start();
             let before = notch.total();
             let visitors: Vec<_> = (0..8).map(|_| thread::spawn(visitor(&notch))).collect();
-            until("the load is on", || (notch.total() > before + 150).then_some(()));
+            wait_until("the load is on", || (notch.total() > before + 150).then_some(()));
             settings = notch.kill();
             let numbers: Vec<_> =
                 visitors.into_iter().flat_map(|visitor| visitor.join().expect("visitors do not panic")).collect();
@@ -69,7 +69,7 @@ fn visitor(notch: &Notch) -> impl FnOnce() -> Vec<i64> + Send + 'static {
     move || {
         let mut numbers = Vec::new();
         while client.try_send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n").is_ok() {
-            let Some(answer) = client.next_answer("GET") else { break };
+            let Some(answer) = client.next_response("GET") else { break };
             numbers.push(answer.number());
         }
         numbers
@@ -112,12 +112,12 @@ fn redis_takes_it_as_it_is() {
     let file = File::open(settings.ledger_file()).expect("the ledger that notch wrote");
     let port = redis.port.to_string();
     let mut pipe = Command::new("redis-cli");
-    let said = pipe.args(["-h", "127.0.0.1", "-p", &port, "--pipe"]).stdin(Stdio::from(file)).output();
-    let said = said.expect("redis-cli is missing: install redis-tools (Debian: apt-get install redis-tools)");
-    let text = String::from_utf8_lossy(&said.stdout).into_owned();
-    assert!(said.status.success() && text.contains("errors: 0"), "{said:?}");
-    assert_eq!(redis.say("KEYS *"), "shop:visits");
-    assert_eq!(redis.say("GET shop:visits"), "42");
+    let message = pipe.args(["-h", "127.0.0.1", "-p", &port, "--pipe"]).stdin(Stdio::from(file)).output();
+    let message = message.expect("redis-cli is missing: install redis-tools (Debian: apt-get install redis-tools)");
+    let text = String::from_utf8_lossy(&message.stdout).into_owned();
+    assert!(message.status.success() && text.contains("errors: 0"), "{message:?}");
+    assert_eq!(redis.query("KEYS *"), "shop:visits");
+    assert_eq!(redis.query("GET shop:visits"), "42");
     // And the count goes on there.
     let notch = Settings::redis(redis.port).with("COUNTER_KEY", "shop:visits").start();
     assert_eq!(notch.visit(), 43);
@@ -162,7 +162,7 @@ fn a_batch_of_many_counts_whole_or_not_at_all() {
     let settings = Settings::ledger();
     let notch = settings.start();
     let visitors: Vec<_> = (0..16).map(|_| thread::spawn(visitor(&notch))).collect();
-    until("the load is on", || (notch.total() > 200).then_some(()));
+    wait_until("the load is on", || (notch.total() > 200).then_some(()));
     notch.kill();
     visitors.into_iter().for_each(|visitor| drop(visitor.join().expect("visitors do not panic")));
     let whole = settings.read_ledger();
@@ -232,8 +232,8 @@ fn damage_in_the_middle_is_refused_and_nothing_is_changed() {
         assert_eq!(refused.code, Some(1), "{refused:?}");
         assert!(refused.stderr.contains("notch.ledger"), "names the file: {refused:?}");
         let batch = batches.iter().rfind(|batch| batch.start <= place).expect("damaged within the batches");
-        let said: Vec<usize> = refused.stderr.split(|c: char| !c.is_ascii_digit()).flat_map(str::parse).collect();
-        let near = said.iter().any(|offset| (batch.start..batch.end).contains(offset));
+        let message: Vec<usize> = refused.stderr.split(|c: char| !c.is_ascii_digit()).flat_map(str::parse).collect();
+        let near = message.iter().any(|offset| (batch.start..batch.end).contains(offset));
         assert!(near, "damage at {place} is found where it is: {refused:?}");
         assert!(settings.read_ledger() == bytes, "damage at {place}: the file was changed");
     }
@@ -274,39 +274,39 @@ fn the_start_says_which_file_it_is_and_what_is_in_it() {
     let settings = Settings::ledger();
     let file = fs::canonicalize(settings.folder()).expect("the test's own folder").join("notch.ledger");
     let file = file.display().to_string();
-    let said = |notch: &Notch, level: &str| {
+    let message = |notch: &Notch, level: &str| {
         let lines = notch.log().into_iter().filter(|line| line.contains(&file) && line.contains(level));
         lines.collect::<Vec<_>>().join("\n")
     };
     let notch = settings.start();
-    assert!(said(&notch, "INFO").contains(": created, counting starts at 0)"), "{:#?}", notch.log());
+    assert!(message(&notch, "INFO").contains(": created, counting starts at 0)"), "{:#?}", notch.log());
     notch.stop();
     let notch = settings.start();
-    assert!(said(&notch, "INFO").contains(": 0 visits so far)"), "{:#?}", notch.log());
+    assert!(message(&notch, "INFO").contains(": 0 visits so far)"), "{:#?}", notch.log());
     (0..41).for_each(|_| assert!(notch.visit() > 0));
     notch.kill();
     let notch = settings.start();
-    assert!(said(&notch, "INFO").contains(": 41 visits so far)"), "{:#?}", notch.log());
-    assert_eq!(said(&notch, "WARN"), "");
+    assert!(message(&notch, "INFO").contains(": 41 visits so far)"), "{:#?}", notch.log());
+    assert_eq!(message(&notch, "WARN"), "");
     notch.stop();
 
     // What another key has counted is not lost, but it is not what is counted now.
     let notch = settings.clone().with("COUNTER_KEY", "hits").start();
-    let warning = said(&notch, "WARN");
+    let warning = message(&notch, "WARN");
     assert!(["COUNTER_KEY", "visits", "hits"].iter().all(|word| warning.contains(word)), "{warning}");
     assert_eq!(notch.total(), 0);
     assert_eq!(notch.visit(), 1);
     notch.stop();
     for (key, total) in [("hits", 1), ("visits", 41)] {
         let notch = settings.clone().with("COUNTER_KEY", key).start();
-        assert!(said(&notch, "INFO").contains(&format!(": {total} visits so far)")), "{:#?}", notch.log());
-        assert_eq!((said(&notch, "WARN"), notch.total()), (String::new(), total));
+        assert!(message(&notch, "INFO").contains(&format!(": {total} visits so far)")), "{:#?}", notch.log());
+        assert_eq!((message(&notch, "WARN"), notch.total()), (String::new(), total));
         notch.stop();
     }
 
     settings.write_ledger(b"");
     let notch = settings.start();
-    assert!(said(&notch, "WARN").contains("is empty"), "{:#?}", notch.log());
+    assert!(message(&notch, "WARN").contains("is empty"), "{:#?}", notch.log());
     assert_eq!(notch.visit(), 1);
 }
 
@@ -326,7 +326,7 @@ fn a_missing_folder_is_named() {
 fn mounted(settings: &Settings, mounts: &str) -> Settings {
     let script = format!("{mounts} && exec \"$0\" \"$@\"");
     let words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", &script];
-    settings.clone().with("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").by_way_of(&words)
+    settings.clone().with("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").with_wrapper(&words)
 }
 
 #[test]
@@ -383,7 +383,7 @@ fn a_folder_that_is_a_mount_is_as_good_as_any() {
 
 /// Starts notch as a user who owns the folder and has to keep to its modes.
 fn bound_by_modes(settings: &Settings) -> Settings {
-    settings.clone().by_way_of(&["unshare", "--user", "sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+    settings.clone().with_wrapper(&["unshare", "--user", "sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
 }
 
 fn set_mode(path: &Path, mode: u32) {
@@ -418,7 +418,7 @@ fn a_folder_of_somebody_else_is_refused_with_both_users() {
     let ledger = folder.join("notch.ledger");
     let settings = settings.clone().with("LEDGER", &ledger.to_string_lossy());
     // Without rights beyond those of its modes, under another number.
-    let refused = settings.by_way_of(&["unshare", "--user", "--map-user=1234"]).run(&[]);
+    let refused = settings.with_wrapper(&["unshare", "--user", "--map-user=1234"]).run(&[]);
     assert_eq!((refused.code, refused.stderr.lines().count()), (Some(1), 1), "{refused:?}");
     let folder = folder.display();
     for words in
@@ -445,8 +445,8 @@ fn a_folder_that_may_not_be_written_to_any_more_fails_nobody() {
             let visit = "GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /favicon.ico HTTP/1.1\r\nHost: h\r\n\r\n";
             client.send(visit.repeat(breath));
             for step in 1..=breath {
-                assert_eq!(client.answer().number(), (lap * breath + step + 1) as i64);
-                assert_eq!(client.answer().status, 204);
+                assert_eq!(client.response().number(), (lap * breath + step + 1) as i64);
+                assert_eq!(client.response().status, 204);
             }
         }
         let total = (laps * breath) as i64 + 1;
@@ -525,8 +525,8 @@ fn it_is_written_anew_before_it_grows_out_of_bounds() {
         let visit = "GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /favicon.ico HTTP/1.1\r\nHost: h\r\n\r\n";
         client.send(visit.repeat(breath));
         for step in 1..=breath {
-            assert_eq!(client.answer().number(), (lap * breath + step) as i64);
-            assert_eq!(client.answer().status, 204);
+            assert_eq!(client.response().number(), (lap * breath + step) as i64);
+            assert_eq!(client.response().status, 204);
         }
     }
     let total = (laps * breath) as i64;
@@ -541,7 +541,7 @@ fn it_is_written_anew_before_it_grows_out_of_bounds() {
 fn a_full_disk_refuses_visits_and_spoils_nothing() {
     // A limit on the size of files is as good as a full disk, and as root as good as anybody.
     let settings = Settings::ledger().with("WORKERS", "1");
-    let limited = settings.clone().by_way_of(&["sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""]);
+    let limited = settings.clone().with_wrapper(&["sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""]);
     let mut counted = 0;
     // No room at all, no room for another byte, and room for a part of a batch.
     for room in [None, Some(0), Some(1), Some(30), Some(50)] {
@@ -577,8 +577,8 @@ fn a_full_disk_refuses_visits_and_spoils_nothing() {
 fn killed_with_a_full_disk_it_starts_again() {
     let shell = "trap '' XFSZ; ulimit -S -f 4; exec \"$0\" \"$@\"";
     let settings = Settings::ledger();
-    let notch = settings.clone().by_way_of(&["sh", "-c", shell]).start();
-    let refused = |answer: &Answer| answer.status != 200;
+    let notch = settings.clone().with_wrapper(&["sh", "-c", shell]).start();
+    let refused = |answer: &Response| answer.status != 200;
     let counted = (0..10_000).take_while(|_| !refused(&notch.get("/count"))).count() as i64;
     assert!((1..10_000).contains(&counted));
     notch.kill();

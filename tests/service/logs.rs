@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Notch, Redis, Script, Settings, parse_json, until};
+use crate::support::{Notch, Redis, Script, Settings, parse_json, wait_until};
 
 #[test]
 fn the_start_is_one_line_that_says_where_and_into_what() {
@@ -27,10 +27,10 @@ fn nothing_is_said_of_single_requests() {
             for path in ["/", "/total", "/livez", "/readyz", "/nowhere", "/favicon.ico"] {
                 notch.get(path);
             }
-            notch.ask("DELETE", "/count", &[]);
+            notch.request("DELETE", "/count", &[]);
             let mut garbage = notch.client();
             garbage.send("garbage\r\n\r\n");
-            garbage.rest();
+            garbage.remaining_responses();
             let mut half = notch.client();
             half.send("GET /cou");
             drop(half);
@@ -47,11 +47,11 @@ fn with_debug_each_request_is_a_line() {
     let notch = settings.start();
     let mut client = notch.client();
     for (method, path) in [("GET", "/count"), ("POST", "/count"), ("GET", "/count/shop"), ("HEAD", "/total?secret=1")] {
-        client.ask(method, path, &[]);
+        client.request(method, path, &[]);
     }
     let visit = "GET /count HTTP/1.1\r\nHost: h\r\n\r\n";
     client.send(visit.repeat(2));
-    assert_eq!((client.answer().number(), client.answer().number()), (3, 4));
+    assert_eq!((client.response().number(), client.response().number()), (3, 4));
     for (method, path, accept) in [
         ("GET", "/", "text/html"),
         ("GET", "/badge.svg", "*/*"),
@@ -63,12 +63,12 @@ fn with_debug_each_request_is_a_line() {
         ("GET", "/nowhere%20\\\"'<b>", "application/json"),
         ("DELETE", "/count", "*/*"),
     ] {
-        client.ask(method, path, &[("Accept", accept)]);
+        client.request(method, path, &[("Accept", accept)]);
     }
     for refused in ["BREW /count?secret HTTP/1.1\r\n\r\n", "\x1b[31m\u{9b}forged\r\n\r\n"] {
         let mut client = notch.client();
         client.send(refused);
-        client.rest();
+        client.remaining_responses();
     }
     notch.signal("TERM");
     let log = notch.ended().1;
@@ -114,7 +114,7 @@ fn with_debug_a_visit_that_fails_is_a_line_with_its_time() {
     let notch = Settings::redis(redis.port).with("LOG_LEVEL", "debug").with("STORE_TIMEOUT", "300ms").start();
     notch.visit();
     redis.kill();
-    until("a visit fails", || (notch.get("/count").status == 503).then_some(()));
+    wait_until("a visit fails", || (notch.get("/count").status == 503).then_some(()));
     notch.signal("TERM");
     let log = notch.ended().1;
     let failed = log.iter().find(|line| line.contains(" status=503")).unwrap_or_else(|| panic!("{log:#?}"));
@@ -135,9 +135,9 @@ fn a_store_that_goes_and_comes_is_said_once_each() {
         let before = notch.log().len();
         redis.kill();
         crowd(&notch);
-        said_since(&notch, before, 1, &format!("round {round}, away"));
+        assert_lines_since(&notch, before, 1, &format!("round {round}, away"));
         redis.restart();
-        said_since(&notch, before, 2, &format!("round {round}, back"));
+        assert_lines_since(&notch, before, 2, &format!("round {round}, back"));
     }
 }
 
@@ -152,27 +152,27 @@ fn a_refusal_that_goes_on_is_said_once() {
         ("RENAME visits kept", "RENAME kept visits"),
     ] {
         let before = notch.log().len();
-        redis.told(begin);
+        redis.execute(begin);
         if begin.starts_with("RENAME") {
-            redis.told("RPUSH visits a");
+            redis.execute("RPUSH visits a");
         }
         crowd(&notch);
-        said_since(&notch, before, 1, begin);
-        redis.told(end);
-        said_since(&notch, before, 2, end);
+        assert_lines_since(&notch, before, 1, begin);
+        redis.execute(end);
+        assert_lines_since(&notch, before, 2, end);
     }
 }
 
 /// Enough requests of all kinds that every worker has met the store.
 fn crowd(notch: &Notch) {
     for _ in 0..2 {
-        notch.ask_at_once(&[("GET", "/count", &[][..]), ("GET", "/", &[]), ("GET", "/total", &[])].repeat(8));
+        notch.request_at_once(&[("GET", "/count", &[][..]), ("GET", "/", &[]), ("GET", "/total", &[])].repeat(8));
     }
 }
 
 /// Waits until so many lines have been said, and makes sure that more requests bring no more lines.
-fn said_since(notch: &Notch, before: usize, lines: usize, what: &str) {
-    until(&format!("it is said: {what}"), || {
+fn assert_lines_since(notch: &Notch, before: usize, lines: usize, what: &str) {
+    wait_until(&format!("it is said: {what}"), || {
         crowd(notch);
         (notch.log().len() >= before + lines).then_some(())
     });

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Answer, NEVER, Notch, Redis, Script, Settings, until};
+use crate::support::{NEVER, Notch, Redis, Response, Script, Settings, wait_until};
 
 /// Samples by their name and labels.
 type Samples = BTreeMap<String, f64>;
 
-fn page(notch: &Notch) -> Answer {
+fn page(notch: &Notch) -> Response {
     let answer = notch.get("/metrics");
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(answer.field("Content-Type"), Some("text/plain; version=0.0.4"), "{answer:?}");
@@ -45,17 +45,18 @@ fn sum(samples: &Samples, family: &str) -> f64 {
 }
 
 /// What grows as time goes on, of which there is no saying how much.
-fn takes_time(sample: &str) -> bool {
+fn is_duration(sample: &str) -> bool {
     sample.starts_with("notch_store_round_trip_seconds") && !sample.ends_with("_count") && !sample.contains("+Inf")
 }
 
 /// Fails unless what has grown between two looks is this and nothing else, the second look itself aside.
 fn assert_grown(before: &Samples, after: &Samples, by: &[(String, f64)]) {
-    let counted = |sample: &&String| !sample.starts_with("notch_connections") && !takes_time(sample);
-    let mut grown: Samples = after.iter().map(|(sample, value)| (sample.clone(), value - before[sample])).collect();
-    *grown.get_mut(&requests("metrics", "2xx")).expect("a route of its own") -= 1.0;
-    grown.retain(|sample, by| *by != 0.0 && counted(&sample));
-    assert_eq!(grown, by.iter().cloned().collect());
+    let counted = |sample: &&String| !sample.starts_with("notch_connections") && !is_duration(sample);
+    let mut wait_for_growth: Samples =
+        after.iter().map(|(sample, value)| (sample.clone(), value - before[sample])).collect();
+    *wait_for_growth.get_mut(&requests("metrics", "2xx")).expect("a route of its own") -= 1.0;
+    wait_for_growth.retain(|sample, by| *by != 0.0 && counted(&sample));
+    assert_eq!(wait_for_growth, by.iter().cloned().collect());
 }
 
 #[test]
@@ -63,7 +64,7 @@ fn what_was_asked_is_what_is_told() {
     let redis = Redis::start(&[]);
     for settings in [Settings::redis(redis.port), Settings::ledger().with("FSYNC", "never")] {
         let notch = settings.with("COUNTERS", "blog").start();
-        until("the store is there", || (notch.get("/readyz").status == 200).then_some(()));
+        wait_until("the store is there", || (notch.get("/readyz").status == 200).then_some(()));
         let before = samples(&notch);
         for (method, path, status) in [
             ("GET", "/", 200),
@@ -86,7 +87,7 @@ fn what_was_asked_is_what_is_told() {
             ("POST", "/metrics", 405),
             ("BREW", "/count", 501),
         ] {
-            assert_eq!(notch.ask(method, path, &[]).status, status, "{method} {path}");
+            assert_eq!(notch.request(method, path, &[]).status, status, "{method} {path}");
         }
         for (head, status) in [
             ("GET /count HTTP/1.1\r\n\r\n", 400),
@@ -94,9 +95,9 @@ fn what_was_asked_is_what_is_told() {
         ] {
             let mut client = notch.client();
             client.send(head);
-            assert_eq!(client.answer().status, status);
+            assert_eq!(client.response().status, status);
         }
-        let mut grown = vec![
+        let mut wait_for_growth = vec![
             (requests("page", "2xx"), 1.0),
             (requests("count", "2xx"), 4.0),
             (requests("count", "4xx"), 1.0),
@@ -118,8 +119,8 @@ fn what_was_asked_is_what_is_told() {
         ];
         // A bucket holds what is in those below it, too.
         let buckets = ["1", "4", "16", "64", "256", "1024", "+Inf"];
-        grown.extend(buckets.map(|le| (format!("notch_batch_asks_bucket{{le=\"{le}\"}}"), 10.0)));
-        assert_grown(&before, &samples(&notch), &grown);
+        wait_for_growth.extend(buckets.map(|le| (format!("notch_batch_asks_bucket{{le=\"{le}\"}}"), 10.0)));
+        assert_grown(&before, &samples(&notch), &wait_for_growth);
     }
 }
 
@@ -128,7 +129,7 @@ fn pipelined_visits_are_many_requests_and_one_ask() {
     let notch = Settings::ledger().with("FSYNC", "never").with("WORKERS", "1").start();
     let mut client = notch.client();
     client.send("GET /count HTTP/1.1\r\nHost: a\r\n\r\n".repeat(40));
-    assert_eq!((1..=40).map(|_| client.answer().number()).last(), Some(40));
+    assert_eq!((1..=40).map(|_| client.response().number()).last(), Some(40));
     let samples = samples(&notch);
     assert_eq!(samples[&requests("count", "2xx")], 40.0);
     assert_eq!(samples[&visits("counted")], 40.0);
@@ -141,17 +142,17 @@ fn it_needs_no_store_and_counts_nothing() {
     let mut redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "300ms").with("WORKERS", "2").start();
     assert_eq!(notch.visit_when_it_counts(), 1);
-    until("all workers see the store", || (samples(&notch)["notch_store_up"] == 1.0).then_some(()));
+    wait_until("all workers see the store", || (samples(&notch)["notch_store_up"] == 1.0).then_some(()));
     redis.kill();
-    until("the store is seen to be away", || (samples(&notch)["notch_store_up"] == 0.0).then_some(()));
-    until("a visit is refused", || (notch.get("/count").status == 503).then_some(()));
+    wait_until("the store is seen to be away", || (samples(&notch)["notch_store_up"] == 0.0).then_some(()));
+    wait_until("a visit is refused", || (notch.get("/count").status == 503).then_some(()));
     assert!(samples(&notch)[&visits("refused")] >= 1.0);
-    let head = notch.ask("HEAD", "/metrics", &[]);
+    let head = notch.request("HEAD", "/metrics", &[]);
     assert_eq!((head.status, head.body.len()), (200, 0));
-    let json = notch.ask("GET", "/metrics", &[("Accept", "application/json")]);
+    let json = notch.request("GET", "/metrics", &[("Accept", "application/json")]);
     assert_eq!(json.field("Content-Type"), Some("text/plain; version=0.0.4"), "there is one form only");
     redis.restart();
-    until("the store is seen to be back", || (samples(&notch)["notch_store_up"] == 1.0).then_some(()));
+    wait_until("the store is seen to be back", || (samples(&notch)["notch_store_up"] == 1.0).then_some(()));
     assert_eq!(notch.visit_when_it_counts(), 1, "this Redis keeps nothing, and nobody else has visited");
 }
 
@@ -161,10 +162,10 @@ fn each_way_back_to_the_store_is_counted() {
     let notch = Settings::redis(redis.port).with("WORKERS", "1").start();
     for times in 0..3 {
         let back = || (samples(&notch)["notch_store_up"] == 1.0).then_some(());
-        until("the store is there", back);
+        wait_until("the store is there", back);
         assert_eq!(samples(&notch)["notch_store_reconnects_total"], f64::from(times));
         redis.kill();
-        until("the store is away", || (samples(&notch)["notch_store_up"] == 0.0).then_some(()));
+        wait_until("the store is away", || (samples(&notch)["notch_store_up"] == 0.0).then_some(()));
         redis.restart();
     }
 }
@@ -198,8 +199,8 @@ fn a_slow_store_is_told_as_it_is() {
     (0..20).for_each(|_| assert_eq!(notch.get("/livez").status, 200));
     thread::sleep(HELD);
     script.release();
-    assert_eq!(first.answer().number(), 1);
-    others.iter_mut().for_each(|client| assert!(client.answer().number() > 1));
+    assert_eq!(first.response().number(), 1);
+    others.iter_mut().for_each(|client| assert!(client.response().number() > 1));
     let samples = samples(&notch);
     assert_eq!(samples["notch_store_round_trip_seconds_count"], 2.0);
     let took = samples["notch_store_round_trip_seconds_sum"];
@@ -216,7 +217,7 @@ fn a_slow_store_is_told_as_it_is() {
 fn connections_are_as_many_as_are_open() {
     let notch = Settings::ledger().with("MAX_CONNECTIONS", "50").start();
     let open = |wanted: f64| {
-        until("as many are open", || (samples(&notch)["notch_connections"] == wanted).then_some(()));
+        wait_until("as many are open", || (samples(&notch)["notch_connections"] == wanted).then_some(()));
     };
     open(1.0);
     let clients: Vec<_> = (0..9).map(|_| notch.client()).collect();
@@ -235,7 +236,7 @@ fn under_load_nothing_is_lost_and_nothing_goes_back() {
     let redis = Redis::start(&[]);
     for settings in [Settings::redis(redis.port), Settings::ledger().with("FSYNC", "never")] {
         let notch = settings.with("WORKERS", "4").start();
-        until("the store is there", || (notch.get("/readyz").status == 200).then_some(()));
+        wait_until("the store is there", || (notch.get("/readyz").status == 200).then_some(()));
         let before = samples(&notch);
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -261,14 +262,14 @@ fn under_load_nothing_is_lost_and_nothing_goes_back() {
             watchers.into_iter().for_each(|watcher| watcher.join().expect("nothing goes back"));
         });
         let after = samples(&notch);
-        let grown = |sample: &str| after[sample] - before[sample];
+        let wait_for_growth = |sample: &str| after[sample] - before[sample];
         let all = (CLIENTS * VISITS) as f64;
-        assert_eq!(grown(&requests("count", "2xx")), all);
-        assert_eq!(grown(&visits("counted")), all);
-        assert_eq!(grown("notch_batch_asks_sum"), all);
-        assert!((1.0..=all).contains(&grown("notch_batch_asks_count")));
-        assert_eq!(grown("notch_batch_asks_count"), grown("notch_store_round_trip_seconds_count"));
-        assert!(grown("notch_store_round_trip_seconds_sum") > 0.0);
+        assert_eq!(wait_for_growth(&requests("count", "2xx")), all);
+        assert_eq!(wait_for_growth(&visits("counted")), all);
+        assert_eq!(wait_for_growth("notch_batch_asks_sum"), all);
+        assert!((1.0..=all).contains(&wait_for_growth("notch_batch_asks_count")));
+        assert_eq!(wait_for_growth("notch_batch_asks_count"), wait_for_growth("notch_store_round_trip_seconds_count"));
+        assert!(wait_for_growth("notch_store_round_trip_seconds_sum") > 0.0);
         assert_eq!(sum(&after, "notch_visits_total"), after[&visits("counted")]);
     }
 }
@@ -294,7 +295,7 @@ fn it_keeps_secrets_and_says_what_serves() {
     for settings in [by_url, in_parts] {
         let notch = settings.with("COUNTER_KEY", "zebra-key").with("COUNTERS", "zebra-name").start();
         notch.get("/count/zebra-name");
-        notch.ask("GET", "/zebra?zebra", &[("Authorization", "zebra"), ("Host", "zebra")]);
+        notch.request("GET", "/zebra?zebra", &[("Authorization", "zebra"), ("Host", "zebra")]);
         let page = page(&notch);
         for secret in ["zebra", "127.0.0.1", "default", &redis.port.to_string()] {
             assert!(!page.text().contains(secret), "{secret}: {page:?}");
@@ -313,7 +314,7 @@ fn it_keeps_secrets_and_says_what_serves() {
 fn it_is_there_while_the_server_leaves() {
     let notch = Settings::ledger().with("DRAIN_DELAY", NEVER).start();
     notch.signal("TERM");
-    until("it is not ready any more", || (notch.get("/readyz").status == 503).then_some(()));
+    wait_until("it is not ready any more", || (notch.get("/readyz").status == 503).then_some(()));
     assert_eq!(samples(&notch)["notch_store_up"], 1.0);
     notch.signal("TERM");
     let (status, _) = notch.ended();
@@ -332,8 +333,8 @@ fn promtool_has_no_complaint() {
         let mut stdin = promtool.stdin.take().expect("its stdin is a pipe");
         stdin.write_all(&page(&notch).body).expect("promtool reads");
         drop(stdin);
-        let said = promtool.wait_with_output().expect("promtool ends");
-        let words = [said.stdout, said.stderr].concat();
-        assert!(said.status.success() && words.is_empty(), "{}", String::from_utf8_lossy(&words));
+        let message = promtool.wait_with_output().expect("promtool ends");
+        let words = [message.stdout, message.stderr].concat();
+        assert!(message.status.success() && words.is_empty(), "{}", String::from_utf8_lossy(&words));
     }
 }

@@ -1,6 +1,6 @@
 //! What people see: the page of a counter in a browser.
 
-use crate::support::{Answer, Notch, Redis, Script, Settings, free_port, until};
+use crate::support::{Notch, Redis, Response, Script, Settings, free_port, wait_until};
 
 /// What browsers send when somebody goes to an address.
 const BROWSER: (&str, &str) = ("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8");
@@ -9,8 +9,8 @@ fn notch() -> Settings {
     Settings::ledger().with("FSYNC", "never").with("COUNTERS", "blog,shop")
 }
 
-fn page(notch: &Notch, method: &str, path: &str) -> Answer {
-    let answer = notch.ask(method, path, &[BROWSER]);
+fn page(notch: &Notch, method: &str, path: &str) -> Response {
+    let answer = notch.request(method, path, &[BROWSER]);
     assert_eq!(answer.field("Content-Type"), Some("text/html; charset=utf-8"), "{path}: {answer:?}");
     assert_eq!(answer.field("X-Content-Type-Options"), Some("nosniff"), "{path}");
     assert_eq!(answer.field("Referrer-Policy"), Some("no-referrer"), "{path}");
@@ -23,7 +23,7 @@ fn page(notch: &Notch, method: &str, path: &str) -> Answer {
 }
 
 /// What the page says, tags aside.
-fn said(answer: &Answer) -> String {
+fn message(answer: &Response) -> String {
     let text = answer.text();
     let (_, rest) = text.split_once("<p role=status>").expect("a place for the number");
     let (words, _) = rest.split_once("</p>").expect("its end");
@@ -44,7 +44,7 @@ fn a_page_says_what_was_counted() {
         ("GET", "/total/blog", "1 visit so far"),
         ("GET", "/total/shop", "0 visits so far"),
     ] {
-        assert_eq!(said(&page(&notch, method, path)), words, "{method} {path}");
+        assert_eq!(message(&page(&notch, method, path)), words, "{method} {path}");
     }
     assert_eq!(notch.total(), 2);
 }
@@ -76,12 +76,12 @@ fn the_page_of_a_named_counter_has_its_name_in_the_title_and_links_back() {
         ("/count/shop", "shop \u{2013} Hi", true),
     ] {
         let page = page(&notch, "GET", path);
-        assert_eq!(title_of(&page), title, "{path}");
+        assert_eq!(page_title(&page), title, "{path}");
         assert_eq!(page.text().contains("<a href=/>"), links_back, "{path}");
     }
 }
 
-fn title_of(page: &Answer) -> &str {
+fn page_title(page: &Response) -> &str {
     let title = page.text().split_once("<title>").and_then(|(_, rest)| rest.split_once("</title>"));
     title.unwrap_or_else(|| panic!("no title: {page:?}")).0
 }
@@ -99,10 +99,10 @@ fn a_page_takes_nothing_that_it_is_told_for_markup() {
 #[test]
 fn large_numbers_are_grouped() {
     let redis = Redis::start(&[]);
-    redis.told("SET visits 9223372036854775806");
+    redis.execute("SET visits 9223372036854775806");
     let notch = Settings::redis(redis.port).start();
-    assert_eq!(said(&page(&notch, "GET", "/count")), "You are visitor 9,223,372,036,854,775,807");
-    assert_eq!(said(&page(&notch, "GET", "/count")), "not counted, try again: the counter has reached its maximum");
+    assert_eq!(message(&page(&notch, "GET", "/count")), "You are visitor 9,223,372,036,854,775,807");
+    assert_eq!(message(&page(&notch, "GET", "/count")), "not counted, try again: the counter has reached its maximum");
 }
 
 #[test]
@@ -111,14 +111,14 @@ fn a_page_without_a_store_says_so_and_invents_nothing() {
     let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "300ms").start();
     notch.visit_when_it_counts();
     redis.kill();
-    until("notch knows that Redis is gone", || (notch.get("/total").status == 503).then_some(()));
+    wait_until("notch knows that Redis is gone", || (notch.get("/total").status == 503).then_some(()));
     let start = page(&notch, "GET", "/");
-    assert_eq!((start.status, said(&start).as_str()), (200, "no count right now: the store is away"));
+    assert_eq!((start.status, message(&start).as_str()), (200, "no count right now: the store is away"));
     let count = page(&notch, "GET", "/count");
-    assert_eq!((count.status, said(&count).as_str()), (503, "not counted, try again: the store is away"));
+    assert_eq!((count.status, message(&count).as_str()), (503, "not counted, try again: the store is away"));
     assert_eq!(count.field("Retry-After"), Some("1"));
     redis.restart();
-    until("the page has a number again", || (page(&notch, "GET", "/count").status == 200).then_some(()));
+    wait_until("the page has a number again", || (page(&notch, "GET", "/count").status == 200).then_some(()));
 }
 
 #[test]
@@ -126,10 +126,10 @@ fn head_and_prefetch_of_a_page_count_nothing() {
     let notch = notch().start();
     let head = page(&notch, "HEAD", "/count");
     assert_eq!((head.status, head.body.len(), head.field("Content-Length")), (200, 0, None));
-    let ahead = notch.ask("GET", "/count", &[BROWSER, ("Sec-Purpose", "prefetch;prerender")]);
+    let ahead = notch.request("GET", "/count", &[BROWSER, ("Sec-Purpose", "prefetch;prerender")]);
     assert_error_page(&ahead, "403 Forbidden", "not counted: this is a prefetch");
-    let ahead = notch.ask("GET", "/", &[BROWSER, ("Sec-Purpose", "prefetch;prerender")]);
-    assert_eq!(said(&ahead), "0 visits so far");
+    let ahead = notch.request("GET", "/", &[BROWSER, ("Sec-Purpose", "prefetch;prerender")]);
+    assert_eq!(message(&ahead), "0 visits so far");
     assert_eq!(notch.total(), 0);
 }
 
@@ -137,7 +137,7 @@ fn head_and_prefetch_of_a_page_count_nothing() {
 fn what_is_no_error_and_has_no_number_is_text() {
     let notch = notch().start();
     for path in ["/livez", "/readyz", "/robots.txt", "/metrics"] {
-        let answer = notch.ask("GET", path, &[BROWSER]);
+        let answer = notch.request("GET", path, &[BROWSER]);
         assert!(answer.field("Content-Type").is_some_and(|kind| kind.starts_with("text/plain")), "{path}: {answer:?}");
     }
 }
@@ -145,7 +145,7 @@ fn what_is_no_error_and_has_no_number_is_text() {
 #[test]
 fn an_error_is_a_page_of_its_own_in_the_same_dress() {
     let notch = notch().start();
-    let style = |answer: &Answer| {
+    let style = |answer: &Response| {
         let style = answer.text().split_once("<style>").and_then(|(_, rest)| rest.split_once("</style>"));
         style.unwrap_or_else(|| panic!("no style: {answer:?}")).0.to_owned()
     };
@@ -165,7 +165,7 @@ fn an_error_is_a_page_of_its_own_in_the_same_dress() {
         ("POST", "/count", &[("Content-Length", "65537")][..], "413 Content Too Large", "send less"),
     ] {
         let fields = [&[BROWSER][..], fields].concat();
-        let answer = notch.ask(method, path, &fields);
+        let answer = notch.request(method, path, &fields);
         assert_eq!(answer.status.to_string(), status[..3], "{method} {path}");
         assert_error_page(&answer, status, words);
         assert_eq!(style(&answer), dress, "{path}");
@@ -173,21 +173,21 @@ fn an_error_is_a_page_of_its_own_in_the_same_dress() {
     assert_eq!(notch.total(), 0);
 }
 
-fn assert_error_page(answer: &Answer, status: &str, words: &str) {
+fn assert_error_page(answer: &Response, status: &str, words: &str) {
     assert_eq!(answer.field("Content-Type"), Some("text/html; charset=utf-8"), "{answer:?}");
     assert!(answer.field("Content-Security-Policy").is_some_and(|policy| policy.starts_with("default-src 'none'")));
-    assert_eq!(title_of(answer), status);
+    assert_eq!(page_title(answer), status);
     assert!(answer.text().contains(&format!("<h1>{status}</h1>")), "{answer:?}");
-    assert!(said(answer).contains(words) && answer.text().contains("<a href=/>"), "{answer:?}");
+    assert!(message(answer).contains(words) && answer.text().contains("<a href=/>"), "{answer:?}");
     assert_eq!(answer.field("Cache-Control"), Some("no-store"), "{answer:?}");
 }
 
 #[test]
 fn without_a_store_every_error_is_a_page() {
     let script = Script::play("> INCR visits\nclose");
-    let doubt = Settings::redis(script.port).with("WORKERS", "1").start().ask("GET", "/count", &[BROWSER]);
+    let doubt = Settings::redis(script.port).with("WORKERS", "1").start().request("GET", "/count", &[BROWSER]);
     assert_eq!((doubt.status, doubt.field("Retry-After")), (504, None), "{doubt:?}");
-    assert!(said(&doubt).contains("do not repeat it"), "{doubt:?}");
+    assert!(message(&doubt).contains("do not repeat it"), "{doubt:?}");
     script.done();
 
     let nowhere = Settings::redis(free_port()).with("STORE_TIMEOUT", "300ms").with("COUNTERS", "blog");
@@ -195,9 +195,9 @@ fn without_a_store_every_error_is_a_page() {
     for path in ["/count", "/count/blog", "/total", "/total/blog"] {
         let answer = page(&notch, "GET", path);
         assert_eq!(answer.status, 503, "{answer:?}");
-        assert!(answer.field("Retry-After").is_some() && said(&answer).contains("try again"), "{answer:?}");
+        assert!(answer.field("Retry-After").is_some() && message(&answer).contains("try again"), "{answer:?}");
     }
-    let unready = notch.ask("GET", "/readyz", &[BROWSER]);
+    let unready = notch.request("GET", "/readyz", &[BROWSER]);
     assert!(unready.field("Retry-After").is_some(), "{unready:?}");
     assert_error_page(&unready, "503 Service Unavailable", "not ready");
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, NEVER, Notch, Redis, Settings, until};
+use crate::support::{Client, NEVER, Notch, Redis, Settings, wait_until};
 
 const JSON: (&str, &str) = ("Accept", "application/json");
 
@@ -19,11 +19,11 @@ fn counts_in_redis_and_nowhere_else() {
     let settings = Settings::redis(redis.port);
     let notch = settings.start();
     assert_eq!(notch.total(), 0);
-    assert_eq!(redis.say("EXISTS visits"), "0", "a read writes nothing");
+    assert_eq!(redis.query("EXISTS visits"), "0", "a read writes nothing");
     assert_eq!(notch.visit(), 1);
     assert_eq!(notch.visit(), 2);
-    assert_eq!(redis.say("GET visits"), "2");
-    redis.told("SET visits 41");
+    assert_eq!(redis.query("GET visits"), "2");
+    redis.execute("SET visits 41");
     assert_eq!(notch.total(), 41);
     assert_eq!(notch.visit(), 42);
     assert!(!settings.ledger_file().exists(), "one store at a time");
@@ -45,17 +45,17 @@ fn the_key_is_a_setting() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).with("COUNTER_KEY", "shop:visits").start();
     assert_eq!(notch.visit(), 1);
-    assert_eq!(redis.say("GET shop:visits"), "1");
-    let receipt = redis.say("KEYS {shop:visits}:receipt:*");
-    assert_eq!(redis.say("DBSIZE"), "2");
+    assert_eq!(redis.query("GET shop:visits"), "1");
+    let receipt = redis.query("KEYS {shop:visits}:receipt:*");
+    assert_eq!(redis.query("DBSIZE"), "2");
     assert_eq!(
-        redis.say(&format!("GET {receipt}")),
+        redis.query(&format!("GET {receipt}")),
         "1000000000000001 0",
         "the number of the batch, and what was there before"
     );
-    let left: i64 = redis.say(&format!("PTTL {receipt}")).parse().expect("a time");
+    let left: i64 = redis.query(&format!("PTTL {receipt}")).parse().expect("a time");
     assert!((1..=302_000).contains(&left), "{left}");
-    assert_eq!(notch.ask("GET", "/total", &[JSON]).json()["count"], 1);
+    assert_eq!(notch.request("GET", "/total", &[JSON]).json()["count"], 1);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn several_at_once_share_one_count() {
 #[test]
 fn logs_in_every_way_there_is() {
     let redis = Redis::start(&["--requirepass", "hunter2"]);
-    redis.told(
+    redis.execute(
         "ACL SETUSER al.ice on >p@ss:w/rd%20 ~visits +get +incr +incrby +eval +evalsha +script|load +set +ping +select",
     );
     let folder = crate::support::Folder::new("secrets");
@@ -104,7 +104,7 @@ fn logs_in_every_way_there_is() {
         assert_eq!(notch.total(), number);
         assert_eq!(notch.get("/readyz").status, 200);
     }
-    assert_eq!(redis.say("GET visits"), number.to_string());
+    assert_eq!(redis.query("GET visits"), number.to_string());
 }
 
 #[test]
@@ -123,40 +123,40 @@ fn who_may_not_keep_receipts_counts_all_the_same() {
         ("~visits ~{visits}* +get +incrby +ping +evalsha +script|load +set +info", None),
         ("~* +@all", None),
     ]) {
-        redis.told(&format!("ACL SETUSER u reset on nopass {rights}"));
+        redis.execute(&format!("ACL SETUSER u reset on nopass {rights}"));
         let notch = Settings::redis(redis.port).with("REDIS_USERNAME", "u").with("REDIS_PASSWORD", "any").start();
         assert_eq!(notch.visit(), 3 * number - 2, "{rights}");
         assert_eq!(notch.visit(), 3 * number - 1, "{rights}");
-        let said = |words: &str| notch.log().iter().filter(|line| line.contains(words)).count();
+        let message = |words: &str| notch.log().iter().filter(|line| line.contains(words)).count();
         if let Some(words) = receipts {
-            until("the log says so", || (said(words) > 0).then_some(()));
+            wait_until("the log says so", || (message(words) > 0).then_some(()));
         }
         assert_eq!(notch.visit(), 3 * number, "{rights}");
-        assert_eq!(said(refused), usize::from(receipts == Some(refused)), "{rights}");
-        assert!(receipts.is_some() || said(hidden) == 0, "{rights}");
+        assert_eq!(message(refused), usize::from(receipts == Some(refused)), "{rights}");
+        assert!(receipts.is_some() || message(hidden) == 0, "{rights}");
     }
 }
 
 #[test]
 fn that_no_receipts_are_kept_is_not_taken_back_by_a_new_connection() {
     let redis = Redis::start(&[]);
-    redis.told("ACL SETUSER u reset on nopass ~visits +get +incr +incrby +ping +info +script|load");
+    redis.execute("ACL SETUSER u reset on nopass ~visits +get +incr +incrby +ping +info +script|load");
     let settings = Settings::redis(redis.port).with("REDIS_USERNAME", "u").with("REDIS_PASSWORD", "any");
     let notch = settings.with("WORKERS", "1").start();
     for number in 1..=3 {
         assert_eq!(notch.visit_when_it_counts(), number);
-        redis.say("CLIENT KILL USER u");
-        until("it is connected anew", || (reconnects(&notch) >= number).then_some(()));
+        redis.query("CLIENT KILL USER u");
+        wait_until("it is connected anew", || (reconnects(&notch) >= number).then_some(()));
     }
     assert_eq!(notch.visit_when_it_counts(), 4);
-    let said = |words: &str| notch.log().iter().filter(|line| line.contains(words)).count();
-    until("the log says so", || (said("may not keep receipts") > 0).then_some(()));
-    redis.told("ACL SETUSER u +@all allkeys");
-    redis.say("CLIENT KILL USER u");
-    until("it is connected anew", || (reconnects(&notch) >= 4).then_some(()));
+    let message = |words: &str| notch.log().iter().filter(|line| line.contains(words)).count();
+    wait_until("the log says so", || (message("may not keep receipts") > 0).then_some(()));
+    redis.execute("ACL SETUSER u +@all allkeys");
+    redis.query("CLIENT KILL USER u");
+    wait_until("it is connected anew", || (reconnects(&notch) >= 4).then_some(()));
     assert_eq!(notch.visit_when_it_counts(), 5);
-    until("the log takes it back", || (said("the store keeps receipts") > 0).then_some(()));
-    assert_eq!((said("may not keep receipts"), said("the store keeps receipts")), (1, 1), "{:#?}", notch.log());
+    wait_until("the log takes it back", || (message("the store keeps receipts") > 0).then_some(()));
+    assert_eq!((message("may not keep receipts"), message("the store keeps receipts")), (1, 1), "{:#?}", notch.log());
 }
 
 fn reconnects(notch: &Notch) -> i64 {
@@ -172,7 +172,7 @@ fn a_script_that_is_flushed_comes_again() {
     let mut commands = (0, 0);
     for (number, flush, more) in [(1, false, (1, 0)), (2, false, (1, 0)), (3, true, (1, 1)), (4, false, (0, 1))] {
         if flush {
-            redis.told("SCRIPT FLUSH");
+            redis.execute("SCRIPT FLUSH");
         }
         assert_eq!(notch.visit(), number);
         let now = (redis.calls("evalsha"), redis.calls("eval"));
@@ -188,15 +188,15 @@ fn a_script_that_is_flushed_comes_again_for_names_too() {
     let notch = Settings::redis(redis.port).with("COUNTERS", "*").with("WORKERS", "1").start();
     for number in 1..=3 {
         assert_eq!(notch.get("/count/blog").number(), number);
-        redis.told("SCRIPT FLUSH");
+        redis.execute("SCRIPT FLUSH");
     }
-    assert_eq!(redis.say("GET visits:blog"), "3");
+    assert_eq!(redis.query("GET visits:blog"), "3");
 }
 
 #[test]
 fn reads_on_a_replica_do_not_hurry_the_next_connection() {
     let redis = Redis::start(&[]);
-    redis.told("REPLICAOF 127.0.0.1 1");
+    redis.execute("REPLICAOF 127.0.0.1 1");
     let notch = Settings::redis(redis.port).with("WORKERS", "1").start();
     let begun = Instant::now();
     let before = reconnects(&notch);
@@ -221,16 +221,16 @@ fn reads_on_a_replica_do_not_hurry_the_next_connection() {
 fn a_name_that_cannot_be_kept_is_not_counted() {
     let redis = Redis::start(&[]);
     for (rights, places) in [("-sadd", "0"), ("-incrby", "0"), ("-incrby -srem", "1")] {
-        redis.told(&format!("ACL SETUSER default +@all {rights}"));
+        redis.execute(&format!("ACL SETUSER default +@all {rights}"));
         let notch = Settings::redis(redis.port).with("COUNTERS", "*").start();
         notch.get("/count/blog").assert_not_counted();
-        assert_eq!(redis.say("EXISTS visits:blog"), "0", "{rights}");
-        assert_eq!(redis.say("SCARD {visits}:<names>"), places, "{rights}");
+        assert_eq!(redis.query("EXISTS visits:blog"), "0", "{rights}");
+        assert_eq!(redis.query("SCARD {visits}:<names>"), places, "{rights}");
     }
-    redis.told("ACL SETUSER default +@all");
+    redis.execute("ACL SETUSER default +@all");
     let notch = Settings::redis(redis.port).with("COUNTERS", "*").start();
     assert_eq!(notch.get("/count/blog").number(), 1);
-    assert_eq!(redis.say("SCARD {visits}:<names>"), "1");
+    assert_eq!(redis.query("SCARD {visits}:<names>"), "1");
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn counts_in_the_database_it_is_told() {
         let notch = settings.start();
         assert_eq!(notch.visit(), 1);
         assert_eq!(notch.visit(), 2);
-        assert_eq!(redis.say_in(database, "GET visits"), "2", "database {database}");
+        assert_eq!(redis.query_in(database, "GET visits"), "2", "database {database}");
     }
 }
 
@@ -330,12 +330,12 @@ fn what_redis_refuses_is_surely_not_counted_and_passes() {
         for refusal in REFUSALS {
             scope.spawn(|| {
                 let redis = Redis::start(&[]);
-                let notch = impatient(&redis).start();
-                refusal.begin.iter().for_each(|command| redis.told(command));
+                let notch = with_short_timeout(&redis).start();
+                refusal.begin.iter().for_each(|command| redis.execute(command));
                 assert_refused(&notch, refusal.cause, refusal.readable);
-                refusal.end.iter().for_each(|command| redis.told(command));
+                refusal.end.iter().for_each(|command| redis.execute(command));
                 assert_eq!(notch.visit_when_it_counts(), refusal.next, "{}", refusal.cause);
-                assert_eq!(redis.say("GET visits"), refusal.next.to_string(), "{}", refusal.cause);
+                assert_eq!(redis.query("GET visits"), refusal.next.to_string(), "{}", refusal.cause);
             });
         }
     });
@@ -346,13 +346,13 @@ fn visits_in_one_breath_are_refused_one_by_one() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).start();
     assert_eq!(notch.visit(), 1);
-    redis.told("CONFIG SET maxmemory 1");
+    redis.execute("CONFIG SET maxmemory 1");
     let mut client = notch.client();
     client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n".repeat(20));
-    (0..20).for_each(|_| client.answer().assert_not_counted());
-    redis.told("CONFIG SET maxmemory 0");
+    (0..20).for_each(|_| client.response().assert_not_counted());
+    redis.execute("CONFIG SET maxmemory 0");
     client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n".repeat(20));
-    assert_eq!((0..20).map(|_| client.answer().number()).collect::<Vec<_>>(), (2..=21).collect::<Vec<_>>());
+    assert_eq!((0..20).map(|_| client.response().number()).collect::<Vec<_>>(), (2..=21).collect::<Vec<_>>());
 }
 
 #[test]
@@ -360,27 +360,27 @@ fn a_key_that_cannot_be_counted_is_left_as_it_is() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).start();
     for value in ["zebra", "9223372036854775807", "-9223372036854775809", "1e3", "\"\""] {
-        redis.told(&format!("SET visits {value}"));
+        redis.execute(&format!("SET visits {value}"));
         notch.get("/count").assert_not_counted();
         notch.get("/");
         notch.get("/total");
-        assert_eq!(redis.say("GET visits"), value.trim_matches('"'));
+        assert_eq!(redis.query("GET visits"), value.trim_matches('"'));
     }
-    redis.told("DEL visits");
-    redis.told("RPUSH visits a b");
+    redis.execute("DEL visits");
+    redis.execute("RPUSH visits a b");
     notch.get("/count").assert_not_counted();
-    assert_eq!(redis.say("LRANGE visits 0 -1"), "a\nb");
+    assert_eq!(redis.query("LRANGE visits 0 -1"), "a\nb");
 }
 
 #[test]
 fn the_last_numbers_there_are_go_to_one_visitor_each() {
     let redis = Redis::start(&[]);
     let start = i64::MAX - 10;
-    redis.told(&format!("SET visits {start}"));
+    redis.execute(&format!("SET visits {start}"));
     let notch = Settings::redis(redis.port).start();
-    let answers = crowd(&notch, 8, 4, |client| client.get("/count"));
+    let responses = crowd(&notch, 8, 4, |client| client.get("/count"));
     let mut numbers = Vec::new();
-    for answer in answers {
+    for answer in responses {
         if answer.status == 200 {
             numbers.push(answer.number());
         } else {
@@ -391,7 +391,7 @@ fn the_last_numbers_there_are_go_to_one_visitor_each() {
     numbers.sort_unstable();
     let last = start + numbers.len() as i64;
     assert_eq!(numbers, (start + 1..=last).collect::<Vec<_>>());
-    assert_eq!(redis.say("GET visits"), last.to_string());
+    assert_eq!(redis.query("GET visits"), last.to_string());
 }
 
 #[test]
@@ -399,12 +399,12 @@ fn without_the_password_that_redis_wants_nothing_is_counted_until_it_has_it() {
     let wrong = |settings: Settings| settings.with("REDIS_PASSWORD", "wrong");
     for (cause, login) in [("NOAUTH", (|s| s) as fn(Settings) -> Settings), ("WRONGPASS", wrong)] {
         let redis = Redis::start(&["--requirepass", "hunter2"]);
-        let notch = login(impatient(&redis)).start();
+        let notch = login(with_short_timeout(&redis)).start();
         assert_refused(&notch, cause, false);
         assert_eq!(notch.get("/readyz").status, 503, "{cause}");
-        redis.told("ACL SETUSER default >wrong");
+        redis.execute("ACL SETUSER default >wrong");
         if cause == "NOAUTH" {
-            redis.told("ACL SETUSER default nopass");
+            redis.execute("ACL SETUSER default nopass");
         }
         assert_eq!(notch.visit_when_it_counts(), 1, "{cause}");
     }
@@ -413,44 +413,44 @@ fn without_the_password_that_redis_wants_nothing_is_counted_until_it_has_it() {
 #[test]
 fn a_database_that_is_not_there_is_a_refusal() {
     let redis = Redis::start(&[]);
-    let notch = impatient(&redis).with("REDIS_DB", "16").start();
+    let notch = with_short_timeout(&redis).with("REDIS_DB", "16").start();
     assert_refused(&notch, "no database 16", false);
-    assert_eq!(redis.say("DBSIZE"), "0", "not counted in another one instead");
+    assert_eq!(redis.query("DBSIZE"), "0", "not counted in another one instead");
 }
 
 #[test]
 fn a_script_that_will_not_end_is_a_refusal() {
     let redis = Redis::start(&["--lua-time-limit", "1"]);
-    let notch = impatient(&redis).start();
+    let notch = with_short_timeout(&redis).start();
     assert_eq!(notch.visit(), 1);
-    redis.leave_saying("EVAL \"while true do end\" 0");
-    until("Redis is busy", || redis.say("GET visits").starts_with("-BUSY").then_some(()));
+    redis.send_without_waiting("EVAL \"while true do end\" 0");
+    wait_until("Redis is busy", || redis.query("GET visits").starts_with("-BUSY").then_some(()));
     assert_refused(&notch, "BUSY", false);
-    redis.told("SCRIPT KILL");
+    redis.execute("SCRIPT KILL");
     assert_eq!(notch.visit_when_it_counts(), 2);
 }
 
 #[test]
 fn a_cluster_without_slots_is_a_refusal() {
     let redis = Redis::start(&["--cluster-enabled", "yes"]);
-    let notch = impatient(&redis).start();
+    let notch = with_short_timeout(&redis).start();
     assert_refused(&notch, "CLUSTERDOWN", false);
     let slots: Vec<_> = (0..16384).map(|slot: u32| slot.to_string()).collect();
-    slots.chunks(4096).for_each(|slots| redis.told(&format!("CLUSTER ADDSLOTS {}", slots.join(" "))));
+    slots.chunks(4096).for_each(|slots| redis.execute(&format!("CLUSTER ADDSLOTS {}", slots.join(" "))));
     assert_eq!(notch.visit_when_it_counts(), 1);
 }
 
 #[test]
 fn a_redis_that_cannot_save_is_a_refusal() {
     let redis = Redis::start(&[]);
-    let notch = impatient(&redis).start();
+    let notch = with_short_timeout(&redis).start();
     assert_eq!(notch.visit(), 1);
-    redis.told("CONFIG SET save \"3600 1\"");
+    redis.execute("CONFIG SET save \"3600 1\"");
     redis.remove_folder();
-    let _ = redis.say("BGSAVE");
-    until("saving fails", || (redis.info("rdb_last_bgsave_status") == "err").then_some(()));
+    let _ = redis.query("BGSAVE");
+    wait_until("saving fails", || (redis.info("rdb_last_bgsave_status") == "err").then_some(()));
     assert_refused(&notch, "MISCONF", true);
-    redis.told("CONFIG SET stop-writes-on-bgsave-error no");
+    redis.execute("CONFIG SET stop-writes-on-bgsave-error no");
     assert_eq!(notch.visit_when_it_counts(), 2);
 }
 
@@ -459,20 +459,20 @@ fn a_redis_that_takes_too_long_leaves_a_doubt() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "300ms").start();
     assert_eq!(notch.visit(), 1);
-    redis.told("CLIENT PAUSE 600000 WRITE");
+    redis.execute("CLIENT PAUSE 600000 WRITE");
     notch.get("/count").assert_in_doubt();
     assert_eq!(notch.get("/livez").status, 200);
-    redis.told("CLIENT UNPAUSE");
+    redis.execute("CLIENT UNPAUSE");
     // The visit in doubt was counted or was not; whoever comes next has a number of their own.
     let next = notch.visit_when_it_counts();
     assert!((2..=3).contains(&next), "{next}");
-    assert_eq!(redis.say("GET visits"), next.to_string());
+    assert_eq!(redis.query("GET visits"), next.to_string());
 }
 
 #[test]
 fn killed_and_back_on_the_same_port() {
     let mut redis = Redis::durable();
-    let notch = impatient(&redis).start();
+    let notch = with_short_timeout(&redis).start();
     assert_eq!((1..=3).map(|_| notch.visit()).collect::<Vec<_>>(), [1, 2, 3]);
     for round in 1..=3 {
         let before = notch.total();
@@ -480,12 +480,13 @@ fn killed_and_back_on_the_same_port() {
         let away = notch.get("/");
         assert_eq!(away.status, 200, "the welcome stands without a store: {away:?}");
         assert!(away.text().contains("store"), "and says so: {away:?}");
-        assert_eq!(notch.ask("GET", "/", &[JSON]).status, 200);
+        assert_eq!(notch.request("GET", "/", &[JSON]).status, 200);
         assert_eq!(notch.get("/livez").status, 200);
         for _ in 0..2 {
-            let answers = notch.ask_at_once(&[("GET", "/count", &[]), ("GET", "/total", &[]), ("GET", "/readyz", &[])]);
-            answers[0].assert_not_counted();
-            assert_eq!((answers[1].status, answers[2].status), (503, 503), "{answers:?}");
+            let responses =
+                notch.request_at_once(&[("GET", "/count", &[]), ("GET", "/total", &[]), ("GET", "/readyz", &[])]);
+            responses[0].assert_not_counted();
+            assert_eq!((responses[1].status, responses[2].status), (503, 503), "{responses:?}");
         }
         redis.restart();
         assert_eq!(notch.visit_when_it_counts(), before + 1, "round {round}");
@@ -497,7 +498,7 @@ fn killed_and_back_on_the_same_port() {
 fn a_start_before_redis_is_there() {
     let mut redis = Redis::durable();
     redis.kill();
-    let notch = impatient(&redis).start();
+    let notch = with_short_timeout(&redis).start();
     assert_eq!(notch.get("/").status, 200);
     notch.get("/count").assert_not_counted();
     redis.restart();
@@ -522,7 +523,7 @@ fn connections_that_redis_drops_are_made_anew() {
     let notch = Settings::redis(redis.port).start();
     for number in 1..=5 {
         assert_eq!(notch.visit_when_it_counts(), number);
-        redis.told("CLIENT KILL TYPE normal SKIPME yes");
+        redis.execute("CLIENT KILL TYPE normal SKIPME yes");
     }
 }
 
@@ -533,19 +534,21 @@ fn no_answered_visit_is_lost_or_doubled_when_redis_is_killed_under_load() {
     let (mut numbers, mut doubts) = (Vec::new(), 0);
     for _ in 0..3 {
         let over = AtomicBool::new(false);
-        let answers = thread::scope(|scope| {
+        let responses = thread::scope(|scope| {
             let visitors: Vec<_> = (0..8).map(|_| scope.spawn(|| visit_until(&notch, &over))).collect();
-            let start = redis.say("GET visits").parse::<i64>().unwrap_or(0);
-            until("the load is on", || (redis.say("GET visits").parse::<i64>().ok()? > start + 100).then_some(()));
+            let start = redis.query("GET visits").parse::<i64>().unwrap_or(0);
+            wait_until("the load is on", || {
+                (redis.query("GET visits").parse::<i64>().ok()? > start + 100).then_some(())
+            });
             redis.kill();
             redis.restart();
             let back = notch.visit_when_it_counts();
             numbers.push(back);
-            until("the load is on again", || (notch.total() > back + 50).then_some(()));
+            wait_until("the load is on again", || (notch.total() > back + 50).then_some(()));
             over.store(true, Ordering::Relaxed);
             visitors.into_iter().flat_map(|visitor| visitor.join().expect("visitors do not panic")).collect::<Vec<_>>()
         });
-        for answer in answers {
+        for answer in responses {
             match answer.status {
                 200 => numbers.push(answer.number()),
                 503 => answer.assert_not_counted(),
@@ -558,7 +561,7 @@ fn no_answered_visit_is_lost_or_doubled_when_redis_is_killed_under_load() {
     }
     let unique: BTreeSet<_> = numbers.iter().copied().collect();
     assert_eq!(unique.len(), numbers.len(), "no number is given out twice");
-    let total = redis.say("GET visits").parse::<usize>().expect("a count");
+    let total = redis.query("GET visits").parse::<usize>().expect("a count");
     assert!((numbers.len()..=numbers.len() + doubts).contains(&total), "{total}: {} + {doubts}", numbers.len());
 }
 
@@ -575,7 +578,7 @@ fn a_crowd_is_counted_one_by_one() {
     for own in numbers.chunks(each) {
         assert!(own.is_sorted(), "who comes later has the greater number: {own:?}");
     }
-    assert_eq!(redis.say("GET visits"), visits.to_string());
+    assert_eq!(redis.query("GET visits"), visits.to_string());
 }
 
 #[test]
@@ -592,10 +595,10 @@ fn while_one_batch_is_under_way_the_next_one_gathers() {
             for client in &mut clients {
                 // Once the first is answered, the second is on its way to the store.
                 client.send(format!("GET /livez HTTP/1.1\r\nHost: h\r\n\r\nGET {path} HTTP/1.1\r\nHost: h\r\n\r\n"));
-                assert_eq!(client.answer().status, 200);
+                assert_eq!(client.response().status, 200);
             }
         });
-        let mut numbers: Vec<_> = clients.iter_mut().map(|client| client.answer().number()).collect();
+        let mut numbers: Vec<_> = clients.iter_mut().map(|client| client.response().number()).collect();
         numbers.sort_unstable();
         let expected: Vec<_> = if path == "/count" { (2..66).collect() } else { vec![65; 64] };
         assert_eq!(numbers, expected);
@@ -620,7 +623,7 @@ fn who_reads_among_those_who_count_reads_what_was_there() {
 }
 
 /// Visits wait for a store that may be back in a moment; a test need not wait long to see that it is not.
-fn impatient(redis: &Redis) -> Settings {
+fn with_short_timeout(redis: &Redis) -> Settings {
     Settings::redis(redis.port).with("STORE_TIMEOUT", "500ms")
 }
 
@@ -629,9 +632,9 @@ fn assert_refused(notch: &Notch, cause: &str, readable: bool) {
     for _ in 0..2 {
         for form in [("Accept", "*/*"), JSON] {
             let fields = &[form][..];
-            let answers =
-                notch.ask_at_once(&[("POST", "/count", fields), ("GET", "/total", fields), ("GET", "/", fields)]);
-            let [answer, total, welcome] = &answers[..] else { panic!("as many answers as requests") };
+            let responses =
+                notch.request_at_once(&[("POST", "/count", fields), ("GET", "/total", fields), ("GET", "/", fields)]);
+            let [answer, total, welcome] = &responses[..] else { panic!("as many answers as requests") };
             answer.assert_not_counted();
             let shown = answer.text().to_ascii_uppercase();
             for raw in
@@ -658,31 +661,31 @@ fn crowd<T: Send>(notch: &Notch, visitors: usize, each: usize, ask: impl Fn(&mut
     })
 }
 
-fn visit_until(notch: &Notch, over: &AtomicBool) -> Vec<crate::support::Answer> {
-    let mut answers = Vec::new();
+fn visit_until(notch: &Notch, over: &AtomicBool) -> Vec<crate::support::Response> {
+    let mut responses = Vec::new();
     let mut client = notch.client();
     while !over.load(Ordering::Relaxed) {
         client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
-        let answer = client.answer();
+        let answer = client.response();
         if answer.closes() {
             client = notch.client();
         }
-        answers.push(answer);
+        responses.push(answer);
     }
-    answers
+    responses
 }
 
 #[test]
 fn however_many_connections_come_the_way_to_redis_stays_open() {
     let mut redis = Redis::durable();
-    let notch = Settings::redis(redis.port).with("WORKERS", "1").by_way_of(&["prlimit", "--nofile=64"]).start();
+    let notch = Settings::redis(redis.port).with("WORKERS", "1").with_wrapper(&["prlimit", "--nofile=64"]).start();
     let mut crowd: Vec<_> = (0..100).map(|_| notch.client()).collect();
     assert_eq!(notch.visit(), 1);
     redis.kill();
     redis.restart();
     assert_eq!(notch.visit_when_it_counts(), 2);
     crowd.retain_mut(|client| client.try_send("GET /livez HTTP/1.1\r\nHost: h\r\n\r\n").is_ok());
-    let served = crowd.iter_mut().filter_map(|client| client.next_answer("GET")).count();
+    let served = crowd.iter_mut().filter_map(|client| client.next_response("GET")).count();
     assert!((1..64).contains(&served), "{served} of the first connections are still served");
 }
 
@@ -696,7 +699,7 @@ fn a_redis_that_takes_no_more_clients_refuses_and_leaves_no_doubt() {
         place.write_all(b"PING\r\n").and_then(|()| place.read_exact(&mut reply)).ok()?;
         (reply == *b"+PONG").then_some(place)
     };
-    let crowd: Vec<_> = (0..2).map(|_| until("there is a place", place)).collect();
+    let crowd: Vec<_> = (0..2).map(|_| wait_until("there is a place", place)).collect();
     let notch = Settings::redis(redis.port).with("WORKERS", "1").with("STORE_TIMEOUT", "100ms").start();
     for _ in 0..3 {
         let answer = notch.get("/count");

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::support::{Etc, NameServer, Notch, Redis, Says, Settings, isolated, reply, until};
+use crate::support::{DnsReply, Etc, NameServer, Notch, Redis, Settings, isolated, reply, wait_until};
 
 /// Settings under which `redis.test` is what these files say.
 struct Names {
@@ -26,7 +26,7 @@ impl Names {
         fs::write(&conf, resolv_conf).expect("room for a file");
         let enter = "mount --bind hosts /etc/hosts && mount --bind resolv.conf /etc/resolv.conf && exec \"$@\"";
         let words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", enter, "sh"];
-        Self { settings: settings.by_way_of(&words).with("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), hosts: own }
+        Self { settings: settings.with_wrapper(&words).with("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), hosts: own }
     }
 
     /// Changes the hosts file in place, since it is its inode that was mounted.
@@ -36,7 +36,7 @@ impl Names {
 }
 
 fn says(notch: &Notch, words: &str) {
-    until("the log says why", || notch.log().iter().any(|line| line.contains(words)).then_some(()));
+    wait_until("the log says why", || notch.log().iter().any(|line| line.contains(words)).then_some(()));
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn localhost_needs_no_file() {
         let notch = Settings::redis(redis.port).with("REDIS_HOST", host).start();
         notch.visit_when_it_counts();
     }
-    assert_eq!(redis.say("GET visits"), "3");
+    assert_eq!(redis.query("GET visits"), "3");
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn named(redis: &Redis) -> Settings {
 
 /// Checks that notch finds Redis.
 fn finds(redis: &Redis, settings: &Settings) {
-    let before: i64 = redis.say("INCR visits").parse().expect("a number");
+    let before: i64 = redis.query("INCR visits").parse().expect("a number");
     assert_eq!(settings.start().visit_when_it_counts(), before + 1);
 }
 
@@ -133,7 +133,7 @@ isolated!(a_dead_name_server_does_not_hide_the_second_candidate, |etc: &Etc| {
         etc.resolv_conf(format!("nameserver {dead}\nnameserver 127.0.0.8\nnameserver 127.0.0.3\n{KUBERNETES}"));
         finds(&redis, &named(&redis));
     }
-    assert!(!silent.heard().is_empty() && !live.heard().is_empty(), "all servers are asked");
+    assert!(!silent.received().is_empty() && !live.received().is_empty(), "all servers are asked");
 });
 
 isolated!(every_candidate_is_found_behind_a_dead_name_server, |etc: &Etc| {
@@ -154,11 +154,11 @@ isolated!(every_candidate_is_found_behind_a_dead_name_server, |etc: &Etc| {
 isolated!(a_name_server_that_fails_does_not_end_the_search, |etc: &Etc| {
     let redis = Redis::start(&[]);
     let _one = NameServer::start("127.0.0.2", |question, _| match question.name.as_str() {
-        "redis.b" => Says::address("127.0.0.1"),
-        _ => Says::FAILED,
+        "redis.b" => DnsReply::address("127.0.0.1"),
+        _ => DnsReply::FAILED,
     });
     let _silent = NameServer::silent("127.0.0.3");
-    let _refusing = NameServer::start("127.0.0.4", |_, _| Says::Code(5));
+    let _refusing = NameServer::start("127.0.0.4", |_, _| DnsReply::Code(5));
     for others in
         ["", "nameserver 127.0.0.3\n", "nameserver 127.0.0.4\nnameserver 127.0.0.3\n", "nameserver 127.0.0.9\n"]
     {
@@ -172,8 +172,8 @@ isolated!(a_name_server_that_fails_once_is_asked_again, |etc: &Etc| {
     let fails_first = std::sync::Mutex::new(std::collections::HashSet::new());
     let _server = NameServer::start("127.0.0.2", move |question, _| {
         match fails_first.lock().expect("no holder panics").insert(question.id) {
-            true => Says::FAILED,
-            false => Says::address("127.0.0.1"),
+            true => DnsReply::FAILED,
+            false => DnsReply::address("127.0.0.1"),
         }
     });
     etc.resolv_conf("nameserver 127.0.0.2\n");
@@ -183,8 +183,8 @@ isolated!(a_name_server_that_fails_once_is_asked_again, |etc: &Etc| {
 isolated!(a_name_server_that_is_silent_about_one_name_does_not_end_the_search, |etc: &Etc| {
     let redis = Redis::start(&[]);
     let _server = NameServer::start("127.0.0.2", |question, _| match question.name.as_str() {
-        "redis.b" => Says::address("127.0.0.1"),
-        _ => Says::Nothing,
+        "redis.b" => DnsReply::address("127.0.0.1"),
+        _ => DnsReply::Nothing,
     });
     etc.resolv_conf("nameserver 127.0.0.2\nsearch a b c\n");
     finds(&redis, &named(&redis));
@@ -193,8 +193,8 @@ isolated!(a_name_server_that_is_silent_about_one_name_does_not_end_the_search, |
 isolated!(slow_name_servers_leave_time_for_every_candidate, |etc: &Etc| {
     let redis = Redis::start(&[]);
     let _server = NameServer::start("127.0.0.2", |question, _| match question.name.as_str() {
-        "redis" => Says::address("127.0.0.1").late(600),
-        _ => Says::NO_NAME.late(600),
+        "redis" => DnsReply::address("127.0.0.1").late(600),
+        _ => DnsReply::NO_NAME.late(600),
     });
     etc.resolv_conf(format!("nameserver 127.0.0.2\n{KUBERNETES}"));
     // One candidate after the other would take 2.4 s, and a lookup takes 2 s at most.
@@ -203,9 +203,9 @@ isolated!(slow_name_servers_leave_time_for_every_candidate, |etc: &Etc| {
 
 isolated!(a_name_that_one_server_denies_is_found_through_another, |etc: &Etc| {
     let redis = Redis::start(&[]);
-    let _public = NameServer::start("127.0.0.2", |_, _| Says::NO_NAME);
-    let _empty = NameServer::start("127.0.0.3", |_, _| Says::Addresses(Vec::new()));
-    let _own = NameServer::start("127.0.0.4", |_, _| Says::address("127.0.0.1").late(20));
+    let _public = NameServer::start("127.0.0.2", |_, _| DnsReply::NO_NAME);
+    let _empty = NameServer::start("127.0.0.3", |_, _| DnsReply::Addresses(Vec::new()));
+    let _own = NameServer::start("127.0.0.4", |_, _| DnsReply::address("127.0.0.1").late(20));
     etc.resolv_conf("nameserver 127.0.0.4\nnameserver 127.0.0.2\nnameserver 127.0.0.3\n");
     finds(&redis, &named(&redis));
 });
@@ -215,8 +215,8 @@ isolated!(lost_datagrams_are_sent_again, |etc: &Etc| {
     let seen = std::sync::Mutex::new(std::collections::HashSet::new());
     let _server = NameServer::start("127.0.0.2", move |question, _| {
         match seen.lock().expect("no holder panics").insert(question.id) {
-            true => Says::Nothing,
-            false => Says::address("127.0.0.1"),
+            true => DnsReply::Nothing,
+            false => DnsReply::address("127.0.0.1"),
         }
     });
     etc.resolv_conf("nameserver 127.0.0.2\n");
@@ -226,16 +226,16 @@ isolated!(lost_datagrams_are_sent_again, |etc: &Etc| {
 isolated!(questions_for_ipv6_may_be_dropped_refused_or_denied, |etc: &Etc| {
     let redis = Redis::start(&[]);
     for (server, says) in [
-        ("127.0.0.2", (|| Says::Nothing) as fn() -> Says),
-        ("127.0.0.3", || Says::Code(4)),
-        ("127.0.0.4", || Says::FAILED),
-        ("127.0.0.5", || Says::NO_NAME),
-        ("127.0.0.6", || Says::Addresses(Vec::new())),
+        ("127.0.0.2", (|| DnsReply::Nothing) as fn() -> DnsReply),
+        ("127.0.0.3", || DnsReply::Code(4)),
+        ("127.0.0.4", || DnsReply::FAILED),
+        ("127.0.0.5", || DnsReply::NO_NAME),
+        ("127.0.0.6", || DnsReply::Addresses(Vec::new())),
         // No route leads there.
-        ("127.0.0.7", || Says::address("2001:db8::1")),
+        ("127.0.0.7", || DnsReply::address("2001:db8::1")),
     ] {
         let _server = NameServer::start(server, move |question, _| match question.kind {
-            1 => Says::address("127.0.0.1").late(30),
+            1 => DnsReply::address("127.0.0.1").late(30),
             _ => says(),
         });
         etc.resolv_conf(format!("nameserver {server}\n"));
@@ -326,10 +326,10 @@ isolated!(attempts_and_timeout_are_those_of_resolv_conf, |etc: &Etc| {
         let server = NameServer::silent(address);
         etc.resolv_conf(format!("nameserver {address}\noptions {options}\n"));
         let _notch = named(&redis).with("STORE_TIMEOUT", "4s").with("WORKERS", "1").start();
-        until("a lookup of as many attempts and as much time is over", || {
+        wait_until("a lookup of as many attempts and as much time is over", || {
             // The numbers of the queries tell one lookup from the next: when each began, and how often it asked.
             let mut lookups: Vec<(u16, Instant, usize)> = Vec::new();
-            for question in server.heard().iter().filter(|question| question.kind == 1) {
+            for question in server.received().iter().filter(|question| question.kind == 1) {
                 match lookups.iter_mut().find(|(id, ..)| *id == question.id) {
                     Some((.., times)) => *times += 1,
                     None => lookups.push((question.id, question.at, 1)),
@@ -361,7 +361,7 @@ isolated!(a_slow_lookup_leaves_time_to_connect, |etc: &Etc| {
     }
     let _server = NameServer::start("127.0.0.2", |_, _| {
         let addresses = ["10.9.0.2", "10.9.0.3", "127.0.0.1"].map(|one| one.parse::<IpAddr>().expect("an address"));
-        Says::Addresses(addresses.to_vec()).late(2_500)
+        DnsReply::Addresses(addresses.to_vec()).late(2_500)
     });
     etc.resolv_conf("nameserver 127.0.0.2\n");
     let notch = named(&redis).with("STORE_TIMEOUT", "6s").start();
@@ -371,36 +371,36 @@ isolated!(a_slow_lookup_leaves_time_to_connect, |etc: &Etc| {
 isolated!(a_reply_that_is_cut_short_is_had_over_tcp, |etc: &Etc| {
     let redis = Redis::start(&[]);
     let server = NameServer::start("127.0.0.2", |question, _| match question.is_tcp {
-        true => Says::address("127.0.0.1"),
-        false => Says::Truncated,
+        true => DnsReply::address("127.0.0.1"),
+        false => DnsReply::Truncated,
     });
     let server = server.with_tcp();
     etc.resolv_conf("nameserver 127.0.0.2\n");
     finds(&redis, &named(&redis));
-    assert!(server.heard().iter().any(|question| question.is_tcp));
+    assert!(server.received().iter().any(|question| question.is_tcp));
     // What is there of a reply is enough.
     let partly = NameServer::start("127.0.0.3", |question, query| {
         let mut reply = reply(query, question.kind, &["127.0.0.1".parse().expect("an address")]);
         reply[2] |= 2;
         reply[7] = 40;
-        Says::Bytes(vec![reply])
+        DnsReply::Bytes(vec![reply])
     });
     let partly = partly.with_tcp();
     etc.resolv_conf("nameserver 127.0.0.3\n");
     let notch = named(&redis).start();
     notch.visit_when_it_counts();
-    assert!(!partly.heard().iter().any(|question| question.is_tcp && question.kind == 1));
+    assert!(!partly.received().iter().any(|question| question.is_tcp && question.kind == 1));
 });
 
 isolated!(tcp_that_does_not_work_leaves_time_for_another_server, |etc: &Etc| {
     let redis = Redis::start(&[]);
-    let _closed = NameServer::start("127.0.0.2", |_, _| Says::Truncated);
+    let _closed = NameServer::start("127.0.0.2", |_, _| DnsReply::Truncated);
     let silent = NameServer::start("127.0.0.3", |question, _| match question.is_tcp {
-        true => Says::Nothing,
-        false => Says::Truncated,
+        true => DnsReply::Nothing,
+        false => DnsReply::Truncated,
     });
     let _silent = silent.with_tcp();
-    let _other = NameServer::start("127.0.0.4", |_, _| Says::address("127.0.0.1").late(50));
+    let _other = NameServer::start("127.0.0.4", |_, _| DnsReply::address("127.0.0.1").late(50));
     for server in ["127.0.0.2", "127.0.0.3"] {
         etc.resolv_conf(format!("nameserver {server}\nnameserver 127.0.0.4\n"));
         finds(&redis, &named(&redis));
@@ -425,7 +425,7 @@ isolated!(only_the_reply_of_the_server_to_our_question_counts, |etc: &Etc| {
         // Another number, another question, a query, no question; then the reply.
         let short = [&query[..2], &[0x81, 0x80, 0, 0, 0, 1, 0, 0, 0, 0], &false_reply[query.len()..]].concat();
         let junk = vec![0xff; 4000];
-        Says::Bytes(vec![changed(0, 1), changed(13, 3), changed(2, 0x80), short, junk, Vec::new(), good])
+        DnsReply::Bytes(vec![changed(0, 1), changed(13, 3), changed(2, 0x80), short, junk, Vec::new(), good])
     });
     etc.resolv_conf("nameserver 127.0.0.2\n");
     finds(&redis, &named(&redis));
@@ -461,13 +461,13 @@ isolated!(nobody_else_can_answer_for_a_name_server, |etc: &Etc| {
 
 isolated!(the_log_says_what_kept_the_lookup_from_an_address, |etc: &Etc| {
     let redis = Redis::start(&[]);
-    let _none = NameServer::start("127.0.0.2", |_, _| Says::NO_NAME);
-    let _empty = NameServer::start("127.0.0.3", |_, _| Says::Addresses(Vec::new()));
-    let _failing = NameServer::start("127.0.0.4", |_, _| Says::FAILED);
+    let _none = NameServer::start("127.0.0.2", |_, _| DnsReply::NO_NAME);
+    let _empty = NameServer::start("127.0.0.3", |_, _| DnsReply::Addresses(Vec::new()));
+    let _failing = NameServer::start("127.0.0.4", |_, _| DnsReply::FAILED);
     let _silent = NameServer::silent("127.0.0.5");
     let _mixed = NameServer::start("127.0.0.6", |question, _| match question.name.as_str() {
-        "redis.a" => Says::FAILED,
-        _ => Says::NO_NAME,
+        "redis.a" => DnsReply::FAILED,
+        _ => DnsReply::NO_NAME,
     });
     for (server, words) in [
         ("127.0.0.2", "no such name; check REDIS_HOST"),

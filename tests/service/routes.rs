@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Answer, Client, Notch, Redis, Settings, free_port};
+use crate::support::{Client, Notch, Redis, Response, Settings, free_port};
 
 /// Everything that shows the state of this moment; none of it may be kept by anybody.
 const LIVE: [&str; 6] = ["/", "/count", "/total", "/livez", "/readyz", "/metrics"];
@@ -24,7 +24,7 @@ fn visits_are_numbered_from_one() {
     let mut client = notch.client();
     assert_eq!(client.get("/total").number(), 0);
     for number in 1..=20 {
-        assert_eq!(client.ask(if number % 2 == 0 { "POST" } else { "GET" }, "/count", &[]).number(), number);
+        assert_eq!(client.request(if number % 2 == 0 { "POST" } else { "GET" }, "/count", &[]).number(), number);
         assert_eq!(client.get("/total").number(), number);
     }
 }
@@ -33,10 +33,10 @@ fn visits_are_numbered_from_one() {
 fn a_count_in_json_is_a_map_of_two() {
     let notch = notch();
     let map = |count| json!({"counter": "visits", "count": count});
-    assert_eq!(notch.ask("GET", "/total", &[JSON]).json(), map(0));
-    assert_eq!(notch.ask("GET", "/count", &[JSON]).json(), map(1));
-    assert_eq!(notch.ask("POST", "/count", &[JSON]).json(), map(2));
-    assert_eq!(notch.ask("GET", "/total", &[JSON]).json(), map(2));
+    assert_eq!(notch.request("GET", "/total", &[JSON]).json(), map(0));
+    assert_eq!(notch.request("GET", "/count", &[JSON]).json(), map(1));
+    assert_eq!(notch.request("POST", "/count", &[JSON]).json(), map(2));
+    assert_eq!(notch.request("GET", "/total", &[JSON]).json(), map(2));
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn the_welcome_shows_the_total_and_does_not_count() {
         assert_eq!(text.status, 200);
         assert!(text.text().contains("Come in \"all\" of you, \u{2603}!"), "{text:?}");
         assert!(text.text().contains('2') && text.text().ends_with('\n'), "{text:?}");
-        let json = notch.ask("GET", "/", &[JSON]);
+        let json = notch.request("GET", "/", &[JSON]);
         assert_eq!(json.status, 200);
         assert_eq!(json.json()["count"], 2, "{json:?}");
     }
@@ -94,7 +94,7 @@ fn the_form_follows_accept() {
     for (accept, form) in table {
         let fields: Vec<_> = accept.iter().map(|value| ("Accept", *value)).collect();
         for path in ["/", "/count", "/total", "/livez", "/readyz", "/nowhere"] {
-            let answer = notch.ask("GET", path, &fields);
+            let answer = notch.request("GET", path, &fields);
             let kind = answer.field("Content-Type").unwrap_or_default();
             assert!(kind.starts_with(form), "{accept:?} on {path}: {answer:?}");
         }
@@ -132,11 +132,11 @@ fn compare(notch: &Notch, path: &str, fields: &[(&str, &str)], has_length: bool)
     let mut client = notch.client();
     let totals = |client: &mut Client| ["/total", "/total/blog"].map(|path| client.get(path).number());
     let before = totals(&mut client);
-    let head = client.ask("HEAD", path, fields);
+    let head = client.request("HEAD", path, fields);
     // What HEAD leaves out is not sent, or the next answer would be lost in it.
     assert_eq!(totals(&mut client), before, "HEAD {path} {fields:?} counts nothing");
-    let get = client.ask("GET", path, fields);
-    let others = |answer: &Answer| {
+    let get = client.request("GET", path, fields);
+    let others = |answer: &Response| {
         let mut fields = answer.fields.clone();
         fields.retain(|(name, _)| !["Date", "Content-Length"].contains(&name.as_str()));
         (answer.status, fields)
@@ -156,8 +156,8 @@ fn head_of_what_fails_is_as_get() {
     for accept in ["text/plain", "application/json", "text/html"] {
         for path in ["/", "/count", "/count/blog", "/badge.svg", "/total", "/badge.json", "/readyz"] {
             let (head, get) =
-                (notch.ask("HEAD", path, &[("Accept", accept)]), notch.ask("GET", path, &[("Accept", accept)]));
-            let names = |answer: &Answer| {
+                (notch.request("HEAD", path, &[("Accept", accept)]), notch.request("GET", path, &[("Accept", accept)]));
+            let names = |answer: &Response| {
                 let names = answer.fields.iter().map(|(name, _)| name.clone());
                 names.filter(|name| name != "Content-Length").collect::<Vec<_>>()
             };
@@ -189,7 +189,7 @@ fn a_prefetch_of_what_counts_is_refused() {
         for path in ["/count", "/count/blog", "/badge.svg", "/badge/blog.svg?label=x"] {
             for method in ["GET", "POST", "HEAD"] {
                 for accept in ["*/*", "application/json", "text/html"] {
-                    let answer = notch.ask(method, path, &[mark, ("Accept", accept)]);
+                    let answer = notch.request(method, path, &[mark, ("Accept", accept)]);
                     let fields = ["Cache-Control", "Retry-After", "Location"].map(|name| answer.field(name));
                     let control = if path.starts_with("/badge") { "no-cache, no-store, max-age=0" } else { "no-store" };
                     assert_eq!((answer.status, fields), (403, [Some(control), None, None]), "{mark:?}: {answer:?}");
@@ -199,10 +199,10 @@ fn a_prefetch_of_what_counts_is_refused() {
             }
         }
         for path in ["/", "/total", "/total/blog", "/badge.json", "/livez", "/robots.txt"] {
-            assert_eq!(notch.ask("GET", path, &[mark]).status, 200, "{mark:?} {path}");
+            assert_eq!(notch.request("GET", path, &[mark]).status, 200, "{mark:?} {path}");
         }
-        assert_eq!(notch.ask("GET", "/count/nobody", &[mark]).status, 404, "{mark:?}");
-        assert_eq!(notch.ask("DELETE", "/count", &[mark]).status, 405, "{mark:?}");
+        assert_eq!(notch.request("GET", "/count/nobody", &[mark]).status, 404, "{mark:?}");
+        assert_eq!(notch.request("DELETE", "/count", &[mark]).status, 405, "{mark:?}");
     }
     assert_eq!((notch.total(), notch.get("/total/blog").number()), (2, 0));
     for other in [
@@ -214,7 +214,7 @@ fn a_prefetch_of_what_counts_is_refused() {
         ("Purpose", ""),
     ] {
         let before = notch.total();
-        assert_eq!(notch.ask("GET", "/count", &[other]).number(), before + 1, "{other:?} is an ordinary visit");
+        assert_eq!(notch.request("GET", "/count", &[other]).number(), before + 1, "{other:?} is an ordinary visit");
     }
 }
 
@@ -222,7 +222,7 @@ fn a_prefetch_of_what_counts_is_refused() {
 fn a_prefetch_is_refused_whether_or_not_the_store_is_there() {
     let notch = Settings::redis(free_port()).with("STORE_TIMEOUT", "300ms").start();
     for path in ["/count", "/badge.svg"] {
-        let answer = notch.ask("GET", path, &[("Sec-Purpose", "prefetch")]);
+        let answer = notch.request("GET", path, &[("Sec-Purpose", "prefetch")]);
         assert_eq!((answer.status, answer.field("Retry-After")), (403, None), "{answer:?}");
     }
 }
@@ -238,7 +238,7 @@ fn other_methods_are_refused_with_those_that_work() {
                 continue;
             }
             for form in [("Accept", "*/*"), JSON] {
-                let answer = client.ask(method, path, &[form]);
+                let answer = client.request(method, path, &[form]);
                 assert_eq!(answer.status, 405, "{method} {path}: {answer:?}");
                 assert_eq!(answer.field("Allow"), Some(allow), "{method} {path}");
                 answer.assert_one_line();
@@ -255,7 +255,7 @@ fn what_is_not_there_is_404_whatever_the_method() {
         ["/nowhere", "/count/", "/COUNT", "/count/visits", "/total/visits", "//count", "/count.html", "/index.html"];
     for path in nowhere {
         for method in ["GET", "POST"] {
-            let answer = notch.ask(method, path, &[]);
+            let answer = notch.request(method, path, &[]);
             assert_eq!(answer.status, 404, "{method} {path}: {answer:?}");
             answer.assert_one_line();
         }
@@ -286,11 +286,11 @@ fn a_name_that_is_not_allowed_is_told_of_the_setting() {
 fn errors_are_one_line_of_text_or_a_map_of_one() {
     let notch = notch();
     for (method, path, status) in [("GET", "/nowhere", 404), ("DELETE", "/count", 405)] {
-        let text = notch.ask(method, path, &[]);
+        let text = notch.request(method, path, &[]);
         assert_eq!(text.status, status);
         assert!(text.field("Content-Type").is_some_and(|kind| kind.starts_with("text/plain")), "{text:?}");
         text.assert_one_line();
-        let json = notch.ask(method, path, &[JSON]);
+        let json = notch.request(method, path, &[JSON]);
         assert_eq!(json.status, status);
         json.assert_one_line();
         assert_eq!(json.json(), json!({"error": text.text().trim_end()}), "both forms say the same");
@@ -343,7 +343,7 @@ fn alive_and_ready() {
         let text = notch.get(path);
         assert_eq!(text.status, 200);
         text.assert_one_line();
-        assert_eq!(notch.ask("GET", path, &[JSON]).json(), notch.ask("GET", path, &[JSON]).json());
+        assert_eq!(notch.request("GET", path, &[JSON]).json(), notch.request("GET", path, &[JSON]).json());
     }
 }
 
@@ -357,11 +357,11 @@ fn ready_hangs_on_the_store_and_alive_does_not() {
     let text = notch.get("/readyz");
     assert_eq!(text.status, 503, "{text:?}");
     text.assert_one_line();
-    let json = notch.ask("GET", "/readyz", &[JSON]);
+    let json = notch.request("GET", "/readyz", &[JSON]);
     assert_eq!(json.status, 503);
     assert!(json.json()["error"].is_string(), "{json:?}");
     redis.restart();
-    crate::support::until("notch is ready again", || (notch.get("/readyz").status == 200).then_some(()));
+    crate::support::wait_until("notch is ready again", || (notch.get("/readyz").status == 200).then_some(()));
 }
 
 #[test]
@@ -377,9 +377,9 @@ fn no_room_for_another_counter_is_507_and_the_others_count_on() {
     assert_eq!(answer.status, 507, "{answer:?}");
     assert!(answer.text().contains("MAX_COUNTERS") && answer.text().starts_with("not counted: "), "{answer:?}");
     assert_eq!(answer.field("Retry-After"), None, "nothing changes by itself: {answer:?}");
-    let json = client.ask("GET", &format!("/count/{name}"), &[JSON]);
-    let said = json.json()["error"].as_str().map(str::to_owned);
-    assert_eq!((json.status, said.as_deref()), (507, Some(answer.text().trim_end())));
+    let json = client.request("GET", &format!("/count/{name}"), &[JSON]);
+    let message = json.json()["error"].as_str().map(str::to_owned);
+    assert_eq!((json.status, message.as_deref()), (507, Some(answer.text().trim_end())));
     assert_eq!(client.get(&format!("/badge/{name}.svg")).status, 507);
     assert_eq!(client.get(&format!("/total/{name}")).number(), 0);
     assert_eq!(client.get("/count").number(), 2);

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{NEVER, Notch, Script, Settings, until};
+use crate::support::{NEVER, Notch, Script, Settings, wait_until};
 
 fn notch(script: &Script) -> Notch {
     settings(script).start()
@@ -64,7 +64,7 @@ fn an_error_reply_is_a_refusal_and_the_next_visit_counts() {
         for form in ["text/plain", "application/json", "text/html"] {
             let script = Script::play(&format!("> INCR visits\n< -{error}\\r\\n\n> INCR visits\n< :7\\r\\n"));
             let notch = notch(&script);
-            let answer = notch.ask("GET", "/count", &[("Accept", form)]);
+            let answer = notch.request("GET", "/count", &[("Accept", form)]);
             answer.assert_not_counted();
             let shown = format!("{answer:?}{}", answer.text());
             // The page has one script of its own.
@@ -99,11 +99,11 @@ fn an_error_reply_to_a_read_is_a_refusal_too() {
 fn a_reply_that_breaks_off_leaves_a_doubt_and_the_next_visit_is_right() {
     for reply in [":12345\r\n", "-LOADING wait\r\n"] {
         for length in 0..reply.len() {
-            let said = reply[..length].replace('\r', "\\r").replace('\n', "\\n");
-            let script = Script::play(&format!("> INCR visits\n< {said}\nclose\n> INCR visits\n< :12346\\r\\n"));
+            let message = reply[..length].replace('\r', "\\r").replace('\n', "\\n");
+            let script = Script::play(&format!("> INCR visits\n< {message}\nclose\n> INCR visits\n< :12346\\r\\n"));
             let notch = notch(&script);
             notch.get("/count").assert_in_doubt();
-            assert_eq!(notch.visit_when_it_counts(), 12346, "after {said}");
+            assert_eq!(notch.visit_when_it_counts(), 12346, "after {message}");
             assert_apart(&script, "INCR visits");
             script.done();
         }
@@ -114,14 +114,14 @@ fn a_reply_that_breaks_off_leaves_a_doubt_and_the_next_visit_is_right() {
 fn with_a_receipt_a_reply_that_breaks_off_is_asked_for_again() {
     let reply = "$2\r\n41\r\n";
     for length in 0..reply.len() {
-        let said = reply[..length].replace('\r', "\\r").replace('\n', "\\n");
+        let message = reply[..length].replace('\r', "\\r").replace('\n', "\\n");
         let script = Script::play_with_receipts(&format!(
-            "> ONCE visits 1 #1\n< {said}\nclose\n> ONCE visits 1 #1\nclose\n> ONCE visits 1 #1\n< $2\\r\\n41\\r\\n\n\
+            "> ONCE visits 1 #1\n< {message}\nclose\n> ONCE visits 1 #1\nclose\n> ONCE visits 1 #1\n< $2\\r\\n41\\r\\n\n\
              > ONCE visits 1 #2\n< $2\\r\\n42\\r\\n"
         ));
         let notch = notch(&script);
-        assert_eq!(notch.visit(), 42, "after {said}");
-        assert_eq!(notch.visit(), 43, "after {said}");
+        assert_eq!(notch.visit(), 42, "after {message}");
+        assert_eq!(notch.visit(), 43, "after {message}");
         assert_apart(&script, "ONCE visits 1 #1");
         script.done();
     }
@@ -129,11 +129,11 @@ fn with_a_receipt_a_reply_that_breaks_off_is_asked_for_again() {
 
 #[test]
 fn with_a_receipt_what_is_no_reply_is_asked_for_again() {
-    for said in [":42\\r\\n", "+OK\\r\\n", "$-1\\r\\n", "*1\\r\\n:7\\r\\n", "HTTP/1.1 200 OK\\r\\n", "\\0"] {
+    for message in [":42\\r\\n", "+OK\\r\\n", "$-1\\r\\n", "*1\\r\\n:7\\r\\n", "HTTP/1.1 200 OK\\r\\n", "\\0"] {
         let script = Script::play_with_receipts(&format!(
-            "> ONCE visits 1 #1\n< {said}\n> ONCE visits 1 #1\n< $2\\r\\n41\\r\\n"
+            "> ONCE visits 1 #1\n< {message}\n> ONCE visits 1 #1\n< $2\\r\\n41\\r\\n"
         ));
-        assert_eq!(notch(&script).visit(), 42, "after {said}");
+        assert_eq!(notch(&script).visit(), 42, "after {message}");
         assert_apart(&script, "ONCE visits 1 #1");
         script.done();
     }
@@ -149,11 +149,11 @@ fn what_gathers_meanwhile_goes_behind_what_is_sent_again() {
     for client in &mut clients {
         // Once the first is answered, the second is on its way to the store.
         client.send("GET /livez HTTP/1.1\r\nHost: h\r\n\r\nGET /count HTTP/1.1\r\nHost: h\r\n\r\n");
-        assert_eq!(client.answer().status, 200);
+        assert_eq!(client.response().status, 200);
         script.reach(1);
     }
     script.release();
-    let mut numbers: Vec<_> = clients.iter_mut().map(|client| client.answer().number()).collect();
+    let mut numbers: Vec<_> = clients.iter_mut().map(|client| client.response().number()).collect();
     assert_eq!(numbers.remove(0), 1);
     numbers.sort_unstable();
     assert_eq!(numbers, [2, 3]);
@@ -182,9 +182,9 @@ fn what_is_in_doubt_does_not_wait_for_what_came_later() {
     thread::sleep(Duration::from_millis(50));
     script.release();
     script.reach(5);
-    first.answer().assert_in_doubt();
+    first.response().assert_in_doubt();
     let answered = Instant::now();
-    second.answer().assert_not_counted();
+    second.response().assert_not_counted();
     let between = answered.elapsed();
     assert!(between > Duration::from_millis(200), "the first had to wait for the second: {between:?}");
 }
@@ -233,7 +233,7 @@ fn a_batch_that_nobody_waits_for_is_not_sent_again() {
     script.reach(1);
     script.release();
     script.reach(4);
-    client.answer().assert_in_doubt();
+    client.response().assert_in_doubt();
     script.release();
     assert_eq!(notch.visit_when_it_counts(), 2);
     script.done();
@@ -241,11 +241,11 @@ fn a_batch_that_nobody_waits_for_is_not_sent_again() {
 
 #[test]
 fn a_read_that_breaks_off_is_no_doubt() {
-    for said in ["", "$", "$2\\r\\n4"] {
-        let script = Script::play(&format!("> GET visits\n< {said}\nclose\n> GET visits\n< $2\\r\\n42\\r\\n"));
+    for message in ["", "$", "$2\\r\\n4"] {
+        let script = Script::play(&format!("> GET visits\n< {message}\nclose\n> GET visits\n< $2\\r\\n42\\r\\n"));
         let notch = notch(&script);
         // Nothing can be counted twice by reading twice, so this one may be tried again, by notch or by who asked.
-        let total = until("the total is told", || {
+        let total = wait_until("the total is told", || {
             let answer = notch.get("/total");
             assert!(matches!(answer.status, 200 | 503), "{answer:?}");
             (answer.status == 200).then(|| answer.number())
@@ -262,7 +262,7 @@ fn what_is_no_reply_leaves_a_doubt_and_the_next_visit_is_right() {
     let endless_line = format!("-{}", "x".repeat(5_000_000));
     let many = format!("*2147483647\\r\\n{}", ":1\\r\\n".repeat(500_000));
     let thousand = format!("*1000\\r\\n{}", ":1\\r\\n".repeat(1000));
-    for said in [
+    for message in [
         "$1\\r\\n7\\r\\n",
         "+7\\r\\n",
         "+OK\\r\\n",
@@ -305,10 +305,10 @@ fn what_is_no_reply_leaves_a_doubt_and_the_next_visit_is_right() {
         &many,
         &thousand,
     ] {
-        let script = Script::play(&format!("> INCR visits\n< {said}\n> INCR visits\n< :42\\r\\n"));
+        let script = Script::play(&format!("> INCR visits\n< {message}\n> INCR visits\n< :42\\r\\n"));
         let notch = notch(&script);
         notch.get("/count").assert_in_doubt();
-        assert_eq!(notch.visit_when_it_counts(), 42, "after {said:.40}");
+        assert_eq!(notch.visit_when_it_counts(), 42, "after {message:.40}");
         assert_apart(&script, "INCR visits");
         script.done();
     }
@@ -316,29 +316,30 @@ fn what_is_no_reply_leaves_a_doubt_and_the_next_visit_is_right() {
 
 #[test]
 fn a_total_that_is_none_is_not_told() {
-    for said in [":7\\r\\n", "+7\\r\\n", "*1\\r\\n$1\\r\\n7\\r\\n", "$1\\r\\n7", "$1\\r\\n7\\rx", "$2\\r\\n7\\r\\n$"] {
-        let script = Script::play(&format!("> GET visits\n< {said}\nclose\n> GET visits\n< $2\\r\\n42\\r\\n"));
+    for message in [":7\\r\\n", "+7\\r\\n", "*1\\r\\n$1\\r\\n7\\r\\n", "$1\\r\\n7", "$1\\r\\n7\\rx", "$2\\r\\n7\\r\\n$"]
+    {
+        let script = Script::play(&format!("> GET visits\n< {message}\nclose\n> GET visits\n< $2\\r\\n42\\r\\n"));
         let notch = notch(&script);
-        let total = until("the total is told", || {
+        let total = wait_until("the total is told", || {
             let answer = notch.get("/total");
             assert!(matches!(answer.status, 200 | 503), "{answer:?}");
             (answer.status == 200).then(|| answer.number())
         });
-        assert_eq!(total, 42, "after {said}");
+        assert_eq!(total, 42, "after {message}");
         script.done();
     }
 }
 
 #[test]
 fn totals_of_all_sizes() {
-    for (said, total) in [
+    for (message, total) in [
         ("$-1\\r\\n", 0),
         ("$1\\r\\n0\\r\\n", 0),
         ("$2\\r\\n-3\\r\\n", -3),
         ("$19\\r\\n9223372036854775807\\r\\n", i64::MAX),
         ("$20\\r\\n-9223372036854775808\\r\\n", i64::MIN),
     ] {
-        let script = Script::play(&format!("> GET visits\n< {said}"));
+        let script = Script::play(&format!("> GET visits\n< {message}"));
         let notch = notch(&script);
         assert_eq!(notch.total(), total);
         script.done();
@@ -374,7 +375,7 @@ fn a_late_reply_reaches_nobody() {
         let notch = settings(&script).with("STORE_TIMEOUT", "200ms").start();
         notch.get("/count").assert_in_doubt();
         // The connection is given up at about the same time, and the reply is to be later.
-        until("notch connects anew", || script.heard().iter().any(|(at, _)| *at == 2).then_some(()));
+        wait_until("notch connects anew", || script.received().iter().any(|(at, _)| *at == 2).then_some(()));
         script.release();
         assert_eq!(notch.visit_when_it_counts(), 42);
         assert_eq!(notch.visit_when_it_counts(), 43);
@@ -396,7 +397,7 @@ fn the_number_of_who_has_left_goes_to_nobody_else() {
     // Asking on the side gives notch every chance to see that one has left and another has come.
     (0..5).for_each(|_| assert_eq!(notch.get("/livez").status, 200));
     script.release();
-    assert_eq!(next.answer().number(), 42);
+    assert_eq!(next.response().number(), 42);
     script.done();
 }
 
@@ -444,13 +445,13 @@ fn a_connection_closed_while_idle_costs_no_visit() {
 
 #[test]
 fn a_greeting_refused_or_garbled_is_not_counted() {
-    for said in
+    for message in
         ["-WRONGPASS zebra\\r\\n", "-ERR zebra\\r\\n", ":1\\r\\n", "+ZEBRA\\r\\n", "HTTP/1.1 400 zebra\\r\\n\\r\\n"]
     {
         let again = "> AUTH hunter2\n< +OK\\r\\n\n> INCR visits\n< :9\\r\\n";
-        let script = Script::play(&format!("> AUTH hunter2\n< {said}\nclose\n{again}"));
+        let script = Script::play(&format!("> AUTH hunter2\n< {message}\nclose\n{again}"));
         let notch = settings(&script).with("REDIS_PASSWORD", "hunter2").start();
-        let number = until("a visit is counted", || {
+        let number = wait_until("a visit is counted", || {
             let answer = notch.get("/count");
             if answer.status == 200 {
                 return Some(answer.number());
@@ -472,10 +473,10 @@ fn nobody_listens_where_redis_should_be() {
         let json = &[("Accept", "application/json")][..];
         let requests =
             [("GET", "/count", &[][..]), ("GET", "/total", &[]), ("GET", "/readyz", &[]), ("GET", "/", json)];
-        let answers = notch.ask_at_once(&requests);
-        let [count, total, ready, welcome] = &answers[..] else { panic!("as many answers as requests") };
+        let responses = notch.request_at_once(&requests);
+        let [count, total, ready, welcome] = &responses[..] else { panic!("as many answers as requests") };
         count.assert_not_counted();
-        assert_eq!((total.status, ready.status, welcome.status), (503, 503, 200), "{answers:?}");
+        assert_eq!((total.status, ready.status, welcome.status), (503, 503, 200), "{responses:?}");
         assert_eq!(notch.get("/livez").status, 200);
         assert!(!welcome.json()["count"].is_number(), "no invented number: {welcome:?}");
     }
@@ -491,11 +492,12 @@ fn a_redis_that_takes_connections_and_says_nothing_is_given_up() {
     let harmless = |words: &str| {
         matches!(words, "AUTH hunter2" | "INFO memory" | "GET visits" | "PING") || words.starts_with("SCRIPT LOAD ")
     };
-    assert!(script.heard().iter().all(|(_, words)| harmless(words)), "{:?}", script.heard());
+    assert!(script.received().iter().all(|(_, words)| harmless(words)), "{:?}", script.received());
 }
 
 /// The first two times that `command` came, it came on different connections.
 fn assert_apart(script: &Script, command: &str) {
-    let places: Vec<_> = script.heard().into_iter().filter(|(_, words)| words == command).map(|(at, _)| at).collect();
-    assert!(places.len() >= 2 && places[0] != places[1], "{:?}", script.heard());
+    let places: Vec<_> =
+        script.received().into_iter().filter(|(_, words)| words == command).map(|(at, _)| at).collect();
+    assert!(places.len() >= 2 && places[0] != places[1], "{:?}", script.received());
 }

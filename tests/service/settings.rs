@@ -67,8 +67,8 @@ fn version_says_which() {
 #[test]
 fn what_only_tells_needs_no_good_settings() {
     for argument in ["--help", "--version"] {
-        let said = Settings::ledger().with("LISTEN", "nonsense").with("FSYNC", "nonsense").run(&[argument]);
-        assert_eq!(said.code, Some(0), "{said:?}");
+        let message = Settings::ledger().with("LISTEN", "nonsense").with("FSYNC", "nonsense").run(&[argument]);
+        assert_eq!(message.code, Some(0), "{message:?}");
     }
 }
 
@@ -294,7 +294,7 @@ fn what_kubernetes_sets_for_a_service_called_redis_is_no_setting() {
     ] {
         of_the_service(settings).start().visit();
     }
-    assert_eq!(redis.say("GET visits"), "2");
+    assert_eq!(redis.query("GET visits"), "2");
     let ledger = of_the_service(Settings::ledger());
     assert_eq!(ledger.start().visit(), 1);
     assert!(ledger.ledger_file().exists());
@@ -358,7 +358,7 @@ fn the_welcome_is_a_setting_of_any_text() {
         let shown = text.text().replace(['\n', '\t'], " ");
         assert!(shown.contains(&welcome.replace(['\n', '\t'], " ")), "{text:?}");
         // Parsed, so that nothing of it is taken for the form around it.
-        let json = notch.ask("GET", "/", &[("Accept", "application/json")]);
+        let json = notch.request("GET", "/", &[("Accept", "application/json")]);
         json.json();
     }
 }
@@ -387,7 +387,7 @@ fn a_password_that_no_file_may_hold_goes_into_a_url() {
     let redis = Redis::start(&[]);
     for (password, encoded) in [(" blank ", "%20blank%20"), ("\u{feff}mark", "%EF%BB%BFmark"), ("li\ne", "li%0Ae")] {
         let quoted = password.replace('\n', "\\n");
-        redis.told(&format!("ACL SETUSER odd on ~* +@all \">{quoted}\""));
+        redis.execute(&format!("ACL SETUSER odd on ~* +@all \">{quoted}\""));
         let url = format!("redis://odd:{encoded}@127.0.0.1:{}", redis.port);
         assert_eq!(Settings::ledger().with("REDIS_URL", &url).start().get("/readyz").status, 200, "{password:?}");
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Answer, Client, NEVER, Notch, Script, Settings, free_port, signal, until};
+use crate::support::{Client, NEVER, Notch, Response, Script, Settings, free_port, signal, wait_until};
 
 fn scripted(script: &Script) -> Settings {
     Settings::redis(script.port).with("STORE_TIMEOUT", NEVER).with("WORKERS", "1")
@@ -24,8 +24,8 @@ fn idle_it_ends_at_once() {
         kept.get("/count");
         let mut silent = notch.client();
         notch.signal(name);
-        assert!(kept.rest().is_empty(), "an idle connection is closed");
-        assert!(silent.rest().is_empty(), "so is one that never said a word");
+        assert!(kept.remaining_responses().is_empty(), "an idle connection is closed");
+        assert!(silent.remaining_responses().is_empty(), "so is one that never said a word");
         let address = notch.address;
         let (status, log) = notch.ended();
         assert_eq!(status.code(), Some(0), "SIG{name}: {log:#?}");
@@ -42,12 +42,12 @@ fn an_answer_under_way_goes_out() {
         client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
         script.reach(1);
         notch.signal(name);
-        let_nobody_in(&notch);
+        assert_refused_connections(&notch);
         script.release();
-        let answer = client.answer();
+        let answer = client.response();
         assert_eq!(answer.number(), 41);
         assert!(answer.closes(), "and says that it is the last: {answer:?}");
-        assert!(client.rest().is_empty());
+        assert!(client.remaining_responses().is_empty());
         let (status, log) = notch.ended();
         assert_eq!(status.code(), Some(0), "{log:#?}");
         script.done();
@@ -68,10 +68,10 @@ fn many_answers_under_way_go_out() {
     // Each of them has been read when another that came after it is answered.
     (0..20).for_each(|_| assert_eq!(notch.get("/livez").status, 200));
     notch.signal("TERM");
-    let_nobody_in(&notch);
+    assert_refused_connections(&notch);
     script.release();
-    assert_eq!(first.answer().number(), 1);
-    let mut numbers: Vec<_> = others.iter_mut().map(|client| client.answer().number()).collect();
+    assert_eq!(first.response().number(), 1);
+    let mut numbers: Vec<_> = others.iter_mut().map(|client| client.response().number()).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (2..=8).collect::<Vec<_>>());
     assert_eq!(notch.ended().0.code(), Some(0));
@@ -93,16 +93,16 @@ fn what_never_comes_is_not_waited_for_beyond_the_limit() {
     }
     notch.signal("TERM");
     // Nobody is left without an answer: what was sent is in doubt, what was not is surely not counted.
-    sent.answer().assert_in_doubt();
+    sent.response().assert_in_doubt();
     for client in &mut unsent {
-        let answer = client.answer();
+        let answer = client.response();
         answer.assert_not_counted();
         assert!(answer.closes(), "{answer:?}");
     }
     let (status, log) = notch.ended();
     assert_eq!(status.code(), Some(0), "{log:#?}");
     // What was never asked in full has no answer.
-    assert!(half.rest().is_empty());
+    assert!(half.remaining_responses().is_empty());
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn who_waits_for_a_store_that_is_away_is_refused_before_the_end() {
         client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
     }
     notch.signal("TERM");
-    clients.iter_mut().for_each(|client| client.answer().assert_not_counted());
+    clients.iter_mut().for_each(|client| client.response().assert_not_counted());
     assert_eq!(notch.ended().0.code(), Some(0));
 }
 
@@ -124,12 +124,12 @@ fn a_balancer_sees_it_coming_while_visits_go_on() {
     let mut kept = notch.client();
     assert_eq!(kept.get("/readyz").status, 200);
     notch.signal("TERM");
-    until("readiness turns", || (notch.get("/readyz").status == 503).then_some(()));
+    wait_until("readiness turns", || (notch.get("/readyz").status == 503).then_some(()));
     for number in 1..=5 {
         assert_eq!(notch.visit(), number, "new connections are served as long as the balancer may send some");
     }
     assert_eq!(notch.get("/livez").status, 200, "it is not dead yet");
-    let json = notch.ask("GET", "/readyz", &[("Accept", "application/json")]);
+    let json = notch.request("GET", "/readyz", &[("Accept", "application/json")]);
     assert!(json.json()["error"].is_string(), "{json:?}");
 }
 
@@ -156,20 +156,20 @@ fn from_the_signal_on_every_answer_is_the_last() {
     let mut several = notch.client();
     assert!(!several.get("/livez").closes());
     notch.signal("TERM");
-    until("readiness turns", || (notch.get("/readyz").status == 503).then_some(()));
+    wait_until("readiness turns", || (notch.get("/readyz").status == 503).then_some(()));
     for (client, (method, path, fields)) in kept.iter_mut().zip(requests) {
         client.send(format!("{method} {path} HTTP/1.1\r\nHost: h\r\n{fields}\r\n"));
-        let answer = client.answer_to(method);
+        let answer = client.response_to(method);
         assert!(answer.closes(), "{method} {path}: {answer:?}");
-        assert!(client.rest().is_empty(), "{method} {path}: the connection is closed");
+        assert!(client.remaining_responses().is_empty(), "{method} {path}: the connection is closed");
     }
     // What was sent at once is answered at once, and the last answer says that it is the last.
     several.send("GET /total HTTP/1.1\r\nHost: h\r\n\r\n".repeat(3) + "GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
-    let closes: Vec<_> = several.rest().iter().map(Answer::closes).collect();
+    let closes: Vec<_> = several.remaining_responses().iter().map(Response::closes).collect();
     assert_eq!(closes, [false, false, false, true]);
     // New connections have one answer each.
     let mut client = notch.client();
-    assert!(client.get("/count").closes() && client.rest().is_empty());
+    assert!(client.get("/count").closes() && client.remaining_responses().is_empty());
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn a_planned_stop_cuts_no_client_that_keeps_its_connection() {
                 let connected = client.take().or_else(|| Client::try_connect(address).ok());
                 let Some(mut kept) = connected else { break };
                 let sent = kept.try_send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
-                let answer = sent.ok().and_then(|()| kept.next_answer("GET"));
+                let answer = sent.ok().and_then(|()| kept.next_response("GET"));
                 cut += usize::from(answer.is_none() && (is_kept || !is_late));
                 if let Some(answer) = answer {
                     numbers.push(answer.number());
@@ -201,7 +201,7 @@ fn a_planned_stop_cuts_no_client_that_keeps_its_connection() {
     };
     // Each of them asks again long before the delay is over, whatever else the machine has to do.
     let clients: Vec<_> = (0..24).map(|place| paced(5 + 8 * place)).collect();
-    until("the load is on", || (notch.total() > 100).then_some(()));
+    wait_until("the load is on", || (notch.total() > 100).then_some(()));
     assert!(late.set(Instant::now() + Duration::from_secs(1)).is_ok());
     notch.signal("TERM");
     assert_eq!(notch.ended().0.code(), Some(0));
@@ -230,10 +230,10 @@ fn what_is_on_its_way_at_the_signal_is_served_without_any_delay() {
     }
     notch.signal("TERM");
     notch.signal("CONT");
-    let mut numbers: Vec<_> = kept.iter_mut().chain(&mut new).map(|client| client.answer().number()).collect();
+    let mut numbers: Vec<_> = kept.iter_mut().chain(&mut new).map(|client| client.response().number()).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (1..=16).collect::<Vec<_>>());
-    assert!(silent.rest().is_empty());
+    assert!(silent.remaining_responses().is_empty());
     assert_eq!(notch.ended().0.code(), Some(0));
 }
 
@@ -255,14 +255,14 @@ fn the_delay_ends() {
     assert_eq!(kept.get("/count").number(), 1);
     notch.signal("TERM");
     assert_eq!(notch.ended().0.code(), Some(0));
-    assert!(kept.rest().is_empty());
+    assert!(kept.remaining_responses().is_empty());
 }
 
 #[test]
 fn a_second_signal_does_not_wait() {
     let notch = Settings::ledger().with("DRAIN_DELAY", NEVER).start();
     notch.signal("TERM");
-    until("readiness turns", || (notch.get("/readyz").status == 503).then_some(()));
+    wait_until("readiness turns", || (notch.get("/readyz").status == 503).then_some(()));
     notch.signal("TERM");
     // Whatever its code: who asks twice means it.
     notch.ended();
@@ -280,7 +280,7 @@ fn signals_that_ask_others_to_reload_stop_nothing() {
     }
     assert_eq!(notch.get("/readyz").status, 200, "none of them drains");
     notch.signal("TERM");
-    until("readiness turns", || (notch.get("/readyz").status == 503).then_some(()));
+    wait_until("readiness turns", || (notch.get("/readyz").status == 503).then_some(()));
     for name in ["HUP", "USR1", "USR2"] {
         notch.signal(name);
     }
@@ -295,7 +295,7 @@ fn under_load_every_answer_is_whole_and_every_visit_kept() {
     let settings = Settings::ledger().with("DRAIN_TIMEOUT", NEVER);
     let notch = settings.start();
     let visitors: Vec<_> = (0..8).map(|_| thread::spawn(visitor(notch.client()))).collect();
-    until("the load is on", || (notch.total() > 200).then_some(()));
+    wait_until("the load is on", || (notch.total() > 200).then_some(()));
     notch.signal("TERM");
     assert_eq!(notch.ended().0.code(), Some(0));
     let mut numbers: Vec<_> =
@@ -310,7 +310,7 @@ fn visitor(mut client: Client) -> impl FnOnce() -> Vec<i64> + Send + 'static {
     move || {
         let mut numbers = Vec::new();
         while client.try_send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n").is_ok() {
-            let Some(answer) = client.next_answer("GET") else { break };
+            let Some(answer) = client.next_response("GET") else { break };
             let last = answer.closes();
             numbers.push(answer.number());
             if last {
@@ -336,7 +336,7 @@ fn as_the_first_process_of_a_container() {
         }
     }
     for name in ["TERM", "INT"] {
-        let settings = Settings::ledger().with("DRAIN_TIMEOUT", NEVER).by_way_of(&words);
+        let settings = Settings::ledger().with("DRAIN_TIMEOUT", NEVER).with_wrapper(&words);
         let notch = settings.start();
         let outer = notch.id();
         let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).expect("Linux's own account");
@@ -352,6 +352,6 @@ fn as_the_first_process_of_a_container() {
 }
 
 /// The signal has been taken: nobody new is let in.
-fn let_nobody_in(notch: &Notch) {
-    until("nobody new is let in", || TcpStream::connect(notch.address).is_err().then_some(()));
+fn assert_refused_connections(notch: &Notch) {
+    wait_until("nobody new is let in", || TcpStream::connect(notch.address).is_err().then_some(()));
 }

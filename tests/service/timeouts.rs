@@ -20,15 +20,15 @@ fn half_a_head_does_not_hold_a_connection_for_ever() {
     for part in ["G", "GET /count HTTP/1.1\r\n", "GET /count HTTP/1.1\r\nHost: h\r\nX: "] {
         let mut client = notch.client();
         client.send(part);
-        let answers = client.rest();
-        assert!(answers.iter().all(|answer| answer.status == 408), "{answers:?}");
+        let responses = client.remaining_responses();
+        assert!(responses.iter().all(|answer| answer.status == 408), "{responses:?}");
     }
     // A request that follows another is no less bounded.
     let mut client = notch.client();
     client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /cou");
-    let answers = client.rest();
-    assert_eq!(answers[0].number(), 1);
-    assert!(answers[1..].iter().all(|answer| answer.status == 408), "{answers:?}");
+    let responses = client.remaining_responses();
+    assert_eq!(responses[0].number(), 1);
+    assert!(responses[1..].iter().all(|answer| answer.status == 408), "{responses:?}");
     assert_eq!(notch.total(), 1);
 }
 
@@ -40,8 +40,8 @@ fn half_a_body_does_not_hold_a_connection_for_ever() {
     for framing in ["Content-Length: 10\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhel"] {
         let mut client = notch.client();
         client.send(format!("POST /count HTTP/1.1\r\nHost: h\r\n{framing}"));
-        let answers = client.rest();
-        assert!(answers.iter().all(|answer| answer.status == 408), "{answers:?}");
+        let responses = client.remaining_responses();
+        assert!(responses.iter().all(|answer| answer.status == 408), "{responses:?}");
     }
 }
 
@@ -56,7 +56,7 @@ fn each_request_has_a_time_of_its_own() {
     // The connection is never without half a request, but no request takes long.
     while begun.elapsed() < Duration::from_secs(2) {
         client.send([rest, start].concat());
-        assert_eq!(client.answer().status, 200);
+        assert_eq!(client.response().status, 200);
     }
 }
 
@@ -65,15 +65,15 @@ fn an_idle_connection_is_closed() {
     let notch = notch("IDLE_TIMEOUT");
     let mut used = notch.client();
     assert_eq!(used.get("/count").number(), 1);
-    assert!(used.rest().is_empty(), "nobody asked anything more");
+    assert!(used.remaining_responses().is_empty(), "nobody asked anything more");
 }
 
 #[test]
 fn a_connection_that_never_said_a_word_is_closed() {
     let settings = Settings::ledger().with("REQUEST_TIMEOUT", "100ms").with("IDLE_TIMEOUT", "100ms");
     let notch = settings.start();
-    let answers = notch.client().rest();
-    assert!(answers.iter().all(|answer| answer.status == 408), "{answers:?}");
+    let responses = notch.client().remaining_responses();
+    assert!(responses.iter().all(|answer| answer.status == 408), "{responses:?}");
 }
 
 #[test]
@@ -102,14 +102,14 @@ fn as_many_connections_as_allowed_and_no_more() {
     // place, which comes when somebody leaves or is sent away for idling.
     for pair in clients.chunks_mut(2) {
         for client in pair.iter_mut() {
-            assert!(client.next_answer("GET").is_none_or(|answer| answer.status == 200));
+            assert!(client.next_response("GET").is_none_or(|answer| answer.status == 200));
         }
         for _ in 0..50 {
             let open = sockets(&notch);
             assert!(open <= own + 3, "{open} sockets open, {own} of them its own");
             thread::sleep(Duration::from_millis(1));
         }
-        pair.iter_mut().for_each(Client::send_end);
+        pair.iter_mut().for_each(Client::close_write);
     }
     assert_eq!(notch.visit(), 1, "and then there is room again");
 }
@@ -124,7 +124,7 @@ fn who_is_sent_away_for_want_of_a_place_was_not_counted() {
         while numbers.len() < each {
             // A connection that was closed instead of answered is no answer: whoever is sent away comes again.
             let sent = client.try_send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
-            match sent.ok().and_then(|()| client.next_answer("GET")) {
+            match sent.ok().and_then(|()| client.next_response("GET")) {
                 Some(answer) => numbers.push(answer.number()),
                 None => client = notch.client(),
             }

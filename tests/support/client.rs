@@ -9,11 +9,11 @@ use std::{fmt, fs};
 
 use serde_json::Value;
 
-use super::{PATIENCE, parse_json};
+use super::{TIMEOUT, parse_json};
 
 pub(crate) struct Client {
     stream: TcpStream,
-    inbox: Vec<u8>,
+    received_bytes: Vec<u8>,
 }
 
 impl Client {
@@ -23,15 +23,15 @@ impl Client {
 
     /// As [`Self::connect`], for a server that may be gone.
     pub(crate) fn try_connect(address: SocketAddr) -> std::io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
         // To a port that nobody listens on, the kernel may connect a socket with itself.
         if stream.local_addr()? == address {
             return Err(ErrorKind::ConnectionRefused.into());
         }
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { stream, inbox: Vec::new() })
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
+        Ok(Self { stream, received_bytes: Vec::new() })
     }
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -43,13 +43,13 @@ impl Client {
         self.stream.write_all(bytes.as_ref())
     }
 
-    pub(crate) fn send_end(&mut self) {
+    pub(crate) fn close_write(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
-    pub(crate) fn ask(&mut self, method: &str, path: &str, fields: &[(&str, &str)]) -> Answer {
+    pub(crate) fn request(&mut self, method: &str, path: &str, fields: &[(&str, &str)]) -> Response {
         self.send_request(method, path, fields);
-        self.answer_to(method)
+        self.response_to(method)
     }
 
     pub(crate) fn send_request(&mut self, method: &str, path: &str, fields: &[(&str, &str)]) {
@@ -60,49 +60,53 @@ impl Client {
         self.send(request + "\r\n");
     }
 
-    pub(crate) fn get(&mut self, path: &str) -> Answer {
-        self.ask("GET", path, &[])
+    pub(crate) fn get(&mut self, path: &str) -> Response {
+        self.request("GET", path, &[])
     }
 
     /// The next answer, which has to come.
-    pub(crate) fn answer(&mut self) -> Answer {
-        self.answer_to("GET")
+    pub(crate) fn response(&mut self) -> Response {
+        self.response_to("GET")
     }
 
-    pub(crate) fn answer_to(&mut self, method: &str) -> Answer {
-        self.next_answer(method).expect("an answer, not the end of the connection")
+    pub(crate) fn response_to(&mut self, method: &str) -> Response {
+        self.next_response(method).expect("an answer, not the end of the connection")
     }
 
     /// The next answer; `None` where the connection ends instead. An answer that breaks off is no end.
-    pub(crate) fn next_answer(&mut self, method: &str) -> Option<Answer> {
+    pub(crate) fn next_response(&mut self, method: &str) -> Option<Response> {
         let head = loop {
-            if let Some(end) = find(&self.inbox, b"\r\n\r\n") {
-                break self.inbox.drain(..end + 4).collect::<Vec<_>>();
+            if let Some(end) = find(&self.received_bytes, b"\r\n\r\n") {
+                break self.received_bytes.drain(..end + 4).collect::<Vec<_>>();
             }
             if !self.fill() {
-                assert!(self.inbox.is_empty(), "the answer breaks off: {:?}", String::from_utf8_lossy(&self.inbox));
+                assert!(
+                    self.received_bytes.is_empty(),
+                    "the answer breaks off: {:?}",
+                    String::from_utf8_lossy(&self.received_bytes)
+                );
                 return None;
             }
         };
-        let mut answer = Answer::parse(&head);
-        while self.inbox.len() < answer.length(method) {
+        let mut answer = Response::parse(&head);
+        while self.received_bytes.len() < answer.length(method) {
             assert!(self.fill(), "the body breaks off: {answer:?}");
         }
-        answer.body = self.inbox.drain(..answer.length(method)).collect();
+        answer.body = self.received_bytes.drain(..answer.length(method)).collect();
         answer.check(method);
         Some(answer)
     }
 
     /// All further answers up to the end of the connection, which has to come.
-    pub(crate) fn rest(&mut self) -> Vec<Answer> {
-        self.rest_to(|| "GET")
+    pub(crate) fn remaining_responses(&mut self) -> Vec<Response> {
+        self.remaining_responses_to(|| "GET")
     }
 
-    /// As [`Self::rest`], where `method` tells for each answer what it answers.
-    pub(crate) fn rest_to(&mut self, mut method: impl FnMut() -> &'static str) -> Vec<Answer> {
-        let answers: Vec<_> = std::iter::from_fn(|| self.next_answer(method())).take(ENDLESS).collect();
-        assert!(answers.len() < ENDLESS, "answers without end, the last of them {:?}", answers.last());
-        answers
+    /// As [`Self::remaining_responses`], where `method` tells for each answer what it answers.
+    pub(crate) fn remaining_responses_to(&mut self, mut method: impl FnMut() -> &'static str) -> Vec<Response> {
+        let responses: Vec<_> = std::iter::from_fn(|| self.next_response(method())).take(ENDLESS).collect();
+        assert!(responses.len() < ENDLESS, "answers without end, the last of them {:?}", responses.last());
+        responses
     }
 
     /// False at the end of the connection, be it a quiet or a rough one.
@@ -111,23 +115,23 @@ impl Client {
         match self.stream.read(&mut bytes) {
             Ok(0) => false,
             Ok(length) => {
-                self.inbox.extend_from_slice(&bytes[..length]);
+                self.received_bytes.extend_from_slice(&bytes[..length]);
                 true
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => self.fill(),
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => false,
-            Err(error) => panic!("neither an answer nor an end: {error}; so far {:?}", self.inbox),
+            Err(error) => panic!("neither an answer nor an end: {error}; so far {:?}", self.received_bytes),
         }
     }
 }
 
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) fields: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
 }
 
-impl fmt::Debug for Answer {
+impl fmt::Debug for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.status)?;
         self.fields.iter().try_for_each(|(name, value)| write!(f, ", {name}: {value}"))?;
@@ -135,7 +139,7 @@ impl fmt::Debug for Answer {
     }
 }
 
-impl Answer {
+impl Response {
     pub(crate) fn field(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
@@ -186,8 +190,11 @@ impl Answer {
         let text = self.text();
         if self.field("Content-Type") == Some("text/html; charset=utf-8") {
             assert!(text.starts_with("<!doctype html>") && text.contains("</footer>\n"), "a whole page: {self:?}");
-            let said = text.split_once("<p role=status>").and_then(|(_, rest)| rest.split_once('\n'));
-            assert!(said.is_some_and(|(said, _)| said.ends_with("</span></p>")), "one line that ends: {self:?}");
+            let message = text.split_once("<p role=status>").and_then(|(_, rest)| rest.split_once('\n'));
+            assert!(
+                message.is_some_and(|(message, _)| message.ends_with("</span></p>")),
+                "one line that ends: {self:?}"
+            );
             return;
         }
         assert!(text.len() > 1 && text.find('\n') == Some(text.len() - 1), "one line that ends: {self:?}");

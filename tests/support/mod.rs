@@ -14,28 +14,28 @@ mod script;
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub(crate) use client::{Answer, Client};
+pub(crate) use client::{Client, Response};
 pub(crate) use escape::unescape;
 pub(crate) use folder::Folder;
 pub(crate) use json::parse_json;
-pub(crate) use name_server::{Etc, NameServer, Question, Says, isolated, reply};
-pub(crate) use notch::{Ended, Notch, Settings, signal};
+pub(crate) use name_server::{DnsReply, Etc, NameServer, Question, isolated, reply};
+pub(crate) use notch::{Exit, Notch, Settings, signal};
 pub(crate) use redis::{Redis, free_port};
 pub(crate) use script::Script;
 
 /// How long a test waits for what ought to come at once. Only a test that fails anyway waits this long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Longer than [`PATIENCE`], as a setting: what happens in time although a timeout reads this, did not wait for it.
+/// Longer than [`TIMEOUT`], as a setting: what happens in time although a timeout reads this, did not wait for it.
 pub(crate) const NEVER: &str = "10m";
 
-/// How long [`until`] looks. What goes through other processes, one after the other, takes its time on a busy machine:
+/// How long [`wait_until`] looks. What goes through other processes, one after the other, takes its time on a busy machine:
 /// a rewrite of a file under load, or a Redis that starts.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONG_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Looks until there is something to see.
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + LONGEST;
+pub(crate) fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + LONG_TIMEOUT;
     loop {
         if let Some(found) = look() {
             return found;

@@ -67,7 +67,7 @@ pub(crate) struct Question {
 }
 
 /// What a name server makes of a question.
-pub(crate) enum Says {
+pub(crate) enum DnsReply {
     /// These addresses, as far as they are of the kind that was asked for.
     Addresses(Vec<IpAddr>),
     /// A response code and nothing else: 2 is SERVFAIL, 3 NXDOMAIN, 5 REFUSED.
@@ -82,7 +82,7 @@ pub(crate) enum Says {
     Late(Duration, Box<Self>),
 }
 
-impl Says {
+impl DnsReply {
     pub(crate) fn address(address: &str) -> Self {
         Self::Addresses(vec![address.parse().expect("an address")])
     }
@@ -95,18 +95,18 @@ impl Says {
     }
 }
 
-type Answer = dyn Fn(&Question, &[u8]) -> Says + Send + Sync;
+type Response = dyn Fn(&Question, &[u8]) -> DnsReply + Send + Sync;
 
 /// A name server on port 53 of an address. It lives as long as the test.
 pub(crate) struct NameServer {
     heard: Arc<Mutex<Vec<Question>>>,
-    answer: Arc<Answer>,
+    answer: Arc<Response>,
     address: SocketAddr,
 }
 
 impl NameServer {
     /// Answers datagrams; no connection is accepted. The address may have a zone, as in `fe80::1%2`.
-    pub(crate) fn start(address: &str, answer: impl Fn(&Question, &[u8]) -> Says + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(address: &str, answer: impl Fn(&Question, &[u8]) -> DnsReply + Send + Sync + 'static) -> Self {
         let address = if address.contains(':') { format!("[{address}]:53") } else { format!("{address}:53") };
         let server =
             Self { heard: Arc::default(), answer: Arc::new(answer), address: address.parse().expect("an address") };
@@ -132,14 +132,14 @@ impl NameServer {
     pub(crate) fn of(address: &str, name: &'static str, addresses: &[&str]) -> Self {
         let addresses: Vec<IpAddr> = addresses.iter().map(|one| one.parse().expect("an address")).collect();
         Self::start(address, move |question, _| match question.name == name {
-            true => Says::Addresses(addresses.clone()),
-            false => Says::NO_NAME,
+            true => DnsReply::Addresses(addresses.clone()),
+            false => DnsReply::NO_NAME,
         })
     }
 
     /// Answers nothing.
     pub(crate) fn silent(address: &str) -> Self {
-        Self::start(address, |_, _| Says::Nothing)
+        Self::start(address, |_, _| DnsReply::Nothing)
     }
 
     /// Also answers over TCP.
@@ -172,7 +172,7 @@ impl NameServer {
     }
 
     /// The questions until now.
-    pub(crate) fn heard(&self) -> Vec<Question> {
+    pub(crate) fn received(&self) -> Vec<Question> {
         self.heard.lock().expect("no holder panics").clone()
     }
 }
@@ -191,14 +191,16 @@ fn note(heard: &Mutex<Vec<Question>>, query: &[u8], is_tcp: bool) -> Question {
     question
 }
 
-fn replies(says: Says, query: &[u8], kind: u8) -> Vec<Vec<u8>> {
+fn replies(says: DnsReply, query: &[u8], kind: u8) -> Vec<Vec<u8>> {
     match says {
-        Says::Addresses(addresses) => vec![reply(query, kind, &addresses)],
-        Says::Code(code) => vec![[&query[..2], &[0x81, 0x80 | code, 0, 1, 0, 0, 0, 0, 0, 0], &query[HEAD..]].concat()],
-        Says::Truncated => vec![[&query[..2], &[0x83, 0x80, 0, 1, 0, 0, 0, 0, 0, 0], &query[HEAD..]].concat()],
-        Says::Nothing => Vec::new(),
-        Says::Bytes(replies) => replies,
-        Says::Late(after, says) => {
+        DnsReply::Addresses(addresses) => vec![reply(query, kind, &addresses)],
+        DnsReply::Code(code) => {
+            vec![[&query[..2], &[0x81, 0x80 | code, 0, 1, 0, 0, 0, 0, 0, 0], &query[HEAD..]].concat()]
+        }
+        DnsReply::Truncated => vec![[&query[..2], &[0x83, 0x80, 0, 1, 0, 0, 0, 0, 0, 0], &query[HEAD..]].concat()],
+        DnsReply::Nothing => Vec::new(),
+        DnsReply::Bytes(replies) => replies,
+        DnsReply::Late(after, says) => {
             thread::sleep(after);
             replies(*says, query, kind)
         }

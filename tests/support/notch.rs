@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use super::client::{Answer, Client};
-use super::{Folder, PATIENCE, until};
+use super::client::{Client, Response};
+use super::{Folder, TIMEOUT, wait_until};
 
 /// What notch is to be started with. Cloned and started again, it finds the same folder, hence the same ledger.
 #[derive(Clone)]
@@ -44,7 +44,7 @@ impl Settings {
     }
 
     /// Starts notch by way of another program, given as its first words.
-    pub(crate) fn by_way_of(mut self, words: &[&str]) -> Self {
+    pub(crate) fn with_wrapper(mut self, words: &[&str]) -> Self {
         self.wrapper = words.iter().copied().map(String::from).collect();
         self
     }
@@ -75,16 +75,16 @@ impl Settings {
     }
 
     /// Starts notch; `Err` when it ends instead of listening.
-    pub(crate) fn try_start(&self) -> Result<Notch, Ended> {
+    pub(crate) fn try_start(&self) -> Result<Notch, Exit> {
         let mut child = self.command(&[]).stdout(Stdio::null()).spawn().expect("the built binary runs");
         let log = Log::of(child.stderr.take().expect("its stderr is a pipe"));
-        let address = until("notch says where it listens", || {
+        let address = wait_until("notch says where it listens", || {
             let ended = child.try_wait().expect("the child is ours to wait for").is_some() && log.ended();
             log.lines().iter().find_map(|line| address_in(line)).map(Some).or(ended.then_some(None))
         });
         match address {
             Some(address) => Ok(Notch { child, log, address, settings: self.clone() }),
-            None => Err(Ended {
+            None => Err(Exit {
                 code: child.wait().expect("the child is ours to wait for").code(),
                 stdout: String::new(),
                 stderr: log.lines().join("\n"),
@@ -93,7 +93,7 @@ impl Settings {
     }
 
     /// Runs notch to its own end, which has to come.
-    pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Exit {
         let mut child = self.command(arguments).stdout(Stdio::piped()).spawn().expect("the built binary runs");
         let out = reader(child.stdout.take().expect("its stdout is a pipe"));
         let err = reader(child.stderr.take().expect("its stderr is a pipe"));
@@ -102,8 +102,8 @@ impl Settings {
             let _ = child.wait();
             panic!("notch {arguments:?} should have ended; it said {:?}", err.join());
         };
-        let text = |said: thread::JoinHandle<String>| said.join().expect("the reader does not panic");
-        Ended { code: status.code(), stdout: text(out), stderr: text(err) }
+        let text = |message: thread::JoinHandle<String>| message.join().expect("the reader does not panic");
+        Exit { code: status.code(), stdout: text(out), stderr: text(err) }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -127,7 +127,7 @@ pub(crate) type Request<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
 
 /// How a run of notch came to its end.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct Exit {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
@@ -157,23 +157,23 @@ impl Notch {
     }
 
     /// Asks once, on a connection of its own.
-    pub(crate) fn ask(&self, method: &str, path: &str, fields: &[(&str, &str)]) -> Answer {
-        self.client().ask(method, path, fields)
+    pub(crate) fn request(&self, method: &str, path: &str, fields: &[(&str, &str)]) -> Response {
+        self.client().request(method, path, fields)
     }
 
     /// Asks for all of these at the same time, each on a connection of its own.
-    pub(crate) fn ask_at_once(&self, requests: &[Request<'_>]) -> Vec<Answer> {
+    pub(crate) fn request_at_once(&self, requests: &[Request<'_>]) -> Vec<Response> {
         let ask = |(method, path, fields): &Request<'_>| {
             let mut client = self.client();
             client.send_request(method, path, fields);
             client
         };
         let mut clients: Vec<_> = requests.iter().map(ask).collect();
-        clients.iter_mut().zip(requests).map(|(client, (method, ..))| client.answer_to(method)).collect()
+        clients.iter_mut().zip(requests).map(|(client, (method, ..))| client.response_to(method)).collect()
     }
 
-    pub(crate) fn get(&self, path: &str) -> Answer {
-        self.ask("GET", path, &[])
+    pub(crate) fn get(&self, path: &str) -> Response {
+        self.request("GET", path, &[])
     }
 
     /// The number of a visit that has to be counted at the first try.
@@ -184,7 +184,7 @@ impl Notch {
     /// The number of the first visit that is counted, however many are turned away before. A visit that is turned
     /// away has to be a sure one: 503, never 504.
     pub(crate) fn visit_when_it_counts(&self) -> i64 {
-        until("a visit is counted", || {
+        wait_until("a visit is counted", || {
             let answer = self.get("/count");
             assert!(matches!(answer.status, 200 | 503), "neither counted nor surely not counted: {answer:?}");
             (answer.status == 200).then(|| answer.number())
@@ -243,7 +243,7 @@ impl Notch {
     /// Waits for an end that is on its way; gives the whole log with it.
     pub(crate) fn ended(mut self) -> (ExitStatus, Vec<String>) {
         let status = wait_for(&mut self.child).expect("notch should have ended by now");
-        until("the log ends with the process", || self.log.ended().then_some(()));
+        wait_until("the log ends with the process", || self.log.ended().then_some(()));
         (status, self.log.lines())
     }
 }
@@ -309,7 +309,7 @@ fn reader(mut stream: impl Read + Send + 'static) -> thread::JoinHandle<String> 
 }
 
 fn wait_for(child: &mut Child) -> Option<ExitStatus> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while Instant::now() < end {
         if let Some(status) = child.try_wait().expect("the child is ours to wait for") {
             return Some(status);

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use std::{process, thread};
 
 use super::notch::signal;
-use super::{Folder, PATIENCE, until};
+use super::{Folder, TIMEOUT, wait_until};
 
 /// The least server that can tell notch everything the tests want to hear.
 const MISSING: &str = "redis-server is missing, and these tests do not pass without it: \
@@ -72,7 +72,7 @@ impl Redis {
 
     /// Starts again on the same port with what lies in the same folder.
     pub(crate) fn restart(&mut self) {
-        until("the port is free again for redis-server", || self.launch().then_some(()));
+        wait_until("the port is free again for redis-server", || self.launch().then_some(()));
     }
 
     /// As [`Self::restart`], on another address of the loopback.
@@ -82,39 +82,39 @@ impl Redis {
     }
 
     /// Says one command and gives the reply, as text: `-` in front of an error, `(nil)` for nothing.
-    pub(crate) fn say(&self, command: &str) -> String {
-        self.try_say(command).unwrap_or_else(|why| panic!("{command}: {why}"))
+    pub(crate) fn query(&self, command: &str) -> String {
+        self.try_query(command).unwrap_or_else(|why| panic!("{command}: {why}"))
     }
 
-    /// As [`Self::say`], for a command that changes something and has no news.
-    pub(crate) fn told(&self, command: &str) {
-        let reply = self.say(command);
+    /// As [`Self::query`], for a command that changes something and has no news.
+    pub(crate) fn execute(&self, command: &str) {
+        let reply = self.query(command);
         assert!(!reply.starts_with('-'), "{command}: {reply}");
     }
 
-    /// As [`Self::say`], in another database.
-    pub(crate) fn say_in(&self, database: u32, command: &str) -> String {
-        let mut talk = self.talk().expect("Redis takes connections");
-        talk.say(&format!("SELECT {database}")).expect("a database of that number");
-        talk.say(command).unwrap_or_else(|why| panic!("{command}: {why}"))
+    /// As [`Self::query`], in another database.
+    pub(crate) fn query_in(&self, database: u32, command: &str) -> String {
+        let mut talk = self.connect().expect("Redis takes connections");
+        talk.query(&format!("SELECT {database}")).expect("a database of that number");
+        talk.query(command).unwrap_or_else(|why| panic!("{command}: {why}"))
     }
 
     /// Sends one command whose reply is long in coming, and waits for none.
-    pub(crate) fn leave_saying(&self, command: &str) {
-        let mut talk = self.talk().expect("Redis takes connections");
+    pub(crate) fn send_without_waiting(&self, command: &str) {
+        let mut talk = self.connect().expect("Redis takes connections");
         talk.send(command).expect("Redis reads commands");
         thread::spawn(move || talk.reply());
     }
 
     /// A number out of `INFO`'s `name:number` lines, or the calls out of its `commandstats`.
     pub(crate) fn calls(&self, command: &str) -> u64 {
-        let stats = self.say("INFO commandstats");
+        let stats = self.query("INFO commandstats");
         let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
         line.map_or(0, |rest| rest.split(',').next().and_then(|n| n.parse().ok()).expect("calls are counted"))
     }
 
     pub(crate) fn info(&self, name: &str) -> String {
-        let info = self.say("INFO everything");
+        let info = self.query("INFO everything");
         let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.unwrap_or_else(|| panic!("no {name} in INFO")).trim().to_owned()
     }
@@ -129,14 +129,14 @@ impl Redis {
         self.restart();
     }
 
-    fn try_say(&self, command: &str) -> Result<String, std::io::Error> {
-        self.talk()?.say(command)
+    fn try_query(&self, command: &str) -> Result<String, std::io::Error> {
+        self.connect()?.query(command)
     }
 
-    fn talk(&self) -> Result<Talk, std::io::Error> {
-        let mut talk = Talk::open(self.address, self.port)?;
+    fn connect(&self) -> Result<Connection, std::io::Error> {
+        let mut talk = Connection::open(self.address, self.port)?;
         if let Some(password) = &self.password {
-            talk.say(&format!("AUTH \"{password}\""))?;
+            talk.query(&format!("AUTH \"{password}\""))?;
         }
         Ok(talk)
     }
@@ -152,9 +152,9 @@ impl Redis {
             Err(error) => panic!("redis-server does not start: {error}"),
         };
         let id = format!("process_id:{}\r\n", child.id());
-        let up = until("redis-server answers or ends", || match child.try_wait().expect("the child is ours") {
+        let up = wait_until("redis-server answers or ends", || match child.try_wait().expect("the child is ours") {
             Some(_) => Some(false),
-            None => self.try_say("INFO server").is_ok_and(|info| info.contains(&id)).then_some(true),
+            None => self.try_query("INFO server").is_ok_and(|info| info.contains(&id)).then_some(true),
         });
         self.child = up.then_some(child);
         up
@@ -180,16 +180,16 @@ pub(crate) fn free_port() -> u16 {
 }
 
 /// One connection to a Redis.
-struct Talk(BufReader<TcpStream>);
+struct Connection(BufReader<TcpStream>);
 
-impl Talk {
+impl Connection {
     fn open(address: &str, port: u16) -> std::io::Result<Self> {
         let stream = TcpStream::connect((address, port))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         Ok(Self(BufReader::new(stream)))
     }
 
-    fn say(&mut self, command: &str) -> std::io::Result<String> {
+    fn query(&mut self, command: &str) -> std::io::Result<String> {
         self.send(command)?;
         self.reply()
     }

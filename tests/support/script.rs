@@ -26,7 +26,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use super::{unescape, until};
+use super::{unescape, wait_until};
 
 pub(crate) struct Script {
     pub(crate) port: u16,
@@ -40,11 +40,11 @@ struct Shared {
     /// Every command with the number of its connection, the first being 1.
     heard: Vec<(usize, String)>,
     /// The connections whose greeting is over.
-    greeted: HashSet<usize>,
+    handshake_done: HashSet<usize>,
     /// The numbers of the batches with visits, in the order in which they came first.
     batches: Vec<String>,
     steps_done: usize,
-    complaint: Option<String>,
+    failure: Option<String>,
     streams: HashMap<usize, TcpStream>,
     ended: bool,
 }
@@ -105,15 +105,15 @@ impl Script {
         release.send(()).expect("the player outlives the script");
     }
 
-    pub(crate) fn heard(&self) -> Vec<(usize, String)> {
+    pub(crate) fn received(&self) -> Vec<(usize, String)> {
         self.with(|shared| shared.heard.clone())
     }
 
     /// Waits until this many steps are behind us, and fails on any that went wrong.
     pub(crate) fn reach(&self, steps: usize) {
-        until(&format!("the script is past step {steps}"), || {
+        wait_until(&format!("the script is past step {steps}"), || {
             self.with(|shared| {
-                assert_eq!(shared.complaint, None, "after {:?}", shared.heard);
+                assert_eq!(shared.failure, None, "after {:?}", shared.heard);
                 (shared.steps_done >= steps).then_some(())
             })
         });
@@ -122,10 +122,10 @@ impl Script {
     /// Fails unless the conversation went as written, to its end, and no further.
     pub(crate) fn done(mut self) {
         self.release = None;
-        self.hang_up();
+        self.close_all();
         self.player.take().expect("joined once").join().expect("the player does not panic");
         self.with(|shared| {
-            assert_eq!(shared.complaint, None, "after {:?}", shared.heard);
+            assert_eq!(shared.failure, None, "after {:?}", shared.heard);
         });
     }
 
@@ -133,7 +133,7 @@ impl Script {
         look(&mut self.shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    fn hang_up(&self) {
+    fn close_all(&self) {
         self.with(|shared| {
             shared.ended = true;
             shared.streams.values().for_each(|stream| {
@@ -147,9 +147,9 @@ impl Script {
 
 impl Drop for Script {
     fn drop(&mut self) {
-        self.hang_up();
+        self.close_all();
         if thread::panicking() {
-            self.with(|shared| eprintln!("the script heard {:?}; complaint: {:?}", shared.heard, shared.complaint));
+            self.with(|shared| eprintln!("the script heard {:?}; complaint: {:?}", shared.heard, shared.failure));
         }
     }
 }
@@ -187,16 +187,16 @@ impl Player {
         for step in steps {
             match step {
                 Step::Hear(words) => {
-                    if let Err(why) = self.hear(&words) {
-                        return self.complain(why);
+                    if let Err(why) = self.expect_command(&words) {
+                        return self.fail(why);
                     }
                 }
-                Step::Say(place, bytes) => self.say(place.unwrap_or(self.last), &bytes),
+                Step::Say(place, bytes) => self.query(place.unwrap_or(self.last), &bytes),
                 Step::Close => self.close(),
                 Step::Total(total) => self.total = total,
                 Step::Hold => {
                     if self.held.recv().is_err() {
-                        return self.complain("still held at the end".to_owned());
+                        return self.fail("still held at the end".to_owned());
                     }
                 }
             }
@@ -204,60 +204,60 @@ impl Player {
         }
         while let Ok((connection, words)) = self.commands.recv() {
             let Some(words) = words else { continue };
-            if !self.answered_by_itself(connection, &words) {
-                return self.complain(format!("after the end of the script came {words:?}"));
+            if !self.reply_automatically(connection, &words) {
+                return self.fail(format!("after the end of the script came {words:?}"));
             }
         }
     }
 
-    fn hear(&mut self, expected: &str) -> Result<(), String> {
+    fn expect_command(&mut self, expected: &str) -> Result<(), String> {
         loop {
             let Ok((connection, words)) = self.commands.recv() else {
                 return Err(format!("{expected:?} never came"));
             };
             match words {
                 None => return Err(format!("connection {connection} sent what is not a command")),
-                Some(words) if words == expected && !self.is_greeting(connection, &words) => {
+                Some(words) if words == expected && !self.is_handshake(connection, &words) => {
                     self.last = connection;
-                    self.note_greeting(connection, &words);
+                    self.note_handshake(connection, &words);
                     return Ok(());
                 }
-                Some(words) if self.answered_by_itself(connection, &words) => {}
+                Some(words) if self.reply_automatically(connection, &words) => {}
                 Some(words) => return Err(format!("expected {expected:?}, heard {words:?}")),
             }
         }
     }
 
     /// Whether a read is that of the greeting, which ends with a `PING`.
-    fn is_greeting(&self, connection: usize, words: &str) -> bool {
-        words.starts_with("GET ") && !self.shared().greeted.contains(&connection)
+    fn is_handshake(&self, connection: usize, words: &str) -> bool {
+        words.starts_with("GET ") && !self.shared().handshake_done.contains(&connection)
     }
 
-    fn note_greeting(&self, connection: usize, words: &str) {
+    fn note_handshake(&self, connection: usize, words: &str) {
         if words == "PING" {
-            self.shared().greeted.insert(connection);
+            self.shared().handshake_done.insert(connection);
         }
     }
 
     /// What a test about something else need not write down.
-    fn answered_by_itself(&self, connection: usize, words: &str) -> bool {
+    fn reply_automatically(&self, connection: usize, words: &str) -> bool {
         let reply = match words.split(' ').next() {
             _ if words == "INCRBY visits 0" => ":0\r\n",
             _ if words == "ONCE visits 0" => "$1\r\n0\r\n",
             Some("PING") => "+PONG\r\n",
-            Some("GET") if self.is_greeting(connection, words) => &self.total,
+            Some("GET") if self.is_handshake(connection, words) => &self.total,
             Some("INFO") => "$11\r\nmaxmemory:0\r\n",
             Some("CLIENT" | "SELECT" | "AUTH") => "+OK\r\n",
             Some("SCRIPT") => self.loaded,
             _ => return false,
         };
-        self.note_greeting(connection, words);
-        self.say(connection, reply.as_bytes());
+        self.note_handshake(connection, words);
+        self.query(connection, reply.as_bytes());
         true
     }
 
     /// A peer that has gone is told all the same: it just does not hear.
-    fn say(&self, connection: usize, bytes: &[u8]) {
+    fn query(&self, connection: usize, bytes: &[u8]) {
         let stream = self.shared().streams.get(&connection).and_then(|stream| stream.try_clone().ok());
         if let Some(mut stream) = stream {
             let _ = stream.write_all(bytes);
@@ -270,9 +270,9 @@ impl Player {
         }
     }
 
-    fn complain(&self, why: String) {
+    fn fail(&self, why: String) {
         let mut shared = self.shared();
-        shared.complaint = Some(why);
+        shared.failure = Some(why);
         shared.streams.drain().for_each(|(_, stream)| {
             let _ = stream.shutdown(Shutdown::Both);
         });
@@ -288,7 +288,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Mutex<Shared>>, speak: &Sender<(u
         let Ok(stream) = stream else { return };
         let reading = stream.try_clone().expect("a second handle on a socket");
         let mut state = shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if state.ended || state.complaint.is_some() {
+        if state.ended || state.failure.is_some() {
             return;
         }
         let _ = stream.set_nodelay(true);
