@@ -1,9 +1,8 @@
-//! The day of the calendar that a second belongs to, for the two places that write one: an answer, and a line of the
-//! log.
+//! Dates of the Gregorian calendar, for the `Date` header of responses and for log lines.
 
-/// A day of the Gregorian calendar.
+/// A date of the Gregorian calendar.
 pub struct Date {
-    /// In full: 1970 and later.
+    /// 1970 or later.
     pub year: u64,
     /// 1 to 12.
     pub month: u64,
@@ -12,7 +11,7 @@ pub struct Date {
 }
 
 impl Date {
-    /// The day so many days after 1970-01-01. Years are counted from March, so that the day that leaps comes last.
+    /// Returns the date `days` days after 1970-01-01. Years are computed from March, so that the leap day is the last.
     /// Source: Howard Hinnant, "chrono-compatible low-level date algorithms", `civil_from_days`.
     #[must_use]
     pub fn of(days: u64) -> Self {

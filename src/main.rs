@@ -1,4 +1,4 @@
-//! Settings, driver, exit code.
+//! The program: parses arguments and settings, runs the driver and returns the exit code.
 
 use std::env;
 use std::ffi::OsStr;
@@ -20,67 +20,63 @@ use tracing::error;
 
 fn main() -> ExitCode {
     let mut args = env::args_os();
-    // The first is the name of the program.
+    // Skips the name of the program.
     args.next();
     match (args.next(), args.next(), args.next()) {
-        (None, ..) => serve(),
+        (None, ..) => run_server(),
         (Some(command), option, None) => run_command(&command, option.as_deref()),
-        (_, _, Some(extra)) => refuse_argument(&extra, SEE_HELP),
+        (_, _, Some(extra)) => reject_argument(&extra, SEE_HELP),
     }
 }
 
 fn run_command(command: &OsStr, option: Option<&OsStr>) -> ExitCode {
     match (command.as_encoded_bytes(), option.map(OsStr::as_encoded_bytes)) {
-        (b"healthcheck", None | Some(b"live")) => healthcheck(Probe::Liveness),
-        (b"healthcheck", Some(b"ready")) => healthcheck(Probe::Readiness),
-        (b"healthcheck", _) => refuse_argument(option.unwrap_or_default(), "expected healthcheck live or ready"),
-        (b"--help" | b"-h", None) => say(&help()),
-        (b"--version" | b"-V", None) => say(concat!("notch ", env!("CARGO_PKG_VERSION"), "\n")),
-        (b"--help" | b"-h" | b"--version" | b"-V", Some(_)) => refuse_argument(option.unwrap_or_default(), SEE_HELP),
-        _ => refuse_argument(command, SEE_HELP),
+        (b"healthcheck", None | Some(b"live")) => run_healthcheck(Probe::Liveness),
+        (b"healthcheck", Some(b"ready")) => run_healthcheck(Probe::Readiness),
+        (b"healthcheck", _) => reject_argument(option.unwrap_or_default(), "expected healthcheck live or ready"),
+        (b"--help" | b"-h", None) => print(&help()),
+        (b"--version" | b"-V", None) => print(concat!("notch ", env!("CARGO_PKG_VERSION"), "\n")),
+        (b"--help" | b"-h" | b"--version" | b"-V", Some(_)) => reject_argument(option.unwrap_or_default(), SEE_HELP),
+        _ => reject_argument(command, SEE_HELP),
     }
 }
 
-/// One line, whatever the argument holds.
-fn refuse_argument(argument: &OsStr, remedy: &str) -> ExitCode {
-    let shown = printable(&argument.to_string_lossy());
-    complain(&format_args!("unknown argument \"{shown}\": {remedy}"), BAD_USAGE)
+/// Prints the argument and the remedy in one line.
+fn reject_argument(argument: &OsStr, remedy: &str) -> ExitCode {
+    let argument = printable(&argument.to_string_lossy());
+    print_error(&format_args!("unknown argument \"{argument}\": {remedy}"), EXIT_USAGE)
 }
 
-fn serve() -> ExitCode {
+fn run_server() -> ExitCode {
     let config = match environment().config() {
         Ok(config) => config,
-        Err(invalid) => return complain(&invalid, BAD_USAGE),
+        Err(invalid) => return print_error(&invalid, EXIT_USAGE),
     };
     Log::install(config.log.level, config.log.format, unix_time);
-    let signals = match signals() {
+    let signals = match block_signals() {
         Ok(signals) => signals,
-        Err(error) => return complain(&format_args!("cannot wait for signals: {error}"), FAILED),
+        Err(error) => return print_error(&format_args!("cannot wait for signals: {error}"), EXIT_FAILURE),
     };
     match driver::run(config, signals) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             error!("{failure}");
-            ExitCode::from(FAILED)
+            ExitCode::from(EXIT_FAILURE)
         }
     }
 }
 
-/// The settings. To collect them is 400 bytes more than this.
+/// Returns the environment variables, from which the settings are parsed.
 fn environment() -> Env {
-    let mut variables = Vec::new();
-    for variable in env::vars_os() {
-        variables.push(variable);
-    }
-    Env::new(variables)
+    Env::new(env::vars_os().collect())
 }
 
-/// SIGTERM and SIGINT, which are blocked and stay pending for the thread that waits for them. As process 1 of a container
-/// we get neither otherwise.
+/// Blocks SIGTERM and SIGINT and returns them for the thread that waits for them. Process 1 of a container would ignore
+/// them otherwise.
 ///
-/// SIGHUP, SIGUSR1 and SIGUSR2 would end the process by default: a terminal that closes or an operator who wants a reload
-/// would stop the counter. They are blocked as well, and no thread waits for them.
-fn signals() -> io::Result<SigSet> {
+/// SIGHUP, SIGUSR1 and SIGUSR2 end a process by default, so closing a terminal or requesting a reload would stop the
+/// counter. They are blocked as well, and no thread waits for them.
+fn block_signals() -> io::Result<SigSet> {
     let stop = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     let ignored = SigSet::from_iter([Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2]);
     // Threads started later inherit the mask.
@@ -89,35 +85,35 @@ fn signals() -> io::Result<SigSet> {
     Ok(stop)
 }
 
-fn healthcheck(probe: Probe) -> ExitCode {
+fn run_healthcheck(probe: Probe) -> ExitCode {
     match environment().address() {
-        Err(invalid) => complain(&invalid, BAD_USAGE),
+        Err(invalid) => print_error(&invalid, EXIT_USAGE),
         Ok(listen) => match probe.run(listen) {
-            Ok(words) => say(&(words + "\n")),
-            Err(words) => complain(&words, FAILED),
+            Ok(message) => print(&(message + "\n")),
+            Err(message) => print_error(&message, EXIT_FAILURE),
         },
     }
 }
 
-/// Prints to the open file itself: to write line by line, as standard output does, takes 1 kB.
-fn say(text: &str) -> ExitCode {
+/// Writes `text` to the standard output, without its line buffer.
+fn print(text: &str) -> ExitCode {
     let out = io::stdout().as_fd().try_clone_to_owned().map(PipeWriter::from);
     match out.and_then(|mut out| out.write_all(text.as_bytes())) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::from(FAILED),
+        Err(_) => ExitCode::from(EXIT_FAILURE),
     }
 }
 
-/// Also where the log is silent or cannot be had yet.
-fn complain(words: &dyn Display, code: u8) -> ExitCode {
-    let _ = writeln!(io::stderr(), "notch: {words}");
+/// Writes `message` to the standard error, because the log is not installed or its level may hide it.
+fn print_error(message: &dyn Display, code: u8) -> ExitCode {
+    let _ = writeln!(io::stderr(), "notch: {message}");
     ExitCode::from(code)
 }
 
 const SEE_HELP: &str = "see notch --help";
 
-/// Something that may be better next time.
-const FAILED: u8 = 1;
+/// Exit code of failures that a restart may resolve.
+const EXIT_FAILURE: u8 = 1;
 
-/// Something that will be wrong again until it is changed.
-const BAD_USAGE: u8 = 2;
+/// Exit code of invalid arguments and settings, which a restart does not resolve.
+const EXIT_USAGE: u8 = 2;

@@ -1,7 +1,6 @@
 //! `notch healthcheck`: requests `/livez` or `/readyz` of a running notch, for images that have no curl.
 //!
-//! What restarts an unhealthy container must check liveness: a restart does not bring a missing store back. What decides
-//! where requests go checks readiness.
+//! Use liveness to restart a container, since a restart does not repair a store, and readiness to route requests.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,18 +12,17 @@ use crate::http;
 /// What to check of a running notch.
 #[derive(Clone, Copy)]
 pub enum Probe {
-    /// Whether it answers requests; independent of the store.
+    /// Whether it responds to requests, independent of the store.
     Liveness,
-    /// Whether it should get visits: the store counts, and the server is not draining.
+    /// Whether it should receive visits: the store accepts increments, and the server is not draining.
     Readiness,
 }
 
 impl Probe {
-    /// Sends the request to the server that listens on `listen`. `Ok` if the response is 200; either way, one line that
-    /// says why.
+    /// Sends the request to the server that listens on `listen`. Returns the first line of the response.
     ///
     /// # Errors
-    /// No server responds, or not in time, or the response is not 200.
+    /// Returns one line with the cause if no server responds in time, or if the status is not 200.
     pub fn run(self, listen: SocketAddr) -> Result<String, String> {
         let address = reachable(listen);
         let mut response = [0; MAX_RESPONSE];
@@ -45,24 +43,23 @@ impl Probe {
     }
 }
 
-/// Fills `response` and returns how many bytes there are.
+/// Reads the response into `response` and returns its length in bytes.
 fn fetch(address: SocketAddr, path: &str, response: &mut [u8]) -> io::Result<usize> {
     let mut socket = TcpStream::connect_timeout(&address, STEP_TIMEOUT)?;
     socket.set_read_timeout(Some(STEP_TIMEOUT))?;
     socket.set_write_timeout(Some(STEP_TIMEOUT))?;
     socket.write_all(&http::probe_request(path))?;
     let mut length = 0;
-    // `read_to_end` would be 1.5 kB of growing a buffer that need not grow.
     loop {
         match socket.read(&mut response[length..])? {
             0 => return Ok(length),
-            more => length += more,
+            received => length += received,
         }
     }
 }
 
-/// For each step of the exchange.
+/// Timeout of the connect, of each write and of each read.
 const STEP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// No response of notch is longer, in bytes.
+/// Longest response in bytes.
 const MAX_RESPONSE: usize = 4096;

@@ -1,6 +1,6 @@
 use super::*;
 
-/// Parses a file in pieces of every length.
+/// Parses a file in pieces of every length and compares the results.
 fn confs(text: &[u8], hostname: &str) -> Conf {
     let parse = |length: usize| {
         let mut parser = ConfParser::new(interfaces);
@@ -45,7 +45,7 @@ fn names(conf: &Conf, host: &str) -> String {
 }
 
 #[test]
-fn resolv_conf_names_servers_and_domains() {
+fn resolv_conf_has_servers_and_domains() {
     for (text, servers, host, expected) in [
         (&b""[..], "127.0.0.1", "redis", "redis"),
         (b"nameserver 127.0.0.11\noptions ndots:0\n", "127.0.0.11", "redis", "redis"),
@@ -102,7 +102,7 @@ fn options_have_the_bounds_of_the_c_libraries() {
 }
 
 #[test]
-fn the_domain_of_this_machine_is_searched_where_no_other_is_named() {
+fn the_domain_of_the_hostname_is_the_default_search_list() {
     for (text, hostname, expected) in [
         ("", "web1.example.org\n", "redis.example.org redis"),
         ("", "web1\n", "redis"),
@@ -115,7 +115,7 @@ fn the_domain_of_this_machine_is_searched_where_no_other_is_named() {
 }
 
 #[test]
-fn no_search_list_is_longer_than_its_bound() {
+fn search_lists_are_bounded() {
     let text = ["search"].into_iter().map(str::to_owned).chain((0..100).map(|n| format!(" d{n}"))).collect::<String>();
     let conf = confs(text.as_bytes(), "");
     assert_eq!(conf.search.len(), MAX_SEARCH);
@@ -142,7 +142,7 @@ fn the_hosts_file_lists_addresses() {
 }
 
 #[test]
-fn no_line_and_no_word_is_too_long() {
+fn lines_and_words_may_have_any_length() {
     let name = "n".repeat(MAX_WORD);
     let text = format!("10.0.0.1 {} x\n{} redis\n10.0.0.2 {name} redis", "a".repeat(5_000), "b ".repeat(5_000));
     assert_eq!(listed(text.as_bytes(), "redis"), "10.0.0.2");
@@ -153,7 +153,7 @@ fn no_line_and_no_word_is_too_long() {
 }
 
 #[test]
-fn some_addresses_need_no_file() {
+fn loopback_names_need_no_file() {
     for (host, addresses) in [
         ("LocalHost", "127.0.0.1 ::1"),
         ("localhost.", "127.0.0.1 ::1"),
