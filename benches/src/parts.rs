@@ -1,14 +1,14 @@
-//! What each part of a visit costs, without sockets: `cargo bench --manifest-path benches/Cargo.toml`.
+//! Measures each part of a visit without sockets: `cargo bench --manifest-path benches/Cargo.toml`.
 //!
-//! What is measured stands for the way of a visit: its head is read, it joins a batch, the batch becomes a command, the
-//! reply is read and dealt out, or the ledger takes it. Batches of 1, 64 and 512 are those of as many clients.
+//! The parts follow the path of a visit: its head is parsed, it joins a batch, the batch becomes a command, the reply is
+//! decoded and distributed, or the ledger appends the batch. Batches of 1, 64 and 512 visits stand for as many clients.
 
 use std::path::PathBuf;
 use std::{env, fs, process};
 
 use divan::{Bencher, black_box};
 use notch::batch::Batch;
-use notch::counter::{Ask, Fault, Key};
+use notch::counter::{Command, Key, StoreError};
 use notch::http;
 use notch::ledger::{Bound, Fsync, Ledger};
 use notch::resp;
@@ -20,7 +20,7 @@ fn main() {
 const BATCHES: [u32; 3] = [1, 64, 512];
 
 fn key() -> Key {
-    Key::new(b"visits").expect("a good name")
+    Key::new(b"visits").expect("a valid key")
 }
 
 #[divan::bench]
@@ -42,7 +42,7 @@ fn resp_decode(bencher: Bencher<'_, '_>, kind: &str) {
     bencher.bench_local(|| matches!(resp::decode(black_box(reply)), Ok(Some((_, used))) if used == reply.len()));
 }
 
-/// As curl, wrk and a browser ask.
+/// Requests as wrk, curl and a browser send them.
 const HEADS: [(&str, &str); 3] = [
     ("wrk", "GET /count HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n"),
     ("curl", "GET /count HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: curl/8.14.1\r\nAccept: */*\r\n\r\n"),
@@ -60,25 +60,25 @@ const HEADS: [(&str, &str); 3] = [
 #[divan::bench(args = ["wrk", "curl", "browser"])]
 fn http_head(bencher: Bencher<'_, '_>, client: &str) {
     let (_, head) = HEADS.into_iter().find(|(name, _)| *name == client).expect("one of the heads");
-    bencher.bench_local(|| matches!(http::head(black_box(head.as_bytes())), Ok(Some((_, used))) if used == head.len()));
+    bencher.bench_local(|| matches!(http::parse_head(black_box(head.as_bytes())), Ok(Some((_, used))) if used == head.len()));
 }
 
 #[divan::bench(args = BATCHES)]
-fn batch_settle(bencher: Bencher<'_, '_>, visits: u32) {
+fn batch_complete(bencher: Bencher<'_, '_>, visits: u32) {
     let mut batch = Batch::default();
     let key = key();
     bencher.counter(visits).bench_local(|| {
-        for who in 0..visits {
-            assert!(batch.push(black_box(&Ask::Count { key, by: 1 }), who));
+        for waiter in 0..visits {
+            assert!(batch.push(black_box(&Command::Increment { key, by: 1 }), waiter));
         }
-        batch.reply(Ok(1_048_576));
-        batch.tell(Fault::Lost, |who, number| {
-            black_box((who, number).0);
+        batch.record_reply(Ok(1_048_576));
+        batch.complete(StoreError::OutcomeUnknown, |waiter, number| {
+            black_box((waiter, number).0);
         });
     });
 }
 
-/// A folder of its own, gone with the benchmark.
+/// A temporary folder, removed after the benchmark.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -101,7 +101,7 @@ fn ledger_append(bencher: Bencher<'_, '_>, fsync: &str) {
     let when = if fsync == "always" { Fsync::Always } else { Fsync::Never };
     let bound = Bound { main: key(), named: usize::MAX };
     let (mut ledger, _) = Ledger::open(&folder.0.join("ledger"), when, bound).expect("a new ledger");
-    let commands = [Ask::Count { key: key(), by: 64 }];
+    let commands = [Command::Increment { key: key(), by: 64 }];
     let mut results = Vec::new();
     bencher.bench_local(|| {
         results.clear();
