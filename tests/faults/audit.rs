@@ -1,28 +1,27 @@
-//! What clients were told, held against what the store has counted.
+//! Compares the responses that clients received with what the store has counted.
 
 use crate::support::Response;
 
-/// Whether the store may have counted visits that nobody was told the number of, although nobody left.
+/// Whether the store may have counted visits without a response, although no client left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Doubt {
     /// Each visit answered with 504 may have been counted.
     Possible,
-    /// No visit may be answered with 504 at all: what is counted is what was answered.
+    /// No visit may get 504: every counted visit got its number.
     None,
 }
 
-/// What a connection to Redis leaves behind that is lost while a batch is on its way: the batch is sent again under its
-/// receipt.
+/// A connection to Redis is lost while a batch is in flight: the batch is sent again with its receipt.
 pub(crate) const LOST_CONNECTION: Doubt = Doubt::None;
 
-/// What became of visits.
+/// Outcomes of visits.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     numbers: Vec<i64>,
-    /// Surely not counted.
+    /// Certainly not counted (503).
     pub(crate) refused: usize,
     pub(crate) doubts: usize,
-    /// Sent by clients who then left, or whose connection ended before the answer.
+    /// Sent by clients that then left, or whose connection ended before the response.
     pub(crate) cut: usize,
 }
 
@@ -41,7 +40,7 @@ impl Tally {
         }
     }
 
-    /// Notes a visit that was asked for in another way.
+    /// Records the outcome of a visit that was not sent through [`crowd`](super::crowd).
     pub(crate) fn note_number(&mut self, number: i64) {
         self.numbers.push(number);
     }
@@ -57,7 +56,7 @@ impl Tally {
         self.numbers.len()
     }
 
-    /// Checks all visits that a store has had since it was empty against the `total` that it has now.
+    /// Checks all visits since the store was empty against its current `total`.
     pub(crate) fn audit(&self, total: i64, doubt: Doubt) {
         let Self { refused, doubts, cut, .. } = *self;
         let mut numbers = self.numbers.clone();

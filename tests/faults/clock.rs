@@ -1,7 +1,7 @@
-//! A clock that jumps, forward, back, and to where no calendar goes.
+//! Jumps of the clock: forward, back, and to dates outside the calendar.
 //!
-//! libfaketime tells notch another time of day whenever the test says so. The clock that only ever goes on, by which
-//! notch waits, stays as it is: a kernel has no way to let that one jump.
+//! libfaketime changes the time of day that notch reads. The monotonic clock, which notch uses for deadlines, is not
+//! changed, because a kernel never lets it jump.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use crate::support::{Redis, Settings, wait_until};
 /// Where Debian puts the library, for each architecture.
 const LIBRARY: &str = "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketimeMT.so.1";
 
-/// Jumps as libfaketime takes them, and the year that they lead to, if it is always the same.
+/// Jumps in the syntax of libfaketime, and the year that they lead to, if it is always the same.
 const JUMPS: [(&str, Option<&str>); 6] = [
     ("@2040-02-29 23:59:59", Some(" 2040 ")),
     ("@2001-01-01 00:00:00", Some(" 2001 ")),
@@ -40,7 +40,7 @@ fn the_time_of_day_jumps() {
         let mut client = notch.client();
         for (to, year) in JUMPS {
             set(to);
-            // The date is looked up as requests arrive, and at most once a second.
+            // The date is read when requests arrive, at most once a second.
             wait_until("the answers are of the new time", || {
                 let answer = client.get("/count");
                 tally.note(&answer);

@@ -1,4 +1,4 @@
-//! Normal clients: a crowd that visits as fast as it is answered, and one who notes how long each visit takes.
+//! Normal clients: a crowd that sends its next visit after each response, and clients that record how long visits take.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::audit::Tally;
 use crate::support::{Client, Notch, wait_until};
 
-/// Says to threads that it is time to end, at the latest when it is dropped.
+/// Stops threads, at the latest when it is dropped.
 #[derive(Default)]
 pub(crate) struct Over(Arc<AtomicBool>);
 
@@ -25,14 +25,14 @@ impl Drop for Over {
     }
 }
 
-/// Keep-alive clients under way.
+/// Running clients with keep-alive connections.
 pub(crate) struct Crowd {
     over: Over,
     told: Arc<Told>,
     visitors: Vec<JoinHandle<Tally>>,
 }
 
-/// What a crowd was told so far.
+/// Outcomes of the visits of a crowd so far.
 #[derive(Default)]
 struct Told {
     answered: AtomicUsize,
@@ -47,7 +47,7 @@ impl Crowd {
             thread::spawn(move || {
                 while !over.load(Ordering::Relaxed) {
                     let (answered, refused) = (visitor.tally.answered(), visitor.tally.refused);
-                    // Some ask for several at once, which go to the store as one.
+                    // Some pipeline several visits, which go to the store as one command.
                     visitor.visit(1 + place % 3);
                     told.answered.fetch_add(visitor.tally.answered() - answered, Ordering::Relaxed);
                     told.refused.fetch_add(visitor.tally.refused - refused, Ordering::Relaxed);
@@ -59,17 +59,17 @@ impl Crowd {
         Self { over, told, visitors }
     }
 
-    /// Waits until so many visits more are answered.
+    /// Waits until this many more visits are counted.
     pub(crate) fn until_answered(&self, more: usize) {
         wait_for_growth("visits are answered", &self.told.answered, more);
     }
 
-    /// Waits until so many visits more are surely not counted.
+    /// Waits until this many more visits are certainly not counted.
     pub(crate) fn until_refused(&self, more: usize) {
         wait_for_growth("visits are refused", &self.told.refused, more);
     }
 
-    /// Lets all finish the visit they are at.
+    /// Lets all clients finish their current visit, and returns the outcomes.
     pub(crate) fn leave(self) -> Tally {
         drop(self.over);
         let mut tally = Tally::default();
@@ -83,7 +83,7 @@ fn wait_for_growth(what: &str, counter: &AtomicUsize, by: usize) {
     wait_until(what, || (counter.load(Ordering::Relaxed) >= end).then_some(()));
 }
 
-/// A client who visits now and then while others behave badly.
+/// A client that visits now and then beside hostile clients.
 pub(crate) struct Neighbour {
     over: Over,
     visitor: JoinHandle<(Tally, Vec<Duration>)>,
@@ -96,7 +96,7 @@ impl Neighbour {
         let visits = move || {
             while !own.load(Ordering::Relaxed) {
                 let (start, before) = (Instant::now(), visitor.tally.answered());
-                // Sent away for want of room, one comes again, and that is part of the wait.
+                // A client without a slot connects again; that is part of its waiting time.
                 while visitor.tally.answered() == before && !own.load(Ordering::Relaxed) {
                     visitor.visit(1);
                 }
@@ -108,7 +108,7 @@ impl Neighbour {
         Self { over, visitor: thread::spawn(visits) }
     }
 
-    /// What became of the visits, and how long they took, the shortest first.
+    /// Returns the outcomes, and the durations of the visits in ascending order.
     pub(crate) fn leave(self) -> (Tally, Vec<Duration>) {
         drop(self.over);
         let (tally, mut waits) = self.visitor.join().expect("the neighbour does not panic");
@@ -117,7 +117,7 @@ impl Neighbour {
     }
 }
 
-/// A client who makes a connection for each visit.
+/// A client that opens a connection for each visit.
 pub(crate) struct Newcomer {
     over: Over,
     visitor: JoinHandle<Vec<Duration>>,
@@ -146,7 +146,7 @@ impl Newcomer {
         Self { over, visitor: thread::spawn(visits) }
     }
 
-    /// How long the visits took, the shortest first.
+    /// Returns the durations of the visits in ascending order.
     pub(crate) fn leave(self) -> Vec<Duration> {
         drop(self.over);
         let mut waits = self.visitor.join().expect("the newcomer does not panic");
@@ -155,7 +155,7 @@ impl Newcomer {
     }
 }
 
-/// A client who keeps the connection as long as it holds, and then makes another.
+/// A client that keeps its connection as long as possible, and then opens another one.
 pub(crate) struct Visitor {
     address: SocketAddr,
     client: Option<Client>,
@@ -167,7 +167,7 @@ impl Visitor {
         Self { address: notch.address, client: None, tally: Tally::default() }
     }
 
-    /// Visits so many times in one breath, and notes what becomes of it.
+    /// Pipelines this many visits, and records their outcomes.
     pub(crate) fn visit(&mut self, times: usize) {
         let client = self.client.take().map_or_else(|| Client::try_connect(self.address), Ok);
         let Ok(mut client) = client else { return thread::sleep(PAUSE) };
@@ -189,17 +189,17 @@ impl Visitor {
         self.client = Some(client);
     }
 
-    /// Closes the connection, and tells what became of all visits.
+    /// Closes the connection, and returns the outcomes of all visits.
     pub(crate) fn leave(self) -> Tally {
         self.tally
     }
 }
 
-/// Long enough for others to be served, short enough to see how they are.
+/// Pause between two visits of an observer.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Within this, a connection that a client has closed is gone on the other side as well. If it is not, whoever counts
-/// files before a fault finds one too many, and the bound is wider by it.
+/// Time in which a server notices that a client has closed its connection. A connection that is not noticed is one open
+/// file more, so the limit of open files includes it.
 pub(crate) const SETTLED: Duration = Duration::from_millis(50);
 
 const VISIT: &str = "GET /count HTTP/1.1\r\nHost: h\r\n\r\n";

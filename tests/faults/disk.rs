@@ -1,7 +1,7 @@
-//! A disk that refuses, and notch killed at every step of writing its ledger anew.
+//! Disk errors, and kills of notch at every step of a rewrite of the ledger.
 //!
-//! strace makes the faults: it lets a system call on the ledger's files fail, or kills notch as it enters one. It only
-//! counts the calls that name those files, so what it hits does not hang on anything else that the process does.
+//! strace injects the faults: it makes a system call on the ledger's files fail, or kills notch when it enters one.
+//! Only calls with those files are counted, so other calls of the process do not matter.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -13,8 +13,8 @@ use super::crowd::{Crowd, Visitor};
 use super::preload::{Disk, EDQUOT, EINTR, EIO, ENOSPC, Fault};
 use crate::support::{NEVER, Settings, wait_until};
 
-/// Has strace do this to calls on the ledger, the file that is to replace it, or their folder. Of calls that open, only
-/// those of the file that is to replace it: the others are made at the start.
+/// Injects this into calls on the ledger, its replacement and their directory. Of calls that open, only those of the
+/// replacement: the others are made at the start.
 fn injected(settings: &Settings, fault: &str) -> Settings {
     let (path, beside, folder) = paths(settings);
     if fault.starts_with("openat") {
@@ -24,7 +24,7 @@ fn injected(settings: &Settings, fault: &str) -> Settings {
     }
 }
 
-/// The same to all calls, those of the start too.
+/// Injects this into all calls, also those at the start.
 fn injected_at_start(settings: &Settings, fault: &str) -> Settings {
     let (path, beside, folder) = paths(settings);
     traced(settings, fault, &[&path, &beside, &folder])
@@ -37,7 +37,7 @@ fn paths(settings: &Settings) -> (String, String, String) {
 }
 
 fn traced(settings: &Settings, fault: &str, paths: &[&str]) -> Settings {
-    // As a grandchild (-D), so that the process we start is notch, which ends as it ends.
+    // strace runs as a grandchild (-D), so that the started process is notch itself.
     let mut words = vec!["strace", "-D", "-f", "-qq", "-o", "/dev/null"];
     for path in paths {
         words.extend(["-P", path]);
@@ -47,12 +47,12 @@ fn traced(settings: &Settings, fault: &str, paths: &[&str]) -> Settings {
     settings.clone().with_wrapper(&words)
 }
 
-/// A disk may be slow because others use it: then visits wait, and none is in doubt for that.
+/// Another process may slow the disk down: then visits wait, and none gets into doubt for that reason.
 fn ledger() -> Settings {
     Settings::ledger().with("STORE_TIMEOUT", NEVER)
 }
 
-/// Makes the file longer than notch believes, by what is no damage, so that the next batch writes it anew.
+/// Appends valid bytes to the file, so that its length is unexpected and the next batch rewrites it.
 fn provoke_rewrite(settings: &Settings) {
     let file = OpenOptions::new().append(true).open(settings.ledger_file());
     file.and_then(|mut file| file.write_all(b"\0")).expect("the ledger is ours to spoil");
@@ -63,7 +63,7 @@ fn killed_at_every_step_of_a_rewrite() {
     let settings = ledger();
     let mut tally = Tally::default();
     tally.note_number(settings.start().visit());
-    // Each thread's calls are counted by themselves, and the one that starts makes none of these.
+    // strace counts the calls of each thread separately; the thread that starts makes none of these calls.
     for calls in ["openat", "write", "fsync", "fdatasync", "?rename,?renameat,?renameat2"] {
         let mut step = 1;
         loop {
@@ -108,7 +108,7 @@ fn calls_that_fail_now_and_then() {
         crowd.until_answered(20);
         let told = crowd.leave();
         assert!(told.refused + told.doubts > 0, "{call} {error} was felt by nobody");
-        // Only what was written whole and could not be synced is in doubt.
+        // Only a batch that was written whole and could not be synced is in doubt.
         let doubt = if call == "fdatasync" { Doubt::Possible } else { Doubt::None };
         tally.merge(told);
         tally.audit(notch.total(), doubt);
@@ -121,14 +121,14 @@ fn calls_that_fail_now_and_then() {
 fn grown_too_large_and_no_smaller_file_to_be_had() {
     let renames = "?rename,?renameat,?renameat2";
     for (fault, killed) in [("openat:error=EROFS", false), (&format!("{renames}:signal=SIGKILL"), true)] {
-        // The longest key there is, and no sync: the file is to grow fast.
+        // The longest key and no sync make the file grow fast.
         let settings = ledger().with("COUNTER_KEY", &"k".repeat(62)).with("FSYNC", "never");
         let mut tally = Tally::default();
         tally.note_number(settings.start().visit());
         let notch = injected(&settings, fault).start();
         let mut client = notch.client();
         for _ in 0..LAPS {
-            // Something else in between, so that each visit is a batch of its own.
+            // A read in between makes each visit a batch of its own.
             let visit = "GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /favicon.ico HTTP/1.1\r\nHost: h\r\n\r\n";
             let _ = client.try_send(visit.repeat(BREATH));
             let responses: Vec<_> = (0..2 * BREATH).map_while(|_| client.next_response("GET")).collect();
@@ -181,7 +181,7 @@ fn a_first_start_that_the_disk_refuses_can_be_tried_again() {
 
 #[test]
 fn full_and_free_again_under_load() {
-    // A limit on the size of files is as good as a full disk, and as root as good as anybody.
+    // A limit on the size of files has the effect of a full disk, also for root.
     let settings = ledger();
     let notch = settings.clone().with_wrapper(&["sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).start();
     let crowd = Crowd::at(&notch, 4);
@@ -225,7 +225,7 @@ fn removed_again_and_again_under_load() {
     for _ in 0..20 {
         crowd.until_answered(30);
         fs::remove_file(settings.ledger_file()).expect("the ledger is ours to remove");
-        // What is on its way meanwhile may go with the file; the next batch after it brings all of it back.
+        // A batch in flight may be removed with the file; the next batch writes all totals again.
         crowd.until_answered(30);
     }
     let tally = crowd.leave();
@@ -236,10 +236,10 @@ fn removed_again_and_again_under_load() {
 
 #[test]
 fn what_became_of_a_batch_is_told_as_it_is() {
-    /// Makes notch write the file anew for the next visit.
+    /// Makes notch rewrite the file at the next visit.
     const ANEW: bool = true;
     let table: &[(&[Fault], bool, u16)] = &[
-        // Nothing of the batch is in the file, or all or a part of it was and is cut off again.
+        // Nothing of the batch is in the file, or what was written of it is truncated.
         (&[("write", "fail", ENOSPC)], false, 503),
         (&[("write", "fail", EDQUOT)], false, 503),
         (&[("write", "fail", EIO)], false, 503),
@@ -249,16 +249,16 @@ fn what_became_of_a_batch_is_told_as_it_is() {
         (&[("write", "short", EIO), ("ftruncate", "fail", EIO)], false, 503),
         (&[("write", "short", EIO), ("fsync", "fail", EIO)], false, 503),
         (&[("write", "done", EIO), ("ftruncate", "done", EIO)], false, 504),
-        // It is in the file and cannot be taken out, or not for sure.
+        // It is in the file and cannot be truncated, or not for certain.
         (&[("write", "done", EIO), ("ftruncate", "fail", EIO)], false, 504),
         (&[("write", "done", EIO), ("fsync", "fail", EIO)], false, 504),
         (&[("fdatasync", "fail", EIO)], false, 504),
         (&[("fdatasync", "done", ENOSPC)], false, 504),
-        // An interrupted call is made again.
+        // An interrupted call is repeated.
         (&[("write", "once", EINTR)], false, 200),
         (&[("fdatasync", "once", EINTR)], false, 200),
         (&[("ftruncate", "once", EINTR), ("write", "done", EIO)], false, 503),
-        // A new file that cannot be had is not there, and the old one waits; one that is there is counted in.
+        // If the new file cannot be created, the old one is used; if it exists, it counts.
         (&[("write", "fail", ENOSPC)], ANEW, 503),
         (&[("write", "short", EDQUOT)], ANEW, 503),
         (&[("fsync", "fail", EIO)], ANEW, 503),
@@ -292,7 +292,7 @@ fn what_became_of_a_batch_is_told_as_it_is() {
             }
             if !killed {
                 disk.recover();
-                // A file that is not to be trusted any more is replaced before anybody else is counted.
+                // A suspect file is replaced before the next visit is counted.
                 (0..3).for_each(|_| tally.note(&notch.get("/count")));
                 assert_eq!(tally.answered(), 6 + usize::from(status == 200), "{faults:?}: it does not count again");
                 tally.audit(notch.total(), doubt(status));
@@ -332,7 +332,7 @@ fn a_disk_that_fails_in_all_ways_under_load() {
             for faults in faults {
                 crowd.until_answered(20);
                 disk.fail(faults);
-                // Whether anybody feels it depends on the call.
+                // Whether a client sees it depends on the call.
                 thread::sleep(Duration::from_millis(5));
                 disk.recover();
             }
@@ -414,11 +414,11 @@ fn a_disk_that_stands_still_does_not_hold_up_the_end() {
             wait_until("the signal is taken", || notch.log().iter().any(|line| line.contains("SIGTERM")).then_some(()));
         }
         if (fsync, signals) == ("always", 1) {
-            // Who waits is told what is known, before the end.
+            // Waiting clients get the known outcome before the process ends.
             client.response().assert_in_doubt();
             behind.response().assert_not_counted();
         }
-        // The disk still stands: the process does not wait for it.
+        // The disk still hangs: the process does not wait for it.
         let (status, log) = notch.ended();
         assert_eq!(status.code(), Some(0), "{log:#?}");
         assert_eq!(log.iter().any(|line| line.contains("WARN")), signals == 1, "{log:#?}");
@@ -440,6 +440,6 @@ fn a_disk_that_stands_still_at_the_start_does_not_hold_up_the_end() {
     assert_eq!(settings.start().visit(), 1);
 }
 
-/// Visits in one breath, and breaths, for a ledger of more than a megabyte.
+/// Visits per pipeline and pipelines that make a ledger of more than a megabyte.
 const BREATH: usize = 250;
 const LAPS: usize = 38;

@@ -1,8 +1,7 @@
-//! A memory control group of a test's own, which kills what goes beyond its limit. The kernel's part of sockets counts:
-//! version 2 of control groups adds it to the rest, version 1 keeps an account of its own, so there the two are added
-//! here.
+//! A memory control group for one test, which kills processes beyond its limit. Socket buffers of the kernel count:
+//! version 2 of control groups includes them in the total, version 1 counts them separately, so they are added here.
 //!
-//! It takes root and a writable control group. Where that cannot be had the tests fail and say so: skipped, they would
+//! Needs root and a writable control group. Without them the tests fail with a message, because a skipped test would
 //! look as if memory were bounded.
 
 use std::path::{Path, PathBuf};
@@ -22,7 +21,7 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// A group with so many bytes, below that of this process.
+    /// A group with this limit in bytes, below the group of this process.
     pub(crate) fn of(limit: usize) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let own = fs::read_to_string("/proc/self/cgroup").expect("Linux's own account");
@@ -44,7 +43,7 @@ impl Group {
         let made = fs::create_dir(&group.folder).and_then(|()| match unified {
             true => fs::write(group.folder.join("memory.max"), limit.to_string())
                 .and_then(|()| fs::write(group.folder.join("memory.swap.max"), "0").or(Ok(()))),
-            // The account of sockets begins with its limit, which has to stand before the first socket.
+            // Socket memory is counted from the moment its limit is set, so it is set before the first socket.
             false => fs::write(group.folder.join("memory.kmem.tcp.limit_in_bytes"), limit.to_string())
                 .and_then(|()| fs::write(group.folder.join("memory.limit_in_bytes"), limit.to_string())),
         });
@@ -89,25 +88,25 @@ impl Group {
         settings.with_wrapper(&["sh", "-c", enter, folder])
     }
 
-    /// Bytes that cannot be taken back by the kernel: all but the pages of files.
+    /// Returns the bytes that the kernel cannot reclaim: all but the page cache.
     fn used_bytes(&self) -> usize {
         if self.unified {
             return self.number("memory.current").saturating_sub(self.entry("memory.stat", "file "));
         }
-        // What version 1 holds against the limit, without what the kernel keeps of files, which it drops when there is
-        // need. To take that off the whole would be less exact, since the kernel adds it up now and then. TCP buffers
-        // have an account of their own.
+        // Version 1 counts the page cache towards the limit, which the kernel drops on demand; it is left out here. A
+        // subtraction from the total would be less exact, because the kernel updates that only now and then. TCP
+        // buffers have a counter of their own.
         self.entry("memory.stat", "rss ")
             + self.number("memory.kmem.usage_in_bytes")
             + self.number("memory.kmem.tcp.usage_in_bytes")
     }
 
-    /// Processes that the kernel has killed for want of memory.
+    /// Returns the number of processes that the kernel has killed for lack of memory.
     fn killed(&self) -> usize {
         self.entry(if self.unified { "memory.events" } else { "memory.oom_control" }, "oom_kill ")
     }
 
-    /// Looks again and again how much is used, until the answer is asked for.
+    /// Samples the used memory until it is stopped.
     pub(crate) fn watch(self: &Arc<Self>) -> Watch {
         let (over, group) = (Over::default(), self.clone());
         let own = over.flag();
@@ -139,7 +138,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // What was in it is killed, and gone in a moment.
+        // Its processes are killed and end in a moment.
         let mut left = 500;
         while fs::remove_dir(&self.folder).is_err() && left > 0 {
             thread::sleep(Duration::from_millis(10));
@@ -151,7 +150,7 @@ impl Drop for Group {
     }
 }
 
-/// How much of a group is used at most.
+/// Samples the most memory that a group uses.
 pub(crate) struct Watch {
     over: Over,
     group: Arc<Group>,
@@ -159,7 +158,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Asserts that the limit was kept to, and says how many kilobytes were used at most.
+    /// Asserts that the limit was kept, and prints the most kilobytes used.
     pub(crate) fn leave(self, what: &str, notch: &Notch) -> usize {
         drop(self.over);
         let most = self.most.join().expect("the watch does not panic");

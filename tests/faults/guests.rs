@@ -1,4 +1,4 @@
-//! Hostile clients, and a normal one beside them who must not notice.
+//! Hostile clients, and a normal client that must not be affected.
 
 use std::thread;
 use std::time::Duration;
@@ -40,7 +40,7 @@ fn whatever_clients_do_the_next_one_is_served_and_all_is_free_again() {
         wait_until("its connections are gone", || (notch.files().len() <= files).then_some(()));
         tally.note_number(1);
         tally.note_number(notch.visit());
-        // Who was sent away for want of room was not counted.
+        // A visit on a connection without a slot was not counted.
         tally.cut = 0;
         tally.audit(notch.total(), Doubt::None);
         let theirs = notch.get(&format!("/total/{}", hostile_clients::COUNTER)).number();
@@ -63,19 +63,19 @@ fn newcomers_do_not_wait_for_clients_that_begin_requests_again_and_again() {
     assert!(median < BESIDE.0 && worst < 2 * BESIDE.1, "of {} visits, {median:?} and {worst:?} at worst", waits.len());
 }
 
-/// What `MAX_CONNECTIONS` is set to.
+/// Value of `MAX_CONNECTIONS`.
 const CONNECTIONS: usize = 64;
 
-/// How long each goes on.
+/// Duration of each attack.
 const SPELL: Duration = Duration::from_millis(1500);
 
-/// What a normal visit may take in the median, and at worst but for one in a hundred: those are for a machine that does
-/// other things besides, and for its disk.
+/// Longest duration of a normal visit: the median, and the 99th percentile. Both allow for other load on the machine
+/// and its disk.
 const BESIDE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// Connections that may stand in the door, one for each event loop.
+/// Connections that may be accepted and not yet served, one for each event loop.
 const SLACK: usize = 8;
 
-/// Kilobytes of one connection at its worst: unread and unsent bytes of 16 kB each, the latter by one run of answers
-/// more, and a thread's stack.
+/// Most kilobytes of one connection: 16 kB each of received and pending bytes, one more group of responses, and a
+/// thread's stack.
 const EACH: u64 = 16 + 16 + 32 + 64;

@@ -1,4 +1,4 @@
-//! Clients who ask for trouble: each opens connections, says something, goes on saying something, and hardly listens.
+//! Hostile clients: each opens connections, sends bytes, repeats bytes, and hardly reads.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,39 +8,39 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt};
 
-/// One way to behave badly.
+/// One kind of attack.
 pub(crate) struct HostileClient {
     pub(crate) name: &'static str,
     pub(crate) connections: usize,
-    /// Said first, on each connection.
+    /// Bytes sent first on each connection.
     pub(crate) first: &'static str,
-    /// Said again and again after that.
+    /// Bytes sent repeatedly after that.
     pub(crate) then: &'static str,
-    /// How long to wait between one time and the next; zero is as fast as it is taken.
+    /// Pause between two repetitions; zero repeats as fast as the server reads.
     pub(crate) pace: Duration,
-    /// How long one that was sent away stays away.
+    /// Pause of a client that was disconnected before it connects again.
     pub(crate) away: Duration,
-    /// Whether the kernel may keep next to nothing of what is not read.
+    /// Whether the receive buffer in the kernel is as small as possible.
     pub(crate) connect_with_small_buffer: bool,
     pub(crate) ears: Ears,
 }
 
-/// What is done about an answer.
+/// What a client does with a response.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ears {
-    /// It is left unread.
+    /// Does not read it.
     Deaf,
-    /// One byte is read at a time.
+    /// Reads one byte at a time.
     Slow,
-    /// It is left unread, and the connection with it: the kernel then resets it.
+    /// Does not read it and closes the connection: the kernel then resets it.
     Flees,
 }
 
 impl HostileClient {
-    /// Behaves badly for so long, and says how many visits may have been counted by it.
+    /// Attacks for this long. Returns how many visits may have been counted.
     pub(crate) fn attack(&self, address: SocketAddr, long: Duration) -> usize {
         let mut sent = 0;
-        // Those who stay away for a while come one after the other, as they would come again.
+        // Clients that pause before they connect again start one after the other, as they would connect again.
         let (start, apart) = (Instant::now(), self.away / self.connections as u32);
         let mut guests: Vec<Result<Guest, Instant>> =
             (0..self.connections as u32).map(|place| Err(start + apart * place)).collect();
@@ -66,17 +66,17 @@ impl HostileClient {
     }
 }
 
-/// One connection of a hostile.
+/// One connection of a hostile client.
 struct Guest {
     stream: TcpStream,
-    /// When something is to be said again.
+    /// Time of the next repetition.
     next: Instant,
-    /// What is left of what is being said.
+    /// Bytes that are still to be sent.
     rest: &'static [u8],
 }
 
 impl Guest {
-    /// `None` when nobody opens; a full queue of connections is not waited for.
+    /// Returns `None` if the server does not accept; does not wait for a full queue of connections.
     fn come(address: SocketAddr, hostile: &HostileClient) -> Option<Self> {
         let stream = if hostile.connect_with_small_buffer {
             connect_with_small_buffer(address)?
@@ -88,7 +88,7 @@ impl Guest {
         Some(Self { stream, next: Instant::now(), rest: hostile.first.as_bytes() })
     }
 
-    /// Says what is due, and whether it stays, and how often it began to say `then`.
+    /// Sends what is due. Returns whether the connection stays open, and how often `then` was started.
     fn go_on(&mut self, hostile: &HostileClient) -> (bool, usize) {
         let mut byte = [0];
         let heard = match hostile.ears {
@@ -97,7 +97,7 @@ impl Guest {
         };
         let leaves = match heard {
             Err(error) => error.kind() != ErrorKind::WouldBlock,
-            // Who has nothing more to say takes any answer for the end.
+            // A client with nothing more to send treats any response as the end.
             Ok(length) => length == 0 || hostile.ears == Ears::Flees || hostile.then.is_empty(),
         };
         if leaves {
@@ -121,7 +121,7 @@ impl Guest {
     }
 }
 
-/// A connection with the smallest buffer there is for what arrives, which has to be known before it opens.
+/// Connects with the smallest receive buffer, which must be set before the connection opens.
 fn connect_with_small_buffer(address: SocketAddr) -> Option<TcpStream> {
     let SocketAddr::V4(address) = address else { panic!("loopback is {address}") };
     let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).ok()?;
@@ -130,9 +130,9 @@ fn connect_with_small_buffer(address: SocketAddr) -> Option<TcpStream> {
     Some(socket.into())
 }
 
-/// What takes memory, on so many connections: all kinds of clients that keep something incomplete.
+/// All kinds of clients that make the server keep something incomplete, on this many connections.
 pub(crate) fn of_memory(connections: usize) -> Vec<HostileClient> {
-    // About two thousand come again each second, whatever their number: more would measure the machine.
+    // About two thousand connect again each second, for any number of connections: more would measure the machine.
     let (ears, away) = (Ears::Deaf, Duration::from_micros(500) * connections as u32);
     let seldom = away.max(Duration::from_millis(500));
     let of = |name, first, then, pace| HostileClient {
@@ -164,7 +164,7 @@ pub(crate) fn of_memory(connections: usize) -> Vec<HostileClient> {
     ]
 }
 
-/// All that is tried here, for a server that is set to `connections`.
+/// All attacks on a server that allows `connections`.
 pub(crate) fn all(connections: usize) -> Vec<HostileClient> {
     let slow = Duration::from_millis(100);
     let ears = Ears::Deaf;
@@ -208,7 +208,7 @@ const PAGE: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 
 const LAST_PAGE: &str = "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
 
-/// A run of pages, more than the kernel takes at once.
+/// A pipeline of pages whose responses are larger than the kernel's buffers.
 const PAGES: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n\
     GET / HTTP/1.1\r\nHost: h\r\n\r\n\
     GET / HTTP/1.1\r\nHost: h\r\n\r\n\
@@ -220,14 +220,14 @@ const PIPELINE: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\nGET /livez HTTP/1.1\r\n
 
 const VISITS: &str = "GET /count/zebra HTTP/1.1\r\nHost: h\r\n\r\nGET /count/zebra HTTP/1.1\r\nHost: h\r\n\r\n";
 
-/// What may count a visit wherever it is said: one to a counter of their own, so that those of others stay exact.
+/// A request that may count a visit: of another counter, so that the totals of normal clients stay exact.
 const VISIT: &str = " /count/zebra";
 
 /// The name of that counter.
 pub(crate) const COUNTER: &str = "zebra";
 
-/// Between two rounds through the connections.
+/// Pause between two rounds through the connections.
 const TICK: Duration = Duration::from_millis(2);
 
-/// Times that one connection says its piece before it is another one's turn.
+/// Repetitions on one connection before the next one is served.
 const MOST: usize = 1000;

@@ -1,5 +1,5 @@
-//! The way to Redis, cut at every byte, delayed, doubled, and garbled: what was answered stands, and notch finds back
-//! by itself.
+//! The connection to Redis is cut at every byte, delayed, doubled and corrupted: counted visits stay counted, and notch
+//! recovers by itself.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::crowd::Visitor;
 use super::relay::{Relay, Trick};
 use crate::support::{NEVER, Notch, Redis, Settings};
 
-/// notch with one event loop, hence with one connection to Redis, by way of a relay.
+/// notch with one event loop, so with one connection to Redis, through a relay.
 fn behind_a_relay(timeout: &str) -> (Redis, Relay, Notch) {
     let redis = Redis::start(&[]);
     let relay = Relay::to(redis.port);
@@ -16,7 +16,7 @@ fn behind_a_relay(timeout: &str) -> (Redis, Relay, Notch) {
     (redis, relay, notch)
 }
 
-/// A visit that has to be counted by notch's own recovery, and the audit.
+/// Sends a visit that must be counted after notch has recovered, and audits.
 fn recover(notch: &Notch, redis: &Redis, tally: &mut Tally, doubt: Doubt) {
     tally.note_number(notch.visit_when_it_counts());
     let total = redis.query("GET visits").parse().expect("a count");
@@ -29,7 +29,7 @@ fn cut_at_every_byte_of_a_visit() {
     let mut visitor = Visitor::of(&notch);
     recover(&notch, &redis, &mut visitor.tally, Doubt::None);
     for (cut, least) in [(Trick::CutRequest as fn(usize) -> Trick, 20), (Trick::CutReply, 4)] {
-        // Several at once are another command, and longer.
+        // Several visits at once are a longer command.
         for visits in [1, 12] {
             let mut passed = 0;
             while cut_a_visit(&relay, cut(passed), &mut visitor, visits) {
@@ -42,14 +42,14 @@ fn cut_at_every_byte_of_a_visit() {
     assert_eq!((visitor.tally.refused, visitor.tally.cut), (0, 0));
 }
 
-/// Visits, and says whether there was something to cut.
+/// Sends a visit, and returns whether the cut happened.
 fn cut_a_visit(relay: &Relay, cut: Trick, visitor: &mut Visitor, visits: usize) -> bool {
     let taken = relay.taken();
     relay.arm(cut);
     visitor.visit(visits);
     let played = relay.disarm();
     if played {
-        // A reply may have passed whole before the cut was felt.
+        // A reply may have passed whole before the cut took effect.
         relay.until_taken_after(taken);
     }
     played
@@ -60,7 +60,7 @@ fn cut_at_every_byte_of_the_greeting() {
     let (redis, relay, notch) = behind_a_relay(NEVER);
     let mut tally = Tally::default();
     recover(&notch, &redis, &mut tally, Doubt::None);
-    // Cut behind its last byte it would be whole: then a visit could follow, and be what is cut.
+    // A cut after the last byte would not affect this visit but the next one.
     for (cut, length) in
         [(Trick::CutRequest as fn(usize) -> Trick, "*1\r\n$4\r\nPING\r\n".len()), (Trick::CutReply, "+PONG\r\n".len())]
     {
@@ -102,7 +102,7 @@ fn replies_that_come_too_late_reach_nobody() {
     }
 }
 
-/// A receipt that Redis has dropped would let a batch count twice, so none is relied on where Redis may drop them.
+/// Without its receipt a batch could count twice, so receipts are not relied on where Redis may evict them.
 #[test]
 fn nothing_is_sent_again_on_the_word_of_a_receipt_that_may_be_evicted() {
     for (policy, doubts) in [("volatile-ttl", 1), ("volatile-lru", 1), ("allkeys-lru", 1), ("noeviction", 0)] {

@@ -1,10 +1,10 @@
-//! notch while everything around it goes wrong: Redis dies and hangs, the way to it is cut, the disk refuses, clients
-//! are hostile, and notch itself is killed.
+//! notch under faults: Redis dies and hangs, the connection to it is cut, the disk fails, clients are hostile, and
+//! notch itself is killed.
 //!
-//! Each test ends with the same audit of what clients were told against what the store has counted: see [`audit`].
-//! Faults are made on real processes and sockets, nothing is mocked, so the suite must pass on every driver. What is
-//! chosen at random is chosen by [`rng`], which tells its seed when a test fails. `FAULTS_SECONDS` says how long the
-//! soak lasts, `FAULTS_SEED` which choices to make again.
+//! Each test ends with the same audit, which compares the responses with what the store has counted: see [`audit`].
+//! Faults are injected into real processes and sockets, nothing is mocked, so the suite must pass on every driver.
+//! Random choices come from [`rng`], which prints its seed when a test fails. `FAULTS_SECONDS` sets the duration of the
+//! soak test, `FAULTS_SEED` repeats the choices of a run.
 
 #[path = "../support/mod.rs"]
 mod support;

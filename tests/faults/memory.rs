@@ -1,5 +1,5 @@
-//! Memory under attack, in a control group that kills what goes beyond its limit: the connections that the shipped
-//! manifests allow, all of them hostile, and normal clients beside them.
+//! Memory under attack, in a control group that kills processes beyond its limit: as many hostile connections as the
+//! shipped manifests allow, and normal clients beside them.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::support::Settings;
 
 #[test]
 fn a_small_container_keeps_to_its_memory() {
-    // As `compose.yaml` has it, and `WEB_MEMORY` for the driver on threads.
+    // The limit in `compose.yaml`, and `WEB_MEMORY` for the driver on threads.
     let limit = if cfg!(feature = "tokio") { 6 << 20 } else { 16 << 20 };
     for hostile in hostile_clients::of_memory(256) {
         withstands(limit, 256, &hostile);
@@ -74,7 +74,7 @@ fn a_start_without_memory_or_files_for_it_is_refused() {
     let (code, words) = message(no_memory).expect("it cannot start");
     assert_eq!(code, Some(1), "{words}");
     assert!(words.contains("716800 bytes of memory are too few for WORKERS=1"), "{words}");
-    // On threads there is one loop, whatever WORKERS says.
+    // The driver on threads has one loop for any value of WORKERS.
     if cfg!(feature = "tokio") {
         let (code, words) = message(no_files).expect("it cannot start");
         assert_eq!(code, Some(1), "{words}");
@@ -85,7 +85,7 @@ fn a_start_without_memory_or_files_for_it_is_refused() {
     }
 }
 
-/// Lets the hostile go on in a group of `limit` bytes, and asserts that it is not noticed.
+/// Attacks a notch in a group of `limit` bytes, and asserts that normal clients are not affected.
 fn withstands(limit: usize, connections: usize, hostile: &HostileClient) {
     allow_files();
     let group = Arc::new(Group::of(limit));
@@ -115,27 +115,27 @@ fn withstands(limit: usize, connections: usize, hostile: &HostileClient) {
 #[cfg(feature = "tokio")]
 #[test]
 fn event_loops_follow_the_quota_of_processors() {
-    // The group above has the quota, and the one within none. Below three processors it makes no difference to the
-    // number of loops; the unit tests of `cgroup` tell quotas apart on any machine.
+    // The outer group has the quota, the inner one has none. With fewer than three processors the number of loops is
+    // the same; the unit tests of `cgroup` cover quotas on any machine.
     let group = Group::of_processors("100000 100000");
     let notch = group.settings(Settings::ledger()).start();
     assert!(notch.log().iter().any(|line| line.contains("workers=1 ")), "{:?}", notch.log());
 }
 
-/// A file for each connection, for this process and what it starts.
+/// Limit of open files for this process and its children: one for each connection.
 fn allow_files() {
     let own = std::process::id().to_string();
     let set = Command::new("prlimit").args(["--pid", &own, "--nofile=20000:"]).status();
     assert!(set.is_ok_and(|status| status.success()), "20,000 open files are not allowed: raise ulimit -Hn");
 }
 
-/// Connections of the attack on the unit of systemd, as many as notch takes by default.
+/// Connections of the attack on the systemd unit: the default of `MAX_CONNECTIONS`.
 const CROWD: usize = 10_000;
 
-/// How long each attack goes on once all are there.
+/// Duration of each attack after all connections are open.
 const SPELL: Duration = Duration::from_secs(3);
 
-/// What a normal visit may take, half of them and each. On a machine that does nothing else each takes less than 250 ms;
-/// other work may delay them, but never until `REQUEST_TIMEOUT` has hostile clients go, after ten seconds.
+/// Longest duration of a normal visit: the median and the maximum. On an idle machine each takes less than 250 ms;
+/// other load may delay them, but not until `REQUEST_TIMEOUT` disconnects hostile clients after ten seconds.
 const MEDIAN: Duration = Duration::from_millis(500);
 const WORST: Duration = Duration::from_secs(9);

@@ -1,4 +1,4 @@
-//! A port that takes connections and is no Redis behind it, and no files left for connections.
+//! A port that accepts connections without a Redis behind it, and too few open files for connections.
 
 use std::thread;
 
@@ -12,7 +12,7 @@ fn a_port_that_is_silent_or_slams_the_door() {
     for mood in [Mood::Silent, Mood::Slam] {
         let redis = Redis::start(&[]);
         let relay = Relay::to(redis.port);
-        // From the start on, and in the middle of the load.
+        // From the start, and in the middle of the load.
         relay.set(mood);
         let notch = Settings::redis(relay.port).with("WORKERS", "1").with("STORE_TIMEOUT", "300ms").start();
         let mut first = Visitor::of(&notch);
@@ -71,11 +71,12 @@ fn files_taken_away_while_it_runs_come_back_and_so_do_clients() {
         visitor.visit(1);
         notch.limit("nofile", &notch.files().len().to_string());
         let mut crowd: Vec<_> = (0..10).map(|_| notch.client()).collect();
-        // Whoever has a connection is served on, or loses it to somebody who has none.
+        // A client with a connection is served, or loses it to a client without one.
         visitor.visit(1);
         notch.limit("nofile", "1000");
         for client in &mut crowd {
-            // Who came in may have been sent away for the next; nobody is left without an answer or an end.
+            // A connection may have been evicted for the next one; each client gets a response or an end of the
+            // connection.
             let asked = client.try_send("GET /livez HTTP/1.1\r\nHost: h\r\n\r\n");
             let answer = asked.ok().and_then(|()| client.next_response("GET"));
             assert!(answer.is_none_or(|answer| answer.status == 200));

@@ -1,7 +1,7 @@
-//! A disk that misbehaves on the ledger's files as a test says, call by call: see `preload.c`.
+//! Injects faults into calls on the ledger's files, call by call: see `preload.c`.
 //!
-//! strace, which the other tests use, lets a call fail without doing it; this one can also do it and then report an
-//! error, do half of it, or not come back.
+//! strace, which the other tests use, makes a call fail without executing it. This library can also execute a call and
+//! then report an error, execute half of it, or never return.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,26 +16,26 @@ pub(crate) const EIO: i32 = 5;
 pub(crate) const ENOSPC: i32 = 28;
 pub(crate) const EDQUOT: i32 = 122;
 
-/// A call, what becomes of it, and the error that it reports.
+/// A call, its fault, and the error that it reports.
 pub(crate) type Fault = (&'static str, &'static str, i32);
 
-/// A disk under the ledger of these settings.
+/// The disk under the ledger of these settings.
 pub(crate) struct Disk {
     faults: PathBuf,
 }
 
 impl Disk {
-    /// A disk that is sound until told otherwise, and what to start notch with on it.
+    /// Returns a disk without faults, and the settings to start notch with it.
     pub(crate) fn under(settings: &Settings) -> (Self, Settings) {
         let faults = settings.folder().join("faults");
         let name = faults.to_str().expect("a path of the test's own");
         (Self { faults: faults.clone() }, settings.clone().with("LD_PRELOAD", library()).with("FAULTS", name))
     }
 
-    /// Has calls fail in these ways from now on, and in no other.
+    /// Sets the faults from now on; there are no others.
     pub(crate) fn fail(&self, faults: &[Fault]) {
         let lines: Vec<_> = faults.iter().map(|(call, how, error)| format!("{call} {how} {error}\n")).collect();
-        // In one step, because it is read at any time.
+        // In one step, because notch may read it at any time.
         let beside = self.faults.with_extension("next");
         fs::write(&beside, lines.concat()).and_then(|()| fs::rename(&beside, &self.faults)).expect("a file");
     }

@@ -1,12 +1,13 @@
-//! notch itself killed under load, again and again, on either store.
+//! notch is killed under load, again and again, with both stores.
 
 use super::audit::{Doubt, Tally};
 use super::crowd::Crowd;
 use crate::support::{NEVER, Notch, Redis, Settings};
 
-/// Lives that each end in a `kill -9` under load; what all of them were told, and what to start the next one with.
+/// Runs notch several times, each ended by `kill -9` under load. Returns the outcomes of all visits, and the settings
+/// for the next start.
 fn kill_repeatedly(settings: Settings) -> (Tally, Notch) {
-    // A store may be slow because others use the disk: then visits wait, and none is in doubt for that.
+    // Another process may slow the disk down: then visits wait, and none gets into doubt for that reason.
     let mut settings = settings.with("STORE_TIMEOUT", NEVER);
     let mut tally = Tally::default();
     for _ in 0..5 {

@@ -1,4 +1,4 @@
-//! A Redis that dies, stands still, or comes back with nothing, under load.
+//! Redis dies, hangs, or restarts with no data, under load.
 
 use std::thread;
 use std::time::Duration;
@@ -67,7 +67,7 @@ fn back_with_an_empty_disk_numbers_begin_again() {
 
         redis.kill();
         redis.restart_empty();
-        // notch goes on with what the store has, but says what that means: numbers are given again.
+        // notch continues with the total of the store and logs what that means: numbers are given again.
         assert_eq!(notch.visit_when_it_counts(), 1);
         assert_eq!(total(&redis), 1);
         let lost = |line: &String| line.contains("ERROR") && line.contains("the store has lost visits of visits");

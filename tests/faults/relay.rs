@@ -1,4 +1,4 @@
-//! A relay between notch and Redis: passes bytes on in both directions, until it is told to play a trick with them.
+//! A relay between notch and Redis: forwards bytes in both directions, until a test sets a fault.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -9,35 +9,35 @@ use std::time::Duration;
 
 use crate::support::wait_until;
 
-/// What to do once with the next bytes of either direction, as they arrive: a batch and its replies are small enough
-/// to arrive whole.
+/// A fault for the next bytes of either direction, as they arrive: a batch and its replies are small enough to arrive
+/// whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Trick {
-    /// Passes so many bytes on towards Redis, and then cuts the connection. Stays armed if there are fewer.
+    /// Forwards this many bytes to Redis, then cuts the connection. Remains set if fewer arrive.
     CutRequest(usize),
-    /// The same on the way back.
+    /// The same for bytes from Redis.
     CutReply(usize),
     DelayReply(Duration),
-    /// One byte after the other.
+    /// Forwards one byte at a time.
     DribbleReply,
     DoubleReply,
-    /// These bytes in place of the reply.
+    /// Sends these bytes instead of the reply.
     Instead(&'static [u8]),
-    /// Bytes without end in place of the reply, for as long as anybody takes them.
+    /// Sends bytes without end instead of the reply, as long as notch reads.
     Endless(u8),
 }
 
-/// What becomes of new connections.
+/// Treatment of new connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mood {
     Pass,
-    /// They are taken, and nothing is ever read or said.
+    /// Accepted, never read from, never written to.
     Silent,
-    /// They are taken and closed.
+    /// Accepted and closed.
     Slam,
-    /// The greeting is answered, and nothing after it: what notch sends is read, what Redis replies is dropped.
+    /// The handshake works; after it, commands are read and replies are dropped.
     Mute,
-    /// The greeting is answered, and nothing that notch sends is read after it.
+    /// The handshake works; after it, nothing that notch sends is read.
     Deaf,
 }
 
@@ -50,14 +50,13 @@ struct Shared {
     redis: u16,
     mood: Mood,
     trick: Option<Trick>,
-    /// Connections up to this one swallow what is sent on them, as if the way had been lost, while both ends believe it
-    /// stands.
+    /// Connections up to this number discard all bytes, as if the network had failed without either end noticing.
     swallowing: usize,
-    /// How long each reply takes longer than it would.
+    /// Delay of each reply.
     delay: Duration,
-    /// How many connections were taken.
+    /// Number of accepted connections.
     taken: usize,
-    /// Both sides of those that stand.
+    /// Both sockets of each open connection.
     standing: HashMap<usize, Vec<TcpStream>>,
     over: bool,
 }
@@ -82,49 +81,49 @@ impl Relay {
         Self { port, shared }
     }
 
-    /// Has the next bytes that it is for meet with this trick.
+    /// Sets a fault for the next bytes that it applies to.
     pub(crate) fn arm(&self, trick: Trick) {
         lock(&self.shared).trick = Some(trick);
     }
 
-    /// Plays no trick any more, and says whether the last one has been played.
+    /// Removes the fault. Returns whether it has happened.
     pub(crate) fn disarm(&self) -> bool {
         lock(&self.shared).trick.take().is_none()
     }
 
-    /// How many connections stand.
+    /// Returns the number of open connections.
     pub(crate) fn open_connections(&self) -> usize {
         lock(&self.shared).standing.len()
     }
 
-    /// From now on; what stands already is cut.
+    /// Sets the treatment of new connections, and cuts the open ones.
     pub(crate) fn set(&self, mood: Mood) {
         lock(&self.shared).mood = mood;
         self.cut();
     }
 
-    /// Has all connections that stand swallow what is sent on them from now on. New ones pass everything.
+    /// Makes all open connections discard what is sent on them from now on. New connections are not affected.
     pub(crate) fn swallow(&self) {
         let mut state = lock(&self.shared);
         state.swallowing = state.taken;
     }
 
-    /// Has each reply take so long from now on.
+    /// Delays each reply from now on.
     pub(crate) fn delay(&self, delay: Duration) {
         lock(&self.shared).delay = delay;
     }
 
-    /// Cuts all connections that stand.
+    /// Cuts all open connections.
     pub(crate) fn cut(&self) {
         lock(&self.shared).standing.drain().for_each(|(_, sides)| close_all(&sides));
     }
 
-    /// How many connections were taken so far.
+    /// Returns the number of connections accepted so far.
     pub(crate) fn taken(&self) -> usize {
         lock(&self.shared).taken
     }
 
-    /// Waits until notch, having seen that its connection is lost, has made another.
+    /// Waits until notch has replaced the connection that was cut.
     pub(crate) fn until_taken_after(&self, taken: usize) {
         wait_until("notch connects anew", || (self.taken() > taken).then_some(()));
     }
@@ -134,13 +133,13 @@ impl Drop for Relay {
     fn drop(&mut self) {
         lock(&self.shared).over = true;
         self.cut();
-        // Wakes the listener, which then sees that it is over.
+        // Wakes the listener, which then ends.
         let _ = TcpStream::connect(("127.0.0.1", self.port));
     }
 }
 
 impl Shared {
-    /// The trick that is for these bytes, if one is armed.
+    /// Takes the fault that applies to these bytes, if one is set.
     fn trick(&mut self, way: Way, length: usize) -> Option<Trick> {
         let own = match self.trick.as_ref()? {
             Trick::CutRequest(passed) => way == Way::Request && *passed <= length,
@@ -170,7 +169,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Mutex<Shared>>) {
             Mood::Slam => {}
             Mood::Silent => drop(state.standing.insert(number, vec![notch])),
             Mood::Pass | Mood::Mute | Mood::Deaf => {
-                // A Redis that is away looks like one that closes at once.
+                // If Redis is down, the connection is closed at once.
                 let Ok(redis) = TcpStream::connect(("127.0.0.1", state.redis)) else { continue };
                 let again = |stream: &TcpStream| stream.try_clone().expect("a second handle on a socket");
                 state.standing.insert(number, vec![again(&notch), again(&redis)]);
@@ -193,7 +192,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Mutex<Shared>>) {
 struct Connection {
     way: Way,
     number: usize,
-    /// The mood in which it was taken.
+    /// The treatment that applied when it was accepted.
     mood: Mood,
 }
 

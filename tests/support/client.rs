@@ -1,7 +1,6 @@
-//! An HTTP client that is strict where the servers it tests have to be, and hides nothing: it sends what it is told,
-//! byte for byte, and reads an answer only as far as that answer goes.
+//! A strict HTTP client: sends bytes exactly as given, and reads a response only up to its end.
 //!
-//! What holds for every answer is asserted on every answer, wherever it was asked for: see [`Answer::check`].
+//! Properties of all responses are asserted for each response: see [`Response::check`].
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -24,7 +23,7 @@ impl Client {
     /// As [`Self::connect`], for a server that may be gone.
     pub(crate) fn try_connect(address: SocketAddr) -> std::io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
-        // To a port that nobody listens on, the kernel may connect a socket with itself.
+        // The kernel may connect a socket with itself if no process listens on the port.
         if stream.local_addr()? == address {
             return Err(ErrorKind::ConnectionRefused.into());
         }
@@ -64,7 +63,7 @@ impl Client {
         self.request("GET", path, &[])
     }
 
-    /// The next answer, which has to come.
+    /// Reads the next response; fails if there is none.
     pub(crate) fn response(&mut self) -> Response {
         self.response_to("GET")
     }
@@ -73,7 +72,7 @@ impl Client {
         self.next_response(method).expect("an answer, not the end of the connection")
     }
 
-    /// The next answer; `None` where the connection ends instead. An answer that breaks off is no end.
+    /// Reads the next response; `None` at the end of the connection. Fails if a response is incomplete.
     pub(crate) fn next_response(&mut self, method: &str) -> Option<Response> {
         let head = loop {
             if let Some(end) = find(&self.received_bytes, b"\r\n\r\n") {
@@ -97,19 +96,19 @@ impl Client {
         Some(answer)
     }
 
-    /// All further answers up to the end of the connection, which has to come.
+    /// Reads all responses up to the end of the connection; fails if the connection stays open.
     pub(crate) fn remaining_responses(&mut self) -> Vec<Response> {
         self.remaining_responses_to(|| "GET")
     }
 
-    /// As [`Self::remaining_responses`], where `method` tells for each answer what it answers.
+    /// As [`Self::remaining_responses`]; `method` returns the method of each request.
     pub(crate) fn remaining_responses_to(&mut self, mut method: impl FnMut() -> &'static str) -> Vec<Response> {
         let responses: Vec<_> = std::iter::from_fn(|| self.next_response(method())).take(ENDLESS).collect();
         assert!(responses.len() < ENDLESS, "answers without end, the last of them {:?}", responses.last());
         responses
     }
 
-    /// False at the end of the connection, be it a quiet or a rough one.
+    /// Returns `false` at the end of the connection, also after a reset.
     fn fill(&mut self) -> bool {
         let mut bytes = [0; 16 << 10];
         match self.stream.read(&mut bytes) {
@@ -148,7 +147,7 @@ impl Response {
         std::str::from_utf8(&self.body).expect("a body in UTF-8")
     }
 
-    /// The body of a counting answer: decimal digits and a newline, nothing else.
+    /// Returns the number in the body of a count: decimal digits and a newline, nothing else.
     pub(crate) fn number(&self) -> i64 {
         assert_eq!(self.status, 200, "{self:?}");
         let digits = self.text().strip_suffix('\n').unwrap_or_else(|| panic!("no newline at the end: {self:?}"));
@@ -162,13 +161,13 @@ impl Response {
         parse_json(self.text())
     }
 
-    /// Whether the answer announces that the connection closes after it.
+    /// Returns whether the response announces that the connection closes after it.
     pub(crate) fn closes(&self) -> bool {
         let options = self.field("Connection").unwrap_or_default();
         options.split(',').any(|option| option.trim().eq_ignore_ascii_case("close"))
     }
 
-    /// Not counted, try again: 503, and when to come back.
+    /// Asserts 503: certainly not counted, with a time to retry.
     pub(crate) fn assert_not_counted(&self) {
         assert_eq!(self.status, 503, "surely not counted is 503: {self:?}");
         let seconds = self.field("Retry-After").unwrap_or_else(|| panic!("503 says when to try again: {self:?}"));
@@ -177,7 +176,7 @@ impl Response {
         self.assert_one_line();
     }
 
-    /// Nobody knows whether it was counted: 504, which no balancer repeats, and nothing that asks to repeat it.
+    /// Asserts 504: in doubt, without anything that asks for a retry.
     pub(crate) fn assert_in_doubt(&self) {
         assert_eq!(self.status, 504, "perhaps counted is 504: {self:?}");
         assert_eq!(self.field("Retry-After"), None, "a doubtful visit must not be repeated: {self:?}");
@@ -185,7 +184,7 @@ impl Response {
         self.assert_one_line();
     }
 
-    /// One line that says it, or a whole page whose status says it in one line.
+    /// Asserts that the body is one line of text, or a whole page with one line of status.
     pub(crate) fn assert_one_line(&self) {
         let text = self.text();
         if self.field("Content-Type") == Some("text/html; charset=utf-8") {
@@ -217,8 +216,7 @@ impl Response {
         Self { status, fields: lines.map(field).collect(), body: Vec::new() }
     }
 
-    /// How many bytes of body follow the head. notch knows its answers before it sends them, so it has no use for
-    /// any framing but a length.
+    /// Returns the length of the body in bytes. notch sends every body with a length, so no other framing is supported.
     fn length(&self, method: &str) -> usize {
         match self.field("Content-Length") {
             _ if self.status < 200 || self.status == 204 || method == "HEAD" => 0,
@@ -227,7 +225,7 @@ impl Response {
         }
     }
 
-    /// What holds for every answer there is, errors included.
+    /// Asserts the properties of all responses, errors included.
     fn check(&self, method: &str) {
         if self.status < 200 {
             return assert!(self.fields.is_empty(), "an interim answer carries nothing: {self:?}");
@@ -240,7 +238,7 @@ impl Response {
         assert_eq!(self.count("Transfer-Encoding"), 0, "{self:?}");
         match self.status {
             204 => assert_eq!(self.count("Content-Length"), 0, "RFC 9110, 8.6: {self:?}"),
-            // Of what counts, the length is known when it is counted.
+            // A HEAD request does not count, so the length of a count is unknown.
             _ if method == "HEAD" => assert!(self.count("Content-Length") <= 1, "{self:?}"),
             _ => assert_eq!(self.count("Content-Length"), 1, "{self:?}"),
         }
@@ -255,14 +253,14 @@ impl Response {
     }
 }
 
-/// More answers than any test asks for at once.
+/// More responses than any test requests at once.
 const ENDLESS: usize = 10_000;
 
 fn hostname() -> String {
     fs::read_to_string("/proc/sys/kernel/hostname").expect("a kernel that knows its name").trim_end().to_owned()
 }
 
-/// `Sun, 06 Nov 1994 08:49:37 GMT`, by its shape.
+/// Returns whether a text has the form `Sun, 06 Nov 1994 08:49:37 GMT`.
 fn is_date(text: &str) -> bool {
     let shape = text.bytes().map(|b| match b {
         b'0'..=b'9' => b'0',

@@ -1,6 +1,6 @@
-//! Bytes as a test writes them down.
+//! Escape sequences for bytes in the texts of tests.
 
-/// `\r`, `\n`, `\t`, `\0`, `\\` and `\xFF`, as in a Rust literal.
+/// Decodes `\r`, `\n`, `\t`, `\0`, `\\` and `\xFF`, as in a Rust literal.
 pub(crate) fn unescape(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = text.bytes();

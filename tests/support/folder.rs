@@ -1,4 +1,4 @@
-//! A folder of one test's own, gone with the test.
+//! A folder for one test, removed at its end.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! What the tests stand on: notch as a process, a real Redis, a scripted one, and a client that sees every byte.
+//! Support of the tests: notch as a process, a real Redis, a scripted one, and an HTTP client.
 
 #![allow(dead_code, unused_imports, reason = "each suite that stands on it takes what it needs")]
 
@@ -23,17 +23,17 @@ pub(crate) use notch::{Exit, Notch, Settings, signal};
 pub(crate) use redis::{Redis, free_port};
 pub(crate) use script::Script;
 
-/// How long a test waits for what ought to come at once. Only a test that fails anyway waits this long.
+/// How long a test waits for something that should happen at once. Only a failing test waits this long.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Longer than [`TIMEOUT`], as a setting: what happens in time although a timeout reads this, did not wait for it.
+/// A setting longer than [`TIMEOUT`]: what happens in a test with this timeout did not happen because of it.
 pub(crate) const NEVER: &str = "10m";
 
-/// How long [`wait_until`] looks. What goes through other processes, one after the other, takes its time on a busy machine:
-/// a rewrite of a file under load, or a Redis that starts.
+/// How long [`wait_until`] waits. A busy machine needs time for work of several processes, for example a rewrite under
+/// load or the start of a Redis.
 const LONG_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Looks until there is something to see.
+/// Calls `look` until it returns a value; fails after [`LONG_TIMEOUT`].
 pub(crate) fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + LONG_TIMEOUT;
     loop {

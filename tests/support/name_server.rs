@@ -1,5 +1,5 @@
-//! Name servers that a test plays, for notch in namespaces of its own: there they can have port 53, and the system's
-//! files are what the test writes.
+//! Name servers for tests that run notch in namespaces of their own: there the servers can use port 53, and the test
+//! writes the system's files.
 
 use std::env;
 use std::io::{Read, Write};
@@ -12,8 +12,8 @@ use std::{fs, thread};
 
 use super::Folder;
 
-/// Runs a test in namespaces of its own for users, mounts, the network and the name of the machine: this program starts
-/// itself again with that one test, given by its path in the suite.
+/// Runs a test in new namespaces for users, mounts, network and host name: the test program starts itself again with
+/// that one test, `test` being its path in the suite.
 pub(crate) fn isolated(test: &str, body: impl FnOnce(&Etc)) {
     if let Some(folder) = env::var_os(INSIDE) {
         return body(&Etc(folder.into()));
@@ -22,7 +22,7 @@ pub(crate) fn isolated(test: &str, body: impl FnOnce(&Etc)) {
     for name in ["hosts", "resolv.conf"] {
         fs::write(folder.file(name), "").expect("room for a file");
     }
-    // The first part of the path is the suite itself, which the test's name does not have.
+    // The first part of the path is the suite, which is not part of the test's name.
     let (_, name) = test.split_once("::").expect("a path");
     let enter = "cd \"$0\" && ip link set lo up && hostname notch && mount --bind hosts /etc/hosts && \
                  mount --bind resolv.conf /etc/resolv.conf && exec \"$@\"";
@@ -38,7 +38,7 @@ pub(crate) fn isolated(test: &str, body: impl FnOnce(&Etc)) {
     assert!(run.status.success() && out.contains("1 passed"), "in namespaces of its own:\n{out}\n{err}");
 }
 
-/// The files in `/etc` of an isolated test. They are changed in place, since it is their inodes that are mounted.
+/// The files in `/etc` of an isolated test. They are changed in place, because the mounts refer to their inodes.
 pub(crate) struct Etc(PathBuf);
 
 impl Etc {
@@ -61,24 +61,24 @@ pub(crate) struct Question {
     pub(crate) name: String,
     pub(crate) kind: u8,
     pub(crate) id: u16,
-    /// When it was heard.
+    /// Time of arrival.
     pub(crate) at: Instant,
     pub(crate) is_tcp: bool,
 }
 
-/// What a name server makes of a question.
+/// The reply of a name server to a question.
 pub(crate) enum DnsReply {
-    /// These addresses, as far as they are of the kind that was asked for.
+    /// Those of these addresses that have the requested type.
     Addresses(Vec<IpAddr>),
-    /// A response code and nothing else: 2 is SERVFAIL, 3 NXDOMAIN, 5 REFUSED.
+    /// Only a response code: 2 is SERVFAIL, 3 NXDOMAIN, 5 REFUSED.
     Code(u8),
-    /// The reply is cut short.
+    /// A truncated reply.
     Truncated,
-    /// Nothing at all.
+    /// No reply.
     Nothing,
-    /// What the function makes of the query, whatever that is, one datagram after the other.
+    /// These datagrams, one after the other.
     Bytes(Vec<Vec<u8>>),
-    /// Some of the above, after a while.
+    /// Another reply, after a delay.
     Late(Duration, Box<Self>),
 }
 
@@ -97,7 +97,7 @@ impl DnsReply {
 
 type Response = dyn Fn(&Question, &[u8]) -> DnsReply + Send + Sync;
 
-/// A name server on port 53 of an address. It lives as long as the test.
+/// A name server on port 53 of an address. It runs as long as the test.
 pub(crate) struct NameServer {
     heard: Arc<Mutex<Vec<Question>>>,
     answer: Arc<Response>,
@@ -105,7 +105,7 @@ pub(crate) struct NameServer {
 }
 
 impl NameServer {
-    /// Answers datagrams; no connection is accepted. The address may have a zone, as in `fe80::1%2`.
+    /// Starts a server for datagrams; it accepts no connections. The address may have a zone, as in `fe80::1%2`.
     pub(crate) fn start(address: &str, answer: impl Fn(&Question, &[u8]) -> DnsReply + Send + Sync + 'static) -> Self {
         let address = if address.contains(':') { format!("[{address}]:53") } else { format!("{address}:53") };
         let server =
@@ -128,7 +128,7 @@ impl NameServer {
         server
     }
 
-    /// Knows one name with these addresses, and answers that any other does not exist.
+    /// Starts a server that has one name with these addresses, and replies to any other name that it does not exist.
     pub(crate) fn of(address: &str, name: &'static str, addresses: &[&str]) -> Self {
         let addresses: Vec<IpAddr> = addresses.iter().map(|one| one.parse().expect("an address")).collect();
         Self::start(address, move |question, _| match question.name == name {
@@ -137,12 +137,12 @@ impl NameServer {
         })
     }
 
-    /// Answers nothing.
+    /// Starts a server that never replies.
     pub(crate) fn silent(address: &str) -> Self {
         Self::start(address, |_, _| DnsReply::Nothing)
     }
 
-    /// Also answers over TCP.
+    /// Starts to reply over TCP too.
     pub(crate) fn with_tcp(self) -> Self {
         let listener = TcpListener::bind(self.address).expect("port 53 of this namespace");
         let (heard, answer) = (self.heard.clone(), self.answer.clone());
@@ -158,12 +158,12 @@ impl NameServer {
                     let replies = replies(answer(&question, &query), &query, question.kind);
                     for reply in &replies {
                         let length = (reply.len() as u16).to_be_bytes();
-                        // In two parts, as TCP may bring them.
+                        // In two parts, as TCP may deliver them.
                         stream.write_all(&length[..1]).ok()?;
                         thread::sleep(Duration::from_millis(5));
                         stream.write_all(&[&length[1..], reply].concat()).ok()?;
                     }
-                    // Without a reply, the connection stays open until the client has enough.
+                    // Without a reply, the connection stays open until the client closes it.
                     stream.read_exact(&mut [0]).ok()
                 });
             }
@@ -171,7 +171,7 @@ impl NameServer {
         self
     }
 
-    /// The questions until now.
+    /// Returns the questions received so far.
     pub(crate) fn received(&self) -> Vec<Question> {
         self.heard.lock().expect("no holder panics").clone()
     }
@@ -207,7 +207,7 @@ fn replies(says: DnsReply, query: &[u8], kind: u8) -> Vec<Vec<u8>> {
     }
 }
 
-/// The reply with those of the addresses that are of the kind.
+/// Encodes a reply with those of the addresses that have the requested type.
 pub(crate) fn reply(query: &[u8], kind: u8, addresses: &[IpAddr]) -> Vec<u8> {
     let mut records = Vec::new();
     for address in addresses.iter().filter(|address| address.is_ipv4() == (kind == 1)) {
@@ -221,8 +221,8 @@ pub(crate) fn reply(query: &[u8], kind: u8, addresses: &[IpAddr]) -> Vec<u8> {
     [&query[..2], &[0x81, 0x80, 0, 1], &count, &[0; 4], &query[HEAD..], &records.concat()].concat()
 }
 
-/// Bytes in front of the question.
+/// Length in bytes of the header before the question.
 const HEAD: usize = 12;
 
-/// Says that this is the program inside the namespaces, and where its files are.
+/// Environment variable of the program inside the namespaces: the path of its files.
 const INSIDE: &str = "NOTCH_TEST_ETC";

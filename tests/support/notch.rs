@@ -1,5 +1,5 @@
-//! notch as a process: started with the settings a test names and no others, watched through its log, never outliving
-//! the test.
+//! notch as a process: started with only the settings of a test, observed through its log, killed at the end of the
+//! test.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -13,7 +13,7 @@ use std::{fs, thread};
 use super::client::{Client, Response};
 use super::{Folder, TIMEOUT, wait_until};
 
-/// What notch is to be started with. Cloned and started again, it finds the same folder, hence the same ledger.
+/// Settings to start notch with. A clone has the same folder, so the same ledger.
 #[derive(Clone)]
 pub(crate) struct Settings {
     folder: Arc<Folder>,
@@ -22,13 +22,13 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Counts into `./notch.ledger`, by default, in a folder of its own.
+    /// Settings that count into `./notch.ledger`, by default, in a folder of its own.
     pub(crate) fn ledger() -> Self {
         let variables = BTreeMap::from([("LISTEN".into(), "127.0.0.1:0".into())]);
         Self { folder: Arc::new(Folder::new("notch")), variables, wrapper: Vec::new() }
     }
 
-    /// Counts in the Redis behind this port of the loopback.
+    /// Settings that count in the Redis on this port of the loopback.
     pub(crate) fn redis(port: u16) -> Self {
         Self::ledger().with("REDIS_HOST", "127.0.0.1").with("REDIS_PORT", &port.to_string())
     }
@@ -43,7 +43,7 @@ impl Settings {
         self
     }
 
-    /// Starts notch by way of another program, given as its first words.
+    /// Starts notch through another program: `words` are its path and arguments.
     pub(crate) fn with_wrapper(mut self, words: &[&str]) -> Self {
         self.wrapper = words.iter().copied().map(String::from).collect();
         self
@@ -53,7 +53,7 @@ impl Settings {
         self.folder.path()
     }
 
-    /// Where the ledger lies unless the test says otherwise.
+    /// Returns the path of the ledger, unless `LEDGER` is set.
     pub(crate) fn ledger_file(&self) -> PathBuf {
         self.folder.file("notch.ledger")
     }
@@ -66,7 +66,7 @@ impl Settings {
         fs::read(self.ledger_file()).expect("the ledger that notch wrote")
     }
 
-    /// Starts notch and waits until it says where it listens.
+    /// Starts notch and waits until it logs its address.
     pub(crate) fn start(&self) -> Notch {
         match self.try_start() {
             Ok(notch) => notch,
@@ -74,7 +74,7 @@ impl Settings {
         }
     }
 
-    /// Starts notch; `Err` when it ends instead of listening.
+    /// Starts notch; returns `Err` if it ends instead of listening.
     pub(crate) fn try_start(&self) -> Result<Notch, Exit> {
         let mut child = self.command(&[]).stdout(Stdio::null()).spawn().expect("the built binary runs");
         let log = Log::of(child.stderr.take().expect("its stderr is a pipe"));
@@ -92,7 +92,7 @@ impl Settings {
         }
     }
 
-    /// Runs notch to its own end, which has to come.
+    /// Runs notch until it ends by itself; fails if it does not.
     pub(crate) fn run(&self, arguments: &[&str]) -> Exit {
         let mut child = self.command(arguments).stdout(Stdio::piped()).spawn().expect("the built binary runs");
         let out = reader(child.stdout.take().expect("its stdout is a pipe"));
@@ -122,10 +122,10 @@ impl Settings {
     }
 }
 
-/// A method, a path, and fields.
+/// Method, path and header fields.
 pub(crate) type Request<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
 
-/// How a run of notch came to its end.
+/// Exit code and output of a run of notch.
 #[derive(Debug)]
 pub(crate) struct Exit {
     pub(crate) code: Option<i32>,
@@ -146,7 +146,7 @@ impl Notch {
         self.child.id()
     }
 
-    /// Whether the process has not ended yet.
+    /// Returns whether the process is running.
     pub(crate) fn is_running(&self) -> bool {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
         status.lines().any(|line| line.starts_with("State:") && !line.contains('Z'))
@@ -156,12 +156,12 @@ impl Notch {
         Client::connect(self.address)
     }
 
-    /// Asks once, on a connection of its own.
+    /// Sends one request on a new connection.
     pub(crate) fn request(&self, method: &str, path: &str, fields: &[(&str, &str)]) -> Response {
         self.client().request(method, path, fields)
     }
 
-    /// Asks for all of these at the same time, each on a connection of its own.
+    /// Sends all requests at the same time, each on a new connection.
     pub(crate) fn request_at_once(&self, requests: &[Request<'_>]) -> Vec<Response> {
         let ask = |(method, path, fields): &Request<'_>| {
             let mut client = self.client();
@@ -176,13 +176,13 @@ impl Notch {
         self.request("GET", path, &[])
     }
 
-    /// The number of a visit that has to be counted at the first try.
+    /// Sends a visit that must be counted, and returns its number.
     pub(crate) fn visit(&self) -> i64 {
         self.get("/count").number()
     }
 
-    /// The number of the first visit that is counted, however many are turned away before. A visit that is turned
-    /// away has to be a sure one: 503, never 504.
+    /// Sends visits until one is counted, and returns its number. All before must be certainly not counted: 503, never
+    /// 504.
     pub(crate) fn visit_when_it_counts(&self) -> i64 {
         wait_until("a visit is counted", || {
             let answer = self.get("/count");
@@ -199,10 +199,10 @@ impl Notch {
         self.log.lines()
     }
 
-    /// What it has open: the paths of files, `socket:[1234]`, and so on.
+    /// Returns the open files of the process: paths, `socket:[1234]`, and so on.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         let files = fs::read_dir(format!("/proc/{}/fd", self.id())).expect("Linux's own account");
-        // A file may be closed while we look.
+        // A file may be closed meanwhile.
         files.filter_map(|file| fs::read_link(file.ok()?.path()).ok()).collect()
     }
 
@@ -212,26 +212,26 @@ impl Notch {
         line.trim().trim_end_matches(" kB").parse().expect("kilobytes")
     }
 
-    /// Sets a soft limit of the running process, as `prlimit` names it: `fsize`, `nofile`.
+    /// Sets a soft limit of the running process, by its name in `prlimit`: `fsize`, `nofile`.
     pub(crate) fn limit(&self, name: &str, value: &str) {
         let limit = format!("--{name}={value}:");
         let set = Command::new("prlimit").args(["--pid", &self.id().to_string(), &limit]).status();
         assert!(set.is_ok_and(|status| status.success()), "prlimit is missing (Debian: apt-get install util-linux)");
     }
 
-    /// `name` as the `kill` command takes it: `TERM`, `INT`.
+    /// Sends a signal, by its name in `kill`: `TERM`, `INT`.
     pub(crate) fn signal(&self, name: &str) {
         signal(self.id(), name);
     }
 
-    /// Ends notch as a power cut would, and gives back what to start it with again.
+    /// Kills notch, and returns the settings to start it again.
     pub(crate) fn kill(mut self) -> Settings {
         self.child.kill().expect("the child is ours to kill");
         self.child.wait().expect("the child is ours to wait for");
         self.settings.clone()
     }
 
-    /// Asks notch to end, waits until it has, and gives back what to start it with again.
+    /// Sends SIGTERM, waits for the end, and returns the settings to start it again.
     pub(crate) fn stop(self) -> Settings {
         self.signal("TERM");
         let settings = self.settings.clone();
@@ -240,7 +240,7 @@ impl Notch {
         settings
     }
 
-    /// Waits for an end that is on its way; gives the whole log with it.
+    /// Waits for the end of the process; returns its status and whole log.
     pub(crate) fn ended(mut self) -> (ExitStatus, Vec<String>) {
         let status = wait_for(&mut self.child).expect("notch should have ended by now");
         wait_until("the log ends with the process", || self.log.ended().then_some(()));
@@ -258,13 +258,13 @@ impl Drop for Notch {
     }
 }
 
-/// Sends a signal the way an operator does.
+/// Sends a signal with `kill`.
 pub(crate) fn signal(process: u32, name: &str) {
     let sent = Command::new("sh").args(["-c", "kill -$0 $1", name, &process.to_string()]).status();
     assert!(sent.is_ok_and(|status| status.success()), "kill -{name} {process}");
 }
 
-/// The log as it grows.
+/// The lines logged so far, and whether the log has ended.
 #[derive(Clone)]
 struct Log(Arc<Mutex<(Vec<String>, bool)>>);
 

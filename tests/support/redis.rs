@@ -1,4 +1,4 @@
-//! A real `redis-server` of one test's own, on a free port of the loopback, in its own folder.
+//! A real `redis-server` for one test, on a free port of the loopback, in its own folder.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use std::{process, thread};
 use super::notch::signal;
 use super::{Folder, TIMEOUT, wait_until};
 
-/// The least server that can tell notch everything the tests want to hear.
+/// Message if there is no server with all commands that the tests need.
 const MISSING: &str = "redis-server is missing, and these tests do not pass without it: \
     install Redis 7 or newer (Debian: apt-get install redis-server)";
 
@@ -23,7 +23,7 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    /// Starts a Redis that keeps nothing over a restart, with further options as its command line takes them.
+    /// Starts a Redis without persistence; `options` are further arguments of its command line.
     pub(crate) fn start(options: &[&str]) -> Self {
         let mut redis = Self {
             child: None,
@@ -35,7 +35,7 @@ impl Redis {
         };
         let place = options.iter().position(|word| *word == "--requirepass");
         redis.password = place.map(|place| options[place + 1].to_owned());
-        // Somebody else may take the port between our look and its use: then the next one will do.
+        // Another process may take the port before Redis does: then the next port is tried.
         for _ in 0..20 {
             redis.port = free_port();
             if redis.launch() {
@@ -45,7 +45,7 @@ impl Redis {
         panic!("no redis-server would start on any of twenty free ports");
     }
 
-    /// Starts a Redis that has written what it answers, even if it is killed.
+    /// Starts a Redis that writes each command to disk before it replies.
     pub(crate) fn durable() -> Self {
         Self::start(&["--appendonly", "yes", "--appendfsync", "always"])
     }
@@ -61,7 +61,7 @@ impl Redis {
         self.child.as_ref().expect("a Redis that runs").id()
     }
 
-    /// Has Redis stand still for as long as `meanwhile` takes.
+    /// Stops Redis with SIGSTOP while `meanwhile` runs.
     pub(crate) fn while_stopped<T>(&self, meanwhile: impl FnOnce() -> T) -> T {
         let process = self.id();
         signal(process, "STOP");
@@ -70,7 +70,7 @@ impl Redis {
         result
     }
 
-    /// Starts again on the same port with what lies in the same folder.
+    /// Starts Redis again on the same port with the data of its folder.
     pub(crate) fn restart(&mut self) {
         wait_until("the port is free again for redis-server", || self.launch().then_some(()));
     }
@@ -81,12 +81,12 @@ impl Redis {
         self.restart();
     }
 
-    /// Says one command and gives the reply, as text: `-` in front of an error, `(nil)` for nothing.
+    /// Executes one command and returns the reply as text: an error begins with `-`, null is `(nil)`.
     pub(crate) fn query(&self, command: &str) -> String {
         self.try_query(command).unwrap_or_else(|why| panic!("{command}: {why}"))
     }
 
-    /// As [`Self::query`], for a command that changes something and has no news.
+    /// Executes a command that must succeed, and ignores the reply.
     pub(crate) fn execute(&self, command: &str) {
         let reply = self.query(command);
         assert!(!reply.starts_with('-'), "{command}: {reply}");
@@ -99,14 +99,14 @@ impl Redis {
         talk.query(command).unwrap_or_else(|why| panic!("{command}: {why}"))
     }
 
-    /// Sends one command whose reply is long in coming, and waits for none.
+    /// Sends one command and does not wait for its reply.
     pub(crate) fn send_without_waiting(&self, command: &str) {
         let mut talk = self.connect().expect("Redis takes connections");
         talk.send(command).expect("Redis reads commands");
         thread::spawn(move || talk.reply());
     }
 
-    /// A number out of `INFO`'s `name:number` lines, or the calls out of its `commandstats`.
+    /// Returns how often a command was called, from `INFO commandstats`.
     pub(crate) fn calls(&self, command: &str) -> u64 {
         let stats = self.query("INFO commandstats");
         let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
@@ -123,7 +123,7 @@ impl Redis {
         std::fs::remove_dir_all(self.folder.path()).expect("the folder is ours to remove");
     }
 
-    /// Starts again on the same port with nothing: a disk that was lost.
+    /// Starts Redis again on the same port with an empty folder, as after the loss of its disk.
     pub(crate) fn restart_empty(&mut self) {
         self.folder = Folder::new("redis");
         self.restart();
@@ -141,7 +141,7 @@ impl Redis {
         Ok(talk)
     }
 
-    /// False when the server ended instead of answering.
+    /// Starts the server; returns `false` if it ended instead of accepting commands.
     fn launch(&mut self) -> bool {
         let mut command = Command::new(std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into()));
         command.args(["--port", &self.port.to_string(), "--bind", self.address, "--save", "", "--dir"]);
@@ -170,7 +170,7 @@ impl Drop for Redis {
     }
 }
 
-/// A port that nobody listens on just now, out of the range that the kernel hands to outgoing connections.
+/// Returns a port without a listener, outside the range that the kernel uses for outgoing connections.
 pub(crate) fn free_port() -> u16 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock past 1970");
     let start = u64::from(now.subsec_nanos()) ^ (u64::from(process::id()) << 7);
@@ -194,7 +194,7 @@ impl Connection {
         self.reply()
     }
 
-    /// Inline commands, which Redis splits as a shell would.
+    /// Sends an inline command, which Redis splits as a shell would.
     fn send(&mut self, command: &str) -> std::io::Result<()> {
         self.0.get_mut().write_all(format!("{command}\r\n").as_bytes())
     }

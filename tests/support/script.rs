@@ -1,23 +1,23 @@
-//! A Redis that says what it was told to say, for everything that a real one cannot be made to.
+//! A scripted Redis, for replies that a real one cannot be made to send.
 //!
-//! A script is a text, one step a line:
+//! A script is a text with one step per line:
 //!
 //! ```text
-//! > INCR visits       wait for this command, on whichever connection it comes
-//! < :1\r\n            say these bytes on the connection of the last command
-//! <1 :7\r\n           say them on the first connection, whether it still stands or not
+//! > INCR visits       wait for this command, on any connection
+//! < :1\r\n            send these bytes on the connection of the last command
+//! <1 :7\r\n           send them on the first connection, open or closed
 //! close               close the connection of the last command
 //! hold                wait until the test releases the script
-//! total 7             from now on, the read of a greeting finds so many visits
+//! total 7             from now on, the GET of a handshake returns this total
 //! ```
 //!
-//! Commands have to come as RESP arrays of bulk strings, byte for byte as RESP has them; they are compared word by
-//! word, and `INCRBY key 1` counts as `INCR key`. A `PING` that the script does not expect is answered by itself, as
-//! are the words of a greeting, and a count of 0, which only shows that counting works; any other command out of turn
-//! fails the test.
+//! Commands must arrive as RESP arrays of bulk strings with exact encoding; they are compared word by word, and `INCRBY
+//! key 1` is written `INCR key`. A `PING` that the script does not expect gets its reply automatically, as do the
+//! commands of a handshake, and an increment by 0, which only probes the store; any other unexpected command fails the
+//! test.
 //!
-//! This Redis refuses scripts, or runs them ([`Script::play_with_receipts`]); then a visit is heard as `ONCE visits 1
-//! #1`: the counter, how many, and the number of the batch among those that are heard.
+//! Lua scripts are rejected, or accepted with [`Script::play_with_receipts`]; then a visit is received as `ONCE visits
+//! 1 #1`: counter, increment, and number of the batch among those received.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Write};
@@ -39,9 +39,9 @@ pub(crate) struct Script {
 struct Shared {
     /// Every command with the number of its connection, the first being 1.
     heard: Vec<(usize, String)>,
-    /// The connections whose greeting is over.
+    /// Connections that have finished the handshake.
     handshake_done: HashSet<usize>,
-    /// The numbers of the batches with visits, in the order in which they came first.
+    /// Sequence numbers of the batches with visits, in the order of their first arrival.
     batches: Vec<String>,
     steps_done: usize,
     failure: Option<String>,
@@ -50,8 +50,8 @@ struct Shared {
 }
 
 impl Shared {
-    /// Writes the number of a batch as its place among those that came before, since counts of 0 come at any time, and
-    /// take a number, too.
+    /// Replaces the sequence number of a batch by its position among the batches with visits: increments by 0 come at
+    /// any time and use sequence numbers too.
     fn count_batches(&mut self, words: String) -> String {
         let Some((once, batch)) = words.split_once(" #") else { return words };
         if once.ends_with(" 0") {
@@ -99,7 +99,7 @@ impl Script {
         Self { port, release: Some(release), shared, player: Some(player) }
     }
 
-    /// Lets a script go on that holds, or will hold.
+    /// Releases the current or next `hold` of the script.
     pub(crate) fn release(&self) {
         let release = self.release.as_ref().expect("held until the script is done");
         release.send(()).expect("the player outlives the script");
@@ -109,7 +109,7 @@ impl Script {
         self.with(|shared| shared.heard.clone())
     }
 
-    /// Waits until this many steps are behind us, and fails on any that went wrong.
+    /// Waits until this many steps are done; fails if the script has failed.
     pub(crate) fn reach(&self, steps: usize) {
         wait_until(&format!("the script is past step {steps}"), || {
             self.with(|shared| {
@@ -119,7 +119,7 @@ impl Script {
         });
     }
 
-    /// Fails unless the conversation went as written, to its end, and no further.
+    /// Asserts that the conversation followed the script to its end, and did not continue.
     pub(crate) fn done(mut self) {
         self.release = None;
         self.close_all();
@@ -140,7 +140,7 @@ impl Script {
                 let _ = stream.shutdown(Shutdown::Both);
             });
         });
-        // Wakes the listener, which then sees that it is over.
+        // Wakes the listener, which then ends.
         let _ = TcpStream::connect(("127.0.0.1", self.port));
     }
 }
@@ -176,9 +176,9 @@ struct Player {
     held: Receiver<()>,
     shared: Arc<Mutex<Shared>>,
     last: usize,
-    /// What is said to a script that is to be kept.
+    /// Reply to `SCRIPT LOAD`.
     loaded: &'static str,
-    /// What is said to the read of a greeting.
+    /// Reply to the `GET` of a handshake.
     total: String,
 }
 
@@ -228,7 +228,7 @@ impl Player {
         }
     }
 
-    /// Whether a read is that of the greeting, which ends with a `PING`.
+    /// Returns whether a `GET` belongs to the handshake, which ends with a `PING`.
     fn is_handshake(&self, connection: usize, words: &str) -> bool {
         words.starts_with("GET ") && !self.shared().handshake_done.contains(&connection)
     }
@@ -239,7 +239,7 @@ impl Player {
         }
     }
 
-    /// What a test about something else need not write down.
+    /// Replies to commands that scripts do not list. Returns whether the command is one of them.
     fn reply_automatically(&self, connection: usize, words: &str) -> bool {
         let reply = match words.split(' ').next() {
             _ if words == "INCRBY visits 0" => ":0\r\n",
@@ -256,7 +256,7 @@ impl Player {
         true
     }
 
-    /// A peer that has gone is told all the same: it just does not hear.
+    /// Sends bytes, also if the peer has closed the connection.
     fn query(&self, connection: usize, bytes: &[u8]) {
         let stream = self.shared().streams.get(&connection).and_then(|stream| stream.try_clone().ok());
         if let Some(mut stream) = stream {
@@ -313,8 +313,8 @@ fn listen(number: usize, stream: TcpStream, shared: &Mutex<Shared>, speak: &Send
     }
 }
 
-/// One command as its words; `Some(None)` for what is none, `None` at the end of the connection.
-#[expect(clippy::option_option, reason = "an end and an error are different things, and there is nobody else to ask")]
+/// Reads one command; `Some(None)` if the bytes are not a command, `None` at the end of the connection.
+#[expect(clippy::option_option, reason = "the end of the connection and an invalid command are different outcomes")]
 fn command(stream: &mut impl BufRead) -> Option<Option<String>> {
     let count = match header(stream, b'*') {
         Some(count) => count,
@@ -341,11 +341,11 @@ fn header(stream: &mut impl BufRead, mark: u8) -> Option<usize> {
     (number.to_string().as_bytes() == digits).then_some(number)
 }
 
-/// Redis knows two ways to say one more; a script need not care which is used, nor how a receipt is kept.
+/// Returns the form of a command that scripts use, for all encodings of an increment and of its receipt.
 fn canonical(words: &[String]) -> String {
     match words {
         [name, _, two, key, _, _, number, by] if name == "EVALSHA" && two == "2" => {
-            // Sixteen digits, so that they compare as text.
+            // The sequence number has sixteen digits, so that numbers compare as text.
             let number = number.strip_prefix('1').filter(|rest| rest.len() == 15).expect("a number of a batch");
             format!("ONCE {key} {by} #{}", number.trim_start_matches('0'))
         }
