@@ -23,7 +23,7 @@ use crate::badge::BadgeStyle;
 use crate::buffers::Buffers;
 use crate::cors::Origins;
 use crate::counter::{Command, Counters, StoreError};
-use crate::http::{self, Body, Connection, Framing, RequestError, ResponseHead, Status};
+use crate::http::{self, Body, Framing, Persistence, RequestError, ResponseHead, Status};
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::render::{Format, Welcome};
 use crate::routes::{self, Handler, Route, RouteMatch};
@@ -246,7 +246,7 @@ impl HttpConnection {
         {
             self.scanned = 0;
             let route_match = routes::match_route(&head, &context.counters, &context.origins);
-            let request = PendingRequest { route_match, connection: connection(&head.framing) };
+            let request = PendingRequest { route_match, persistence: persistence(&head.framing) };
             let badge_style = (route_match.format == Format::Badge).then(|| Box::new(BadgeStyle::new(head.query)));
             worker.request_cache.bytes.clear();
             if context.records_requests {
@@ -292,7 +292,7 @@ impl HttpConnection {
     ) -> i64 {
         let mut visits = 1;
         while let Handler::Count(_) = self.request.route_match.handler
-            && self.request.connection != Connection::Close
+            && self.request.persistence != Persistence::Close
             && matches!(self.request.route_match.format, Format::Text | Format::Json)
             && visits < MAX_COALESCED
             && !context.records_requests
@@ -319,7 +319,7 @@ impl HttpConnection {
         // Until `closing` is set, requests that have arrived are answered: a client that pipelines could not find out
         // which of them were processed.
         if worker.closing || (worker.draining && http::is_empty(buffers.received())) {
-            self.request.connection = Connection::Close;
+            self.request.persistence = Persistence::Close;
         }
         let badge_style = self.badge_style.take();
         let status = self.request.write_response(total, badge_style.as_deref(), context, worker, buffers);
@@ -327,7 +327,7 @@ impl HttpConnection {
             self.push_record(self.request.route_match.route, status, total.ok(), worker);
         }
         self.requests += 1;
-        self.state = if self.request.connection == Connection::Close { State::Closed } else { State::Head };
+        self.state = if self.request.persistence == Persistence::Close { State::Closed } else { State::Head };
     }
 
     /// Rejects a request, in the format that it prefers as far as that can be read, and without a body if it is a
@@ -350,8 +350,8 @@ impl HttpConnection {
             }
             _ => RouteMatch { route: Route::Refused, handler: Handler::NotFound, ..self.request.route_match },
         };
-        let connection = Connection::Close;
-        let head = ResponseHead { status: error.status, connection, ..default_head(route_match.format) };
+        let persistence = Persistence::Close;
+        let head = ResponseHead { status: error.status, persistence, ..default_head(route_match.format) };
         context.write_message(&route_match, head, [error.message, ""], worker, buffers);
         self.state = State::Closed;
     }
@@ -372,11 +372,11 @@ impl HttpConnection {
 }
 
 /// Returns whether the connection stays open after this request.
-fn connection(framing: &Framing) -> Connection {
+fn persistence(framing: &Framing) -> Persistence {
     match (framing.keep_alive, framing.is_http10) {
-        (true, false) => Connection::Open,
-        (true, true) => Connection::KeepAlive,
-        (false, _) => Connection::Close,
+        (true, false) => Persistence::Open,
+        (true, true) => Persistence::KeepAlive,
+        (false, _) => Persistence::Close,
     }
 }
 

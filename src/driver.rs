@@ -23,7 +23,7 @@ use crate::config::{Limits, Store};
 use crate::connection::{Record, ServerContext};
 use crate::counter::{Command, Counters, Key, Names};
 use crate::ledger::{self, Fsync, Ledger, OpenError, Origin};
-use crate::metrics::{About, Metrics, WorkerMetrics};
+use crate::metrics::{Metrics, ServerInfo, WorkerMetrics};
 use crate::redis::{Bound, Producer, RedisConfig};
 use crate::routes::Route;
 use crate::system;
@@ -277,8 +277,8 @@ impl fmt::Display for DisplayAddr {
 
 /// Creates the metrics of a server that starts now. `shared`: several threads count for each worker.
 fn metrics(driver: &'static str, store: &Store, limits: &Limits, workers: usize, shared: bool) -> Metrics {
-    let about = About { driver, store: store.name(), connections: limits.connections, start_time: unix_time() };
-    Metrics::new(about, workers, shared)
+    let info = ServerInfo { driver, store: store.name(), connections: limits.connections, start_time: unix_time() };
+    Metrics::new(info, workers, shared)
 }
 
 /// Records a batch that was sent at `sent` and answered now. Returns the current time.

@@ -21,7 +21,7 @@ use crate::routes::Route;
 /// The metrics of one server.
 #[derive(Default)]
 pub struct Metrics {
-    about: About,
+    info: ServerInfo,
     workers: Vec<WorkerMetrics>,
     /// Open connections of clients.
     pub open: AtomicUsize,
@@ -31,7 +31,7 @@ pub struct Metrics {
 
 /// Facts that do not change while a server runs.
 #[derive(Clone, Copy, Default)]
-pub struct About {
+pub struct ServerInfo {
     /// `tokio` or `threads`.
     pub driver: &'static str,
     /// `redis` or `ledger`.
@@ -45,9 +45,9 @@ pub struct About {
 impl Metrics {
     /// Returns metrics of zero for a number of workers. `shared` is set if several threads write to the same worker's.
     #[must_use]
-    pub fn new(about: About, workers: usize, shared: bool) -> Self {
+    pub fn new(info: ServerInfo, workers: usize, shared: bool) -> Self {
         let zero = |_| WorkerMetrics { shared, cells: [const { AtomicU64::new(0) }; CELLS] };
-        Self { about, workers: (0..workers).map(zero).collect(), ..Self::default() }
+        Self { info, workers: (0..workers).map(zero).collect(), ..Self::default() }
     }
 
     /// Returns the number of workers.
@@ -76,8 +76,8 @@ impl Metrics {
                 b"requests" => return write_requests(out, &mut next),
                 b"seconds" => return write_seconds(out, next()),
                 b"version" => env!("CARGO_PKG_VERSION").as_bytes(),
-                b"driver" => self.about.driver.as_bytes(),
-                b"store" => self.about.store.as_bytes(),
+                b"driver" => self.info.driver.as_bytes(),
+                b"store" => self.info.store.as_bytes(),
                 _ => {
                     number = Decimal::new(next());
                     &number
@@ -103,8 +103,8 @@ impl Metrics {
         }
         samples[CELLS] = self.store_up.load(Ordering::Relaxed).into();
         samples[CELLS + 1] = self.open.load(Ordering::Relaxed) as u64;
-        samples[CELLS + 2] = self.about.connections as u64;
-        samples[CELLS + 3] = self.about.start_time;
+        samples[CELLS + 2] = self.info.connections as u64;
+        samples[CELLS + 3] = self.info.start_time;
         samples
     }
 }
@@ -273,7 +273,7 @@ mod tests {
         ];
         for (record, sample) in table {
             for shared in [false, true] {
-                let metrics = Metrics::new(About::default(), 3, shared);
+                let metrics = Metrics::new(ServerInfo::default(), 3, shared);
                 assert_eq!(value(&metrics, &sample), "0");
                 (0..3).for_each(|index| record(metrics.worker(index)));
                 record(metrics.worker(1));
@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn histogram_buckets_are_cumulative() {
-        let metrics = Metrics::new(About::default(), 2, false);
+        let metrics = Metrics::new(ServerInfo::default(), 2, false);
         for (commands, micros) in [(1, 250), (2, 251), (4, 64_000), (1024, 249_999), (5000, 2_000_003), (0, 7)] {
             metrics.worker(commands % 2).record_batch(commands, Duration::from_micros(micros));
         }
@@ -324,8 +324,8 @@ mod tests {
 
     #[test]
     fn page_shows_the_facts_of_the_server() {
-        let about = About { driver: "tokio", store: "redis", connections: 300, start_time: 1_792_000_000 };
-        let metrics = Metrics::new(about, 1, false);
+        let info = ServerInfo { driver: "tokio", store: "redis", connections: 300, start_time: 1_792_000_000 };
+        let metrics = Metrics::new(info, 1, false);
         metrics.open.store(5, Ordering::Relaxed);
         metrics.store_up.store(true, Ordering::Relaxed);
         let build =
@@ -343,7 +343,7 @@ mod tests {
 
     #[test]
     fn each_family_is_described_once_before_its_samples() {
-        let page = page(&Metrics::new(About::default(), 1, false));
+        let page = page(&Metrics::new(ServerInfo::default(), 1, false));
         let mut families = Vec::new();
         for line in page.lines() {
             match line.strip_prefix("# ").map(|line| line.splitn(3, ' ').collect::<Vec<_>>()).as_deref() {

@@ -79,12 +79,12 @@ fn weight(parameter: &[u8]) -> Option<u32> {
 const MAX_WEIGHT: u32 = 1000;
 
 /// A body in pieces, to be written one after another.
-pub struct Body<'a> {
+pub struct Pieces<'a> {
     pieces: [&'a [u8]; MAX_PIECES],
     length: usize,
 }
 
-impl<'a> Body<'a> {
+impl<'a> Pieces<'a> {
     /// Returns a body of these pieces, at most nine.
     #[must_use]
     pub fn new(given: &[&'a [u8]]) -> Self {
@@ -99,7 +99,7 @@ impl<'a> Body<'a> {
 /// Most pieces in one body.
 const MAX_PIECES: usize = 9;
 
-impl<'a> Deref for Body<'a> {
+impl<'a> Deref for Pieces<'a> {
     type Target = [&'a [u8]];
 
     fn deref(&self) -> &Self::Target {
@@ -109,28 +109,28 @@ impl<'a> Deref for Body<'a> {
 
 /// Returns the body with one number: the visitor's own, or the total.
 #[must_use]
-pub fn count<'a>(format: Format, key: &'a Key, number: &'a Decimal) -> Body<'a> {
+pub fn count<'a>(format: Format, key: &'a Key, number: &'a Decimal) -> Pieces<'a> {
     match format {
-        Format::Json => Body::new(&[br#"{"counter":""#, key.as_bytes(), br#"","count":"#, number, b"}\n"]),
+        Format::Json => Pieces::new(&[br#"{"counter":""#, key.as_bytes(), br#"","count":"#, number, b"}\n"]),
         Format::Shield => shield(number, b"blue"),
-        _ => Body::new(&[number, b"\n"]),
+        _ => Pieces::new(&[number, b"\n"]),
     }
 }
 
 /// Returns the JSON from which shields.io draws a badge.
 #[must_use]
-pub fn shield<'a>(message: &'a [u8], color: &'a [u8]) -> Body<'a> {
+pub fn shield<'a>(message: &'a [u8], color: &'a [u8]) -> Pieces<'a> {
     let start = br#"{"schemaVersion":1,"label":"visits","message":""#;
-    Body::new(&[start, message, br#"","color":""#, color, b"\"}\n"])
+    Pieces::new(&[start, message, br#"","color":""#, color, b"\"}\n"])
 }
 
 /// Returns the body with one message: a state, or an error and its remedy. `name` is its key in JSON.
 #[must_use]
-pub fn message<'a>(format: Format, name: &'static str, parts: [&'a str; 2]) -> Body<'a> {
+pub fn message<'a>(format: Format, name: &'static str, parts: [&'a str; 2]) -> Pieces<'a> {
     let parts = parts.map(str::as_bytes);
     match format {
-        Format::Json => Body::new(&[br#"{""#, name.as_bytes(), br#"":""#, parts[0], parts[1], b"\"}\n"]),
-        _ => Body::new(&[parts[0], parts[1], b"\n"]),
+        Format::Json => Pieces::new(&[br#"{""#, name.as_bytes(), br#"":""#, parts[0], parts[1], b"\"}\n"]),
+        _ => Pieces::new(&[parts[0], parts[1], b"\n"]),
     }
 }
 
@@ -158,7 +158,7 @@ impl Welcome {
 
     /// Returns the start page as text or JSON: the sentence, and the total or the error.
     #[must_use]
-    pub fn body<'a>(&'a self, format: Format, key: &'a Key, total: &'a Result<Decimal, StoreError>) -> Body<'a> {
+    pub fn body<'a>(&'a self, format: Format, key: &'a Key, total: &'a Result<Decimal, StoreError>) -> Pieces<'a> {
         match (format, total) {
             (Format::Json, total) => {
                 let (number, before, message, end) = match total {
@@ -167,11 +167,11 @@ impl Welcome {
                 };
                 let (start, welcome, counter) = (br#"{"welcome":""#, self.json.as_bytes(), br#"","counter":""#);
                 let (key, message) = (key.as_bytes(), message.as_bytes());
-                Body::new(&[start, welcome, counter, key, br#"","count":"#, number, before, message, end])
+                Pieces::new(&[start, welcome, counter, key, br#"","count":"#, number, before, message, end])
             }
-            (_, Ok(total)) => Body::new(&[self.text.as_bytes(), b"\nvisits so far: ", total, b"\n"]),
+            (_, Ok(total)) => Pieces::new(&[self.text.as_bytes(), b"\nvisits so far: ", total, b"\n"]),
             (_, Err(error)) => {
-                Body::new(&[self.text.as_bytes(), b"\nno count right now: ", error_message(*error).as_bytes(), b"\n"])
+                Pieces::new(&[self.text.as_bytes(), b"\nno count right now: ", error_message(*error).as_bytes(), b"\n"])
             }
         }
     }
@@ -304,8 +304,8 @@ pub const POLICY: &str = "default-src 'none'; \
 pub fn error_message(error: StoreError) -> &'static str {
     match error {
         StoreError::Unavailable => "the store is away",
-        StoreError::Overloaded => "too many counters are asked for at once",
-        StoreError::OutcomeUnknown => "the store did not say in time",
+        StoreError::Overloaded => "too many counters are requested at once",
+        StoreError::OutcomeUnknown => "the store did not reply in time",
         StoreError::Rejected(rejection) => rejection.message(),
     }
 }

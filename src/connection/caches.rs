@@ -4,7 +4,7 @@ use super::responses::{PendingRequest, default_head};
 use super::{ServerContext, WorkerContext};
 use crate::badge::BadgeStyle;
 use crate::cors::CorsDecision;
-use crate::http::{self, Connection, Framing, ResponseHead};
+use crate::http::{self, Framing, Persistence, ResponseHead};
 use crate::render::Format;
 use crate::routes::RouteMatch;
 
@@ -51,7 +51,7 @@ fn starts_with(bytes: &[u8], prefix: &[u8]) -> bool {
 /// connection and body length.
 pub(super) struct HeadCache {
     bytes: Vec<u8>,
-    key: Option<(Format, CorsDecision, Connection, usize)>,
+    key: Option<(Format, CorsDecision, Persistence, usize)>,
 }
 
 impl HeadCache {
@@ -71,14 +71,14 @@ impl WorkerContext {
         context: &ServerContext,
         body: &[&[u8]],
     ) {
-        let PendingRequest { route_match: RouteMatch { format, cors, .. }, connection } = *request;
+        let PendingRequest { route_match: RouteMatch { format, cors, .. }, persistence } = *request;
         let length = body.iter().map(|piece| piece.len()).sum();
-        let (cache, key) = (&mut self.head_cache, Some((format, cors, connection, length)));
+        let (cache, key) = (&mut self.head_cache, Some((format, cors, persistence, length)));
         if cache.key != key {
             cache.key = key;
             cache.bytes.clear();
             let origin = context.origins.header_value(cors);
-            let head = ResponseHead { origin, connection, ..default_head(format) };
+            let head = ResponseHead { origin, persistence, ..default_head(format) };
             http::write_head(&mut cache.bytes, &head, &self.date, &context.served_by, length);
         }
         out.reserve(cache.bytes.len() + length);

@@ -5,7 +5,7 @@ use crate::badge::{self, BadgeStyle};
 use crate::buffers::Buffers;
 use crate::counter::{Key, Names, Rejection, StoreError};
 use crate::decimal::Decimal;
-use crate::http::{self, Connection, ResponseHead, Status};
+use crate::http::{self, Persistence, ResponseHead, Status};
 use crate::metrics;
 use crate::render::{self, Format, Page};
 use crate::routes::{Handler, RouteMatch};
@@ -14,7 +14,7 @@ use crate::routes::{Handler, RouteMatch};
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct PendingRequest {
     pub(super) route_match: RouteMatch,
-    pub(super) connection: Connection,
+    pub(super) persistence: Persistence,
 }
 
 impl PendingRequest {
@@ -54,7 +54,7 @@ impl PendingRequest {
             return Status::Ok;
         }
         let page;
-        let mut head = ResponseHead { connection: self.connection, ..default_head(format) };
+        let mut head = ResponseHead { persistence: self.persistence, ..default_head(format) };
         let body = match (handler, &number) {
             (Handler::Welcome(key), number) => context.welcome.body(format, key, number),
             (Handler::Total(_), Err(_)) if format == Format::Shield => {
@@ -64,20 +64,20 @@ impl PendingRequest {
             (Handler::Total(key), Ok(number)) => render::count(format, key, number),
             (Handler::Icon, _) => {
                 head = ResponseHead { status: Status::NoContent, media: None, cache: ONE_DAY, ..head };
-                render::Body::new(&[])
+                render::Pieces::new(&[])
             }
             (Handler::Metrics, _) => {
                 head.media = Some(metrics::MEDIA);
                 page = context.metrics.page();
-                render::Body::new(&[&page])
+                render::Pieces::new(&[&page])
             }
             (&Handler::Preflight(methods), _) => {
                 head = ResponseHead { status: Status::NoContent, media: None, allow: Some(methods), ..head };
-                render::Body::new(&[])
+                render::Pieces::new(&[])
             }
             (Handler::Robots, _) => {
                 head = ResponseHead { media: Some(Format::Text.media()), cache: ONE_DAY, ..head };
-                render::Body::new(&[ROBOTS])
+                render::Pieces::new(&[ROBOTS])
             }
             _ => {
                 let (status, message) = message(handler, total, worker.draining);
@@ -123,7 +123,7 @@ impl PendingRequest {
             replica: &context.served_by,
         };
         let policy = Some(render::POLICY);
-        let head = ResponseHead { status, policy, connection: self.connection, ..default_head(format) };
+        let head = ResponseHead { status, policy, persistence: self.persistence, ..default_head(format) };
         context.write_response(&self.route_match, head, &[&page.html()], worker, buffers)
     }
 
@@ -145,7 +145,7 @@ impl PendingRequest {
             status,
             policy: Some("default-src 'none'"),
             cache: UNCACHED_BY_PROXIES,
-            connection: self.connection,
+            persistence: self.persistence,
             ..default_head(format)
         };
         let svg = style.svg(total.map(Decimal::new).as_deref().ok());
@@ -200,7 +200,9 @@ impl ServerContext {
 fn message(handler: &Handler, total: Result<i64, StoreError>, draining: bool) -> (Status, [&'static str; 2]) {
     match (handler, total) {
         (Handler::Livez, _) => (Status::Ok, ["alive", ""]),
-        (Handler::Readyz, _) if draining => (Status::ServiceUnavailable, ["not ready: this server is about to go", ""]),
+        (Handler::Readyz, _) if draining => {
+            (Status::ServiceUnavailable, ["not ready: this server is shutting down", ""])
+        }
         (Handler::Readyz, Ok(_)) => (Status::Ok, ["ready", ""]),
         (Handler::Readyz, Err(error)) => (Status::ServiceUnavailable, ["not ready: ", render::error_message(error)]),
         (Handler::Count(_), Err(error @ StoreError::OutcomeUnknown)) => {
@@ -236,7 +238,7 @@ pub(super) fn default_head(format: Format) -> ResponseHead<'static> {
         origin: None,
         head_only: false,
         unsized_body: false,
-        connection: Connection::Open,
+        persistence: Persistence::Open,
     }
 }
 

@@ -1,13 +1,13 @@
 use super::responses::INVALID_COUNTER;
 use super::*;
 use crate::counter::{Key, Names, Rejection};
-use crate::metrics::About;
+use crate::metrics::ServerInfo;
 use bytes::BufMut;
 
 fn context() -> ServerContext {
     let main = Key::new(b"visits").expect("a good name");
     let names = Names::List(vec!["blog".into()]);
-    let metrics = Metrics::new(About::default(), 1, false);
+    let metrics = Metrics::new(ServerInfo::default(), 1, false);
     let (counters, origins) = (Counters { main, names }, Origins::default());
     ServerContext {
         counters,
@@ -284,7 +284,7 @@ fn store_errors_become_statuses_and_messages() {
         (
             "/count",
             StoreError::OutcomeUnknown,
-            "504 this visit may have been counted, do not repeat it: the store did not say in time .",
+            "504 this visit may have been counted, do not repeat it: the store did not reply in time .",
         ),
         (
             "/count",
@@ -349,11 +349,11 @@ fn draining_server_is_not_ready_and_closes_connections() {
         (true, false, visit, "200 1 x"),
         (true, false, &[visit, "\r\n"].concat(), "200 1 x"),
         // Requests that have arrived are answered, and the last response closes.
-        (true, false, &pair, "503 not ready: this server is about to go 200 1 x"),
+        (true, false, &pair, "503 not ready: this server is shutting down 200 1 x"),
         (true, false, &[visit, visit].concat(), "200 1 200 2 x"),
         (true, false, &half, "200 1 +"),
         (true, true, &half, "200 1 x"),
-        (true, true, &pair, "503 not ready: this server is about to go x"),
+        (true, true, &pair, "503 not ready: this server is shutting down x"),
         (true, true, &[visit, visit].concat(), "200 1 200 2 x"),
     ] {
         let mut simulation = Simulation::new(Ok(0));

@@ -409,14 +409,14 @@ const MAX_TOTALS: usize = 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::About;
+    use crate::metrics::ServerInfo;
 
     fn key(name: &str) -> Key {
         Key::new(name.as_bytes()).expect("a good name")
     }
 
     fn health(workers: usize) -> Health {
-        Health::new(Box::leak(Box::new(Metrics::new(About::default(), workers, false))), key("a"))
+        Health::new(Box::leak(Box::new(Metrics::new(ServerInfo::default(), workers, false))), key("a"))
     }
 
     #[test]

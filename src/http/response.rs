@@ -27,12 +27,12 @@ pub struct ResponseHead<'a> {
     /// 8.6).
     pub unsized_body: bool,
     /// Whether the connection stays open.
-    pub connection: Connection,
+    pub persistence: Persistence,
 }
 
-/// Whether a connection stays open after a response, and whether a field announces it.
+/// Whether a connection stays open after a response, and whether a field announces it (RFC 9112, section 9.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Connection {
+pub enum Persistence {
     /// It stays open, the default of HTTP/1.1.
     #[default]
     Open,
@@ -83,10 +83,10 @@ pub fn write_head(out: &mut Vec<u8>, head: &ResponseHead<'_>, date: &[u8], serve
     if let Some(origin) = head.origin {
         write_cors(out, head, origin);
     }
-    match head.connection {
-        Connection::Open => {}
-        Connection::KeepAlive => write_field(out, "Connection", b"keep-alive"),
-        Connection::Close => write_field(out, "Connection", b"close"),
+    match head.persistence {
+        Persistence::Open => {}
+        Persistence::KeepAlive => write_field(out, "Connection", b"keep-alive"),
+        Persistence::Close => write_field(out, "Connection", b"close"),
     }
     out.extend_from_slice(b"\r\n\r\n");
 }

@@ -11,7 +11,7 @@ use notch::buffers::{Buffers, MAX_RECEIVED};
 use notch::connection::{HttpConnection, Need, ServerContext, WorkerContext};
 use notch::cors::Origins;
 use notch::counter::{Command, Counters, Key, Names, Rejection, StoreError};
-use notch::metrics::{About, Metrics};
+use notch::metrics::{Metrics, ServerInfo};
 use notch::render::Welcome;
 
 use super::arrival::{Arrival, Pieces};
@@ -77,7 +77,7 @@ impl Visit {
     fn play(stream: &[u8], pieces: Pieces, leaving: bool) -> Told {
         let main = Key::new(b"visits").expect("a good name");
         let names = Names::List(["blog", "down", "lost", "full"].map(str::to_owned).to_vec());
-        let metrics = Metrics::new(About::default(), 1, false);
+        let metrics = Metrics::new(ServerInfo::default(), 1, false);
         let (counters, served_by) = (Counters { main, names }, "here".to_owned());
         let origins = Origins::new(vec!["http://a".to_owned()]);
         let welcome = Welcome::new("Hi");
