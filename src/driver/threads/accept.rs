@@ -12,7 +12,8 @@ use super::client::{Client, serve};
 use super::{Server, detach, wait_timeout};
 
 impl Server {
-    /// Accepts connections until the server stops accepting, and then those that have come already.
+    /// Accepts connections. At the bound, an idle or stalled one is evicted. After `stop_accepting`, it accepts the
+    /// connections that have already arrived, and ends.
     pub(super) fn accept(&'static self, listener: TcpListener) {
         self.accept_all(&listener);
         drop(listener);
@@ -48,7 +49,7 @@ impl Server {
         }
     }
 
-    /// Gives a connection its thread, as soon as there is room for one.
+    /// Waits until there is room for a connection, and starts its thread.
     fn start_client(&'static self, socket: &Arc<TcpStream>) {
         let mut state = self.state();
         while state.open() >= self.limits.connections {
@@ -58,17 +59,17 @@ impl Server {
         state.queue.slots.clear_pressure();
         state.metrics.open.fetch_add(1, Ordering::Relaxed);
         drop(state);
-        let mut told = false;
+        let mut is_logged = false;
         loop {
             let socket = socket.clone();
             let Err(error) = detach("client", Box::new(move || serve(Client::new(self), socket))) else { return };
-            if !std::mem::replace(&mut told, true) {
+            if !std::mem::replace(&mut is_logged, true) {
                 log_warning(
                     "cannot serve more connections: raise the limit of threads, or lower MAX_CONNECTIONS",
                     Some(&error),
                 );
             }
-            // Whoever leaves makes room for this one.
+            // A connection that closes frees a thread for this one.
             let mut state = self.state();
             state.evict();
             drop(wait_timeout(&self.changed, state, Backoff::LAST));

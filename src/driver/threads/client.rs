@@ -1,4 +1,4 @@
-//! One client: its thread, its socket and its place among the connections.
+//! One client: its thread, its socket and its slot among the connections.
 
 use std::io::{self, ErrorKind, Read};
 use std::net::{Shutdown, TcpStream};
@@ -22,7 +22,7 @@ use crate::buffers::Buffers;
 use crate::connection::{HttpConnection, Need, WorkerContext};
 use crate::counter::{Command, StoreError};
 
-/// One connection, as the server knows it. It gives up its seat when it is dropped.
+/// The slot of one connection, until it is dropped.
 pub(super) struct Client {
     server: &'static Server,
     slot: usize,
@@ -34,13 +34,13 @@ impl Client {
         Self { server, slot }
     }
 
-    /// Asks the store and waits for its answer; meanwhile the client's memory is lent out.
+    /// Adds a command to the batch, and waits for the store's reply. Meanwhile, the client's buffers are in the pool.
     fn request_total(&self, mut command: Command, buffers: &mut Buffers) -> Result<i64, StoreError> {
         let deadline = deadline_after(self.server.limits.store);
         let mut state = self.server.state();
         state.queue.slots.mark_active(self.slot);
         buffers.release(&mut state.pool);
-        // Only this depends on what is known of the store.
+        // Only the command of `/readyz` depends on the store's health.
         if command == Command::Ping {
             command = state.health.readiness(0);
         }
@@ -61,7 +61,8 @@ impl Client {
         }
     }
 
-    /// Leaves the buffers of a client that waits for its peer with the server. Whoever evicts it shuts the socket down.
+    /// Marks the client as stalled, and leaves its buffers with the server. Returns an error if the client was evicted.
+    /// Evicting it later shuts its socket down.
     fn mark_stalled(&self, buffers: &mut Buffers) -> io::Result<()> {
         let mut state = self.server.state();
         buffers.release(&mut state.pool);
@@ -74,17 +75,17 @@ impl Client {
         ))
     }
 
-    /// Takes the buffers back.
+    /// Takes the buffers back. Returns an error if the client was evicted.
     fn resume(&self, buffers: &mut Buffers) -> io::Result<()> {
         check_not_evicted(self.server.state().queue.slots.resume(self.slot, buffers))
     }
 
-    /// Whether the seat is needed for another client.
+    /// Returns whether an idle client has to close its connection.
     fn must_close(&self) -> bool {
         self.server.state().queue.slots.should_close(self.slot)
     }
 
-    /// Notes that the client waits for its peer no longer, or for something else from now on.
+    /// Marks the client as active: it no longer waits for its peer, or waits for something else from now on.
     fn mark_active(&self) {
         self.server.state().queue.slots.mark_active(self.slot);
     }
@@ -100,7 +101,7 @@ impl Drop for Client {
     }
 }
 
-/// An evicted client's connection ends.
+/// Returns an error if a client was evicted, which ends its connection.
 fn check_not_evicted(eviction: Eviction) -> io::Result<()> {
     match eviction {
         Eviction::Now => Err(ErrorKind::ConnectionAborted.into()),
@@ -108,7 +109,7 @@ fn check_not_evicted(eviction: Eviction) -> io::Result<()> {
     }
 }
 
-/// Serves one connection until its end, which needs no reason: a client may leave at any time.
+/// Serves one connection until it ends. The reason is not logged: a client may leave at any time.
 pub(super) fn serve(client: Client, socket: Arc<TcpStream>) {
     if socket.set_nodelay(true).is_ok() {
         let handle = ClientHandle { thread: thread::current(), socket: socket.clone() };
@@ -125,17 +126,17 @@ pub(super) fn serve(client: Client, socket: Arc<TcpStream>) {
     }
 }
 
-/// A client and its socket.
+/// A client, its socket and its buffers.
 struct ClientConnection {
     client: Client,
     socket: Arc<TcpStream>,
     buffers: Buffers,
     context: WorkerContext,
-    /// How long the socket waits for bytes, as it was last told.
+    /// The read timeout of the socket, as set last.
     read_timeout: Option<Duration>,
 }
 
-/// Why a wait has ended.
+/// Why a wait for bytes has ended.
 #[derive(PartialEq)]
 enum Wake {
     Ready,
@@ -146,10 +147,10 @@ impl ClientConnection {
     fn serve(&mut self) -> io::Result<()> {
         let limits = self.client.server.limits;
         let mut connection = HttpConnection::default();
-        // The request that has begun, and when its last byte has to be here; for the first, it also has to begin by
-        // then.
+        // The number of the current request, and the deadline of its last byte. The first request also has to begin
+        // before its deadline.
         let (mut current_request, mut deadline) = (0, deadline_after(limits.request));
-        let (mut idle, mut served) = (limits.request, false);
+        let (mut idle_timeout, mut served) = (limits.request, false);
         loop {
             self.tick();
             let need = connection.advance(self.client.server.context, &mut self.context, &mut self.buffers);
@@ -160,10 +161,10 @@ impl ClientConnection {
                 Need::Request => {
                     self.send()?;
                     self.mark_idle(served);
-                    if self.receive(idle, true)? != Wake::Ready {
+                    if self.receive(idle_timeout, true)? != Wake::Ready {
                         return Ok(());
                     }
-                    (idle, served) = (limits.idle, true);
+                    (idle_timeout, served) = (limits.idle, true);
                 }
                 Need::Bytes(request) => {
                     if request != current_request {
@@ -191,7 +192,7 @@ impl ClientConnection {
         }
     }
 
-    /// Learns the time, and what has become of the server.
+    /// Reads the time, and whether the server is draining or closing.
     fn tick(&mut self) {
         let server = &self.client.server;
         self.context.set_time(unix_time());
@@ -202,7 +203,7 @@ impl ClientConnection {
         }
     }
 
-    /// Sends all that is unsent.
+    /// Sends all pending bytes.
     fn send(&mut self) -> io::Result<()> {
         let mut deadline = None;
         while !self.buffers.pending().is_empty() {
@@ -227,34 +228,34 @@ impl ClientConnection {
         Ok(())
     }
 
-    /// Waits until the peer has taken some of what was sent.
-    fn wait_for_room(&mut self, patience: Duration) -> io::Result<()> {
-        // Whole milliseconds, and never less than is left.
-        let millis = PollTimeout::try_from(patience.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+    /// Waits until the socket has space for more bytes, for `timeout` at most.
+    fn wait_for_room(&mut self, timeout: Duration) -> io::Result<()> {
+        // Rounded up to whole milliseconds.
+        let millis = PollTimeout::try_from(timeout.as_millis() + 1).unwrap_or(PollTimeout::MAX);
         self.client.mark_stalled(&mut self.buffers)?;
         let ready = poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)], millis);
         self.client.resume(&mut self.buffers)?;
         match ready {
-            Ok(0) if patience == Duration::ZERO => Err(ErrorKind::TimedOut.into()),
+            Ok(0) if timeout == Duration::ZERO => Err(ErrorKind::TimedOut.into()),
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Waits for bytes and takes them. The memory of a connection that waits is lent out, or left with the server if
-    /// something is in it.
-    fn receive(&mut self, patience: Duration, is_idle: bool) -> io::Result<Wake> {
-        self.set_read_timeout(patience)?;
+    /// Waits for bytes and reads them. While the connection waits, its buffers are in the pool, or left with the server
+    /// if they hold bytes.
+    fn receive(&mut self, timeout: Duration, is_idle: bool) -> io::Result<Wake> {
+        self.set_read_timeout(timeout)?;
         let mut chunk = [0; CHUNK];
-        let room = CHUNK.min(crate::buffers::MAX_RECEIVED - self.buffers.received().len());
+        let capacity = CHUNK.min(crate::buffers::MAX_RECEIVED - self.buffers.received().len());
         if is_idle {
             self.buffers.release(&mut self.client.server.state().pool);
         } else {
             self.client.mark_stalled(&mut self.buffers)?;
         }
-        // A process that was stopped and goes on finds its wait interrupted, because that has a limit (signal(7)).
+        // A read with a timeout is interrupted when the process is stopped and continued (signal(7)).
         let read = loop {
-            match (&*self.socket).read(&mut chunk[..room]) {
+            match (&*self.socket).read(&mut chunk[..capacity]) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 read => break read,
             }
@@ -278,7 +279,8 @@ impl ClientConnection {
         }
     }
 
-    /// Nothing is under way. If the server closes, or somebody else needs the seat, only what has come already is read.
+    /// Marks the client as idle. If the server closes, or the slot is needed, only bytes that have already arrived are
+    /// read.
     fn mark_idle(&self, served: bool) {
         let mut state = self.client.server.state();
         state.queue.slots.mark_idle(self.client.slot, Instant::now(), served);
@@ -287,19 +289,19 @@ impl ClientConnection {
         }
     }
 
-    /// Has the socket wait so long for bytes and no longer.
-    fn set_read_timeout(&mut self, patience: Duration) -> io::Result<()> {
-        // Zero would mean for ever.
-        let patience = Some(patience.max(Duration::from_millis(1)));
-        if self.read_timeout != patience {
-            self.socket.set_read_timeout(patience)?;
-            self.read_timeout = patience;
+    /// Sets the socket's read timeout, if it differs from the one set last.
+    fn set_read_timeout(&mut self, timeout: Duration) -> io::Result<()> {
+        // Zero is not a valid timeout.
+        let timeout = Some(timeout.max(Duration::from_millis(1)));
+        if self.read_timeout != timeout {
+            self.socket.set_read_timeout(timeout)?;
+            self.read_timeout = timeout;
         }
         Ok(())
     }
 
-    /// Closes the connection when the peer has taken what it was sent. If that takes too long, or the seat is needed,
-    /// it is reset: what the kernel keeps for connections that are closed has no other bound.
+    /// Closes the connection once the peer has acknowledged all bytes. Resets it if that takes too long or the slot is
+    /// needed, since the kernel's memory for closed connections has no other bound.
     fn close(&mut self, end: io::Result<()>) {
         let stalled = end.is_err_and(|error| has_stalled(&error));
         if stalled || self.drain().is_err() {
@@ -307,7 +309,7 @@ impl ClientConnection {
         }
     }
 
-    /// Waits until the peer has taken what it was sent.
+    /// Waits until the peer has acknowledged all bytes.
     fn drain(&mut self) -> io::Result<()> {
         self.buffers = Buffers::default();
         let deadline = deadline_after(LINGER);
@@ -321,16 +323,15 @@ impl ClientConnection {
         Ok(())
     }
 
-    /// Ends the exchange so that the last answer arrives: says that nothing more will come, and reads away what is
-    /// still coming.
+    /// Shuts down sending, and discards received bytes for [`LINGER`], so that the last response arrives.
     fn linger(&mut self) -> io::Result<()> {
         self.socket.shutdown(Shutdown::Write)?;
         let deadline = deadline_after(LINGER);
         loop {
-            let unread = self.buffers.received().len();
-            self.buffers.consume(unread);
-            let left = remaining(deadline);
-            if left == Duration::ZERO || self.receive(left, false)? != Wake::Ready {
+            let received = self.buffers.received().len();
+            self.buffers.consume(received);
+            let timeout = remaining(deadline);
+            if timeout == Duration::ZERO || self.receive(timeout, false)? != Wake::Ready {
                 return Ok(());
             }
         }

@@ -1,4 +1,4 @@
-//! The count in the ledger: one batch after the other, on the thread that owns the file.
+//! Counting in the ledger: one thread owns the file, and writes one batch after the other.
 
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -11,11 +11,11 @@ use crate::counter::{Command, StoreError};
 use crate::ledger::Ledger;
 
 impl Server {
-    /// The count in the ledger: one batch after the other.
+    /// Commits batches to the ledger, one after the other, until the server stops.
     pub(super) fn ledger(&self, mut ledger: Ledger) {
         self.set_health(StoreHealth::Up);
-        let (mut commands, mut results, mut sync, mut reported) = (Vec::new(), Vec::new(), None, None);
-        while self.collect(&mut commands, sync) {
+        let (mut commands, mut results, mut sync_at, mut reported) = (Vec::new(), Vec::new(), None, None);
+        while self.collect(&mut commands, sync_at) {
             ledger.commit(&commands, &mut results);
             report_disk(&ledger, &mut reported);
             let mut state = self.state();
@@ -26,15 +26,16 @@ impl Server {
             results.drain(..).for_each(|result| written.batch.record_reply(result));
             state.complete_written();
             self.release(state);
-            sync = sync_if_due(&mut ledger, sync);
+            sync_at = sync_if_due(&mut ledger, sync_at);
         }
         sync_at_end(&mut ledger);
         self.state().synced = true;
         self.changed.notify_all();
     }
 
-    /// Waits for asks, until a sync is due at most. `false` once the server stops.
-    fn collect(&self, commands: &mut Vec<Command>, sync: Option<Instant>) -> bool {
+    /// Takes the commands of the next batch. Waits for them, until `deadline` at most. Returns `false` once the server
+    /// stops.
+    fn collect(&self, commands: &mut Vec<Command>, deadline: Option<Instant>) -> bool {
         commands.clear();
         let mut state = self.state();
         loop {
@@ -47,17 +48,17 @@ impl Server {
                 commands.extend(written.batch.pending_commands());
                 return true;
             }
-            state = match sync.map(remaining) {
+            state = match deadline.map(remaining) {
                 None => self.gathered.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(Duration::ZERO) => return true,
-                Some(left) => wait_timeout(&self.gathered, state, left),
+                Some(timeout) => wait_timeout(&self.gathered, state, timeout),
             };
         }
     }
 }
 
 impl State {
-    /// Ends the batch that the ledger has written.
+    /// Completes the batch that the ledger has written.
     pub(super) fn complete_written(&mut self) {
         let mut batch = std::mem::take(&mut self.written.batch);
         self.complete(&mut batch, StoreError::OutcomeUnknown);
@@ -65,7 +66,7 @@ impl State {
     }
 }
 
-/// A batch that the ledger writes, and when it was handed over.
+/// The batch that the ledger's thread is writing, and when it took the batch.
 #[derive(Default)]
 pub(super) struct Written {
     pub(super) batch: Batch<Waiter>,

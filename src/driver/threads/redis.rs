@@ -1,8 +1,8 @@
-//! The count in Redis: one connection after the other.
+//! Counting in Redis: connections one after the other, and on each of them batches one after the other.
 //!
-//! Whoever adds the first visit to a batch, or takes the reply to the batch before, sends the next one off. What is to
-//! be sent is written without the lock that all share, and a socket that does not take it at once gets a thread that
-//! waits for it: so a Redis that has stopped reading holds nobody up.
+//! The thread that adds the first visit to a batch sends it, or the thread that reads the reply to the previous batch.
+//! Bytes are written without the shared lock. If the socket does not take them at once, a thread is started that waits
+//! for it. So a Redis server that has stopped reading does not block clients.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -20,7 +20,7 @@ use crate::counter::{Key, StoreError};
 use crate::redis::{Producer, Receipts, Recovery, RedisConfig, Session};
 
 impl Server {
-    /// The count in Redis: one connection after the other.
+    /// Opens connections to Redis, one after the other, and reads their replies.
     pub(super) fn redis(&'static self, config: &RedisConfig) {
         let producer = producer(self.context, &self.limits);
         let mut backoff = Backoff::default();
@@ -56,7 +56,7 @@ impl Server {
         }
     }
 
-    /// Reads replies until something goes wrong; says what, and how far it came.
+    /// Reads replies until an error. Returns the error, and how far the connection came.
     fn run_connection(
         &'static self,
         config: &RedisConfig,
@@ -82,18 +82,20 @@ impl Server {
             };
             state.wake_timer(self);
         }
-        // Whoever still writes there ends.
+        // This ends a thread that still writes to the socket.
         let _ = socket.shutdown(Shutdown::Both);
         let Some(connection) = state.connection.take() else { return (CLOSED, ConnectionEnd::default()) };
-        let (silent, ended) =
-            (connection.silent, ConnectionEnd { handshake_done: connection.handshake_done, served: connection.served });
+        let (is_silent, end) = (
+            connection.is_silent,
+            ConnectionEnd { handshake_done: connection.handshake_done, served: connection.served },
+        );
         state.close(*connection);
         state.wake_timer(self);
         self.release(state);
-        (if silent { SILENT } else { result.err().unwrap_or(CLOSED) }, ended)
+        (if is_silent { SILENT } else { result.err().unwrap_or(CLOSED) }, end)
     }
 
-    /// Unlocks, wakes those who have been told something, and writes what the connection with Redis has to send.
+    /// Unlocks, wakes the threads in `woken`, and writes the pending bytes to Redis.
     pub(super) fn send(&'static self, mut state: MutexGuard<'_, State>) {
         let outgoing = state.connection.as_mut().and_then(|connection| connection.outgoing());
         self.release(state);
@@ -102,27 +104,27 @@ impl Server {
         let rest = bytes[rest..].to_owned();
         let write_rest = move || {
             let mut rest = &rest[..];
-            // It ends at the latest when the connection is given up.
+            // It ends at the latest when the connection is shut down.
             while let Some(written) = write(&socket, rest) {
                 rest = &rest[written..];
             }
         };
-        // Without a thread, the connection is found to be silent.
+        // If the thread cannot be started, the reply timeout ends the connection.
         let _ = detach("redis-write", Box::new(write_rest));
     }
 }
 
-/// How far a connection with Redis came.
+/// How far a connection to Redis came.
 #[derive(Default)]
 struct ConnectionEnd {
-    /// Redis had handshake_done us.
+    /// The handshake was completed.
     handshake_done: bool,
     /// A visit was counted.
     served: bool,
 }
 
-/// Writes as much as the socket takes within [`INLINE_WRITE_TIMEOUT`]. Returns how much that is if there is more; an
-/// error is left to the thread that reads.
+/// Writes as much as the socket takes within [`INLINE_WRITE_TIMEOUT`]. Returns the bytes written if there are more.
+/// After an error it returns `None`, since the thread that reads finds the error too.
 fn write(mut socket: &TcpStream, bytes: &[u8]) -> Option<usize> {
     let mut written = 0;
     while written < bytes.len() {
@@ -137,7 +139,7 @@ fn write(mut socket: &TcpStream, bytes: &[u8]) -> Option<usize> {
 }
 
 impl State {
-    /// Takes bytes from Redis. The connection looks at all that is shared meanwhile, and so is put aside.
+    /// Processes bytes from Redis. The connection is moved out of the state meanwhile, since it changes the state.
     fn receive(&mut self, bytes: &[u8]) -> Result<(), StoreHealth> {
         let Some(mut connection) = self.connection.take() else { return Err(CLOSED) };
         let received = connection.receive(bytes, self);
@@ -145,15 +147,15 @@ impl State {
         received
     }
 
-    /// Has the connection with Redis send off what has gathered, if it is free to.
+    /// Submits the gathering batch to the connection to Redis, if no batch is in flight.
     pub(super) fn submit(&mut self) {
         let Some(mut connection) = self.connection.take() else { return };
-        // If something is wrong, the thread that reads there learns of it too.
+        // The thread that reads from the socket finds an error too.
         let _ = connection.submit(self);
         self.connection = Some(connection);
     }
 
-    /// What may be sent, or sent again, waits for the next connection.
+    /// Puts back the batch in flight if it may be sent, or sent again; otherwise completes it as in doubt.
     fn close(&mut self, connection: RedisConnection) {
         let mut leftover = connection.session.into_leftover(&connection.buffers);
         match leftover.recovery {
@@ -164,24 +166,24 @@ impl State {
     }
 }
 
-/// One connection to Redis, from the greeting to the first thing that goes wrong.
+/// One connection to Redis, from the handshake to the first error.
 pub(super) struct RedisConnection {
     socket: Arc<TcpStream>,
     buffers: Buffers,
     session: Session<Waiter>,
-    /// Empty, but for the moment in which a batch passes through.
+    /// Empty, except while a batch moves from the queue to the session.
     batch: Batch<Waiter>,
-    /// When the batch under way, or the greeting, was sent on this connection.
+    /// When the batch in flight, or the handshake, was sent on this connection.
     sent: Instant,
-    /// When that batch was sent first, on whichever connection.
+    /// When that batch was sent first, on any connection.
     first_sent: Instant,
-    /// Whether batches may be sent again, as it was last noted.
+    /// Whether batches may be sent again, as recorded last.
     receipts: Option<Receipts>,
     handshake_done: bool,
-    /// A visit was counted: this connection is worth another like it at once.
+    /// A visit was counted on this connection, so the next one may be opened without a long pause.
     served: bool,
-    /// It was given up.
-    silent: bool,
+    /// The reply timeout has passed, and the socket was shut down.
+    is_silent: bool,
 }
 
 impl RedisConnection {
@@ -199,11 +201,11 @@ impl RedisConnection {
             receipts: None,
             handshake_done: false,
             served: false,
-            silent: false,
+            is_silent: false,
         }
     }
 
-    /// Takes bytes from Redis: has those woken whose batch is answered, and sends off the next.
+    /// Processes bytes from Redis: completes the batch that is answered, and submits the next.
     fn receive(&mut self, mut bytes: &[u8], state: &mut State) -> Result<(), StoreHealth> {
         while !bytes.is_empty() {
             bytes = self.buffers.receive(bytes);
@@ -212,7 +214,7 @@ impl RedisConnection {
         self.submit(state)
     }
 
-    /// Takes what has arrived.
+    /// Processes the replies in the buffer, and completes the batch they end.
     fn process_replies(&mut self, state: &mut State) -> Result<(), StoreHealth> {
         if let Some(batch) = self.session.process_replies(&mut self.buffers).map_err(StoreHealth::of)? {
             let now = record_batch(state.metrics.worker(0), batch, self.sent);
@@ -221,7 +223,7 @@ impl RedisConnection {
             }
             let is_first = !self.served && has_counted(batch);
             state.complete(batch, StoreError::OutcomeUnknown);
-            // Until then, it was not tried whether they can be written.
+            // The first counted batch shows whether receipts can be written.
             if is_first {
                 self.served = true;
                 state.health.record_receipts(self.session.receipts());
@@ -230,9 +232,9 @@ impl RedisConnection {
         Ok(())
     }
 
-    /// Has the session write what has gathered, if nothing is under way.
+    /// Submits the next batch to the session, if no batch is in flight.
     fn submit(&mut self, state: &mut State) -> Result<(), StoreHealth> {
-        while !self.silent && self.session.is_idle() {
+        while !self.is_silent && self.session.is_idle() {
             if !std::mem::replace(&mut self.handshake_done, true) {
                 state.queue.set_down(false);
                 state.health.record_handshake(0, self.session.total());
@@ -253,42 +255,44 @@ impl RedisConnection {
                 Attempt::Again(first_sent) => first_sent,
             };
             self.session.submit(&mut self.batch, &mut self.buffers);
-            // What needs no reply is settled without one.
+            // A batch that needs no reply is completed at once.
             self.process_replies(state)?;
         }
         Ok(())
     }
 
-    /// When to look at it again: it is silent then, or a visit has waited long enough for its reply.
+    /// Returns when to call [`RedisConnection::check_timeouts`]: at the reply timeout, or the first deadline of a
+    /// visit.
     pub(super) fn deadline(&self, state: &State) -> Option<Instant> {
-        if self.silent || self.session.is_idle() {
+        if self.is_silent || self.session.is_idle() {
             return None;
         }
-        let silent = self.sent + state.reply_timeout.duration(self.receipts);
-        Some(state.queue.earliest(&[self.session.first_waiter()]).map_or(silent, |late| late.min(silent)))
+        let reply_deadline = self.sent + state.reply_timeout.duration(self.receipts);
+        let first_deadline = state.queue.earliest(&[self.session.first_waiter()]);
+        Some(first_deadline.map_or(reply_deadline, |first| first.min(reply_deadline)))
     }
 
-    /// Gives up a connection that is silent, which the thread that reads there finds out, and ends visits that have
-    /// waited long enough for a reply.
+    /// Shuts the socket down if the reply timeout has passed, which ends the thread's read, and completes visits whose
+    /// deadline has passed.
     pub(super) fn check_timeouts(&mut self, now: Instant, state: &mut State) {
-        if self.silent || self.session.is_idle() {
+        if self.is_silent || self.session.is_idle() {
             return;
         }
         if now >= self.sent + state.reply_timeout.duration(self.receipts) {
             state.reply_timeout.record_timeout();
-            self.silent = true;
+            self.is_silent = true;
             let _ = self.socket.shutdown(Shutdown::Both);
         }
         let State { queue, woken, .. } = state;
         queue.expire_sent(&mut self.session, now, |client| woken.push(client.thread.clone()));
     }
 
-    /// What is to be written, and where, if anything.
+    /// Takes the pending bytes, if there are any, with the socket to write them to.
     fn outgoing(&mut self) -> Option<(Arc<TcpStream>, Vec<u8>)> {
         let bytes = self.buffers.take_unsent();
         (!bytes.is_empty()).then(|| (self.socket.clone(), bytes))
     }
 }
 
-/// How long whoever sends a batch may be held up by that.
+/// The longest time for which writing a batch may block the thread that submits it.
 const INLINE_WRITE_TIMEOUT: Duration = Duration::from_millis(10);

@@ -1,4 +1,4 @@
-//! Visits that have waited too long, and probes of the store.
+//! Timers: deadlines of visits, and probes of the store.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use super::{Server, wait_timeout};
 use crate::config::Store;
 
 impl Server {
-    /// Ends the visits that have waited for `STORE_TIMEOUT`, gives up a connection that is silent, and probes the
+    /// Completes the visits whose deadline has passed, shuts down a connection to Redis that is silent, and probes the
     /// store.
     pub(super) fn expire_waiters(&'static self, store: &Store) {
         let (mut probe_at, mut taken) = (deadline_after(PROBE_IDLE), 0);
@@ -24,7 +24,7 @@ impl Server {
             if Instant::now() >= probe_at {
                 let is_refusing = state.health.is_refusing(0);
                 let (command, pause) = next_probe(is_refusing, state.queue.batches_taken() == taken, store, state.main);
-                // A probe is a batch, too.
+                // A probe is a batch too.
                 taken = state.queue.batches_taken() + i64::from(command.is_some());
                 if let Some(command) = command
                     && state.queue.push_probe(&command)

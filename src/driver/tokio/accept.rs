@@ -1,4 +1,4 @@
-//! Accepting connections, up to `MAX_CONNECTIONS`, and making room for one more.
+//! Accepting connections, up to `MAX_CONNECTIONS`, and making room for new ones.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -16,33 +16,33 @@ use super::client::serve;
 use super::timer::pause;
 use super::{Inbox, Server, State, Worker, lock};
 
-/// Accepts connections and hands each to the worker that has the fewest. When there are as many as there may be, one
-/// that rests has to go. Told that it is `enough`, it accepts those that have come already, and ends.
+/// Accepts connections and passes each to the worker that has the fewest. At the bound, an idle or stalled one is
+/// evicted. After `stop_accepting`, it accepts the connections that have already arrived, and ends.
 pub(super) async fn accept(
     server: &'static Server,
     workers: &'static [Worker],
     listener: TcpListener,
-    enough: &'static Inbox<()>,
+    stop_accepting: &'static Inbox<()>,
 ) {
     let mut backoff = Backoff::default();
-    let mut ending = false;
+    let mut is_stopping = false;
     loop {
         let accepted = poll_fn(|cx| match listener.poll_accept(cx) {
-            Poll::Pending if ending => Poll::Ready(None),
-            Poll::Pending => pin!(enough.take()).poll(cx).map(|()| None),
+            Poll::Pending if is_stopping => Poll::Ready(None),
+            Poll::Pending => pin!(stop_accepting.take()).poll(cx).map(|()| None),
             ready => ready.map(Some),
         })
         .await;
         let Some(accepted) = accepted else {
-            if ending {
+            if is_stopping {
                 return;
             }
-            ending = true;
-            // Has the event loop look once more.
+            is_stopping = true;
+            // Lets the event loop poll the listener once more.
             yield_now().await;
             continue;
         };
-        // Taken out of this worker's event loop, because it may go to another's.
+        // The socket leaves this worker's event loop, because another worker may serve it.
         match accepted.and_then(|(socket, _)| socket.into_std()) {
             Ok(socket) => {
                 backoff = Backoff::default();
@@ -54,7 +54,7 @@ pub(super) async fn accept(
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(_) if ending => return,
+            Err(_) if is_stopping => return,
             Err(error) => {
                 if backoff.is_first() {
                     log_warning(
@@ -69,28 +69,28 @@ pub(super) async fn accept(
     }
 }
 
-/// Waits for a place. One worker after the other is asked for a connection that can go.
+/// Waits until there is room for a connection. Evicts one on each worker in turn until there is.
 async fn make_room(server: &Server, workers: &[Worker]) {
-    let mut asked = 0;
-    evict(workers, asked);
+    let mut attempt = 0;
+    evict(workers, attempt);
     while !server.wait_for_capacity(server.limits.connections, Instant::now() + STALLED_GRACE).await {
-        asked += 1;
-        evict(workers, asked);
+        attempt += 1;
+        evict(workers, attempt);
     }
     for worker in workers {
         worker.run_on_worker(|state| state.queue.slots.clear_pressure());
     }
 }
 
-/// Has a connection go that rests, on the worker that has most of them or, if others were asked before, on the next.
-fn evict(workers: &[Worker], asked: usize) {
-    let crowd = |&index: &usize| workers[index].open.load(Ordering::Relaxed);
-    if let Some(first) = (0..workers.len()).max_by_key(crowd) {
-        workers[(first + asked) % workers.len()].run_on_worker(State::evict);
+/// Evicts an idle or stalled connection of the worker that has the most connections, or of the `attempt`-th after it.
+fn evict(workers: &[Worker], attempt: usize) {
+    let open = |&index: &usize| workers[index].open.load(Ordering::Relaxed);
+    if let Some(first) = (0..workers.len()).max_by_key(open) {
+        workers[(first + attempt) % workers.len()].run_on_worker(State::evict);
     }
 }
 
-/// One of the `MAX_CONNECTIONS` places, until it is dropped.
+/// The permit for one of `MAX_CONNECTIONS` connections, until it is dropped.
 pub(super) struct ConnectionPermit {
     pub(super) worker: &'static Worker,
 }

@@ -1,4 +1,4 @@
-//! One client: its task, its socket and its place among the connections of its worker.
+//! One client: its task, its socket and its slot among the connections of its worker.
 
 use std::future::poll_fn;
 use std::io;
@@ -21,7 +21,7 @@ use crate::buffers::Buffers;
 use crate::connection::{HttpConnection, Need, ServerContext, WorkerContext};
 use crate::counter::{Command, StoreError};
 
-/// One connection, as its worker knows it. It gives up its seat when it is dropped.
+/// The slot of one connection, until it is dropped.
 struct Client {
     permit: ConnectionPermit,
     slot: usize,
@@ -36,21 +36,21 @@ impl Client {
         self.permit.worker.server
     }
 
-    /// A turn of the exchange.
-    fn with_context<T>(&self, turn: impl FnOnce(&ServerContext, &mut WorkerContext) -> T) -> T {
-        state(|state| turn(self.server().context, &mut state.context))
+    /// Calls `action` with the contexts that an [`HttpConnection`] needs.
+    fn with_context<T>(&self, action: impl FnOnce(&ServerContext, &mut WorkerContext) -> T) -> T {
+        state(|state| action(self.server().context, &mut state.context))
     }
 
-    /// Takes the time of a request or its answer, if that is recorded.
-    fn stamp(&self, now: &mut WorkerContext) {
+    /// Sets the time of a request or its response, if requests are recorded.
+    fn set_micros(&self, context: &mut WorkerContext) {
         if self.server().context.records_requests {
-            now.micros = micros();
+            context.micros = micros();
         }
     }
 
-    /// Asks the store. Until it answers, the client's memory is lent out.
+    /// Adds a command to the batch. Meanwhile, the client's buffers are in the pool.
     fn request_total(&self, mut command: Command, buffers: &mut Buffers) {
-        // Only this depends on what is known of the store.
+        // Only the command of `/readyz` depends on the store's health.
         if command == Command::Ping {
             command = self.permit.worker.readiness();
         }
@@ -61,12 +61,12 @@ impl Client {
         });
     }
 
-    /// Waits for the store's answer.
-    async fn answered(&self, buffers: &mut Buffers) -> Result<i64, StoreError> {
+    /// Waits for the store's reply.
+    async fn wait_for_total(&self, buffers: &mut Buffers) -> Result<i64, StoreError> {
         poll_fn(|cx| {
             self.with_slot(cx, |state| {
                 let Some(total) = state.queue.slots.take_answer(self.slot) else { return Poll::Pending };
-                self.stamp(&mut state.context);
+                self.set_micros(&mut state.context);
                 buffers.acquire(&mut state.pool);
                 Poll::Ready(total)
             })
@@ -74,12 +74,12 @@ impl Client {
         .await
     }
 
-    /// Whether a client that rests has to go.
+    /// Returns whether an idle client has to close its connection.
     fn must_close(&self, cx: &Context<'_>) -> bool {
         self.with_slot(cx, |state| state.context.closing || state.queue.slots.should_close(self.slot))
     }
 
-    /// Leaves the buffers of a client that waits for its peer with the worker, and says whether it has to go.
+    /// Marks the client as stalled, and leaves its buffers with the worker. Returns whether the client was evicted.
     fn mark_stalled(&self, buffers: &mut Buffers, cx: &Context<'_>) -> bool {
         let share = self.server().share;
         self.with_slot(cx, |state| {
@@ -89,7 +89,7 @@ impl Client {
         })
     }
 
-    /// Takes the buffers back.
+    /// Takes the buffers back. Returns an error if the client was evicted.
     fn resume(&self, buffers: &mut Buffers) -> io::Result<()> {
         match state(|state| state.queue.slots.resume(self.slot, buffers)) {
             Eviction::Now => Err(io::ErrorKind::ConnectionAborted.into()),
@@ -97,19 +97,19 @@ impl Client {
         }
     }
 
-    /// Notes that the client waits for its peer no longer, or for something else from now on.
+    /// Marks the client as active: it no longer waits for its peer, or waits for something else from now on.
     fn mark_active(&self) {
         state(|state| state.queue.slots.mark_active(self.slot));
     }
 
-    /// Looks at the worker's state. Whoever changes it for this client wakes it.
-    fn with_slot<T>(&self, cx: &Context<'_>, look: impl FnOnce(&mut State) -> T) -> T {
+    /// Calls `access` with the worker's state, and registers the task to be woken when its slot changes.
+    fn with_slot<T>(&self, cx: &Context<'_>, access: impl FnOnce(&mut State) -> T) -> T {
         state(|state| {
             let waker = state.queue.slots.waker(self.slot);
             if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 *waker = Some(cx.waker().clone());
             }
-            look(state)
+            access(state)
         })
     }
 }
@@ -120,7 +120,7 @@ impl Drop for Client {
     }
 }
 
-/// Serves one connection until its end, which needs no reason: a client may leave at any time.
+/// Serves one connection until it ends. The reason is not logged: a client may leave at any time.
 pub(super) async fn serve(permit: ConnectionPermit, socket: StdStream) {
     let client = Client::new(permit);
     let socket = socket.set_nodelay(true).map(|()| socket);
@@ -132,7 +132,7 @@ pub(super) async fn serve(permit: ConnectionPermit, socket: StdStream) {
     }
 }
 
-/// A client and its socket.
+/// A client, its socket and its buffers.
 struct ClientConnection {
     client: Client,
     socket: TcpStream,
@@ -140,7 +140,7 @@ struct ClientConnection {
     timer: DeadlineTimer,
 }
 
-/// Why a wait has ended.
+/// Why a wait for bytes has ended.
 #[derive(PartialEq)]
 enum Wake {
     Ready,
@@ -153,20 +153,20 @@ impl ClientConnection {
         let limits = &self.client.server().limits;
         let mut connection = HttpConnection::default();
         state(State::tick);
-        // The request that has begun, and when its last byte has to be here; for the first, it also has to begin by
-        // then.
+        // The number of the current request, and the deadline of its last byte. The first request also has to begin
+        // before its deadline.
         let (mut current_request, mut deadline) = (0, Instant::now() + limits.request);
-        let mut idle = None;
+        let mut idle_timeout = None;
         loop {
-            match self.client.with_context(|context, now| connection.advance(context, now, &mut self.buffers)) {
+            match self.client.with_context(|server, worker| connection.advance(server, worker, &mut self.buffers)) {
                 Need::Request => {
                     self.send().await?;
-                    let now = self.mark_idle(idle.is_some());
-                    let patience = idle.map_or(deadline, |idle| now + idle);
-                    if self.receive(patience, true).await? != Wake::Ready {
+                    let now = self.mark_idle(idle_timeout.is_some());
+                    let deadline = idle_timeout.map_or(deadline, |timeout| now + timeout);
+                    if self.receive(deadline, true).await? != Wake::Ready {
                         return Ok(());
                     }
-                    idle = Some(limits.idle);
+                    idle_timeout = Some(limits.idle);
                 }
                 Need::Bytes(request) => {
                     if request != current_request {
@@ -177,19 +177,20 @@ impl ClientConnection {
                     if self.receive(deadline, false).await? != Wake::Ready {
                         state(|state| {
                             state.tick();
-                            self.client.stamp(&mut state.context);
+                            self.client.set_micros(&mut state.context);
                         });
-                        self.client.with_context(|context, now| connection.time_out(context, now, &mut self.buffers));
+                        self.client
+                            .with_context(|server, worker| connection.time_out(server, worker, &mut self.buffers));
                     }
                 }
                 Need::Room => self.send().await?,
-                // It will be wanted again; kept meanwhile, it would take room in every connection.
+                // After that, `advance` returns the same need again. Storing it would take memory in every connection.
                 Need::Store if !self.buffers.pending().is_empty() => self.send().await?,
                 Need::Store => {
                     self.client.request_total(connection.command(), &mut self.buffers);
-                    let total = self.client.answered(&mut self.buffers).await;
+                    let total = self.client.wait_for_total(&mut self.buffers).await;
                     self.client
-                        .with_context(|context, now| connection.complete(total, context, now, &mut self.buffers));
+                        .with_context(|server, worker| connection.complete(total, server, worker, &mut self.buffers));
                 }
                 Need::Close => {
                     self.send().await?;
@@ -199,7 +200,7 @@ impl ClientConnection {
         }
     }
 
-    /// Sends all that is unsent. The answers among it may be recorded.
+    /// Sends all pending bytes. Logs the requests that were answered, if they are recorded.
     async fn send(&mut self) -> io::Result<()> {
         if self.client.server().context.records_requests {
             state(|state| log_requests(&mut state.context.records));
@@ -235,8 +236,8 @@ impl ClientConnection {
         Ok(())
     }
 
-    /// Waits for bytes and takes them. The memory of a connection that waits is lent out, or left with the worker if
-    /// something is in it.
+    /// Waits for bytes and reads them. While the connection waits, its buffers are in the pool, or left with the worker
+    /// if they hold bytes.
     async fn receive(&mut self, deadline: Instant, is_idle: bool) -> io::Result<Wake> {
         loop {
             state(|state| self.buffers.release(&mut state.pool));
@@ -264,13 +265,13 @@ impl ClientConnection {
         }
     }
 
-    /// Whether a request has come that the event loop has not told of yet.
+    /// Returns whether bytes have arrived that the event loop has not reported yet.
     async fn has_bytes(&self) -> bool {
         yield_now().await;
         poll_fn(|cx| Poll::Ready(self.socket.poll_read_ready(cx).is_ready())).await
     }
 
-    /// Nothing is under way, since the time that it returns.
+    /// Marks the client as idle. Returns the time since when it is.
     fn mark_idle(&self, served: bool) -> Instant {
         state(|state| {
             let now = state.now();
@@ -279,17 +280,18 @@ impl ClientConnection {
         })
     }
 
-    /// Bytes have come: takes memory for them. The client waits where it did until they are a request, or part of one.
+    /// Acquires buffers for bytes that have arrived. The client stays in its queue until they are a request, or part of
+    /// one.
     fn receive_bytes(&mut self) {
         state(|state| {
             state.tick();
-            self.client.stamp(&mut state.context);
+            self.client.set_micros(&mut state.context);
             self.buffers.acquire(&mut state.pool);
         });
     }
 
-    /// Closes the connection when the peer has taken what it was sent. If that takes too long, or the seat is needed,
-    /// it is reset: what the kernel keeps for connections that are closed has no other bound.
+    /// Closes the connection once the peer has acknowledged all bytes. Resets it if that takes too long or the slot is
+    /// needed, since the kernel's memory for closed connections has no other bound.
     async fn close(&mut self, end: io::Result<()>) {
         let stalled = end.is_err_and(|error| has_stalled(&error));
         if stalled || self.drain().await.is_err() {
@@ -297,7 +299,7 @@ impl ClientConnection {
         }
     }
 
-    /// Waits until the peer has taken what it was sent.
+    /// Waits until the peer has acknowledged all bytes.
     async fn drain(&mut self) -> io::Result<()> {
         self.buffers = Buffers::default();
         let deadline = Instant::now() + LINGER;
@@ -315,14 +317,13 @@ impl ClientConnection {
         Ok(())
     }
 
-    /// Ends the exchange so that the last answer arrives: says that nothing more will come, and reads away what is
-    /// still coming.
+    /// Shuts down sending, and discards received bytes for [`LINGER`], so that the last response arrives.
     async fn linger(&mut self) -> io::Result<()> {
         poll_fn(|cx| Pin::new(&mut self.socket).poll_shutdown(cx)).await?;
         let deadline = Instant::now() + LINGER;
         loop {
-            let unread = self.buffers.received().len();
-            self.buffers.consume(unread);
+            let received = self.buffers.received().len();
+            self.buffers.consume(received);
             if self.receive(deadline, false).await? != Wake::Ready {
                 return Ok(());
             }

@@ -1,4 +1,4 @@
-//! The count in the ledger: the batches of all workers go to one thread, which owns the file.
+//! Counting in the ledger: one thread owns the file, and writes the batches of all workers.
 
 use std::future::poll_fn;
 use std::io;
@@ -16,7 +16,7 @@ use crate::batch::Batch;
 use crate::counter::{Command, StoreError};
 use crate::ledger::Ledger;
 
-/// The count in the ledger: one batch of this worker after the other.
+/// Passes the worker's batches to the ledger's thread, one after the other.
 pub(super) async fn ledger(worker: &'static Worker, queue: &'static LedgerQueue) {
     worker.set_health(StoreHealth::Up);
     let mut batch = Batch::default();
@@ -29,7 +29,7 @@ pub(super) async fn ledger(worker: &'static Worker, queue: &'static LedgerQueue)
             if queue.poll(worker.index, &mut batch, cx).is_ready() {
                 return Poll::Ready(());
             }
-            // A disk that is this slow has the next batch wait, but not these visitors.
+            // While a slow disk delays the batch, visits whose deadline has passed are completed.
             while let Some(deadline) = state(|state| {
                 state.register_reply_task(cx);
                 state.queue.earliest(&[batch.first_waiter()])
@@ -50,8 +50,8 @@ pub(super) async fn ledger(worker: &'static Worker, queue: &'static LedgerQueue)
     }
 }
 
-/// Where the workers leave their batches for the thread that owns the ledger, since a disk can only be waited for by a
-/// thread. It takes the batches of all workers at once.
+/// The queue from the workers to the thread that owns the ledger, since file operations block. The thread takes the
+/// batches of all workers at once.
 pub(super) struct LedgerQueue {
     state: Mutex<QueueState>,
     ready: Condvar,
@@ -64,7 +64,7 @@ struct QueueState {
     done: bool,
 }
 
-/// One worker's side of the queue.
+/// One worker's commands, its results, and its task's waker.
 #[derive(Default)]
 struct WorkerSlot {
     commands: Vec<Command>,
@@ -102,7 +102,8 @@ impl LedgerQueue {
         Poll::Ready(())
     }
 
-    /// Waits for asks, until `deadline` at most. `false` once the queue is closed.
+    /// Takes the commands of all workers. Waits for them, until `deadline` at most. Returns `false` once the queue is
+    /// closed.
     fn collect(&self, deadline: Option<StdInstant>, thread: &mut LedgerThread) -> bool {
         let mut state = lock(&self.state);
         loop {
@@ -119,54 +120,56 @@ impl LedgerQueue {
             state = match deadline.map(|deadline| deadline.saturating_duration_since(StdInstant::now())) {
                 None => self.ready.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(Duration::ZERO) => return true,
-                Some(left) => self.ready.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+                Some(timeout) => self.ready.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0,
             };
         }
     }
 
+    /// Gives each worker its results, and wakes it.
     fn distribute(&self, thread: &mut LedgerThread) {
         let mut state = lock(&self.state);
-        let mut dealt = thread.results.drain(..);
+        let mut results = thread.results.drain(..);
         for (worker, count) in thread.owners.drain(..) {
             let slot = &mut state.workers[worker];
-            slot.results.extend(dealt.by_ref().take(count));
+            slot.results.extend(results.by_ref().take(count));
             if let Some(waker) = slot.waker.take() {
                 waker.wake();
             }
         }
     }
 
-    /// Waits until what was committed is synced, until `deadline` at most, and says whether it is. What was not is not
-    /// answered either.
+    /// Closes the queue, and waits until the ledger is synced, until `deadline` at most. Returns whether it is. Visits
+    /// that were not synced are not answered either.
     pub(super) fn close(&self, deadline: StdInstant) -> bool {
         let mut state = lock(&self.state);
         state.closed = true;
         self.ready.notify_all();
-        // Also where clients have taken all the time there was.
-        let patience = remaining(deadline).max(EXIT_GRACE / 2);
-        let waited = self.ready.wait_timeout_while(state, patience, |state| !state.done);
+        // The disk gets this time even if the clients have used all of it.
+        let timeout = remaining(deadline).max(EXIT_GRACE / 2);
+        let waited = self.ready.wait_timeout_while(state, timeout, |state| !state.done);
         waited.unwrap_or_else(PoisonError::into_inner).0.done
     }
 }
 
-/// The one who keeps the ledger.
+/// The thread that owns the ledger.
 struct LedgerThread {
     ledger: Ledger,
     commands: Vec<Command>,
     results: Vec<Result<i64, StoreError>>,
-    /// Whose they are: a worker and how many of its asks.
+    /// The workers of `commands` in order: the index of each, and the number of its commands.
     owners: Vec<(usize, usize)>,
 }
 
 impl LedgerThread {
+    /// Commits the workers' commands until the queue is closed.
     fn work(mut self, queue: &LedgerQueue) {
-        let (mut sync, mut reported) = (None, None);
-        while queue.collect(sync, &mut self) {
+        let (mut sync_at, mut reported) = (None, None);
+        while queue.collect(sync_at, &mut self) {
             self.ledger.commit(&self.commands, &mut self.results);
             report_disk(&self.ledger, &mut reported);
             self.commands.clear();
             queue.distribute(&mut self);
-            sync = sync_if_due(&mut self.ledger, sync);
+            sync_at = sync_if_due(&mut self.ledger, sync_at);
         }
         sync_at_end(&mut self.ledger);
         lock(&queue.state).done = true;

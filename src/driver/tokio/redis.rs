@@ -1,4 +1,4 @@
-//! The count in Redis: one connection after the other, one batch after the other.
+//! Counting in Redis: connections one after the other, and on each of them batches one after the other.
 
 use std::future::poll_fn;
 use std::io;
@@ -19,7 +19,7 @@ use crate::buffers::Buffers;
 use crate::counter::StoreError;
 use crate::redis::{Producer, Receipts, Recovery, RedisConfig, Session};
 
-/// The count in Redis: one connection after the other, one batch after the other.
+/// Opens connections to Redis, one after the other, and sends the worker's batches.
 pub(super) async fn redis(worker: &'static Worker, config: &'static RedisConfig) {
     let producer = super::super::producer(worker.server.context, worker.server.limits);
     let mut timeout = ReplyTimeout::new(worker.server.limits.store);
@@ -52,35 +52,35 @@ pub(super) async fn redis(worker: &'static Worker, config: &'static RedisConfig)
     }
 }
 
-/// Connects on a thread of its own, because looking a name up and connecting may block.
-async fn connect(config: &'static RedisConfig, patience: Duration) -> Result<TcpStream, StoreHealth> {
+/// Connects on a thread of its own, because name lookup and connecting block.
+async fn connect(config: &'static RedisConfig, timeout: Duration) -> Result<TcpStream, StoreHealth> {
     let inbox = Arc::new(Inbox::new());
-    let own = inbox.clone();
-    let work = move || own.put(super::super::connect(config, patience));
+    let result = inbox.clone();
+    let work = move || result.put(super::super::connect(config, timeout));
     spawn("connect", STACK, Box::new(work))
-        .map_err(|_| StoreHealth::Down("the system refuses a thread to connect on"))?;
+        .map_err(|_| StoreHealth::Down("cannot start a thread to connect: raise the limit of threads"))?;
     let socket = inbox.take().await?;
     socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket)).map_err(|_| CLOSED)
 }
 
-/// One connection to Redis, from the greeting to the first thing that goes wrong.
+/// One connection to Redis, from the handshake to the first error.
 struct RedisConnection<'a> {
     worker: &'static Worker,
     socket: TcpStream,
     buffers: Buffers,
     session: Session<Waiter>,
-    /// Empty, but for the moment in which a batch passes through.
+    /// Empty, except while a batch moves from the queue to the session.
     batch: Batch<Waiter>,
     timeout: &'a mut ReplyTimeout,
-    /// When the batch under way, or the greeting, was sent on this connection.
+    /// When the batch in flight, or the handshake, was sent on this connection.
     sent: Instant,
-    /// When that batch was sent first, on whichever connection.
+    /// When that batch was sent first, on any connection.
     first_sent: Instant,
     timer: DeadlineTimer,
-    /// Whether batches may be sent again, as it was last noted.
+    /// Whether batches may be sent again, as recorded last.
     receipts: Option<Receipts>,
     handshake_done: bool,
-    /// A visit was counted: this connection is worth another like it at once.
+    /// A visit was counted on this connection, so the next one may be opened without a long pause.
     served: bool,
 }
 
@@ -112,27 +112,27 @@ impl<'a> RedisConnection<'a> {
         }
     }
 
-    /// Carries batches until something goes wrong, and says what.
+    /// Sends batches and reads replies until an error, and returns it.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<StoreHealth> {
-        match self.turn(cx) {
+        match self.advance(cx) {
             Ok(()) => Poll::Pending,
             Err(status) => Poll::Ready(status),
         }
     }
 
-    fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), StoreHealth> {
+    fn advance(&mut self, cx: &mut Context<'_>) -> Result<(), StoreHealth> {
         while self.receive(cx)? {
             self.process_replies()?;
         }
         while self.session.is_idle() && self.submit(cx) {
-            // What needs no reply is settled without one.
+            // A batch that needs no reply is completed at once.
             self.process_replies()?;
         }
         self.send(cx)?;
         self.check_timeouts(cx)
     }
 
-    /// Takes what has arrived.
+    /// Processes the replies in the buffer, and completes the batch they end.
     fn process_replies(&mut self) -> Result<(), StoreHealth> {
         if let Some(batch) = self.session.process_replies(&mut self.buffers).map_err(StoreHealth::of)? {
             let now = self.worker.record_batch(batch, self.sent);
@@ -141,7 +141,7 @@ impl<'a> RedisConnection<'a> {
             }
             let is_first = !self.served && has_counted(batch);
             self.worker.complete(batch, StoreError::OutcomeUnknown);
-            // Until then, it was not tried whether they can be written.
+            // The first counted batch shows whether receipts can be written.
             if is_first {
                 self.served = true;
                 lock(&self.worker.server.health).record_receipts(self.session.receipts());
@@ -150,7 +150,7 @@ impl<'a> RedisConnection<'a> {
         Ok(())
     }
 
-    /// Sends off what has gathered, or waits for it, and says whether there was something.
+    /// Submits the next batch to the session, or registers to wait for one. Returns whether there was one.
     fn submit(&mut self, cx: &mut Context<'_>) -> bool {
         if !std::mem::replace(&mut self.handshake_done, true) {
             state(|state| state.queue.set_down(false));
@@ -178,20 +178,21 @@ impl<'a> RedisConnection<'a> {
         true
     }
 
-    /// Replaces a connection that is silent, and ends visits that have waited long enough for a reply.
+    /// Returns [`SILENT`] if the reply timeout has passed, and completes visits whose deadline has passed.
     fn check_timeouts(&mut self, cx: &mut Context<'_>) -> Result<(), StoreHealth> {
         while !self.session.is_idle() {
-            let silent = self.sent + self.timeout.duration(self.receipts);
-            let late = state(|state| {
+            let reply_deadline = self.sent + self.timeout.duration(self.receipts);
+            let first_deadline = state(|state| {
                 state.register_reply_task(cx);
                 state.queue.earliest(&[self.session.first_waiter()])
             });
-            let late = late.map(Instant::from_std);
-            if self.timer.poll(late.map_or(silent, |late| late.min(silent)), cx).is_pending() {
+            let first_deadline = first_deadline.map(Instant::from_std);
+            let deadline = first_deadline.map_or(reply_deadline, |first| first.min(reply_deadline));
+            if self.timer.poll(deadline, cx).is_pending() {
                 return Ok(());
             }
             let now = Instant::now();
-            if now >= silent {
+            if now >= reply_deadline {
                 self.timeout.record_timeout();
                 return Err(SILENT);
             }
@@ -203,7 +204,7 @@ impl<'a> RedisConnection<'a> {
         Ok(())
     }
 
-    /// Whether bytes have come.
+    /// Reads bytes. Returns whether there were any.
     fn receive(&mut self, cx: &mut Context<'_>) -> Result<bool, StoreHealth> {
         match read(&mut self.socket, &mut self.buffers, cx) {
             Poll::Pending => Ok(false),
@@ -212,6 +213,7 @@ impl<'a> RedisConnection<'a> {
         }
     }
 
+    /// Writes pending bytes as far as the socket takes them.
     fn send(&mut self, cx: &mut Context<'_>) -> Result<(), StoreHealth> {
         while !self.buffers.pending().is_empty() && self.socket.poll_write_ready(cx).is_ready() {
             match self.socket.try_write(self.buffers.pending()) {
@@ -223,7 +225,7 @@ impl<'a> RedisConnection<'a> {
         Ok(())
     }
 
-    /// What may be sent, or sent again, waits for the next connection.
+    /// Puts back the batch in flight if it may be sent, or sent again; otherwise completes it as in doubt.
     fn close(self) {
         let mut leftover = self.session.into_leftover(&self.buffers);
         match leftover.recovery {

@@ -1,4 +1,4 @@
-//! What happens after a time: the deadline of one task, and visits that have waited too long.
+//! Timers: deadlines of visits, probes of the store, and the deadline of one task.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -11,9 +11,9 @@ use super::super::{PROBE_IDLE, next_probe};
 use super::{Worker, lock, state};
 use crate::config::Store;
 
-/// Ends the visits that have waited for `STORE_TIMEOUT` before they were sent, or sent again, and probes the store.
+/// Completes the visits whose deadline has passed before they were sent, or sent again, and probes the store.
 pub(super) async fn expire_waiters(worker: &'static Worker, store: &'static Store) {
-    // It is the first task on its thread.
+    // This is the first task on its thread.
     state(|state| state.context.index = worker.index);
     let mut probe_at = Instant::now() + PROBE_IDLE;
     let (mut timer, mut taken) = (DeadlineTimer::new(probe_at), 0);
@@ -29,7 +29,7 @@ pub(super) async fn expire_waiters(worker: &'static Worker, store: &'static Stor
             let is_refusing = lock(&worker.server.health).is_refusing(worker.index);
             let (command, pause) =
                 next_probe(is_refusing, taken_now == taken, store, worker.server.context.counters.main);
-            // A probe is a batch, too.
+            // A probe is a batch too.
             taken = taken_now + i64::from(command.is_some());
             if let Some(command) = command {
                 worker.probe(&command);
@@ -39,27 +39,27 @@ pub(super) async fn expire_waiters(worker: &'static Worker, store: &'static Stor
     }
 }
 
-/// A timer that is set only when it has to be: a connection's deadline moves with each request, but hardly ever comes.
-/// It belongs to one task.
+/// A timer of one task that is set only when necessary: a connection's deadline moves with each request, and rarely
+/// passes.
 pub(super) struct DeadlineTimer {
     sleep: Pin<Box<Sleep>>,
-    /// It will wake the task, so that it need not be polled before.
-    set: bool,
+    /// It will wake the task, and need not be polled before.
+    is_set: bool,
 }
 
 impl DeadlineTimer {
     pub(super) fn new(first: Instant) -> Self {
-        Self { sleep: Box::pin(sleep_until(first)), set: false }
+        Self { sleep: Box::pin(sleep_until(first)), is_set: false }
     }
 
-    /// Ready once `deadline` has passed.
+    /// Returns `Ready` once `deadline` has passed.
     pub(super) fn poll(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
         if self.sleep.deadline() > deadline {
             self.reset(deadline);
         }
-        while !self.set || self.sleep.is_elapsed() {
-            self.set = self.sleep.as_mut().poll(cx).is_pending();
-            if !self.set {
+        while !self.is_set || self.sleep.is_elapsed() {
+            self.is_set = self.sleep.as_mut().poll(cx).is_pending();
+            if !self.is_set {
                 if Instant::now() >= deadline {
                     return Poll::Ready(());
                 }
@@ -71,11 +71,11 @@ impl DeadlineTimer {
 
     fn reset(&mut self, deadline: Instant) {
         self.sleep.as_mut().reset(deadline);
-        self.set = false;
+        self.is_set = false;
     }
 }
 
-/// Waits for so long. It comes boxed, so that what a timer takes to be made and dropped is there once.
-pub(super) fn pause(long: Duration) -> Pin<Box<Sleep>> {
-    Box::pin(sleep_until(Instant::now() + long))
+/// Waits for `duration`. It is boxed, so that the code that creates and drops a timer is compiled once.
+pub(super) fn pause(duration: Duration) -> Pin<Box<Sleep>> {
+    Box::pin(sleep_until(Instant::now() + duration))
 }
