@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::audit::{Doubt, LOST_CONNECTION, Tally};
 use super::crowd::Visitor;
-use super::relay::{Relay, Trick};
+use super::relay::{Fault, Relay};
 use crate::support::{NEVER, Notch, Redis, Settings};
 
 /// notch with one event loop, so with one connection to Redis, through a relay.
@@ -28,7 +28,7 @@ fn cut_at_every_byte_of_a_visit() {
     let (redis, relay, notch) = behind_a_relay(NEVER);
     let mut visitor = Visitor::of(&notch);
     recover(&notch, &redis, &mut visitor.tally, Doubt::None);
-    for (cut, least) in [(Trick::CutRequest as fn(usize) -> Trick, 20), (Trick::CutReply, 4)] {
+    for (cut, least) in [(Fault::CutRequest as fn(usize) -> Fault, 20), (Fault::CutReply, 4)] {
         // Several visits at once are a longer command.
         for visits in [1, 12] {
             let mut passed = 0;
@@ -43,7 +43,7 @@ fn cut_at_every_byte_of_a_visit() {
 }
 
 /// Sends a visit, and returns whether the cut happened.
-fn cut_a_visit(relay: &Relay, cut: Trick, visitor: &mut Visitor, visits: usize) -> bool {
+fn cut_a_visit(relay: &Relay, cut: Fault, visitor: &mut Visitor, visits: usize) -> bool {
     let taken = relay.taken();
     relay.arm(cut);
     visitor.visit(visits);
@@ -62,7 +62,7 @@ fn cut_at_every_byte_of_the_greeting() {
     recover(&notch, &redis, &mut tally, Doubt::None);
     // A cut after the last byte would not affect this visit but the next one.
     for (cut, length) in
-        [(Trick::CutRequest as fn(usize) -> Trick, "*1\r\n$4\r\nPING\r\n".len()), (Trick::CutReply, "+PONG\r\n".len())]
+        [(Fault::CutRequest as fn(usize) -> Fault, "*1\r\n$4\r\nPING\r\n".len()), (Fault::CutReply, "+PONG\r\n".len())]
     {
         for passed in 0..length {
             let taken = relay.taken();
@@ -80,8 +80,8 @@ fn late_replies_in_pieces_are_replies() {
     let (redis, relay, notch) = behind_a_relay(NEVER);
     let mut visitor = Visitor::of(&notch);
     recover(&notch, &redis, &mut visitor.tally, Doubt::None);
-    for trick in [Trick::DelayReply(Duration::from_millis(300)), Trick::DribbleReply] {
-        relay.arm(trick);
+    for fault in [Fault::DelayReply(Duration::from_millis(300)), Fault::DribbleReply] {
+        relay.arm(fault);
         visitor.visit(3);
         assert!(relay.disarm(), "the reply went another way");
         recover(&notch, &redis, &mut visitor.tally, Doubt::None);
@@ -94,7 +94,7 @@ fn replies_that_come_too_late_reach_nobody() {
     let mut visitor = Visitor::of(&notch);
     recover(&notch, &redis, &mut visitor.tally, Doubt::None);
     for round in 1..=3 {
-        relay.arm(Trick::DelayReply(Duration::from_secs(4)));
+        relay.arm(Fault::DelayReply(Duration::from_secs(4)));
         visitor.visit(2);
         assert!(relay.disarm(), "the reply went another way");
         assert_eq!(relay.taken(), 1 + round, "the batch was sent again on another connection");
@@ -113,7 +113,7 @@ fn nothing_is_sent_again_on_the_word_of_a_receipt_that_may_be_evicted() {
         recover(&notch, &redis, &mut visitor.tally, Doubt::None);
         let message = notch.log().iter().any(|line| line.contains("maxmemory-policy noeviction"));
         assert_eq!(message, doubts > 0, "{policy}: {:#?}", notch.log());
-        relay.arm(Trick::CutReply(0));
+        relay.arm(Fault::CutReply(0));
         visitor.visit(1);
         assert!(relay.disarm(), "nothing was cut");
         assert_eq!(visitor.tally.doubts, doubts, "{policy}");
@@ -127,26 +127,26 @@ fn what_redis_never_said_is_no_number() {
     let mut visitor = Visitor::of(&notch);
     recover(&notch, &redis, &mut visitor.tally, Doubt::None);
     let before = notch.resident_kilobytes();
-    for trick in [
-        Trick::DoubleReply,
-        Trick::Instead(b"+OK\r\n"),
-        Trick::Instead(b"$1\r\n7\r\n"),
-        Trick::Instead(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
-        Trick::Instead(b"\x15\x03\x01\x00\x02\x02\x46"),
-        Trick::Instead(b"\r\n"),
-        Trick::Instead(b"*1000000\r\n"),
-        Trick::Instead(b":99999999999999999999999999\r\n"),
-        Trick::Endless(b'x'),
-        Trick::Endless(b':'),
-        Trick::Endless(b'$'),
-        Trick::Endless(b'9'),
-        Trick::Endless(0),
+    for fault in [
+        Fault::DoubleReply,
+        Fault::Instead(b"+OK\r\n"),
+        Fault::Instead(b"$1\r\n7\r\n"),
+        Fault::Instead(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+        Fault::Instead(b"\x15\x03\x01\x00\x02\x02\x46"),
+        Fault::Instead(b"\r\n"),
+        Fault::Instead(b"*1000000\r\n"),
+        Fault::Instead(b":99999999999999999999999999\r\n"),
+        Fault::Endless(b'x'),
+        Fault::Endless(b':'),
+        Fault::Endless(b'$'),
+        Fault::Endless(b'9'),
+        Fault::Endless(0),
     ] {
-        relay.arm(trick.clone());
+        relay.arm(fault.clone());
         visitor.visit(2);
         assert!(relay.disarm(), "the reply went another way");
         recover(&notch, &redis, &mut visitor.tally, LOST_CONNECTION);
         let memory = notch.resident_kilobytes();
-        assert!(memory < before + 2000, "{before} kB before {trick:?}, then {memory} kB");
+        assert!(memory < before + 2000, "{before} kB before {fault:?}, then {memory} kB");
     }
 }

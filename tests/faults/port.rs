@@ -4,35 +4,35 @@ use std::thread;
 
 use super::audit::Doubt;
 use super::crowd::{Crowd, SETTLED, Visitor};
-use super::relay::{Mood, Relay};
+use super::relay::{Mode, Relay};
 use crate::support::{NEVER, Redis, Settings, wait_until};
 
 #[test]
 fn a_port_that_is_silent_or_slams_the_door() {
-    for mood in [Mood::Silent, Mood::Slam] {
+    for mode in [Mode::Silent, Mode::Slam] {
         let redis = Redis::start(&[]);
         let relay = Relay::to(redis.port);
         // From the start, and in the middle of the load.
-        relay.set(mood);
+        relay.set(mode);
         let notch = Settings::redis(relay.port).with("WORKERS", "1").with("STORE_TIMEOUT", "300ms").start();
         let mut first = Visitor::of(&notch);
         (0..3).for_each(|_| first.visit(1));
         assert_eq!((first.tally.refused, first.tally.doubts), (3, 0), "nothing was sent, so nothing is in doubt");
-        relay.set(Mood::Pass);
+        relay.set(Mode::Pass);
         first.tally.note_number(notch.visit_when_it_counts());
         thread::sleep(SETTLED);
         let files = notch.files().len();
         let crowd = Crowd::at(&notch, 4);
         crowd.until_answered(100);
         for _ in 0..2 {
-            relay.set(mood);
+            relay.set(mode);
             for _ in 0..3 {
                 let away = notch.get("/count");
                 first.tally.note(&away);
-                assert_ne!(away.status, 200, "{mood:?}: nobody counts there");
+                assert_ne!(away.status, 200, "{mode:?}: nobody counts there");
                 assert_eq!(notch.get("/livez").status, 200);
             }
-            relay.set(Mood::Pass);
+            relay.set(Mode::Pass);
             crowd.until_answered(100);
         }
         let mut tally = crowd.leave();

@@ -12,7 +12,7 @@ use crate::support::wait_until;
 /// A fault for the next bytes of either direction, as they arrive: a batch and its replies are small enough to arrive
 /// whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Trick {
+pub(crate) enum Fault {
     /// Forwards this many bytes to Redis, then cuts the connection. Remains set if fewer arrive.
     CutRequest(usize),
     /// The same for bytes from Redis.
@@ -29,7 +29,7 @@ pub(crate) enum Trick {
 
 /// Treatment of new connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mood {
+pub(crate) enum Mode {
     Pass,
     /// Accepted, never read from, never written to.
     Silent,
@@ -48,10 +48,10 @@ pub(crate) struct Relay {
 
 struct Shared {
     redis: u16,
-    mood: Mood,
-    trick: Option<Trick>,
+    mode: Mode,
+    fault: Option<Fault>,
     /// Connections up to this number discard all bytes, as if the network had failed without either end noticing.
-    swallowing: usize,
+    discarding: usize,
     /// Delay of each reply.
     delay: Duration,
     /// Number of accepted connections.
@@ -65,12 +65,12 @@ impl Relay {
     pub(crate) fn to(redis: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
         let port = listener.local_addr().expect("a bound listener has an address").port();
-        let (mood, standing) = (Mood::Pass, HashMap::new());
+        let (mode, standing) = (Mode::Pass, HashMap::new());
         let shared = Arc::new(Mutex::new(Shared {
             redis,
-            mood,
-            trick: None,
-            swallowing: 0,
+            mode,
+            fault: None,
+            discarding: 0,
             delay: Duration::ZERO,
             taken: 0,
             standing,
@@ -82,13 +82,13 @@ impl Relay {
     }
 
     /// Sets a fault for the next bytes that it applies to.
-    pub(crate) fn arm(&self, trick: Trick) {
-        lock(&self.shared).trick = Some(trick);
+    pub(crate) fn arm(&self, fault: Fault) {
+        lock(&self.shared).fault = Some(fault);
     }
 
     /// Removes the fault. Returns whether it has happened.
     pub(crate) fn disarm(&self) -> bool {
-        lock(&self.shared).trick.take().is_none()
+        lock(&self.shared).fault.take().is_none()
     }
 
     /// Returns the number of open connections.
@@ -97,15 +97,15 @@ impl Relay {
     }
 
     /// Sets the treatment of new connections, and cuts the open ones.
-    pub(crate) fn set(&self, mood: Mood) {
-        lock(&self.shared).mood = mood;
+    pub(crate) fn set(&self, mode: Mode) {
+        lock(&self.shared).mode = mode;
         self.cut();
     }
 
     /// Makes all open connections discard what is sent on them from now on. New connections are not affected.
-    pub(crate) fn swallow(&self) {
+    pub(crate) fn discard(&self) {
         let mut state = lock(&self.shared);
-        state.swallowing = state.taken;
+        state.discarding = state.taken;
     }
 
     /// Delays each reply from now on.
@@ -140,13 +140,13 @@ impl Drop for Relay {
 
 impl Shared {
     /// Takes the fault that applies to these bytes, if one is set.
-    fn trick(&mut self, way: Way, length: usize) -> Option<Trick> {
-        let own = match self.trick.as_ref()? {
-            Trick::CutRequest(passed) => way == Way::Request && *passed <= length,
-            Trick::CutReply(passed) => way == Way::Reply && *passed <= length,
+    fn fault(&mut self, way: Way, length: usize) -> Option<Fault> {
+        let own = match self.fault.as_ref()? {
+            Fault::CutRequest(passed) => way == Way::Request && *passed <= length,
+            Fault::CutReply(passed) => way == Way::Reply && *passed <= length,
             _ => way == Way::Reply,
         };
-        if own { self.trick.take() } else { None }
+        if own { self.fault.take() } else { None }
     }
 }
 
@@ -165,19 +165,19 @@ fn accept(listener: &TcpListener, shared: &Arc<Mutex<Shared>>) {
         }
         state.taken += 1;
         let number = state.taken;
-        match state.mood {
-            Mood::Slam => {}
-            Mood::Silent => drop(state.standing.insert(number, vec![notch])),
-            Mood::Pass | Mood::Mute | Mood::Deaf => {
+        match state.mode {
+            Mode::Slam => {}
+            Mode::Silent => drop(state.standing.insert(number, vec![notch])),
+            Mode::Pass | Mode::Mute | Mode::Deaf => {
                 // If Redis is down, the connection is closed at once.
                 let Ok(redis) = TcpStream::connect(("127.0.0.1", state.redis)) else { continue };
                 let again = |stream: &TcpStream| stream.try_clone().expect("a second handle on a socket");
                 state.standing.insert(number, vec![again(&notch), again(&redis)]);
-                let mood = state.mood;
+                let mode = state.mode;
                 for (from, to, way) in [(again(&notch), again(&redis), Way::Request), (redis, notch, Way::Reply)] {
                     let shared = shared.clone();
                     thread::spawn(move || {
-                        pass(&from, &to, Connection { way, number, mood }, &shared);
+                        pass(&from, &to, Connection { way, number, mode }, &shared);
                         close_all(&[from, to]);
                         lock(&shared).standing.remove(&number);
                     });
@@ -193,44 +193,44 @@ struct Connection {
     way: Way,
     number: usize,
     /// The treatment that applied when it was accepted.
-    mood: Mood,
+    mode: Mode,
 }
 
 /// Passes bytes on in one direction, up to the end of the connection.
 fn pass(mut from: &TcpStream, mut to: &TcpStream, connection: Connection, shared: &Mutex<Shared>) {
-    let Connection { way, number, mood } = connection;
+    let Connection { way, number, mode } = connection;
     let _ = to.set_nodelay(true);
     let mut bytes = [0; 64 << 10];
-    let mut is_greeted = false;
+    let mut handshake_done = false;
     while let Ok(length @ 1..) = from.read(&mut bytes) {
         let bytes = &bytes[..length];
-        let (swallowed, delay) = {
+        let (discarded, delay) = {
             let state = lock(shared);
-            (number <= state.swallowing, if way == Way::Reply { state.delay } else { Duration::ZERO })
+            (number <= state.discarding, if way == Way::Reply { state.delay } else { Duration::ZERO })
         };
-        if swallowed || (is_greeted && mood == Mood::Mute && way == Way::Reply) {
+        if discarded || (handshake_done && mode == Mode::Mute && way == Way::Reply) {
             continue;
         }
         thread::sleep(delay);
-        is_greeted |= bytes.ends_with(b"PONG\r\n") || bytes.ends_with(b"PING\r\n");
-        let trick = lock(shared).trick(way, length);
-        let passed = match trick {
+        handshake_done |= bytes.ends_with(b"PONG\r\n") || bytes.ends_with(b"PING\r\n");
+        let fault = lock(shared).fault(way, length);
+        let passed = match fault {
             None => to.write_all(bytes),
-            Some(Trick::CutRequest(passed) | Trick::CutReply(passed)) => {
+            Some(Fault::CutRequest(passed) | Fault::CutReply(passed)) => {
                 let _ = to.write_all(&bytes[..passed]);
                 return;
             }
-            Some(Trick::DelayReply(delay)) => {
+            Some(Fault::DelayReply(delay)) => {
                 thread::sleep(delay);
                 to.write_all(bytes)
             }
-            Some(Trick::DribbleReply) => bytes.iter().try_for_each(|byte| {
+            Some(Fault::DribbleReply) => bytes.iter().try_for_each(|byte| {
                 thread::sleep(Duration::from_millis(1));
                 to.write_all(&[*byte])
             }),
-            Some(Trick::DoubleReply) => to.write_all(&[bytes, bytes].concat()),
-            Some(Trick::Instead(other)) => to.write_all(other),
-            Some(Trick::Endless(byte)) => {
+            Some(Fault::DoubleReply) => to.write_all(&[bytes, bytes].concat()),
+            Some(Fault::Instead(other)) => to.write_all(other),
+            Some(Fault::Endless(byte)) => {
                 while to.write_all(&[byte; 4096]).is_ok() {}
                 return;
             }
@@ -238,7 +238,7 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream, connection: Connection, shared
         if passed.is_err() {
             return;
         }
-        if is_greeted && mood == Mood::Deaf && way == Way::Request {
+        if handshake_done && mode == Mode::Deaf && way == Way::Request {
             wait_until("the connection is given up", || (!lock(shared).standing.contains_key(&number)).then_some(()));
         }
     }

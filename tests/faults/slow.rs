@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::audit::{Doubt, LOST_CONNECTION, Tally};
 use super::crowd::{Crowd, Visitor};
-use super::relay::{Mood, Relay};
+use super::relay::{Mode, Relay};
 use crate::support::{NEVER, Notch, Redis, Settings, wait_until};
 
 fn behind_a_relay(redis: &Redis, timeout: &str) -> (Relay, Notch) {
@@ -110,7 +110,7 @@ fn a_connection_that_swallows_what_is_sent_is_replaced_in_time() {
         let (relay, notch) = behind_a_relay(&redis, timeout);
         let mut visitors: Vec<_> = (0..4).map(|_| Visitor::of(&notch)).collect();
         visitors.iter_mut().for_each(|visitor| visitor.visit(1));
-        relay.swallow();
+        relay.discard();
         let mut tally = Tally::default();
         let visits = visitors.into_iter().map(|mut visitor| {
             thread::spawn(move || {
@@ -131,7 +131,7 @@ fn an_idle_connection_that_has_died_unseen_is_replaced_before_a_visit_needs_it()
     let (relay, notch) = behind_a_relay(&redis, "2s");
     assert_eq!(notch.visit(), 1);
     let taken = relay.taken();
-    relay.swallow();
+    relay.discard();
     relay.until_taken_after(taken);
     wait_until("the store is up again", || notch.get("/metrics").text().contains("\nnotch_store_up 1\n").then_some(()));
     assert_eq!(notch.visit(), 2);
@@ -145,15 +145,15 @@ fn connections_that_only_greet_are_not_made_over_and_over() {
     let (relay, notch) = behind_a_relay(&redis, "1s");
     let mut tally = Tally::default();
     tally.note_number(notch.visit());
-    for (mood, most) in [(Mood::Mute, 14), (Mood::Slam, 45), (Mood::Silent, 14)] {
-        relay.set(mood);
+    for (mode, most) in [(Mode::Mute, 14), (Mode::Slam, 45), (Mode::Silent, 14)] {
+        relay.set(mode);
         let (taken, lines) = (relay.taken(), notch.log().len());
         let crowd = Crowd::at(&notch, 3);
         thread::sleep(WATCHED);
         let (taken, lines) = (relay.taken() - taken, notch.log().len() - lines);
-        assert!(taken <= most, "{mood:?}: {taken} connections in {WATCHED:?}");
-        assert!(lines <= 6, "{mood:?}: {:#?}", notch.log());
-        relay.set(Mood::Pass);
+        assert!(taken <= most, "{mode:?}: {taken} connections in {WATCHED:?}");
+        assert!(lines <= 6, "{mode:?}: {:#?}", notch.log());
+        relay.set(Mode::Pass);
         crowd.until_answered(1);
         tally.merge(crowd.leave());
     }
@@ -209,7 +209,7 @@ fn a_redis_that_does_not_read_holds_up_nobody_else() {
 
 /// Has Redis not read a large batch, and returns how long a request took at most that needs no store.
 fn slowest_while_deaf(notch: &Notch, relay: &Relay, round: i64) -> Duration {
-    relay.set(Mood::Deaf);
+    relay.set(Mode::Deaf);
     let mut clients: Vec<_> = (0..900)
         .map(|number| {
             let mut client = notch.client();
@@ -224,7 +224,7 @@ fn slowest_while_deaf(notch: &Notch, relay: &Relay, round: i64) -> Duration {
         assert_eq!(notch.get("/livez").status, 200);
         slowest = slowest.max(start.elapsed());
     }
-    relay.set(Mood::Pass);
+    relay.set(Mode::Pass);
     for client in &mut clients {
         assert_eq!(client.response().number(), round);
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::audit::Doubt;
 use super::crowd::{Crowd, Over, SETTLED};
 use super::hostile_clients;
-use super::relay::{Mood, Relay, Trick};
+use super::relay::{Fault, Mode, Relay};
 use super::rng::Rng;
 use crate::support::{Notch, Redis, Settings, wait_until};
 
@@ -63,24 +63,24 @@ fn inject_fault(redis: &mut Redis, relay: &Relay, rng: &mut Rng) {
         1 => redis.while_stopped(|| thread::sleep(pause)),
         2 => redis.send_without_waiting(&format!("DEBUG SLEEP {}", pause.as_secs_f32())),
         3 => relay.cut(),
-        4 => relay.arm(Trick::CutRequest(place)),
-        5 => relay.arm(Trick::CutReply(place / 4)),
+        4 => relay.arm(Fault::CutRequest(place)),
+        5 => relay.arm(Fault::CutReply(place / 4)),
         6 => relay.arm(
             rng.pick(&[
-                Trick::DelayReply(pause),
-                Trick::DribbleReply,
-                Trick::DoubleReply,
+                Fault::DelayReply(pause),
+                Fault::DribbleReply,
+                Fault::DoubleReply,
                 // Not an error: that would be a lie about an increment that was done, and no Redis tells it.
-                Trick::Instead(b":7\r\n"),
-                Trick::Instead(b"zebra"),
-                Trick::Endless(b'z'),
+                Fault::Instead(b":7\r\n"),
+                Fault::Instead(b"zebra"),
+                Fault::Endless(b'z'),
             ])
             .clone(),
         ),
         _ => {
-            relay.set(*rng.pick(&[Mood::Silent, Mood::Slam]));
+            relay.set(*rng.pick(&[Mode::Silent, Mode::Slam]));
             thread::sleep(pause);
-            relay.set(Mood::Pass);
+            relay.set(Mode::Pass);
         }
     }
 }

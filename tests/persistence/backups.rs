@@ -1,5 +1,5 @@
-//! Backups and restores that cannot work fail, say so, and leave the data as it was. That they work under load is part
-//! of [`crate::passwords`].
+//! Backups and restores that cannot succeed fail with a message and leave the data unchanged. [`crate::passwords`]
+//! tests them under load.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -29,7 +29,7 @@ fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
     command.output().expect("tar is installed").stdout
 }
 
-/// A member of an archive, as it is in it.
+/// One member of an archive, with its header.
 fn member(archive: &[u8], name: &str) -> Vec<u8> {
     let folder = Folder::new("tar");
     fs::write(folder.file("archive"), archive).expect("an archive written for the test");
@@ -46,7 +46,7 @@ fn a_foreign_or_truncated_backup_changes_nothing() {
     let mut flipped = backup.clone();
     let at = backup.windows(file.len()).position(|window| window == file).expect("the file in the archive");
     flipped[at + file.len() / 2] ^= 1;
-    // Wherever it ends within what counts; behind the file, there is only padding.
+    // Truncated anywhere within the file; the rest is padding.
     let end = at + file.len();
     let lengths =
         [0, 1, 511, 512, 513, 1024, 1536, 1537, 2048, at + 1, end - 1].into_iter().filter(|length| *length < end);
@@ -149,7 +149,7 @@ fn a_backup_of_a_file_that_begins_with_a_snapshot_is_one() {
 #[test]
 fn a_start_finishes_a_restore_and_removes_what_was_interrupted() {
     let (mut store, backup) = store();
-    // What a restore leaves that is interrupted before its last step.
+    // Files of a restore that was interrupted before its last step.
     let other = store.elsewhere();
     other.restore(&backup);
     fs::create_dir(store.path(".notch-redis.ready")).expect("a folder made for the test");
@@ -167,7 +167,7 @@ fn a_start_finishes_a_restore_and_removes_what_was_interrupted() {
     for name in [".notch-redis.ready", ".notch-redis.restore", ".notch-redis.backup.123456"] {
         assert!(!store.path(name).exists(), "{name}");
     }
-    // And before its first one: nothing of it is used.
+    // Files of one that was interrupted before its first step: none of them is used.
     store.stop();
     fs::create_dir(store.path(".notch-redis.ready")).expect("a folder made for the test");
     store.start();

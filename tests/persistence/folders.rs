@@ -1,5 +1,5 @@
-//! Data folders that hold nothing, something else, or the data of another server: said in plain words, and refused
-//! where the count would begin anew beside what is there.
+//! Data folders that are empty, contain something else, or contain the data of another server: reported, and rejected
+//! where the count would start again beside existing data.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! `notch-redis healthcheck`: what it finds, and that it ends in time and leaves no process, whatever Redis does.
+//! `notch-redis healthcheck`: its result, its duration, and that it leaves no process, in any state of Redis.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -25,7 +25,7 @@ fn a_server_that_hangs_or_is_gone_is_not_healthy() {
     assert_eq!(ended.code, Some(1), "{ended:?}");
 }
 
-/// The first process of the namespace reaps nothing, as Redis in a container without an init.
+/// The first process of the namespace reaps no zombies, like Redis in a container without an init.
 #[test]
 fn a_check_leaves_no_process_behind_even_where_nobody_reaps() {
     let mut store = Store::new().with("REDIS_PASSWORD", "x");
@@ -36,7 +36,8 @@ fn a_check_leaves_no_process_behind_even_where_nobody_reaps() {
     assert_eq!(left_by_check(&store), "code 1", "without a server");
 }
 
-/// Its exit code, and a line for each process that is left in its namespace besides the first and those that look.
+/// Returns the exit code, and a line for each process left in the namespace, except the first one and those of this
+/// test.
 fn left_by_check(store: &Store) -> String {
     const ENTER: &str =
         "( \"$@\"; echo \"code $?\"; cat /proc/[0-9]*/stat; echo end ) 2>/dev/null & exec sleep 600 >/dev/null 2>&1";
@@ -56,7 +57,7 @@ fn left_by_check(store: &Store) -> String {
     printed.iter().filter(|line| !is_expected(line)).map(String::as_str).collect::<Vec<_>>().join("\n")
 }
 
-/// As when the container's own limit ends it: what it has started ends by itself, and in time.
+/// Killed as by the time limit of the container: its child processes end by themselves, and in time.
 #[test]
 fn what_a_killed_check_has_started_ends_too() {
     let mut store = Store::new();
@@ -74,7 +75,7 @@ fn what_a_killed_check_has_started_ends_too() {
     });
 }
 
-/// The names of the processes of a group, without zombies, which wait for the first process of the machine.
+/// Returns the names of the processes of a group, without zombies, which init reaps.
 fn living(group: u32) -> Vec<String> {
     let stats = fs::read_dir("/proc").expect("a list of processes").flatten();
     let stats = stats.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());

@@ -1,4 +1,4 @@
-//! `notch-redis` as a process: started in a data folder, on a port and with the variables that a test gives it.
+//! `notch-redis` as a process, started with the data folder, the port and the variables of a test.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -14,7 +14,7 @@ use crate::support::{Folder, Settings, free_port, signal, wait_until};
 
 /// A data folder, and the server that may run on it. The server is killed when this is dropped.
 pub(crate) struct Store {
-    /// Programs by the names that the image has them under, the configuration, secrets and the log.
+    /// Programs under their names in the image, the configuration, secrets and the log.
     tools: Folder,
     data: Folder,
     pub(crate) port: u16,
@@ -32,8 +32,8 @@ pub(crate) struct Exit {
 }
 
 impl Store {
-    /// A store with an empty data folder, not started. Its file is rewritten as often as Redis can, which is slowed
-    /// down so that a rewrite is nearly always in progress while there are visits.
+    /// Returns a store with an empty data folder, not started. Its file is rewritten as often as Redis can, slowed down
+    /// so that a rewrite is in progress during most visits.
     pub(crate) fn new() -> Self {
         let tools = Folder::new("image");
         let server = server();
@@ -63,7 +63,7 @@ impl Store {
         self
     }
 
-    /// Sets a variable for what is run from now on.
+    /// Sets a variable for all later runs.
     pub(crate) fn set(&mut self, name: &str, value: &OsStr) {
         self.variables.insert(name.into(), value.into());
     }
@@ -72,14 +72,14 @@ impl Store {
         self.variables.remove(name);
     }
 
-    /// Writes a file beside the data folder, for as long as this store lives.
+    /// Writes a file beside the data folder, removed with this store.
     pub(crate) fn write_file(&self, name: &str, content: &[u8]) -> PathBuf {
         let file = self.tools.file(name);
         fs::write(&file, content).expect("a file written for the test");
         file
     }
 
-    /// A store of the same settings with an empty data folder: a new machine.
+    /// Returns a store with the same settings and an empty data folder: a new machine.
     pub(crate) fn elsewhere(&self) -> Self {
         let mut store = Self::new();
         store.variables = self.variables.clone();
@@ -124,7 +124,7 @@ impl Store {
         let mut child = self.command(&[]).stdout(log).stderr(also).spawn().expect("a shell");
         let healthy = wait_until("notch-redis is healthy or ends", || {
             let ended = child.try_wait().expect("our own child").is_some();
-            // A check takes several processes: it is made when somebody listens there.
+            // A health check starts several processes, so it waits until the port is open.
             let healthy = !ended && TcpStream::connect(("127.0.0.1", self.port)).is_ok() && self.is_healthy();
             healthy.then_some(true).or(ended.then_some(false))
         });
@@ -141,7 +141,7 @@ impl Store {
         self.try_start().unwrap_or_else(|log| panic!("notch-redis did not start: {log}"))
     }
 
-    /// Starts where it has to be refused, and returns the log.
+    /// Starts the server, which must be rejected, and returns the log.
     pub(crate) fn refuse(&mut self) -> String {
         let log = self.try_start().err();
         log.unwrap_or_else(|| panic!("notch-redis started: {}", self.log()))
@@ -201,14 +201,14 @@ impl Store {
         Exit::of(self.command(arguments).stdout(output).stderr(Stdio::piped()).output().expect("a shell"))
     }
 
-    /// What `notch-redis cli` prints.
+    /// Returns the output of `notch-redis cli`.
     pub(crate) fn cli(&self, words: &[&str]) -> String {
         let ended = self.run(&[&["cli"], words].concat());
         assert!(ended.success, "{words:?}: {ended:?}");
         ended.text()
     }
 
-    /// What redis-cli prints that logs in as these further arguments say.
+    /// Returns the output of redis-cli with these arguments, without notch-redis.
     pub(crate) fn stranger(&self, words: &[&str]) -> String {
         let mut command = Command::new("redis-cli");
         command.args(["-p", &self.port.to_string(), "--no-auth-warning"]).args(words).stdin(Stdio::null());
@@ -216,7 +216,7 @@ impl Store {
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim_end().to_owned()
     }
 
-    /// A backup of what is there now.
+    /// Returns a backup of the current data.
     pub(crate) fn backup(&self) -> Vec<u8> {
         let ended = self.run(&["backup"]);
         assert!(ended.success, "{ended:?}");
@@ -228,7 +228,7 @@ impl Store {
         assert!(ended.success, "{ended:?}");
     }
 
-    /// Settings of a notch that counts in this store, which waits for it however long it is away.
+    /// Returns settings of a notch that counts in this store and waits for it for any time.
     pub(crate) fn notch(&self) -> Settings {
         let mut settings = Settings::redis(self.port).with("STORE_TIMEOUT", "1m");
         let shared = ["REDIS_USERNAME", "REDIS_PASSWORD", "REDIS_PASSWORD_FILE", "REDIS_DB", "COUNTER_KEY", "COUNTERS"];
@@ -244,12 +244,12 @@ impl Store {
         self.notch().start().total()
     }
 
-    /// Whether a rewrite of the file is in progress.
+    /// Returns whether a rewrite of the file is in progress.
     pub(crate) fn is_rewriting(&self) -> bool {
         self.cli(&["info", "persistence"]).contains("aof_rewrite_in_progress:1")
     }
 
-    /// What the file was last rewritten into: another after each rewrite.
+    /// Returns the name of the rewritten file, which changes with each rewrite.
     pub(crate) fn generation(&self) -> String {
         if is_old() {
             let inode = fs::metadata(self.path("appendonly.aof")).expect("the append-only file").ino();
@@ -259,7 +259,7 @@ impl Store {
         manifest.lines().next().expect("a base").to_owned()
     }
 
-    /// The append-only file, or all parts of it, and their names.
+    /// Returns the append-only file, or all its parts, with their names.
     pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let mut files = BTreeMap::new();
         for folder in [self.path(""), self.path("appendonlydir")] {
@@ -297,7 +297,7 @@ impl Exit {
     }
 }
 
-/// The server under test, by its whole path.
+/// Returns the absolute path of the server under test.
 fn server() -> PathBuf {
     let name = env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
     let path = env::var_os("PATH").expect("a search path");
@@ -307,7 +307,7 @@ fn server() -> PathBuf {
     fs::canonicalize(found).expect("the path of a file")
 }
 
-/// Whether the server keeps a single file and has no selectors, as Redis before 7.0.
+/// Returns whether the server has a single file and no selectors, as Redis before 7.0.
 pub(crate) fn is_old() -> bool {
     let output = Command::new(server()).arg("--version").output().expect("the server under test");
     String::from_utf8_lossy(&output.stdout).starts_with("Redis server v=6.")

@@ -1,7 +1,7 @@
-//! The store image, `redis/notch-redis` with `redis/redis.conf`, on this machine instead of in a container: what it keeps
-//! through kills, restarts, rewrites, backups and restores with every setting of passwords, and what it refuses.
+//! The store image, `redis/notch-redis` with `redis/redis.conf`, on this machine instead of in a container: which data
+//! survives kills, restarts, rewrites, backups and restores with every setting of passwords, and what is rejected.
 //!
-//! `REDIS_SERVER` names the server, as for the other suites; `scripts/stores` runs all of this on each kind there is.
+//! `REDIS_SERVER` sets the server, as for the other suites; `scripts/stores` runs all tests with each supported server.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,5 +1,5 @@
-//! The count through kills, restarts, rewrites, and down and up again, with every setting of passwords; and who may log
-//! in then.
+//! The count survives kills, restarts, rewrites and a new container, with every setting of passwords; and which users
+//! may log in.
 
 use crate::audit::{Doubt, Tally};
 use crate::crowd::Crowd;
@@ -68,8 +68,7 @@ fn with_a_user_and_a_key_of_signs() {
     keeps_the_count(store.with("COUNTER_KEY", "a*[b]{t?g}(c)"));
 }
 
-/// Everything that may happen to a store in its life, under load; at the end, every number was given once and none is
-/// lost.
+/// Runs all operations of a store under load; at the end, every number was given once and none is lost.
 fn keeps_the_count(mut store: Store) {
     store.start();
     let notch = store.notch().start();
@@ -94,7 +93,8 @@ fn keeps_the_count(mut store: Store) {
     store.start();
     crowd.until_answered(30);
 
-    // Under load, each backup has what was answered before it, and nothing that was not asked for when it ended.
+    // Under load, each backup contains all visits that were counted before it started, and none that was sent after it
+    // ended.
     let mut backups = Vec::new();
     for _ in 0..3 {
         wait_until("a rewrite is in progress", || store.is_rewriting().then_some(()));
@@ -106,7 +106,7 @@ fn keeps_the_count(mut store: Store) {
     tally.audit(notch.total(), Doubt::None);
     assert!(!notch.log().iter().any(|line| line.contains("receipts")), "visits go with receipts: {:?}", notch.log());
 
-    // Down and up.
+    // `docker compose down` and `up`.
     let total = notch.total();
     let notch = notch.stop();
     store.stop();
@@ -117,7 +117,7 @@ fn keeps_the_count(mut store: Store) {
     tally.audit(notch.total(), Doubt::None);
 
     for (least, backup, most) in &backups {
-        // On a new machine: no folder, no server, nothing but the backup.
+        // On a new machine: only the backup.
         let mut new = store.elsewhere();
         new.restore(backup);
         new.start();
@@ -130,7 +130,7 @@ fn keeps_the_count(mut store: Store) {
         goes_on(&notch, &mut Tally::default(), restored + 3);
     }
 
-    // On the same machine, in place of what is there.
+    // On the same machine, replacing the existing data.
     let total = notch.total();
     let backup = store.backup();
     goes_on(&notch, &mut tally, total);
@@ -275,7 +275,7 @@ fn the_confined_user_has_the_rights_that_counting_takes() {
             let refused = ["NOPERM", "ACL failure in script", "user executing the script can't"];
             assert!(refused.iter().any(|text| reply.contains(text)), "{key}: {words:?}: {reply}");
         }
-        // Patterns match nothing but what they name.
+        // Patterns match no other keys.
         if key == "p*q" {
             assert!(say(&["get", "pXq"]).contains("NOPERM"));
         }
@@ -323,7 +323,7 @@ fn settings_that_would_be_ignored_or_leave_the_door_open_are_refused() {
     }
 }
 
-/// Increments may be negative, and no rule of an ACL is about an amount: notch's password is a right to every number.
+/// Increments may be negative, and an ACL cannot limit amounts: the password of notch allows setting any total.
 #[test]
 fn what_the_acl_cannot_keep_the_confined_user_from() {
     let mut store = confined(Store::new().with("REDIS_PASSWORD", PASSWORD)).with("COUNTERS", "shop");
@@ -368,7 +368,7 @@ fn another_database_is_the_only_one_that_may_be_selected() {
         let refused = ["ACL failure in script", "user executing the script can't"];
         assert!(refused.iter().any(|text| reply.contains(text)), "{database}: {reply}");
     }
-    // Where a connection begins, whatever an ACL says.
+    // A connection begins in database 0 with any ACL.
     assert_eq!(say(&["incrby", "visits", "7"]), "7");
     assert_eq!(notch.total(), 3);
 }

@@ -1,4 +1,4 @@
-//! Files that Redis cannot replay whole: no server comes up on them with less than there was.
+//! Files that Redis cannot replay completely: no server starts with less data than the file had.
 
 use std::fs;
 
@@ -49,7 +49,7 @@ fn an_error_in_the_replay_refuses_the_start() {
     ] {
         let file = commands(&format!("{BATCH}{lines}\n{BATCH}"));
         let mut store = store(&file);
-        // Again and again, as a restart policy does.
+        // Several times, as with a restart policy.
         for _ in 0..2 {
             let log = store.refuse();
             assert!(log.contains("notch-redis: ") && log.contains("not started, nothing changed"), "{what}: {log}");
@@ -66,7 +66,7 @@ fn a_set_up_that_refuses_its_own_replay_does_not_start() {
     let notch = store.notch().start();
     assert_eq!((notch.visit(), notch.visit(), notch.visit()), (1, 2, 3));
     store.kill();
-    // In a configuration of one's own, which some servers replay under, and others refuse to.
+    // With a custom configuration, which some servers accept and others reject.
     let mut other = Store::new();
     for (name, content) in store.files() {
         let folder = if is_old() { String::new() } else { "appendonlydir/".to_owned() };
@@ -84,7 +84,7 @@ fn a_set_up_that_refuses_its_own_replay_does_not_start() {
 fn a_last_write_that_was_cut_off_is_cut() {
     let whole = commands(BATCH);
     let file = [&whole[..], &whole[..]].concat();
-    // Within each command of the last transaction. A cut in front of MULTI leaves the `SELECT` whole, which changes nothing.
+    // Within each command of the last transaction. A cut before MULTI leaves the `SELECT` whole, which changes nothing.
     for cut in [1, 9, 24, 40, 60, 120, 150, whole.len() - 5, whole.len() - 2, whole.len() - 1] {
         starts_with(&file[..whole.len() + cut], 3);
     }
@@ -126,7 +126,7 @@ fn starts_with(file: &[u8], total: i64) {
 #[test]
 fn damage_before_the_last_write_refuses_the_start() {
     let batch = commands(BATCH);
-    // A length that reaches behind the end: Redis itself takes this for a last write that was cut off.
+    // A length beyond the end of the file: Redis itself treats this as a torn last write.
     let swallow = |length: &str| {
         let damaged = String::from_utf8(batch.clone()).expect("text").replace("$6\r\nINCRBY", length);
         [&batch[..], damaged.as_bytes(), &batch[..]].concat()

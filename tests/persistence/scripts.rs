@@ -1,5 +1,5 @@
-//! Scripts of the confined user that never end, or that take memory: what they keep others from, what bounds them, and
-//! what ends them.
+//! Scripts of the confined user that never end or use memory: their effect on other clients, their limits, and how they
+//! are ended.
 
 use std::process::{Child, Command, Stdio};
 
@@ -39,7 +39,7 @@ fn wait_until_busy(store: &Store) {
     });
 }
 
-/// The status of the first visit that is not in doubt: one that waited for Redis when the script began may be.
+/// Returns the status of the first visit that is not in doubt: one that waited for Redis when the script began may be.
 fn visit_while_busy(notch: &Notch) -> u16 {
     wait_until("a visit is refused", || Some(notch.get("/count").status).filter(|status| *status != 504))
 }
@@ -65,7 +65,7 @@ fn an_endless_script_makes_visits_fail_until_the_administrator_ends_it() {
     assert_eq!(notch.total(), 3, "no visit of those that were refused was counted");
 }
 
-/// What has written can only be ended together with the server, which has answered nothing since.
+/// A script that has written can only be ended with the server, which has sent no replies since it began.
 #[test]
 fn an_endless_script_that_has_written_is_ended_by_a_kill_and_leaves_no_trace() {
     let mut store = store();
@@ -88,7 +88,7 @@ fn an_endless_script_that_has_written_is_ended_by_a_kill_and_leaves_no_trace() {
     assert_eq!(notch.total(), 3);
 }
 
-/// Redis 8 counts the memory of Lua, and refuses writes until it is collected; the others neither count nor bound it.
+/// Redis 8 counts the memory of Lua, and rejects writes until it is collected; the others neither count nor limit it.
 #[test]
 fn memory_of_scripts_is_bounded_by_that_of_the_container_alone() {
     const FILL: &str = "local t={} for i=1,300000 do t[i]=string.rep('x',90)..i end return #t";
@@ -115,7 +115,7 @@ fn memory_of_scripts_is_bounded_by_that_of_the_container_alone() {
     }
     assert_eq!(notch.total(), 2);
 
-    // Scripts that are kept count as data do, and are taken at any size: then visits are refused.
+    // Loaded scripts count as data and are accepted at any size: then visits are rejected.
     let script = format!("return '{}'", "x".repeat(1 << 20));
     let load = |number: usize| format!("SCRIPT LOAD \"{script} -- {number}\"\n");
     let commands: String = (0..25).map(load).collect();

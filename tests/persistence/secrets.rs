@@ -1,5 +1,5 @@
-//! Passwords and names: notch and `notch-redis` take the same ones from the same files and variables, or refuse them in
-//! the same words.
+//! Passwords and user names: notch and `notch-redis` accept the same ones from the same files and variables, and reject
+//! the others with the same message.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -10,7 +10,7 @@ use crate::support::Settings;
 const PASSWORD: &str = r#"it"s $3cret \n %s with spaces."#;
 const UTF_8: &str = "p\u{e4}ssw\u{f6}rd \u{2603} \u{10ffff}";
 
-/// What a file or a variable holds, and what is wrong with it.
+/// Content of a file or a variable, and the problem in it.
 const REFUSED: [(&[u8], &str); 40] = [
     (b"\n", "is empty"),
     (b"\r\n", "is empty"),
@@ -54,7 +54,7 @@ const REFUSED: [(&[u8], &str); 40] = [
     (b"se\xc2\x85cret", "contains a control character"),
 ];
 
-/// A table of contents and what they are: each is tried as a file and as a variable, by both.
+/// Each content is tried as a file and as a variable, with both programs.
 #[test]
 fn both_refuse_what_is_ambiguous_in_the_same_words() {
     let long = "a".repeat(16384);
@@ -65,7 +65,7 @@ fn both_refuse_what_is_ambiguous_in_the_same_words() {
     for (content, flaw) in REFUSED.into_iter().chain(more) {
         for name in ["REDIS_PASSWORD", "REDIS_PASSWORD_FILE", "REDIS_ADMIN_PASSWORD", "REDIS_ADMIN_PASSWORD_FILE"] {
             let is_file = name.ends_with("_FILE");
-            // No variable can hold it.
+            // A variable cannot contain NUL.
             if !is_file && content.contains(&0) {
                 continue;
             }
@@ -120,7 +120,7 @@ fn both_take_the_same_password_without_the_line_ends_behind_it() {
                 store.unset(name);
             }
         }
-        // The server itself, from a variable, and as the administrator's.
+        // The server starts with it from a variable, and as the administrator's password.
         store.stop();
         let mut store = Store::new()
             .with("REDIS_USERNAME", "notch")
@@ -132,9 +132,9 @@ fn both_take_the_same_password_without_the_line_ends_behind_it() {
     }
 }
 
-/// Settings of a notch that has this in a variable of this name, or in the file that it names.
+/// Returns settings of a notch with this content in the variable `name`, or in the file that it names.
 fn settings(store: &Store, name: &str, content: &[u8]) -> Settings {
-    // A shell sets what is not UTF-8.
+    // A shell sets variables that are not UTF-8.
     const SET: &str = "value=$(cat \"$0\"; echo .); export REDIS_PASSWORD=\"${value%.}\"; exec \"$@\"";
     let file = store.write_file("content", content).display().to_string();
     let settings = Settings::redis(store.port);
@@ -172,7 +172,7 @@ fn a_name_that_no_user_of_redis_can_have_is_refused_by_both() {
     }
 }
 
-/// Legal for a Redis of somebody else, whose administrator notch then is; the Redis beside us gives notch less.
+/// Valid for an external Redis, where notch is then the administrator; the Redis of the stack gives notch fewer rights.
 #[test]
 fn the_administrator_is_a_name_for_notch_but_not_for_notch_redis() {
     let named = |name: &str| Store::new().with("REDIS_PASSWORD", "x").with("REDIS_USERNAME", name);
@@ -188,7 +188,7 @@ fn the_administrator_is_a_name_for_notch_but_not_for_notch_redis() {
     store.start();
     let notch = store.notch().with("REDIS_USERNAME", "default").start();
     assert_eq!((notch.visit(), notch.visit()), (1, 2));
-    // Another name in Redis, whose names have capitals.
+    // User names of Redis are case-sensitive, so this is another user.
     let mut store = named("Default");
     store.start();
     assert_eq!(store.notch().start().visit(), 1);

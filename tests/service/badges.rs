@@ -1,8 +1,8 @@
-//! The badges that stand on other people's pages.
+//! Badges, which are embedded in pages of other sites.
 
 use crate::support::{Notch, Redis, Response, Settings, wait_until};
 
-/// What browsers send for an image.
+/// The `Accept` field of a browser for an image.
 const ACCEPT: (&str, &str) = ("Accept", "image/*,*/*;q=0.8");
 
 fn badge(notch: &Notch, method: &str, path: &str) -> Response {
@@ -47,7 +47,7 @@ fn a_badge_counts_and_draws_its_number() {
 
 #[test]
 fn a_badge_that_is_fetched_ahead_is_drawn_and_refused() {
-    // A page that was rendered ahead has its images then, whatever their status, and never asks again.
+    // A prerendered page uses the images that it has loaded, whatever their status, and does not load them again.
     let notch = Settings::ledger().with("FSYNC", "never").start();
     notch.visit();
     let answer = badge_of(&notch, &[("Sec-Purpose", "prefetch;prerender")]);

@@ -1,4 +1,4 @@
-//! What pages of other origins may do, as the Fetch standard has browsers ask and understand it.
+//! CORS: what pages of other origins may do, by the Fetch standard.
 
 use crate::support::{NEVER, Notch, Redis, Response, Script, Settings, wait_until};
 
@@ -10,13 +10,13 @@ fn notch(origins: &str) -> Notch {
     Settings::ledger().with("FSYNC", "never").with("COUNTERS", "blog").with("CORS_ORIGINS", origins).start()
 }
 
-/// The fields that say something about origins, in their order.
+/// The fields about origins, in their order.
 fn message(answer: &Response) -> Vec<(&str, &str)> {
     let about = |name: &str| name == "Vary" || name.starts_with("Access-Control-");
     answer.fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).filter(|(name, _)| about(name)).collect()
 }
 
-/// What an answer says that this origin's page may read.
+/// Returns what a page of this origin may read of a response.
 fn shared(origin: &str) -> Vec<(&str, &str)> {
     let exposed = ("Access-Control-Expose-Headers", "X-Served-By, Retry-After");
     match origin {
@@ -27,7 +27,7 @@ fn shared(origin: &str) -> Vec<(&str, &str)> {
 
 const WITHHELD: &[(&str, &str)] = &[("Vary", "Origin")];
 
-/// Everything that counts, or shows a count for others to use; and what a page might mistake for it.
+/// Requests that count, or return a count; and requests that look similar.
 const SHARED: [(&str, u16); 8] = [
     ("/count", 200),
     ("/count/blog", 200),
@@ -180,7 +180,7 @@ fn a_page_may_read_what_went_wrong() {
     script.done();
 }
 
-/// Requests that are refused before they are routed, `{o}` being where `Origin` stands, with the status of each.
+/// Requests that are rejected before routing, with the status of each; `{o}` is the position of `Origin`.
 fn refused() -> Vec<(String, u16)> {
     let long = |length: usize| "x".repeat(length);
     vec![
@@ -274,10 +274,10 @@ fn a_refused_request_for_what_is_not_shared_is_not_shared_either() {
     }
 }
 
-/// The answer to a request that is refused, after which the connection ends.
+/// Returns the response to a rejected request, after which the connection ends.
 fn refusal(notch: &Notch, request: &str) -> Response {
     let mut client = notch.client();
-    // The peer may have heard enough already.
+    // The server may have closed the connection already.
     let _ = client.try_send(request);
     let answer = client.response();
     assert!(answer.closes() && client.remaining_responses().is_empty(), "{request:.200}: {answer:?}");

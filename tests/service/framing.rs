@@ -1,9 +1,9 @@
 //! HTTP/1.1 as RFC 9110 and 9112 frame it, case by case.
 //!
-//! Every case is sent whole, byte by byte, and cut in two at every place, and must come to the same outcome each time:
-//! how the bytes of a request fall into segments is the network's business. Behind every case goes one more visit on
-//! the same connection. It is answered exactly if the case leaves the connection open, so that a byte of the case
-//! taken for a next request, or a request answered after an error, shows in the answers and in the total.
+//! Every case is sent whole, byte by byte, and cut in two at every position, and must have the same outcome each time,
+//! because the network may split a request anywhere. After every case, one more visit is sent on the same connection.
+//! It gets a response exactly if the case leaves the connection open. So a byte of the case that is read as the next
+//! request, or a request that is executed after an error, shows in the responses and in the total.
 
 use std::ops::Add;
 
@@ -13,10 +13,10 @@ use crate::support::{Client, Notch, Response, Settings, unescape};
 /// `head:200` answers a HEAD. Where the RFC leaves a choice, outcomes are separated by ` | `.
 type Case = (&'static str, &'static str, &'static str);
 
-/// What a body looks like that a careless reader takes for the next request.
+/// A body that looks like a request.
 const VISIT: &str = r"GET /count HTTP/1.1\r\nHost: h\r\n\r\n";
 
-/// Request lines, with a `Host` behind them and nothing more.
+/// Request lines, followed by a `Host` field only.
 const LINES: &[Case] = &[
     // Persistence (RFC 9112, section 9.3).
     ("1.1 stays open", r"GET /livez HTTP/1.1", "200 keep"),
@@ -119,7 +119,7 @@ const FIELDS: &[Case] = &[
     ("100-continue without a body", r"Host: h\r\nExpect: 100-continue", "200 keep +1 | 100 200 keep +1"),
 ];
 
-/// What follows `POST /count HTTP/1.1` and its `Host`: fields and body.
+/// Fields and body that follow `POST /count HTTP/1.1` and its `Host`.
 const BODIES: &[Case] = &[
     // The request line (RFC 9112, section 3).
     ("an empty line behind a body", r"Content-Length: 1\r\n\r\na\r\n", "200 keep +1"),
@@ -154,7 +154,7 @@ const BODIES: &[Case] = &[
     ("a length past the limit", r"Content-Length: 65537\r\n\r\n", "413 close"),
     // Chunked bodies (RFC 9112, section 7.1).
     ("chunked in other letters", r"transfer-encoding: Chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "200 keep +1"),
-    // What encodes what, and both at once (RFC 9112, section 6.1).
+    // Transfer codings, and both framings at once (RFC 9112, section 6.1).
     ("chunked and a length", r"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", "400 close"),
     ("a length and chunked", r"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400 close"),
     (
@@ -198,7 +198,7 @@ const BODIES: &[Case] = &[
         r"Transfer_Encoding: chunked\r\nContent-Length: 37\r\n\r\n0\r\n\r\n{visit}",
         "200 keep +1",
     ),
-    // Without chunked at the end nobody knows where the body ends (RFC 9112, section 6.3, item 4.3).
+    // Without chunked as the last coding, the end of the body is unknown (RFC 9112, section 6.3, item 4.3).
     ("gzip", r"Transfer-Encoding: gzip\r\n\r\n", "400 close"),
     ("gzip and a length", r"Transfer-Encoding: gzip\r\nContent-Length: 32\r\n\r\n{visit}", "400 close"),
     ("gzip with a parameter, then chunked", r"Transfer-Encoding: gzip;q=1, chunked\r\n\r\n0\r\n\r\n", "501 close"),
@@ -308,7 +308,7 @@ const CHUNKS: &[Case] = &[
     ("an extension with a bare CR", r"5;a\rb\r\nhello\r\n0\r\n\r\n", "400 close"),
 ];
 
-/// Requests in a row: each its method and path, and a word for what is wrong with it, or `last` where it asks to close.
+/// Pipelined requests: method and path of each, and a word for its error, or `last` if it asks to close.
 const PIPELINES: &[Case] = &[
     (
         "answers in the order",
@@ -322,7 +322,7 @@ const PIPELINES: &[Case] = &[
     ("nothing after a broken length", "GET/count POST/count:endless GET/count", "200 400 close +1"),
 ];
 
-/// Requests that are none of those above.
+/// Other requests.
 const WHOLE: &[Case] = &[
     // Persistence (RFC 9112, section 9.3).
     ("1.0 closes", r"GET /livez HTTP/1.0\r\n\r\n", "200 close"),
@@ -597,7 +597,7 @@ fn half_a_request_is_no_visit() {
         let mut client = notch.client();
         client.send(&whole[..length]);
         client.close_write();
-        // Whether a word of complaint comes is up to notch; a count is not.
+        // An error response is optional; a count is an error.
         let responses = client.remaining_responses();
         assert!(responses.iter().all(|answer| matches!(answer.status, 400 | 408)), "{length} bytes: {responses:?}");
     }
@@ -632,7 +632,7 @@ fn errors_before_any_route_are_answers_like_all_others() {
         ] {
             let (line, rest) = request.split_once("\r\n").unwrap_or((&request, ""));
             let whole = if rest.is_empty() { line.to_owned() } else { format!("{line}\r\n{accept}{rest}") };
-            // Refused for its first line, whatever else has come.
+            // Rejected because of its first line, with any bytes after it.
             let media = if rest.is_empty() || status == 505 { "text/plain; charset=utf-8" } else { media };
             let answer = refused(&notch, &whole, "GET");
             assert_eq!((answer.status, answer.field("Content-Type")), (status, Some(media)), "{whole}: {answer:?}");
@@ -640,7 +640,7 @@ fn errors_before_any_route_are_answers_like_all_others() {
             if media == "application/json" {
                 assert!(answer.json()["error"].is_string(), "{answer:?}");
             }
-            // The same without its body, which is described as it would be.
+            // The same response without its body, with the same fields.
             if let Some(rest) = whole.strip_prefix("GET") {
                 let head = refused(&notch, &["HEAD", rest].concat(), "HEAD");
                 assert_eq!((head.status, head.field("Content-Type")), (status, Some(media)), "{whole}: {head:?}");
@@ -650,9 +650,9 @@ fn errors_before_any_route_are_answers_like_all_others() {
     }
 }
 
-/// Sends a request that is refused, and makes sure that nothing follows the answer.
+/// Sends a request that must be rejected, and asserts that nothing follows the response.
 fn refused(notch: &Notch, request: &str, method: &str) -> Response {
-    // Date, X-Served-By, one line of text: the client looks for them on every answer.
+    // The client checks Date, X-Served-By and one line of text in every response.
     let mut client = notch.client();
     // The peer may have heard enough already.
     let _ = client.try_send(request);
@@ -687,12 +687,12 @@ fn a_head_that_does_not_come_in_time_is_refused_as_it_asks() {
     assert_eq!(notch.total(), 0);
 }
 
-/// The fsync of every visit is another test's matter.
+/// Other tests cover the sync of every visit.
 fn quiet() -> Notch {
     Settings::ledger().with("FSYNC", "never").with("WORKERS", "1").start()
 }
 
-/// Runs each case of a table in every way to cut it, inside of `frame`.
+/// Runs each case of a table, inserted into `frame`, with every cut.
 fn run(table: &[Case], frame: impl Fn(&str) -> String) {
     let notch = quiet();
     let mut nudge = notch.client();
@@ -706,7 +706,7 @@ fn run(table: &[Case], frame: impl Fn(&str) -> String) {
     assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), table.len(), wrong.join("\n"));
 }
 
-/// Sends `parts` one by one, the last together with one more visit, and compares what comes back.
+/// Sends `parts` one by one, the last one with a further visit, and compares the outcome.
 fn check(notch: &Notch, nudge: &mut Client, name: &str, parts: &[&[u8]], outcomes: &str) -> Result<(), String> {
     let before = nudge.get("/total").number();
     let mut client = notch.client();
@@ -714,7 +714,7 @@ fn check(notch: &Notch, nudge: &mut Client, name: &str, parts: &[&[u8]], outcome
     for part in first {
         // The peer may have heard enough already.
         let _ = client.try_send(part);
-        // Asking on the side gives notch every chance to see this part alone.
+        // A request on another connection gives notch time to read this part alone.
         nudge.get("/livez");
     }
     let _ =

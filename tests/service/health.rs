@@ -1,4 +1,4 @@
-//! What notch knows of its store: it is ready where visits count, and finds out by itself when they count again.
+//! Health of the store: notch is ready when visits count, and detects a recovery by itself.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ fn ready(notch: &Notch) -> bool {
     status == 200
 }
 
-/// Visits on so many connections that every worker serves some.
+/// Visits on enough connections that every worker serves some.
 fn crowd(notch: &Notch) {
     notch.request_at_once(&[("GET", "/count", &[][..])].repeat(16));
 }
@@ -64,7 +64,7 @@ fn while_the_store_is_away_visits_wait_and_pages_do_not() {
     let notch = Settings::redis(redis.port).with("WORKERS", "1").with("STORE_TIMEOUT", "3s").start();
     assert_eq!(notch.visit(), 1);
     redis.kill();
-    // Away for a moment, it may be back at once, and whoever asks waits for it.
+    // A store that is unavailable for a moment may recover at once, so requests wait for it.
     let timed = |path: &str, status: u16| {
         let start = Instant::now();
         assert_eq!(notch.get(path).status, status, "{path}");
@@ -94,7 +94,7 @@ fn a_named_counter_in_trouble_is_no_matter_of_the_store() {
         }
     }
     assert_eq!(message(&notch, "the store does not count"), 0, "{:#?}", notch.log());
-    // Two conditions that come in turn are said three times a minute at most.
+    // Two alternating conditions are logged at most three times a minute.
     let lines =
         message(&notch, "visits of visits:blog get an error") + message(&notch, "visits of visits:shop get an error");
     assert!((2..=3).contains(&lines), "{:#?}", notch.log());
@@ -116,7 +116,7 @@ fn it_is_ready_where_visits_count_though_none_has_come() {
         assert_eq!(notch.get("/livez").status, 200);
         redis.execute(end);
         wait_until(&format!("it is ready after {end}"), || ready(&notch).then_some(()));
-        // Without scripts, it is Redis that makes a counter of what holds nothing.
+        // Without scripts, Redis itself rejects a key that is not a number.
         assert!(begin.starts_with("ACL") || redis.query("EXISTS visits") == "0", "to ask makes no counter");
         assert_eq!(notch.visit(), 1);
     }
@@ -133,7 +133,7 @@ fn a_store_that_lost_visits_is_said_aloud() {
     assert_eq!(regressions(&notch), 0);
     redis.kill();
     redis.restart();
-    // The greeting shows it before anybody visits.
+    // The handshake detects it before the first visit.
     wait_until("the loss is seen", || (regressions(&notch) == 1).then_some(()));
     assert_eq!(notch.get("/count/blog").number(), 1);
     assert_eq!(regressions(&notch), 2);
@@ -142,7 +142,7 @@ fn a_store_that_lost_visits_is_said_aloud() {
         wait_until("the log says so", || (message(&notch, &lost) > 0).then_some(()));
         assert_eq!(message(&notch, &lost), 1, "{:#?}", notch.log());
     }
-    // By hand it is the same: numbers are given again.
+    // A total lowered by hand has the same effect: numbers are given again.
     redis.execute("SET visits 10");
     assert_eq!(notch.visit(), 11);
     redis.execute("SET visits 3");
@@ -198,7 +198,7 @@ fn names_are_bound_in_redis_for_all_who_count_there() {
     let kept = redis.query("SRANDMEMBER {visits}:<names>");
     let name = kept.strip_prefix("visits:").expect("the key of a named counter");
     assert_eq!(two.get(&format!("/count/{name}")).number(), 9);
-    // A counter that is removed, and comes again, takes no second place.
+    // A counter that is removed and created again counts once.
     redis.execute(&format!("DEL {kept}"));
     assert_eq!(one.get(&format!("/count/{name}")).number(), 1);
     assert_eq!(redis.query("SCARD {visits}:<names>"), "5");

@@ -1,14 +1,14 @@
-//! `notch healthcheck`, for images that hold nothing else that could ask.
+//! `notch healthcheck`, for images without any other HTTP client.
 
 use std::net::TcpListener;
 
 use crate::support::{Redis, Script, Settings, wait_until};
 
-/// All three commands, and which of the two questions each asks.
+/// All three commands, and whether each checks readiness.
 const COMMANDS: [(&[&str], bool); 3] =
     [(&["healthcheck"], false), (&["healthcheck", "live"], false), (&["healthcheck", "ready"], true)];
 
-/// Runs each command against a server, and expects of those that ask for readiness what is given.
+/// Runs each command against a server; `ready` is the expected exit code of those that check readiness.
 fn expect(address: &str, ready: bool) {
     for (command, asks_readiness) in COMMANDS {
         let asked = Settings::ledger().with("LISTEN", address).run(command);
@@ -114,7 +114,7 @@ fn nobody_there_is_unhealthy() {
 
 #[test]
 fn somebody_else_there_is_unhealthy() {
-    // The script takes connections, and what it hears is no command of Redis: it closes without a word.
+    // The script accepts connections and receives no Redis command, so it closes them without a reply.
     let script = Script::play("> NEVER");
     let asked = Settings::ledger().with("LISTEN", &format!("127.0.0.1:{}", script.port)).run(&["healthcheck"]);
     assert_eq!(asked.code, Some(1), "{asked:?}");

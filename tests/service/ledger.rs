@@ -1,7 +1,7 @@
-//! The count in a file of notch's own: what it keeps, what it refuses, and that Redis takes it as it is.
+//! The ledger: what it preserves, what it rejects, and that Redis reads the file unchanged.
 //!
-//! Of the format the tests know what a user can see: RESP commands, the first of them `ECHO "notch ledger 1"`, then
-//! batches of `INCRBY key n`, each closed by an `ECHO` of eight hexadecimal digits.
+//! The tests use the documented format: RESP commands, the first of them `ECHO "notch ledger 1"`, then batches of
+//! `INCRBY key n`, each ended by an `ECHO` of eight hexadecimal digits.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -23,7 +23,7 @@ fn the_first_start_makes_it_and_every_other_one_goes_on() {
         let notch = notch.stop().start();
         assert_eq!(notch.total(), 3, "FSYNC={fsync}");
         assert_eq!(notch.visit(), 4);
-        // Killed, but the system goes on: what was written is there, synced or not.
+        // Only the process is killed, not the system: written batches are in the file, synced or not.
         let notch = notch.kill().start();
         assert_eq!(notch.visit(), 5, "FSYNC={fsync}");
     }
@@ -57,13 +57,13 @@ fn every_answered_visit_outlives_a_kill_under_load() {
             assert_eq!(answered.len(), count, "round {round}: a number was given out twice");
             let total = settings.start().total();
             let last = *answered.last().expect("somebody was answered");
-            // Beyond what was answered there may be one unanswered visit of each visitor.
+            // The total may include one visit without a response for each visitor.
             assert!((last..=last + 8).contains(&total), "round {round}: {total} after {last} was answered");
         }
     }
 }
 
-/// Visits on one connection until it breaks; the numbers that came back.
+/// Visits on one connection until it breaks, and returns the numbers.
 fn visitor(notch: &Notch) -> impl FnOnce() -> Vec<i64> + Send + 'static {
     let mut client = notch.client();
     move || {
@@ -94,7 +94,7 @@ fn one_batch_serves_a_crowd() {
     assert_eq!(numbers, (1..=800).collect::<Vec<_>>(), "unique and without a gap");
     notch.stop();
     let batches = batches(&settings.read_ledger()).len();
-    // How many share one hangs on the disk; that none do would be no group commit.
+    // The number of visits in a batch depends on the disk; batches of one would be no group commit.
     assert!(batches < 800, "{batches} batches for 800 visits");
 }
 
@@ -118,7 +118,7 @@ fn redis_takes_it_as_it_is() {
     assert!(message.status.success() && text.contains("errors: 0"), "{message:?}");
     assert_eq!(redis.query("KEYS *"), "shop:visits");
     assert_eq!(redis.query("GET shop:visits"), "42");
-    // And the count goes on there.
+    // The count continues there.
     let notch = Settings::redis(redis.port).with("COUNTER_KEY", "shop:visits").start();
     assert_eq!(notch.visit(), 43);
 }
@@ -204,7 +204,7 @@ fn damage_in_the_middle_is_refused_and_nothing_is_changed() {
             damaged.push((place, bytes));
         }
     }
-    // A length that swallows all that follows must not make it look like a tail that is torn.
+    // A length that includes all following bytes must not look like a torn tail.
     for place in (first..last).filter(|place| whole[*place] == b'$' || whole[*place] == b'*') {
         for length in ["9", "99", "999", "9999", "999999999"] {
             let mut bytes = whole.clone();
@@ -212,15 +212,15 @@ fn damage_in_the_middle_is_refused_and_nothing_is_changed() {
             damaged.push((place, bytes));
         }
     }
-    // A batch that is gone, one that is there twice, two that have changed places.
+    // A batch that is missing, one that is repeated, two in the wrong order.
     let (one, two) = (&whole[first..batches[1].end], &whole[batches[2].start..batches[2].end]);
     let (head, tail) = (&whole[..first], &whole[batches[2].end..]);
     damaged.push((first, [head, two, tail].concat()));
     damaged.push((batches[1].end, [head, one, one, two, tail].concat()));
     damaged.push((first, [head, two, one, tail].concat()));
-    // Zeros, as a disk may leave them, with something sound behind.
+    // Zeros, as a disk may leave them, followed by a valid batch.
     damaged.push((first, [head, &vec![0; one.len()], two, tail].concat()));
-    // What nobody wrote.
+    // Arbitrary bytes.
     damaged.push((first, [head, b"*3\r\n$6\r\nINCRBY\r\n$6\r\nvisits\r\n$1\r\n1\r\n", one, two, tail].concat()));
     damaged.push((first, [head, b"*2\r\n$3\r\nDEL\r\n$6\r\nvisits\r\n", one, two, tail].concat()));
     damaged.push((first, [head, b"\r\n", one, two, tail].concat()));
@@ -290,7 +290,7 @@ fn the_start_says_which_file_it_is_and_what_is_in_it() {
     assert_eq!(message(&notch, "WARN"), "");
     notch.stop();
 
-    // What another key has counted is not lost, but it is not what is counted now.
+    // Counts of another key are preserved, but not included.
     let notch = settings.clone().with("COUNTER_KEY", "hits").start();
     let warning = message(&notch, "WARN");
     assert!(["COUNTER_KEY", "visits", "hits"].iter().all(|word| warning.contains(word)), "{warning}");
@@ -322,7 +322,7 @@ fn a_missing_folder_is_named() {
     }
 }
 
-/// Starts notch by way of a shell that may mount, in a namespace of its own.
+/// Starts notch through a shell that may mount, in a namespace of its own.
 fn mounted(settings: &Settings, mounts: &str) -> Settings {
     let script = format!("{mounts} && exec \"$0\" \"$@\"");
     let words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", &script];
@@ -332,7 +332,7 @@ fn mounted(settings: &Settings, mounts: &str) -> Settings {
 #[test]
 fn a_file_whose_place_no_other_can_take_is_refused_at_the_start() {
     let sound = ledger_of(3).1;
-    // Bound on itself, from another folder, from another file system; the folder it lies in read-only; and by a link.
+    // Bind-mounted on itself, from another folder, from another file system; in a read-only folder; and by a link.
     for (mounts, place, reason) in [
         ("mount --bind notch.ledger notch.ledger", "notch.ledger", "mount its folder"),
         ("mkdir data && touch data/file && mount --bind notch.ledger data/file", "data/file", "mount its folder"),
@@ -381,7 +381,7 @@ fn a_folder_that_is_a_mount_is_as_good_as_any() {
     assert!(settings.folder().join("disk/notch.ledger").exists());
 }
 
-/// Starts notch as a user who owns the folder and has to keep to its modes.
+/// Starts notch as a user that owns the folder and is subject to its mode.
 fn bound_by_modes(settings: &Settings) -> Settings {
     settings.clone().with_wrapper(&["unshare", "--user", "sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
 }
@@ -412,12 +412,12 @@ fn a_folder_or_file_that_may_not_be_written_to_is_refused_with_the_user() {
 #[test]
 fn a_folder_of_somebody_else_is_refused_with_both_users() {
     let settings = Settings::ledger();
-    // Only root may give a folder away, and to anybody else that of the whole system belongs to another.
+    // Only root may change the owner of a folder; for other users, a system folder has another owner.
     let given = std::os::unix::fs::chown(settings.folder(), Some(4321), None).is_ok();
     let folder = if given { settings.folder().to_owned() } else { "/".into() };
     let ledger = folder.join("notch.ledger");
     let settings = settings.clone().with("LEDGER", &ledger.to_string_lossy());
-    // Without rights beyond those of its modes, under another number.
+    // Without capabilities, as another user.
     let refused = settings.with_wrapper(&["unshare", "--user", "--map-user=1234"]).run(&[]);
     assert_eq!((refused.code, refused.stderr.lines().count()), (Some(1), 1), "{refused:?}");
     let folder = folder.display();
@@ -441,7 +441,7 @@ fn a_folder_that_may_not_be_written_to_any_more_fails_nobody() {
         let mut client = notch.client();
         let (laps, breath) = (44, 250);
         for lap in 0..laps {
-            // Something else in between, so that each visit is a batch of its own.
+            // A read in between makes each visit a batch of its own.
             let visit = "GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /favicon.ico HTTP/1.1\r\nHost: h\r\n\r\n";
             client.send(visit.repeat(breath));
             for step in 1..=breath {
@@ -450,7 +450,7 @@ fn a_folder_that_may_not_be_written_to_any_more_fails_nobody() {
             }
         }
         let total = (laps * breath) as i64 + 1;
-        // A part of a batch that finds no room is cut off again, without a new file.
+        // A batch that does not fit is truncated, without a new file.
         set_mode(settings.folder(), 0o755);
         let size = settings.read_ledger().len();
         set_mode(settings.folder(), mode);
@@ -483,7 +483,7 @@ fn as_many_names_as_are_set_and_the_main_counter_always() {
     assert_eq!(notch.get("/count/d").number(), 1, "the bound is raised");
     assert_eq!(notch.get("/count/e").status, 507);
     notch.kill();
-    // Lowered below what the file holds: nothing in it is refused.
+    // A limit below the counters of the file: none of them is rejected.
     let notch = settings.clone().with("MAX_COUNTERS", "1").start();
     for (name, number) in [("a", 3), ("b", 2), ("c", 2), ("d", 2)] {
         assert_eq!(notch.get(&format!("/count/{name}")).number(), number);
@@ -491,7 +491,7 @@ fn as_many_names_as_are_set_and_the_main_counter_always() {
     assert_eq!(notch.get("/count/e").status, 507);
     assert_eq!(notch.visit(), 2);
     notch.kill();
-    // The names of a list all have a place.
+    // All names of a list are accepted.
     let notch = settings.with("COUNTERS", "a,x,y,z").with("MAX_COUNTERS", "1").start();
     for (name, number) in [("a", 4), ("x", 1), ("y", 1), ("z", 1)] {
         assert_eq!(notch.get(&format!("/count/{name}")).number(), number);
@@ -509,7 +509,7 @@ fn two_processes_do_not_count_into_one_file() {
     assert!(refused.stderr.contains("notch.ledger"), "names the file: {refused:?}");
     assert_eq!(settings.read_ledger(), before);
     assert_eq!(first.visit(), 2, "the first counts on");
-    // The lock goes with the process, however it went.
+    // The lock ends with the process, also after a kill.
     assert_eq!(first.kill().start().visit(), 3);
 }
 
@@ -539,11 +539,11 @@ fn it_is_written_anew_before_it_grows_out_of_bounds() {
 
 #[test]
 fn a_full_disk_refuses_visits_and_spoils_nothing() {
-    // A limit on the size of files is as good as a full disk, and as root as good as anybody.
+    // A limit on the size of files has the effect of a full disk, also for root.
     let settings = Settings::ledger().with("WORKERS", "1");
     let limited = settings.clone().with_wrapper(&["sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""]);
     let mut counted = 0;
-    // No room at all, no room for another byte, and room for a part of a batch.
+    // No space at all, no space for another byte, and space for a part of a batch.
     for room in [None, Some(0), Some(1), Some(30), Some(50)] {
         let notch = limited.start();
         assert_eq!(notch.visit(), counted + 1);
@@ -553,7 +553,7 @@ fn a_full_disk_refuses_visits_and_spoils_nothing() {
         notch.limit("fsize", &room.map_or(1, |room| size + room).to_string());
         notch.get("/count").assert_not_counted();
         for _ in 0..3 {
-            // Written anew the file may be so much smaller that there is room again.
+            // A rewritten file may be so much smaller that there is space again.
             let answer = notch.get("/count");
             if answer.status == 200 {
                 counted += 1;
@@ -587,7 +587,7 @@ fn killed_with_a_full_disk_it_starts_again() {
     assert_eq!(notch.visit(), counted + 1);
 }
 
-/// A ledger with that many batches of one visit, and no process at it.
+/// Returns settings with a ledger of this many batches of one visit, not in use.
 fn ledger_of(visits: i64) -> (Settings, Vec<u8>) {
     let settings = Settings::ledger().with("FSYNC", "never");
     let notch = settings.start();
@@ -618,7 +618,7 @@ impl Batch {
     }
 }
 
-/// The whole commands in a ledger.
+/// Returns the whole commands in a ledger.
 fn commands(file: &[u8]) -> Vec<Line> {
     let mut commands = Vec::new();
     let mut rest = file;
@@ -649,7 +649,7 @@ fn header(bytes: &[u8], mark: u8) -> Option<(usize, &[u8])> {
     Some((number, &rest[end + 2..]))
 }
 
-/// The batches behind the first line, each up to its seal.
+/// Returns the batches after the first command, each with its checksum.
 fn batches(file: &[u8]) -> Vec<Batch> {
     let commands = commands(file);
     let batches = commands[1..].split_inclusive(|command| command.words[0] == "ECHO");

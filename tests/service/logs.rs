@@ -1,4 +1,4 @@
-//! What is said on stderr: little, each change once, nothing secret.
+//! The log on stderr: few lines, one for each change, no secrets.
 
 use serde_json::Value;
 
@@ -128,7 +128,7 @@ fn with_debug_a_visit_that_fails_is_a_line_with_its_time() {
 #[test]
 fn a_store_that_goes_and_comes_is_said_once_each() {
     let mut redis = Redis::durable();
-    // Long enough for a busy disk, on which each batch is synced: to be late would be said, too.
+    // Long enough for a busy disk, on which each batch is synced: a timeout would be logged too.
     let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "2s").start();
     crowd(&notch);
     for round in 1..=2 {
@@ -163,14 +163,14 @@ fn a_refusal_that_goes_on_is_said_once() {
     }
 }
 
-/// Enough requests of all kinds that every worker has met the store.
+/// Sends enough requests of all kinds that every worker has used the store.
 fn crowd(notch: &Notch) {
     for _ in 0..2 {
         notch.request_at_once(&[("GET", "/count", &[][..]), ("GET", "/", &[]), ("GET", "/total", &[])].repeat(8));
     }
 }
 
-/// Waits until so many lines have been said, and makes sure that more requests bring no more lines.
+/// Waits until this many lines were logged, and asserts that more requests log no more lines.
 fn assert_lines_since(notch: &Notch, before: usize, lines: usize, what: &str) {
     wait_until(&format!("it is said: {what}"), || {
         crowd(notch);
@@ -210,7 +210,7 @@ fn text_lines_name_their_level() {
 
 #[test]
 fn the_level_is_a_setting() {
-    // Without the start line the tests would not find notch, so the port is settled beforehand.
+    // Without the start line the tests cannot read the address, so the port is chosen before.
     let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let address = free.expect("a free port").to_string();
     let taken = Settings::ledger().with("LISTEN", &address).start();
@@ -245,7 +245,7 @@ fn the_password_is_in_no_log() {
 
 #[test]
 fn what_a_store_says_cannot_forge_a_line() {
-    // An error reply is text of somebody else; it may be told in the log, but on one line and without control.
+    // An error reply is foreign text; in the log it is one line without control characters.
     let script = Script::play("> INCR visits\n< -ERR \\x1b[31m zebra \\x07\\r\\n");
     let notch = Settings::redis(script.port).with("WORKERS", "1").start();
     notch.get("/count").assert_not_counted();

@@ -1,9 +1,9 @@
-//! notch as its users meet it: a process, its settings, what goes over its sockets, and what it leaves on disk.
+//! notch as a process: its settings, its sockets, and its files.
 //!
-//! Every test starts the built binary with nothing but the settings it names, and speaks to it over plain sockets, so
-//! the suite says nothing about how the program is made and must pass on every driver. Stores are a real
-//! `redis-server` wherever one can be brought to say it, and a scripted one for the rest. Tests wait for conditions,
-//! never for a while; the bound on each wait is there to end a hopeless one and measures nothing.
+//! Every test starts the built binary with only the settings that it names, and uses plain sockets, so the suite is
+//! independent of the implementation and must pass on every driver. Stores are a real `redis-server` where one can be
+//! made to show the case, else a scripted one. Tests wait for conditions, never for a fixed time; the limit of each
+//! wait only ends a test that fails.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,5 +1,4 @@
-//! What Prometheus is told at `/metrics`: the numbers are right, they only grow, and there is nothing in them that is
-//! nobody's business.
+//! `/metrics`: the numbers are right, counters only grow, and no private data is shown.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -39,17 +38,17 @@ fn visits(outcome: &str) -> String {
     format!("notch_visits_total{{outcome=\"{outcome}\"}}")
 }
 
-/// All samples of a family, summed up.
+/// Returns the sum of all samples of a family.
 fn sum(samples: &Samples, family: &str) -> f64 {
     samples.iter().filter(|(sample, _)| sample.starts_with(family)).map(|(_, value)| value).sum()
 }
 
-/// What grows as time goes on, of which there is no saying how much.
+/// Returns whether a sample is a duration, which has no exact value.
 fn is_duration(sample: &str) -> bool {
     sample.starts_with("notch_store_round_trip_seconds") && !sample.ends_with("_count") && !sample.contains("+Inf")
 }
 
-/// Fails unless what has grown between two looks is this and nothing else, the second look itself aside.
+/// Asserts that exactly these samples have grown between two reads, except for the second read itself.
 fn assert_grown(before: &Samples, after: &Samples, by: &[(String, f64)]) {
     let counted = |sample: &&String| !sample.starts_with("notch_connections") && !is_duration(sample);
     let mut wait_for_growth: Samples =
@@ -117,7 +116,7 @@ fn what_was_asked_is_what_is_told() {
             ("notch_store_round_trip_seconds_count".to_owned(), 10.0),
             ("notch_store_round_trip_seconds_bucket{le=\"+Inf\"}".to_owned(), 10.0),
         ];
-        // A bucket holds what is in those below it, too.
+        // Buckets are cumulative.
         let buckets = ["1", "4", "16", "64", "256", "1024", "+Inf"];
         wait_for_growth.extend(buckets.map(|le| (format!("notch_batch_asks_bucket{{le=\"{le}\"}}"), 10.0)));
         assert_grown(&before, &samples(&notch), &wait_for_growth);
@@ -133,7 +132,7 @@ fn pipelined_visits_are_many_requests_and_one_ask() {
     let samples = samples(&notch);
     assert_eq!(samples[&requests("count", "2xx")], 40.0);
     assert_eq!(samples[&visits("counted")], 40.0);
-    // How many arrive at once is the network's affair.
+    // How many visits arrive at once depends on the network.
     assert!(samples["notch_batch_asks_sum"] < 40.0, "{samples:?}");
 }
 
@@ -195,7 +194,7 @@ fn a_slow_store_is_told_as_it_is() {
     script.reach(1);
     let mut others: Vec<_> = (0..7).map(|_| notch.client()).collect();
     others.iter_mut().for_each(|client| client.send_request("GET", "/count", &[]));
-    // Each of them has been read when another that came after it is answered.
+    // Each of them has been read when a later request gets its response.
     (0..20).for_each(|_| assert_eq!(notch.get("/livez").status, 200));
     thread::sleep(HELD);
     script.release();
@@ -227,8 +226,8 @@ fn connections_are_as_many_as_are_open() {
     assert_eq!(samples(&notch)["notch_connections_max"], 50.0);
 }
 
-/// The sum of all workers, each of which serves some of the clients; and while they are at it, whoever looks sees every
-/// number grow or stay.
+/// Metrics are the sum of all workers, each of which serves some clients; while they run, every number read grows or
+/// stays the same.
 #[test]
 fn under_load_nothing_is_lost_and_nothing_goes_back() {
     const CLIENTS: usize = 8;

@@ -1,8 +1,8 @@
-//! What people see: the page of a counter in a browser.
+//! The pages of counters for browsers.
 
 use crate::support::{Notch, Redis, Response, Script, Settings, free_port, wait_until};
 
-/// What browsers send when somebody goes to an address.
+/// The `Accept` field of a browser for a page.
 const BROWSER: (&str, &str) = ("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8");
 
 fn notch() -> Settings {
@@ -22,7 +22,7 @@ fn page(notch: &Notch, method: &str, path: &str) -> Response {
     answer
 }
 
-/// What the page says, tags aside.
+/// Returns the text of a page without tags.
 fn message(answer: &Response) -> String {
     let text = answer.text();
     let (_, rest) = text.split_once("<p role=status>").expect("a place for the number");

@@ -1,5 +1,4 @@
-//! Counting in a real Redis: how notch logs in, what it makes of everything that Redis refuses, and what is left of
-//! the count when Redis is killed.
+//! Counting in a real Redis: authentication, every rejection of Redis, and the total after Redis was killed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -213,7 +212,7 @@ fn reads_on_a_replica_do_not_hurry_the_next_connection() {
         }
     });
     let made = reconnects(&notch) - before;
-    // The pauses between them grow to 250 ms.
+    // The delay between attempts grows to 250 ms.
     assert!(made <= 20, "{made} connections in 3 s");
 }
 
@@ -249,14 +248,14 @@ fn counts_in_the_database_it_is_told() {
     }
 }
 
-/// What makes Redis refuse, what must be left of the key, and what ends it.
+/// How Redis is made to reject commands, the expected content of the key, and how this is ended.
 struct Refusal {
     cause: &'static str,
     begin: &'static [&'static str],
     end: &'static [&'static str],
-    /// The next number once it has ended.
+    /// The next number after the end.
     next: i64,
-    /// Whether the total can be told all the while.
+    /// Whether the total can be read meanwhile.
     readable: bool,
 }
 
@@ -325,7 +324,7 @@ const REFUSALS: &[Refusal] = &[
 
 #[test]
 fn what_redis_refuses_is_surely_not_counted_and_passes() {
-    // Most of the time is waiting, so they wait together.
+    // The cases run in parallel, because they mostly wait.
     thread::scope(|scope| {
         for refusal in REFUSALS {
             scope.spawn(|| {
@@ -387,7 +386,7 @@ fn the_last_numbers_there_are_go_to_one_visitor_each() {
             answer.assert_not_counted();
         }
     }
-    // A batch that would pass the end is refused as a whole, so not every number need be given out; none is twice.
+    // A batch that would overflow is rejected as a whole, so not every number is given; none is given twice.
     numbers.sort_unstable();
     let last = start + numbers.len() as i64;
     assert_eq!(numbers, (start + 1..=last).collect::<Vec<_>>());
@@ -463,7 +462,7 @@ fn a_redis_that_takes_too_long_leaves_a_doubt() {
     notch.get("/count").assert_in_doubt();
     assert_eq!(notch.get("/livez").status, 200);
     redis.execute("CLIENT UNPAUSE");
-    // The visit in doubt was counted or was not; whoever comes next has a number of their own.
+    // The visit in doubt was counted or was not; the next visit has a number of its own.
     let next = notch.visit_when_it_counts();
     assert!((2..=3).contains(&next), "{next}");
     assert_eq!(redis.query("GET visits"), next.to_string());
@@ -593,7 +592,7 @@ fn while_one_batch_is_under_way_the_next_one_gathers() {
         let mut clients: Vec<_> = (0..64).map(|_| notch.client()).collect();
         redis.while_stopped(|| {
             for client in &mut clients {
-                // Once the first is answered, the second is on its way to the store.
+                // After the first response, the second command is in flight.
                 client.send(format!("GET /livez HTTP/1.1\r\nHost: h\r\n\r\nGET {path} HTTP/1.1\r\nHost: h\r\n\r\n"));
                 assert_eq!(client.response().status, 200);
             }
@@ -602,7 +601,7 @@ fn while_one_batch_is_under_way_the_next_one_gathers() {
         numbers.sort_unstable();
         let expected: Vec<_> = if path == "/count" { (2..66).collect() } else { vec![65; 64] };
         assert_eq!(numbers, expected);
-        // One for the first, one for those who came while it was under way; a thread may have been slow to ask.
+        // One for the first, one for those that arrived meanwhile; a thread may have been slow to send.
         let sent = sent() - before;
         assert!((2..16).contains(&sent), "{sent} commands for 64 of {path}");
     }
@@ -622,12 +621,12 @@ fn who_reads_among_those_who_count_reads_what_was_there() {
     assert_eq!(notch.total(), 3200);
 }
 
-/// Visits wait for a store that may be back in a moment; a test need not wait long to see that it is not.
+/// Visits wait for a store that may recover; a short timeout makes a test fast in which it does not.
 fn with_short_timeout(redis: &Redis) -> Settings {
     Settings::redis(redis.port).with("STORE_TIMEOUT", "500ms")
 }
 
-/// Counting is refused: 503 that gives nothing of Redis' own wording away, a welcome that stands, a process that lives.
+/// Asserts that counting is rejected: 503 without text of Redis, a start page, a running process.
 fn assert_refused(notch: &Notch, cause: &str, readable: bool) {
     for _ in 0..2 {
         for form in [("Accept", "*/*"), JSON] {
@@ -649,7 +648,7 @@ fn assert_refused(notch: &Notch, cause: &str, readable: bool) {
     assert_eq!(notch.get("/livez").status, 200, "{cause}");
 }
 
-/// `visitors` connections at once, each asking `each` times; all that they got, visitor by visitor.
+/// Opens `visitors` connections at once, each of which sends `each` requests. Returns all results by visitor.
 fn crowd<T: Send>(notch: &Notch, visitors: usize, each: usize, ask: impl Fn(&mut Client) -> T + Sync) -> Vec<T> {
     let visit = || {
         let mut client = notch.client();
@@ -692,7 +691,7 @@ fn however_many_connections_come_the_way_to_redis_stays_open() {
 #[test]
 fn a_redis_that_takes_no_more_clients_refuses_and_leaves_no_doubt() {
     let redis = Redis::start(&["--maxclients", "2"]);
-    // The connection that saw it start may hold a place for a moment.
+    // The connection that waited for the start may still use a slot.
     let place = || {
         let mut place = TcpStream::connect(("127.0.0.1", redis.port)).ok()?;
         let mut reply = [0; 5];

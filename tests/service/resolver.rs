@@ -1,8 +1,8 @@
-//! Finding Redis by a name: in the hosts file, through name servers that answer anything or nothing, and again after
-//! its address has changed.
+//! Resolution of the Redis host: in the hosts file, through name servers with any or no reply, and again after its
+//! address has changed.
 //!
-//! In the tests of files alone, notch gets system files of its own, in a mount namespace of its own. Where name servers
-//! are played, the whole test runs in namespaces of its own.
+//! In the tests of files alone, notch gets system files of its own, in a mount namespace. With name servers, the whole
+//! test runs in namespaces of its own.
 
 use std::fs;
 use std::net::{IpAddr, TcpListener, UdpSocket};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{DnsReply, Etc, NameServer, Notch, Redis, Settings, isolated, reply, wait_until};
 
-/// Settings under which `redis.test` is what these files say.
+/// Returns settings with these system files, in which Redis is `redis.test`.
 struct Names {
     settings: Settings,
     hosts: PathBuf,
@@ -29,7 +29,7 @@ impl Names {
         Self { settings: settings.with_wrapper(&words).with("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), hosts: own }
     }
 
-    /// Changes the hosts file in place, since it is its inode that was mounted.
+    /// Changes the hosts file in place, because the mount refers to its inode.
     fn change(&self, hosts: &str) {
         fs::write(&self.hosts, hosts).expect("room for a file");
     }
@@ -55,7 +55,7 @@ fn the_hosts_file_is_read_at_each_connect() {
     let names = Names::new(&redis, "127.0.0.1 redis.test\n", "nameserver 127.0.0.1\n");
     let notch = names.settings.start();
     assert_eq!(notch.visit_when_it_counts(), 1);
-    // Its address changes, as that of a container does that is made anew.
+    // Its address changes, as that of a container that is created again.
     redis.kill();
     redis.restart_at("127.9.9.9");
     names.change("127.9.9.9 redis.test\n");
@@ -65,7 +65,7 @@ fn the_hosts_file_is_read_at_each_connect() {
 #[test]
 fn a_name_without_an_address_is_looked_up_until_it_has_one() {
     let redis = Redis::start(&[]);
-    // Nobody listens there, which is known at once.
+    // The port is closed, so the connection is refused at once.
     let names = Names::new(&redis, "", "nameserver 127.9.9.1\n");
     let notch = names.settings.start();
     assert_eq!(notch.get("/count").status, 503);
@@ -99,7 +99,7 @@ macro_rules! isolated {
     };
 }
 
-/// Settings under which Redis is a host that has to be looked up.
+/// Returns settings in which Redis is a host that must be looked up.
 fn named(redis: &Redis) -> Settings {
     Settings::redis(redis.port).with("REDIS_HOST", "redis").with("STORE_TIMEOUT", "1s")
 }
@@ -110,7 +110,7 @@ fn finds(redis: &Redis, settings: &Settings) {
     assert_eq!(settings.start().visit_when_it_counts(), before + 1);
 }
 
-/// Checks that notch does not find Redis, and what the log says of it.
+/// Checks that notch does not find Redis, and its log line.
 fn fails(redis: &Redis, words: &str) {
     let notch = named(redis).start();
     says(&notch, &format!("DNS lookup of the Redis host failed: {words}"));
@@ -124,7 +124,7 @@ isolated!(a_dead_name_server_does_not_hide_the_second_candidate, |etc: &Etc| {
     let redis = Redis::start(&[]);
     let silent = NameServer::silent("127.0.0.2");
     let live = NameServer::of("127.0.0.3", "redis.svc.cluster.local", &["127.0.0.1"]);
-    // One that drops what it is sent, and one that is not there.
+    // One that drops packets, and one that does not exist.
     for dead in ["127.0.0.2", "127.0.0.9"] {
         etc.resolv_conf(format!("nameserver {dead}\nnameserver 127.0.0.3\n{KUBERNETES}"));
         finds(&redis, &named(&redis));
@@ -231,7 +231,7 @@ isolated!(questions_for_ipv6_may_be_dropped_refused_or_denied, |etc: &Etc| {
         ("127.0.0.4", || DnsReply::FAILED),
         ("127.0.0.5", || DnsReply::NO_NAME),
         ("127.0.0.6", || DnsReply::Addresses(Vec::new())),
-        // No route leads there.
+        // There is no route to it.
         ("127.0.0.7", || DnsReply::address("2001:db8::1")),
     ] {
         let _server = NameServer::start(server, move |question, _| match question.kind {
@@ -262,7 +262,7 @@ isolated!(a_name_server_may_have_a_link_local_address, |etc: &Etc| {
         etc.resolv_conf(format!("nameserver fe80::1%{zone}\n"));
         finds(&redis, &named(&redis));
     }
-    // A zone that does not exist leaves the others to be asked.
+    // The servers with a valid zone are still used.
     let _other = NameServer::of("127.0.0.2", "redis", &["127.0.0.1"]);
     etc.resolv_conf("nameserver fe80::1%eth7\nnameserver 127.0.0.2\n");
     finds(&redis, &named(&redis));
@@ -327,7 +327,7 @@ isolated!(attempts_and_timeout_are_those_of_resolv_conf, |etc: &Etc| {
         etc.resolv_conf(format!("nameserver {address}\noptions {options}\n"));
         let _notch = named(&redis).with("STORE_TIMEOUT", "4s").with("WORKERS", "1").start();
         wait_until("a lookup of as many attempts and as much time is over", || {
-            // The numbers of the queries tell one lookup from the next: when each began, and how often it asked.
+            // Query ids identify a lookup: when each began, and how often it sent a query.
             let mut lookups: Vec<(u16, Instant, usize)> = Vec::new();
             for question in server.received().iter().filter(|question| question.kind == 1) {
                 match lookups.iter_mut().find(|(id, ..)| *id == question.id) {
@@ -349,7 +349,7 @@ isolated!(attempts_and_timeout_are_those_of_resolv_conf, |etc: &Etc| {
 
 isolated!(a_slow_lookup_leaves_time_to_connect, |etc: &Etc| {
     let redis = Redis::start(&[]);
-    // Nobody is at these addresses, and nothing says so.
+    // These addresses do not exist, and no error is returned.
     for words in [
         "link add eth0 type veth peer name eth1",
         "link set eth0 up",
@@ -378,7 +378,7 @@ isolated!(a_reply_that_is_cut_short_is_had_over_tcp, |etc: &Etc| {
     etc.resolv_conf("nameserver 127.0.0.2\n");
     finds(&redis, &named(&redis));
     assert!(server.received().iter().any(|question| question.is_tcp));
-    // What is there of a reply is enough.
+    // The truncated reply contains enough.
     let partly = NameServer::start("127.0.0.3", |question, query| {
         let mut reply = reply(query, question.kind, &["127.0.0.1".parse().expect("an address")]);
         reply[2] |= 2;
@@ -436,7 +436,7 @@ isolated!(nobody_else_can_answer_for_a_name_server, |etc: &Etc| {
     let redis = Redis::start(&[]);
     let trap = TcpListener::bind(("127.0.0.66", redis.port)).expect("a port of this namespace");
     trap.set_nonblocking(true).expect("a good listener");
-    // It knows number, question and port, and is faster; but it is not whom we asked.
+    // It has id, question and port, and is faster; but it is not the server that was asked.
     let spy = UdpSocket::bind("127.0.0.2:53").expect("port 53 of this namespace");
     let own = spy.try_clone().expect("room for a file");
     let (other_host, other_port) = ("127.0.0.3:53", "127.0.0.2:54");

@@ -1,10 +1,10 @@
-//! What each URL answers, in which form, and what counts as a visit.
+//! The response of each URL, its format, and which requests count as visits.
 
 use serde_json::json;
 
 use crate::support::{Client, Notch, Redis, Response, Settings, free_port};
 
-/// Everything that shows the state of this moment; none of it may be kept by anybody.
+/// Responses that show the current state and must not be cached.
 const LIVE: [&str; 6] = ["/", "/count", "/total", "/livez", "/readyz", "/metrics"];
 const KEPT: [&str; 2] = ["/favicon.ico", "/robots.txt"];
 
@@ -109,7 +109,7 @@ fn head_is_get_without_a_body_and_never_counts() {
     let others =
         ["/", "/total", "/total/blog", "/badge.json", "/badge/blog.json", "/nowhere", "/count/nobody", "/badge/x"];
     let prefetch = ("Sec-Purpose", "prefetch");
-    // The numbers get a digit more on the way, and a comma.
+    // The numbers grow by a digit and a comma meanwhile.
     for before in [0, 9, 99, 999] {
         while notch.total() < before {
             notch.visit();
@@ -119,7 +119,7 @@ fn head_is_get_without_a_body_and_never_counts() {
                 for fields in [&[allowed][..], &[denied], &[prefetch]] {
                     let fields = [&[("Accept", accept)], fields].concat();
                     let counts = counting.contains(path) && !fields.contains(&prefetch);
-                    // Not of the metrics, which tell of this.
+                    // Without the metrics, which count these requests.
                     compare(&notch, path, &fields, !counts && *path != "/metrics");
                 }
             }
@@ -127,13 +127,13 @@ fn head_is_get_without_a_body_and_never_counts() {
     }
 }
 
-/// Asks for the same by `HEAD` and by `GET`: all fields are alike, but the length of what `HEAD` cannot know.
+/// Sends the same request with `HEAD` and `GET`: all fields are equal, except a length that `HEAD` cannot have.
 fn compare(notch: &Notch, path: &str, fields: &[(&str, &str)], has_length: bool) {
     let mut client = notch.client();
     let totals = |client: &mut Client| ["/total", "/total/blog"].map(|path| client.get(path).number());
     let before = totals(&mut client);
     let head = client.request("HEAD", path, fields);
-    // What HEAD leaves out is not sent, or the next answer would be lost in it.
+    // The body is not sent after HEAD, else the next response could not be read.
     assert_eq!(totals(&mut client), before, "HEAD {path} {fields:?} counts nothing");
     let get = client.request("GET", path, fields);
     let others = |answer: &Response| {

@@ -1,7 +1,7 @@
-//! What a real Redis cannot be made to say: every error reply, replies that break off, come late, come twice, never
-//! end, or are none.
+//! Replies that a real Redis cannot be made to send: every error reply, replies that are incomplete, late, repeated,
+//! endless, or invalid.
 //!
-//! Timeouts are set out of reach unless a test is about one, so that what is answered at all was answered for a reason.
+//! Timeouts are very long unless a test is about one, so that no response is caused by a timeout.
 
 use std::net::TcpListener;
 use std::thread;
@@ -37,7 +37,7 @@ fn the_greeting_is_what_the_login_needs() {
 
 #[test]
 fn an_error_reply_is_a_refusal_and_the_next_visit_counts() {
-    // The words after the first are Redis' own business; here they are some that nobody else may see.
+    // The text after the first word is internal to Redis; this text must not be shown to clients.
     for error in [
         "LOADING Redis is loading the zebra in memory",
         "MASTERDOWN Link with zebra is down and replica-serve-stale-data is set to 'no'.",
@@ -147,7 +147,7 @@ fn what_gathers_meanwhile_goes_behind_what_is_sent_again() {
     let notch = notch(&script);
     let mut clients: Vec<_> = (0..3).map(|_| notch.client()).collect();
     for client in &mut clients {
-        // Once the first is answered, the second is on its way to the store.
+        // After the first response, the second command is in flight.
         client.send("GET /livez HTTP/1.1\r\nHost: h\r\n\r\nGET /count HTTP/1.1\r\nHost: h\r\n\r\n");
         assert_eq!(client.response().status, 200);
         script.reach(1);
@@ -170,7 +170,7 @@ fn a_doubt_that_lasts_is_told_in_time() {
 
 #[test]
 fn what_is_in_doubt_does_not_wait_for_what_came_later() {
-    // No later connection is greeted, so that the first visit waits beside the second.
+    // No later connection finishes its handshake, so the first visit waits beside the second.
     let script = Script::play_with_receipts("> GET visits\n< $-1\\r\\n\n> ONCE visits 1 #1\nhold\nclose\nhold");
     let notch = settings(&script).with("STORE_TIMEOUT", "2s").start();
     assert_eq!(notch.total(), 0, "it is connected");
@@ -191,7 +191,7 @@ fn what_is_in_doubt_does_not_wait_for_what_came_later() {
 
 #[test]
 fn a_visit_that_was_sent_again_after_others_counted_is_no_loss() {
-    // Between the first reply, which is lost, and the second, another notch has counted.
+    // Between the first reply, which is lost, and the second, another client has counted.
     let script = Script::play_with_receipts(
         "> ONCE visits 1 #1\ntotal 200\nclose\n> ONCE visits 1 #1\n< $3\\r\\n104\\r\\n\n\
          > ONCE visits 1 #2\n< $3\\r\\n200\\r\\n\n> ONCE visits 1 #3\n< $3\\r\\n150\\r\\n",
@@ -244,7 +244,7 @@ fn a_read_that_breaks_off_is_no_doubt() {
     for message in ["", "$", "$2\\r\\n4"] {
         let script = Script::play(&format!("> GET visits\n< {message}\nclose\n> GET visits\n< $2\\r\\n42\\r\\n"));
         let notch = notch(&script);
-        // Nothing can be counted twice by reading twice, so this one may be tried again, by notch or by who asked.
+        // A read can be repeated safely, by notch or by the client.
         let total = wait_until("the total is told", || {
             let answer = notch.get("/total");
             assert!(matches!(answer.status, 200 | 503), "{answer:?}");
@@ -355,7 +355,7 @@ fn a_reply_in_pieces_is_a_reply() {
         let visitor = scope.spawn(|| notch.visit());
         for piece in 1..=8 {
             script.reach(2 * piece);
-            // Asking on the side gives notch every chance to see this piece alone.
+            // A request on another connection gives notch time to read this part alone.
             notch.get("/livez");
             script.release();
         }
@@ -367,14 +367,14 @@ fn a_reply_in_pieces_is_a_reply() {
 
 #[test]
 fn a_late_reply_reaches_nobody() {
-    // Late, but before the next visitor's own; and later still.
+    // Late, but before the next visitor's own reply; and later still.
     for (before, after) in [("<1 :41\\r\\n", ""), ("", "<1 :41\\r\\n")] {
         let text =
             format!("> INCR visits\nhold\n{before}\n> INCR visits\n{after}\n< :42\\r\\n\n> INCR visits\n< :43\\r\\n");
         let script = Script::play(&text);
         let notch = settings(&script).with("STORE_TIMEOUT", "200ms").start();
         notch.get("/count").assert_in_doubt();
-        // The connection is given up at about the same time, and the reply is to be later.
+        // The connection is replaced at about the same time, and the reply must be later.
         wait_until("notch connects anew", || script.received().iter().any(|(at, _)| *at == 2).then_some(()));
         script.release();
         assert_eq!(notch.visit_when_it_counts(), 42);
@@ -394,7 +394,7 @@ fn the_number_of_who_has_left_goes_to_nobody_else() {
     drop(gone);
     let mut next = notch.client();
     next.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
-    // Asking on the side gives notch every chance to see that one has left and another has come.
+    // A request on another connection gives notch time to notice both events.
     (0..5).for_each(|_| assert_eq!(notch.get("/livez").status, 200));
     script.release();
     assert_eq!(next.response().number(), 42);
@@ -432,7 +432,7 @@ fn a_reply_that_nobody_asked_for_ends_the_connection() {
 
 #[test]
 fn a_connection_closed_while_idle_costs_no_visit() {
-    // Whether notch sees the end before it sends or after: with a receipt, neither costs a visit.
+    // notch may notice the end before or after it sends: with a receipt, neither loses a visit.
     let script = Script::play_with_receipts(
         "> ONCE visits 1 #1\n< $1\\r\\n0\\r\\n\nclose\n> ONCE visits 1 #2\n< $1\\r\\n1\\r\\n",
     );
@@ -486,7 +486,7 @@ fn nobody_listens_where_redis_should_be() {
 fn a_redis_that_takes_connections_and_says_nothing_is_given_up() {
     let script = Script::play("> AUTH hunter2\nhold");
     let notch = settings(&script).with("REDIS_PASSWORD", "hunter2").with("STORE_TIMEOUT", "200ms").start();
-    // Nothing but the greeting was sent, so nothing was counted.
+    // Only the handshake was sent, so nothing was counted.
     notch.get("/count").assert_not_counted();
     assert_eq!(notch.get("/readyz").status, 503);
     let harmless = |words: &str| {
@@ -495,7 +495,7 @@ fn a_redis_that_takes_connections_and_says_nothing_is_given_up() {
     assert!(script.received().iter().all(|(_, words)| harmless(words)), "{:?}", script.received());
 }
 
-/// The first two times that `command` came, it came on different connections.
+/// Asserts that the first two `command`s came on different connections.
 fn assert_apart(script: &Script, command: &str) {
     let places: Vec<_> =
         script.received().into_iter().filter(|(_, words)| words == command).map(|(at, _)| at).collect();

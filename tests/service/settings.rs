@@ -1,11 +1,11 @@
-//! The environment and the command line: what is taken, what is refused, and how that is said.
+//! The environment and the command line: accepted and rejected values, and the messages.
 
 use std::fs;
 use std::net::TcpListener;
 
 use crate::support::{Client, Redis, Settings};
 
-/// Every setting there is, as the README lists them.
+/// All settings, as the README lists them.
 const NAMES: [&str; 27] = [
     "LISTEN",
     "PORT",
@@ -155,14 +155,14 @@ fn a_bad_setting_is_one_line_that_names_it_and_shows_a_good_one() {
         assert_eq!(refused.stdout, "", "{name}={value}");
         assert_eq!(refused.stderr.lines().count(), 1, "{name}={value}: {refused:?}");
         assert!(refused.stderr.contains(name), "{name}={value}: {refused:?}");
-        // The example is a line that would be taken: it stands apart from the value that was refused.
+        // The example is a valid line, apart from the rejected value.
         let example = format!("{name}=");
         assert!(refused.stderr.contains(&example), "{name}={value} has no example: {refused:?}");
         assert!(!settings_touch_anything(&refused.stderr), "{refused:?}");
     }
 }
 
-/// A refusal is about one setting; a backtrace or a second opinion has no place in it.
+/// Returns whether a message contains a panic or a backtrace.
 fn settings_touch_anything(text: &str) -> bool {
     text.contains("panicked") || text.contains("RUST_BACKTRACE")
 }
@@ -194,7 +194,7 @@ fn what_is_empty_counts_as_unset() {
 fn durations_read_as_they_are_written() {
     for name in DURATIONS {
         for value in ["1ms", "500ms", "5s", "2m"] {
-            // That it starts is what is asked here; what a millisecond is good for is another question.
+            // Only the start is tested here, not the effect of the duration.
             Settings::ledger().with(name, value).start();
         }
     }
@@ -206,7 +206,7 @@ fn durations_read_as_they_are_written() {
 #[test]
 fn a_port_alone_is_enough() {
     let redis = Redis::start(&[]);
-    // A port just given up is the likeliest to be free.
+    // A port that was just released is most likely free.
     let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
     let notch = Settings::redis(redis.port).without("LISTEN").with("PORT", &free.port().to_string()).start();
     assert_eq!(notch.address.port(), free.port());
@@ -304,13 +304,13 @@ fn what_kubernetes_sets_for_a_service_called_redis_is_no_setting() {
 fn the_start_says_which_store_counts() {
     let settings = Settings::ledger();
     let ledger = settings.start();
-    // As the shell would show it, whatever the path of the folder goes through.
+    // With symbolic links resolved.
     let folder = fs::canonicalize(settings.folder()).expect("a folder that is there");
     let told = |log: Vec<String>, words: &str| assert!(log[0].contains(words), "{words}: {log:#?}");
     told(ledger.log(), &format!("into the ledger {}/notch.ledger", folder.display()));
     let absolute = folder.join("other.ledger");
     told(Settings::ledger().with("LEDGER", &absolute.to_string_lossy()).start().log(), &absolute.to_string_lossy());
-    // An image names the place of its ledger, in case that no Redis is named.
+    // An image sets the path of its ledger, which is used if no Redis is set.
     let redis = Settings::redis(1).with("LEDGER", "/data/notch.ledger").with("REDIS_DB", "3").start();
     told(redis.log(), "into redis 127.0.0.1:1 db 3");
 }
@@ -357,13 +357,13 @@ fn the_welcome_is_a_setting_of_any_text() {
         let text = notch.get("/");
         let shown = text.text().replace(['\n', '\t'], " ");
         assert!(shown.contains(&welcome.replace(['\n', '\t'], " ")), "{text:?}");
-        // Parsed, so that nothing of it is taken for the form around it.
+        // The parser checks that the text is escaped.
         let json = notch.request("GET", "/", &[("Accept", "application/json")]);
         json.json();
     }
 }
 
-/// What else is refused, and that `notch-redis` refuses the same, is in `tests/persistence/secrets.rs`.
+/// `tests/persistence/secrets.rs` has the other rejected passwords, and compares with `notch-redis`.
 #[test]
 fn a_password_file_is_read_but_for_its_line_end() {
     let redis = Redis::start(&["--requirepass", "two words"]);

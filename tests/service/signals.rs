@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: what is under way goes out, what is idle is closed, and the end comes in time.
+//! SIGTERM and SIGINT: responses in flight are sent, idle connections are closed, and the process ends in time.
 
 use std::fs;
 use std::net::TcpStream;
@@ -16,7 +16,7 @@ fn scripted(script: &Script) -> Settings {
 #[test]
 fn idle_it_ends_at_once() {
     for name in ["TERM", "INT"] {
-        // Every limit out of reach: nothing here is to be waited for.
+        // All timeouts are very long: the test must not wait for any of them.
         let settings = Settings::ledger().with("DRAIN_TIMEOUT", NEVER).with("IDLE_TIMEOUT", NEVER);
         let notch = settings.with("REQUEST_TIMEOUT", NEVER).start();
         notch.visit();
@@ -65,7 +65,7 @@ fn many_answers_under_way_go_out() {
     for client in &mut others {
         client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
     }
-    // Each of them has been read when another that came after it is answered.
+    // Each of them has been read when a later request gets its response.
     (0..20).for_each(|_| assert_eq!(notch.get("/livez").status, 200));
     notch.signal("TERM");
     assert_refused_connections(&notch);
@@ -92,7 +92,8 @@ fn what_never_comes_is_not_waited_for_beyond_the_limit() {
         client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
     }
     notch.signal("TERM");
-    // Nobody is left without an answer: what was sent is in doubt, what was not is surely not counted.
+    // Each visit gets a response: one that was sent to the store is in doubt, one that was not is certainly not
+    // counted.
     sent.response().assert_in_doubt();
     for client in &mut unsent {
         let answer = client.response();
@@ -101,7 +102,7 @@ fn what_never_comes_is_not_waited_for_beyond_the_limit() {
     }
     let (status, log) = notch.ended();
     assert_eq!(status.code(), Some(0), "{log:#?}");
-    // What was never asked in full has no answer.
+    // An incomplete request gets no response.
     assert!(half.remaining_responses().is_empty());
 }
 
@@ -135,7 +136,7 @@ fn a_balancer_sees_it_coming_while_visits_go_on() {
 
 #[test]
 fn from_the_signal_on_every_answer_is_the_last() {
-    // One worker: each of them hears of the signal by itself.
+    // One worker, because each worker handles the signal separately.
     let notch = Settings::ledger().with("DRAIN_DELAY", NEVER).with("WORKERS", "1").start();
     let requests = [
         ("GET", "/count", ""),
@@ -163,11 +164,11 @@ fn from_the_signal_on_every_answer_is_the_last() {
         assert!(answer.closes(), "{method} {path}: {answer:?}");
         assert!(client.remaining_responses().is_empty(), "{method} {path}: the connection is closed");
     }
-    // What was sent at once is answered at once, and the last answer says that it is the last.
+    // Pipelined requests get all responses, and the last one announces that the connection closes.
     several.send("GET /total HTTP/1.1\r\nHost: h\r\n\r\n".repeat(3) + "GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
     let closes: Vec<_> = several.remaining_responses().iter().map(Response::closes).collect();
     assert_eq!(closes, [false, false, false, true]);
-    // New connections have one answer each.
+    // New connections get one response each.
     let mut client = notch.client();
     assert!(client.get("/count").closes() && client.remaining_responses().is_empty());
 }
@@ -176,7 +177,8 @@ fn from_the_signal_on_every_answer_is_the_last() {
 fn a_planned_stop_cuts_no_client_that_keeps_its_connection() {
     let settings = Settings::ledger().with("DRAIN_DELAY", "2s").with("DRAIN_TIMEOUT", NEVER);
     let notch = settings.start();
-    // A connection that is made as the delay ends may find the listener closed, before or behind the handshake.
+    // A connection that is opened when the delay ends may find the listener closed, before or after the handshake of
+    // TCP.
     let late = Arc::new(OnceLock::new());
     let paced = |pause: u64| {
         let (address, late, mut client) = (notch.address, late.clone(), Some(notch.client()));
@@ -199,7 +201,7 @@ fn a_planned_stop_cuts_no_client_that_keeps_its_connection() {
             (numbers, cut)
         })
     };
-    // Each of them asks again long before the delay is over, whatever else the machine has to do.
+    // Each of them sends its next request long before the end of the delay, also on a busy machine.
     let clients: Vec<_> = (0..24).map(|place| paced(5 + 8 * place)).collect();
     wait_until("the load is on", || (notch.total() > 100).then_some(()));
     assert!(late.set(Instant::now() + Duration::from_secs(1)).is_ok());
@@ -222,7 +224,7 @@ fn what_is_on_its_way_at_the_signal_is_served_without_any_delay() {
         client.get("/livez");
     }
     let mut silent = notch.client();
-    // Standing still it cannot have read any of it when the signal comes.
+    // A stopped process cannot have read any of it when the signal comes.
     notch.signal("STOP");
     let mut new: Vec<_> = (0..8).map(|_| notch.client()).collect();
     for client in kept.iter_mut().chain(&mut new) {
@@ -264,7 +266,7 @@ fn a_second_signal_does_not_wait() {
     notch.signal("TERM");
     wait_until("readiness turns", || (notch.get("/readyz").status == 503).then_some(()));
     notch.signal("TERM");
-    // Whatever its code: who asks twice means it.
+    // With any exit code: the second signal ends the process at once.
     notch.ended();
 }
 
@@ -301,7 +303,7 @@ fn under_load_every_answer_is_whole_and_every_visit_kept() {
     let mut numbers: Vec<_> =
         visitors.into_iter().flat_map(|visitor| visitor.join().expect("visitors do not panic")).collect();
     numbers.sort_unstable();
-    // All that were counted were answered: an end that was asked for leaves nobody in the dark.
+    // All counted visits got their responses.
     assert_eq!(numbers, (1..=numbers.len() as i64).collect::<Vec<_>>());
     assert_eq!(settings.start().total(), numbers.len() as i64);
 }
@@ -323,7 +325,7 @@ fn visitor(mut client: Client) -> impl FnOnce() -> Vec<i64> + Send + 'static {
 
 #[test]
 fn as_the_first_process_of_a_container() {
-    // The kernel shields process 1 from every signal that it has not asked for, so asking has to work there too.
+    // The kernel discards signals of process 1 that have no handler, so SIGTERM must work there too.
     let mut words = vec!["unshare", "--pid", "--fork", "--kill-child"];
     let allowed = |words: &[&str]| {
         Command::new(words[0]).args(&words[1..]).arg("true").output().is_ok_and(|o| o.status.success())
@@ -351,7 +353,7 @@ fn as_the_first_process_of_a_container() {
     }
 }
 
-/// The signal has been taken: nobody new is let in.
+/// Waits until new connections are refused, which shows that the signal was handled.
 fn assert_refused_connections(notch: &Notch) {
     wait_until("nobody new is let in", || TcpStream::connect(notch.address).is_err().then_some(()));
 }

@@ -1,13 +1,13 @@
-//! Clients that are slow, silent, or do not listen: each limit ends them, and nobody else notices.
+//! Clients that are slow, silent, or do not read: each timeout disconnects them, and other clients are not affected.
 //!
-//! The limits are set short and the waits are long, so that what is tested is that an end comes, not when.
+//! The timeouts are short and the waits are long, so the tests check that an end comes, not when.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::{Client, NEVER, Notch, Settings};
 
-/// All timeouts out of reach but one.
+/// Settings with all timeouts very long except one.
 fn notch(short: &str) -> Notch {
     let long = ["REQUEST_TIMEOUT", "IDLE_TIMEOUT", "WRITE_TIMEOUT"].iter();
     let settings = long.fold(Settings::ledger().with("FSYNC", "never"), |settings, name| settings.with(name, NEVER));
@@ -23,7 +23,7 @@ fn half_a_head_does_not_hold_a_connection_for_ever() {
         let responses = client.remaining_responses();
         assert!(responses.iter().all(|answer| answer.status == 408), "{responses:?}");
     }
-    // A request that follows another is no less bounded.
+    // A second request has the same limit.
     let mut client = notch.client();
     client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /cou");
     let responses = client.remaining_responses();
@@ -53,7 +53,7 @@ fn each_request_has_a_time_of_its_own() {
     let (start, rest) = request.split_at(10);
     client.send(start);
     let begun = Instant::now();
-    // The connection is never without half a request, but no request takes long.
+    // The connection always has an incomplete request, but no request takes long.
     while begun.elapsed() < Duration::from_secs(2) {
         client.send([rest, start].concat());
         assert_eq!(client.response().status, 200);
@@ -81,7 +81,7 @@ fn who_asks_without_end_and_never_listens_is_cut_off() {
     let notch = notch("WRITE_TIMEOUT");
     let mut client = notch.client();
     let breath = "GET /livez HTTP/1.1\r\nHost: h\r\n\r\n".repeat(1000);
-    // Both ends' socket buffers fill, then notch stops reading, then it has had enough.
+    // The socket buffers of both ends fill, then notch stops reading, then it disconnects the client.
     let refused = (0..2000).find_map(|_| client.try_send(&breath).err());
     let why = refused.expect("notch swallows sixty megabytes of requests whose answers nobody takes");
     assert!(why.kind() != std::io::ErrorKind::WouldBlock, "neither read nor cut off: {why}");
@@ -98,8 +98,8 @@ fn as_many_connections_as_allowed_and_no_more() {
     for client in &mut clients {
         client.send("GET /livez HTTP/1.1\r\nHost: h\r\n\r\n");
     }
-    // Two are served at a time, and one may stand in the door. The others are left to the system until there is a
-    // place, which comes when somebody leaves or is sent away for idling.
+    // Two clients are served at a time, and one more may be accepted. The others wait in the queue of the system for a
+    // slot, which is free when a client leaves or is evicted because it is idle.
     for pair in clients.chunks_mut(2) {
         for client in pair.iter_mut() {
             assert!(client.next_response("GET").is_none_or(|answer| answer.status == 200));
@@ -122,7 +122,7 @@ fn who_is_sent_away_for_want_of_a_place_was_not_counted() {
         let mut numbers = Vec::new();
         let mut client = notch.client();
         while numbers.len() < each {
-            // A connection that was closed instead of answered is no answer: whoever is sent away comes again.
+            // A connection closed without a response was evicted: the client connects again.
             let sent = client.try_send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
             match sent.ok().and_then(|()| client.next_response("GET")) {
                 Some(answer) => numbers.push(answer.number()),
