@@ -1,8 +1,8 @@
 //! Metrics: the counts of a server, and the page of them for Prometheus.
 //!
-//! Each worker has a [`WorkerMetrics`] of its own, to which no other writes; the page adds them up. Counting therefore
-//! takes no lock and allocates nothing, and a page is no snapshot: it may include a visit whose request is still
-//! missing. Each number by itself only grows.
+//! Each worker has a [`WorkerMetrics`] of its own, to which no other worker writes; the page adds them up. Counting
+//! therefore takes no lock and allocates nothing, and a page is no snapshot: it may include a visit before its request.
+//! Each number by itself only grows.
 //!
 //! Left out on purpose: values that make the page grow, or that come from clients or settings: a label for each
 //! counter, paths, addresses, the host of the store.

@@ -1,10 +1,10 @@
-//! A client that sends anything at all to an [`Exchange`].
+//! A client that sends arbitrary bytes to an [`HttpConnection`].
 //!
-//! - The same bytes in other pieces get the same answers, and ask the same of the store. A server that is about to go
-//!   may close after any of them: then they are the first of those answers.
-//! - Every answer is one that httparse reads, with the fields and the length that it should have.
-//! - Of `n` visits, each is told a number of its own, the last that of the store.
-//! - What is unread and unsent stays bounded, and whoever wants bytes has room for them.
+//! - The same bytes in other pieces get the same responses and cause the same commands. A draining server may close
+//!   after any response: then its responses are a prefix of those.
+//! - httparse parses each response, with the fields and the length that it should have.
+//! - Each of `n` visits gets a number of its own, the last one that of the store.
+//! - Received and pending bytes stay bounded, and there is room for bytes that are needed.
 
 use bytes::BufMut;
 use notch::buffers::{Buffers, MAX_RECEIVED};
@@ -16,56 +16,56 @@ use notch::render::Welcome;
 
 use super::arrival::{Arrival, Pieces};
 
-/// Most bytes unsent: 16 KiB, and 64 answers of a run.
-const MAX_UNSENT: usize = 16 * 1024 + 64 * 512;
+/// Most pending bytes: 16 KiB, and the responses to 64 coalesced visits.
+const MAX_PENDING: usize = 16 * 1024 + 64 * 512;
 
-/// Longest answer in bytes: a page.
-const MAX_ANSWER: usize = 8 * 1024;
+/// Longest response in bytes: a page.
+const MAX_RESPONSE: usize = 8 * 1024;
 
-/// `data` is what the client sends. Counters named `down`, `lost` and `full` have the store fail in these ways.
+/// Checks the properties for a client that sends `data`. The store fails for counters named `down`, `lost` and `full`.
 pub fn holds(data: &[u8]) {
-    // Nobody looks at a line before its end has come; so one comes, and all there is has been looked at.
+    // A line is only parsed once its end has arrived, so an end is added.
     let stream = [data, b"\n"].concat();
-    for leaving in [false, true] {
-        let [whole, others @ ..] = Pieces::of(&stream).map(|pieces| Visit::play(&stream, pieces, leaving));
+    for draining in [false, true] {
+        let [whole, others @ ..] = Pieces::of(&stream).map(|pieces| Simulation::play(&stream, pieces, draining));
         for other in others {
-            if leaving {
+            if draining {
                 whole.agrees_with(&other);
             } else {
-                assert_eq!(whole, other, "other pieces, another story");
+                assert_eq!(whole, other, "the pieces change the result");
             }
         }
-        let bare = whole.answers.iter().filter(|answer| answer.is_bare).count();
-        let asked = stream.windows(5).filter(|window| window == b"HEAD ").count();
-        assert!(bare <= asked, "an answer without the body that it announces");
+        let head_only = whole.responses.iter().filter(|response| response.is_head_only).count();
+        let head_requests = stream.windows(5).filter(|window| window == b"HEAD ").count();
+        assert!(head_only <= head_requests, "a response without the body that it announces");
     }
 }
 
-/// What came of it all.
+/// The result of a simulation.
 #[derive(Debug, PartialEq, Eq)]
-struct Told {
-    answers: Vec<Answer>,
-    /// A run of visits is as many asks.
+struct Outcome {
+    responses: Vec<Response>,
+    /// Coalesced visits are listed one by one.
     commands: Vec<Command>,
     closed: bool,
 }
 
-impl Told {
-    /// One of the two is how the other begins, and was closed there.
+impl Outcome {
+    /// Checks that one of the two is a prefix of the other, and was closed there.
     fn agrees_with(&self, other: &Self) {
-        let (short, long) = if self.answers.len() <= other.answers.len() { (self, other) } else { (other, self) };
-        assert!(short.answers.len() == long.answers.len() || short.closed, "answers are missing");
-        for (one, other) in short.answers.iter().zip(&long.answers) {
-            assert_eq!(Answer { closes: true, ..one.clone() }, Answer { closes: true, ..other.clone() });
+        let (short, long) = if self.responses.len() <= other.responses.len() { (self, other) } else { (other, self) };
+        assert!(short.responses.len() == long.responses.len() || short.closed, "responses are missing");
+        for (one, other) in short.responses.iter().zip(&long.responses) {
+            assert_eq!(Response { closes: true, ..one.clone() }, Response { closes: true, ..other.clone() });
         }
         assert!(long.commands.starts_with(&short.commands), "{:?} {:?}", short.commands, long.commands);
     }
 }
 
-/// A client, an exchange and a store that counts in memory.
-struct Visit {
+/// A client, a connection and a store that counts in memory.
+struct Simulation {
     context: ServerContext,
-    now: WorkerContext,
+    worker: WorkerContext,
     buffers: Buffers,
     connection: HttpConnection,
     totals: Vec<(Key, i64)>,
@@ -73,8 +73,8 @@ struct Visit {
     out: Vec<u8>,
 }
 
-impl Visit {
-    fn play(stream: &[u8], pieces: Pieces, leaving: bool) -> Told {
+impl Simulation {
+    fn play(stream: &[u8], pieces: Pieces, draining: bool) -> Outcome {
         let main = Key::new(b"visits").expect("a good name");
         let names = Names::List(["blog", "down", "lost", "full"].map(str::to_owned).to_vec());
         let metrics = Metrics::new(ServerInfo::default(), 1, false);
@@ -82,40 +82,44 @@ impl Visit {
         let origins = Origins::new(vec!["http://a".to_owned()]);
         let welcome = Welcome::new("Hi");
         let context = ServerContext { counters, origins, served_by, welcome, metrics, records_requests: false };
-        let mut now = WorkerContext::default();
-        now.draining = leaving;
-        now.set_time(784_111_777);
+        let mut worker = WorkerContext::default();
+        worker.draining = draining;
+        worker.set_time(784_111_777);
         let (buffers, connection) = (Buffers::default(), HttpConnection::default());
-        let visit =
-            Self { context, now, buffers, connection, totals: Vec::new(), commands: Vec::new(), out: Vec::new() };
-        visit.run(Arrival::new(stream, pieces), pieces == Pieces::Single)
+        let simulation =
+            Self { context, worker, buffers, connection, totals: Vec::new(), commands: Vec::new(), out: Vec::new() };
+        simulation.run(Arrival::new(stream, pieces), pieces == Pieces::Single)
     }
 
-    /// Does what a driver does. A lazy one lets the answers pile up for as long as it may.
-    fn run(mut self, mut arrival: Arrival<'_>, lazy: bool) -> Told {
+    /// Serves the connection as a driver does. A lazy driver sends only when it has to.
+    fn run(mut self, mut arrival: Arrival<'_>, lazy: bool) -> Outcome {
         let closed = loop {
-            let want = self.connection.advance(&self.context, &mut self.now, &mut self.buffers);
-            assert!(self.buffers.pending().len() <= MAX_UNSENT && self.buffers.received().len() <= MAX_RECEIVED);
-            if !lazy || want != Need::Store {
-                assert!(want != Need::Room || !self.buffers.pending().is_empty(), "wants room, and has it");
+            let need = self.connection.advance(&self.context, &mut self.worker, &mut self.buffers);
+            assert!(self.buffers.pending().len() <= MAX_PENDING && self.buffers.received().len() <= MAX_RECEIVED);
+            if !lazy || need != Need::Store {
+                assert!(need != Need::Room || !self.buffers.pending().is_empty(), "needs room although there is some");
                 self.send();
             }
-            match want {
+            match need {
                 Need::Room => {}
                 Need::Store => self.command(self.connection.command()),
                 Need::Request | Need::Bytes(_) if arrival.is_over() => break false,
                 Need::Request | Need::Bytes(_) => {
                     let room = self.buffers.read_buf().remaining_mut();
-                    assert!(room > 0, "wants bytes, and has no room for them");
+                    assert!(room > 0, "needs bytes without room for them");
                     self.buffers.read_buf().put_slice(arrival.next(room));
                 }
                 Need::Close => break true,
             }
         };
-        let answers = answers(&self.out);
-        let (ends, last) = (answers.iter().filter(|answer| answer.closes).count(), answers.last());
-        assert_eq!((ends, last.is_some_and(|last| last.closes)), (usize::from(closed), closed), "an answer says so");
-        Told { answers, commands: self.commands, closed }
+        let responses = responses(&self.out);
+        let (ends, last) = (responses.iter().filter(|response| response.closes).count(), responses.last());
+        assert_eq!(
+            (ends, last.is_some_and(|last| last.closes)),
+            (usize::from(closed), closed),
+            "the last response announces it"
+        );
+        Outcome { responses, commands: self.commands, closed }
     }
 
     fn send(&mut self) {
@@ -127,18 +131,18 @@ impl Visit {
     fn command(&mut self, command: Command) {
         let total = self.store(command);
         let before = self.buffers.pending().len();
-        self.connection.complete(total, &self.context, &mut self.now, &mut self.buffers);
-        let answers = answers(&self.buffers.pending()[before..]);
+        self.connection.complete(total, &self.context, &mut self.worker, &mut self.buffers);
+        let responses = responses(&self.buffers.pending()[before..]);
         match command {
             Command::Increment { key, by } => {
-                assert_eq!(answers.len() as i64, by, "as many answers as visits");
-                for (place, answer) in (1..).zip(answers) {
-                    answer.tells_a_visit(&key, total.map(|total| total - by + place));
+                assert_eq!(responses.len() as i64, by, "as many responses as visits");
+                for (position, response) in (1..).zip(responses) {
+                    response.check_visit(&key, total.map(|total| total - by + position));
                     self.commands.push(Command::Increment { key, by: 1 });
                 }
             }
             _ => {
-                assert_eq!(answers.len(), 1);
+                assert_eq!(responses.len(), 1);
                 self.commands.push(command);
             }
         }
@@ -164,51 +168,50 @@ impl Visit {
     }
 }
 
-/// An answer as a client reads it.
+/// A response as a client parses it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Answer {
+struct Response {
     code: u16,
     body: Vec<u8>,
     retry: bool,
     closes: bool,
-    /// Its body stayed away although it is described.
-    is_bare: bool,
+    /// Its body was left out although the fields describe it.
+    is_head_only: bool,
 }
 
-impl Answer {
-    fn tells_a_visit(&self, key: &Key, number: Result<i64, StoreError>) {
+impl Response {
+    fn check_visit(&self, key: &Key, number: Result<i64, StoreError>) {
         let body = String::from_utf8_lossy(&self.body);
-        assert!(!self.is_bare);
+        assert!(!self.is_head_only);
         match number {
             Ok(number) => {
-                let said = match body.get(..4) {
+                let has_number = match body.get(..4) {
                     Some("<!do") => body.replace(',', "").contains(&format!("<b>{number}</b>")),
                     Some("<svg") => body.contains(&format!(">{number}<")),
                     Some("{\"co") => *body == format!("{{\"counter\":\"{key:?}\",\"count\":{number}}}\n"),
                     _ => *body == format!("{number}\n"),
                 };
-                assert!(self.code == 200 && said, "{number}: {self:?}");
+                assert!(self.code == 200 && has_number, "{number}: {self:?}");
             }
-            // Only what is surely not counted may be tried again.
+            // Only a visit that is certainly not counted may be repeated.
             Err(StoreError::OutcomeUnknown) => assert!(self.code == 504 && !self.retry, "{self:?}"),
             Err(_) => assert!(self.code == 503 && self.retry, "{self:?}"),
         }
     }
 }
 
-/// Splits what was sent into its answers. Those that only let a client go on are left out: whether they are needed is
-/// a matter of pieces.
-fn answers(mut out: &[u8]) -> Vec<Answer> {
-    let mut answers = Vec::new();
+/// Splits the output into responses, without interim ones, which depend on the pieces.
+fn responses(mut out: &[u8]) -> Vec<Response> {
+    let mut responses = Vec::new();
     while !out.is_empty() {
-        let (answer, used) = answer(out);
+        let (response, used) = response(out);
         out = &out[used..];
-        answers.extend(answer);
+        responses.extend(response);
     }
-    answers
+    responses
 }
 
-fn answer(out: &[u8]) -> (Option<Answer>, usize) {
+fn response(out: &[u8]) -> (Option<Response>, usize) {
     let mut fields = [httparse::EMPTY_HEADER; 16];
     let mut response = httparse::Response::new(&mut fields);
     let Ok(httparse::Status::Complete(head)) = response.parse(out) else { panic!("{}", out.escape_ascii()) };
@@ -233,13 +236,13 @@ fn answer(out: &[u8]) -> (Option<Answer>, usize) {
     assert_eq!(field("Allow").is_some(), code == 405 || preflight.is_some());
     assert!([200, 204, 400, 403, 404, 405, 413, 414, 417, 431, 501, 503, 504, 505].contains(&code), "{code}");
     let length = number("Content-Length").unwrap_or(0);
-    // No body of ours begins like an answer.
-    let is_bare = length > 0 && (out.len() == head || out[head..].starts_with(b"HTTP/1.1 "));
+    // No body begins like a response.
+    let is_head_only = length > 0 && (out.len() == head || out[head..].starts_with(b"HTTP/1.1 "));
     // Without a length, it is the head alone of a response whose number is not counted.
-    let is_bare = is_bare || (code != 204 && number("Content-Length").is_none());
-    let end = head + if is_bare { 0 } else { length };
-    assert!(end <= MAX_ANSWER.min(out.len()), "an answer longer than it may be, or than it came");
+    let is_head_only = is_head_only || (code != 204 && number("Content-Length").is_none());
+    let end = head + if is_head_only { 0 } else { length };
+    assert!(end <= MAX_RESPONSE.min(out.len()), "a response longer than allowed, or than received");
     let closes = field("Connection") == Some(b"close");
     let retry = number("Retry-After").is_some();
-    (Some(Answer { code, body: out[head..end].to_vec(), retry, closes, is_bare }), end)
+    (Some(Response { code, body: out[head..end].to_vec(), retry, closes, is_head_only }), end)
 }
