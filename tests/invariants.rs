@@ -195,7 +195,7 @@ fn every_rule_finds_what_breaks_it_and_nothing_else() {
 }
 
 #[test]
-fn the_compiler_is_told_to_refuse_unsafe_code_in_every_package() {
+fn every_package_forbids_unsafe_code() {
     for manifest in ["Cargo.toml", "benches/Cargo.toml", "bench/peers/rust/Cargo.toml", "fuzz/Cargo.toml"] {
         let text = fs::read_to_string(manifest).expect("a manifest");
         let (_, lints) = text.split_once("\n[lints.rust]\n").unwrap_or_else(|| panic!("no lints in {manifest}"));

@@ -262,7 +262,7 @@ fn bounds_hold_on_both_sides() {
 }
 
 #[test]
-fn nothing_is_waited_for_that_cannot_come() {
+fn an_unreachable_address_is_not_awaited() {
     // What exceeds a bound is refused by its header, or after as many bytes as the bound allows, and not at its end.
     for (endless, known_after) in [
         (&b"$16385\r\n"[..], 0),

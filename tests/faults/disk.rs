@@ -118,7 +118,7 @@ fn calls_that_fail_now_and_then() {
 }
 
 #[test]
-fn grown_too_large_and_no_smaller_file_to_be_had() {
+fn a_large_ledger_whose_rewrite_fails_grows() {
     let renames = "?rename,?renameat,?renameat2";
     for (fault, killed) in [("openat:error=EROFS", false), (&format!("{renames}:signal=SIGKILL"), true)] {
         // The longest key and no sync make the file grow fast.
@@ -144,7 +144,7 @@ fn grown_too_large_and_no_smaller_file_to_be_had() {
 }
 
 #[test]
-fn a_start_that_the_disk_refuses_says_so_and_changes_nothing() {
+fn a_start_that_fails_on_the_disk_is_reported_and_changes_nothing() {
     for (call, error, words) in [
         ("openat", "EROFS", "Read-only file system"),
         ("openat", "EACCES", "Permission denied"),
@@ -235,7 +235,7 @@ fn removed_again_and_again_under_load() {
 }
 
 #[test]
-fn what_became_of_a_batch_is_told_as_it_is() {
+fn a_fault_of_the_disk_gives_the_right_status() {
     /// Makes notch rewrite the file at the next visit.
     const ANEW: bool = true;
     let table: &[(&[Fault], bool, u16)] = &[
@@ -346,7 +346,7 @@ fn a_disk_that_fails_in_all_ways_under_load() {
 }
 
 #[test]
-fn a_name_that_was_refused_takes_no_place_and_one_in_doubt_does() {
+fn a_rejected_name_does_not_count_towards_the_limit() {
     let settings = ledger().with("COUNTERS", "*").with("MAX_COUNTERS", "1");
     let (disk, on_disk) = Disk::under(&settings);
     let notch = on_disk.start();
@@ -368,7 +368,7 @@ fn a_name_that_was_refused_takes_no_place_and_one_in_doubt_does() {
 }
 
 #[test]
-fn a_disk_that_is_well_again_is_noticed_without_a_visit() {
+fn a_recovered_disk_is_detected_without_a_visit() {
     let settings = Settings::ledger();
     let (disk, on_disk) = Disk::under(&settings);
     let notch = on_disk.start();
@@ -389,7 +389,7 @@ fn a_disk_that_is_well_again_is_noticed_without_a_visit() {
 }
 
 #[test]
-fn a_disk_that_stands_still_does_not_hold_up_the_end() {
+fn a_hanging_disk_does_not_delay_the_end() {
     for (fsync, drain, signals) in
         [("always", "1s", 1), ("everysec", "1s", 1), ("always", NEVER, 2), ("everysec", NEVER, 2)]
     {
@@ -429,7 +429,7 @@ fn a_disk_that_stands_still_does_not_hold_up_the_end() {
 }
 
 #[test]
-fn a_disk_that_stands_still_at_the_start_does_not_hold_up_the_end() {
+fn a_hanging_disk_at_the_start_does_not_delay_the_end() {
     let settings = ledger();
     let (disk, on_disk) = Disk::under(&settings);
     disk.fail(&[("fsync", "hang", 0)]);

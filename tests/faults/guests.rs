@@ -9,7 +9,7 @@ use super::hostile_clients;
 use crate::support::{NEVER, Settings, wait_until};
 
 #[test]
-fn whatever_clients_do_the_next_one_is_served_and_all_is_free_again() {
+fn hostile_clients_do_not_affect_others_and_leave_no_connections() {
     for hostile in hostile_clients::all(CONNECTIONS) {
         let settings = ["REQUEST_TIMEOUT", "IDLE_TIMEOUT", "WRITE_TIMEOUT"].iter();
         let settings = settings.fold(Settings::ledger(), |settings, name| settings.with(name, "1s"));
@@ -49,7 +49,7 @@ fn whatever_clients_do_the_next_one_is_served_and_all_is_free_again() {
 }
 
 #[test]
-fn newcomers_do_not_wait_for_clients_that_begin_requests_again_and_again() {
+fn new_clients_do_not_wait_for_clients_with_incomplete_requests() {
     let notch = Settings::ledger().with("FSYNC", "never").with("MAX_CONNECTIONS", "256").start();
     let renewing =
         hostile_clients::of_memory(256).into_iter().find(|hostile| hostile.name == "unfinished heads, renewed");

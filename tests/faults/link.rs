@@ -76,7 +76,7 @@ fn cut_at_every_byte_of_the_greeting() {
 }
 
 #[test]
-fn late_replies_in_pieces_are_replies() {
+fn late_replies_in_pieces_are_accepted() {
     let (redis, relay, notch) = behind_a_relay(NEVER);
     let mut visitor = Visitor::of(&notch);
     recover(&notch, &redis, &mut visitor.tally, Doubt::None);
@@ -89,7 +89,7 @@ fn late_replies_in_pieces_are_replies() {
 }
 
 #[test]
-fn replies_that_come_too_late_reach_nobody() {
+fn late_replies_reach_no_client() {
     let (redis, relay, notch) = behind_a_relay("2s");
     let mut visitor = Visitor::of(&notch);
     recover(&notch, &redis, &mut visitor.tally, Doubt::None);
@@ -104,7 +104,7 @@ fn replies_that_come_too_late_reach_nobody() {
 
 /// Without its receipt a batch could count twice, so receipts are not relied on where Redis may evict them.
 #[test]
-fn nothing_is_sent_again_on_the_word_of_a_receipt_that_may_be_evicted() {
+fn no_batch_is_sent_again_if_receipts_may_be_evicted() {
     for (policy, doubts) in [("volatile-ttl", 1), ("volatile-lru", 1), ("allkeys-lru", 1), ("noeviction", 0)] {
         let redis = Redis::start(&["--maxmemory", "64mb", "--maxmemory-policy", policy]);
         let relay = Relay::to(redis.port);
@@ -122,7 +122,7 @@ fn nothing_is_sent_again_on_the_word_of_a_receipt_that_may_be_evicted() {
 }
 
 #[test]
-fn what_redis_never_said_is_no_number() {
+fn an_invalid_reply_gives_no_number() {
     let (redis, relay, notch) = behind_a_relay(NEVER);
     let mut visitor = Visitor::of(&notch);
     recover(&notch, &redis, &mut visitor.tally, Doubt::None);

@@ -34,7 +34,7 @@ fn the_unit_of_systemd_keeps_to_its_memory() {
 }
 
 #[test]
-fn a_crowd_that_memory_is_too_small_for_is_served_in_part() {
+fn clients_beyond_the_memory_are_not_accepted() {
     let group = Arc::new(Group::of(32 << 20));
     let notch = group.settings(Settings::ledger().with("FSYNC", "never")).start();
     let lowered = "MAX_CONNECTIONS is lowered: there is no memory for more; raise the memory limit";
@@ -46,7 +46,7 @@ fn a_crowd_that_memory_is_too_small_for_is_served_in_part() {
 }
 
 #[test]
-fn more_clients_than_connections_do_not_leave_their_answers_with_the_kernel() {
+fn with_more_clients_than_connections_every_response_is_read() {
     let (limit, connections) = if cfg!(feature = "tokio") { (6 << 20, 256) } else { (16 << 20, 200) };
     for hostile in
         hostile_clients::of_memory(4 * connections).iter().filter(|hostile| hostile.connect_with_small_buffer)

@@ -8,7 +8,7 @@ use super::relay::{Mode, Relay};
 use crate::support::{NEVER, Redis, Settings, wait_until};
 
 #[test]
-fn a_port_that_is_silent_or_slams_the_door() {
+fn a_port_that_is_silent_or_closes_connections() {
     for mode in [Mode::Silent, Mode::Slam] {
         let redis = Redis::start(&[]);
         let relay = Relay::to(redis.port);
@@ -63,7 +63,7 @@ fn without_files_to_spare_the_store_is_reachable() {
 }
 
 #[test]
-fn files_taken_away_while_it_runs_come_back_and_so_do_clients() {
+fn a_lowered_limit_of_open_files_is_survived() {
     let redis = Redis::durable();
     let notch = Settings::redis(redis.port).with("WORKERS", "1").with("STORE_TIMEOUT", NEVER).start();
     let mut visitor = Visitor::of(&notch);

@@ -30,7 +30,7 @@ fn killed_again_and_again() {
 }
 
 #[test]
-fn standing_still_for_less_and_for_more_than_anybody_waits() {
+fn redis_hangs_for_less_and_for_more_than_the_timeout() {
     let stopped = |redis: &Redis| redis.while_stopped(|| thread::sleep(STALL));
     let asleep = |redis: &Redis| assert_eq!(redis.query(&format!("DEBUG SLEEP {}", STALL.as_secs_f32())), "OK");
     for (name, stall) in [("SIGSTOP", &stopped as &dyn Fn(&Redis)), ("DEBUG SLEEP", &asleep)] {

@@ -51,7 +51,7 @@ fn timed_visit(visitor: &mut Visitor) -> (bool, Duration) {
 }
 
 #[test]
-fn a_disk_that_takes_its_time_is_no_silence() {
+fn a_slow_disk_is_not_a_silent_store() {
     for (timeout, doubt) in [("6s", Doubt::None), ("2s", Doubt::Possible)] {
         let redis = Redis::durable();
         let (relay, notch) = behind_a_relay(&redis, timeout);
@@ -104,7 +104,7 @@ fn every_reply_late_by_as_much_as_the_first() {
 }
 
 #[test]
-fn a_connection_that_swallows_what_is_sent_is_replaced_in_time() {
+fn a_connection_that_drops_all_bytes_is_replaced_in_time() {
     for timeout in ["2s", "6s"] {
         let redis = Redis::start(&[]);
         let (relay, notch) = behind_a_relay(&redis, timeout);
@@ -126,7 +126,7 @@ fn a_connection_that_swallows_what_is_sent_is_replaced_in_time() {
 }
 
 #[test]
-fn an_idle_connection_that_has_died_unseen_is_replaced_before_a_visit_needs_it() {
+fn a_broken_idle_connection_is_replaced_before_the_next_visit() {
     let redis = Redis::start(&[]);
     let (relay, notch) = behind_a_relay(&redis, "2s");
     assert_eq!(notch.visit(), 1);
@@ -139,7 +139,7 @@ fn an_idle_connection_that_has_died_unseen_is_replaced_before_a_visit_needs_it()
 }
 
 #[test]
-fn connections_that_only_greet_are_not_made_over_and_over() {
+fn connections_that_fail_after_the_handshake_are_made_with_backoff() {
     const WATCHED: Duration = Duration::from_secs(8);
     let redis = Redis::start(&[]);
     let (relay, notch) = behind_a_relay(&redis, "1s");
@@ -161,7 +161,7 @@ fn connections_that_only_greet_are_not_made_over_and_over() {
 }
 
 #[test]
-fn each_visit_waits_from_its_own_arrival() {
+fn each_visit_has_its_own_deadline() {
     const TIMEOUT: Duration = Duration::from_secs(6);
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).with("WORKERS", "1").with("STORE_TIMEOUT", "6s").start();
@@ -195,7 +195,7 @@ fn each_visit_waits_from_its_own_arrival() {
 }
 
 #[test]
-fn a_redis_that_does_not_read_holds_up_nobody_else() {
+fn a_redis_that_does_not_read_delays_no_other_worker() {
     let redis = Redis::start(&["--maxclients", "200"]);
     let relay = Relay::to(redis.port);
     let settings = Settings::redis(relay.port).with("COUNTERS", "*").with("STORE_TIMEOUT", NEVER);

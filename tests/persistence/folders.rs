@@ -16,7 +16,7 @@ fn with_files(files: &[(&str, &[u8])]) -> Store {
 }
 
 #[test]
-fn an_empty_folder_is_said() {
+fn an_empty_folder_is_logged() {
     for store in [with_files(&[]), with_files(&[("lost+found/x", b"")])] {
         let mut store = store;
         let log = store.start();
@@ -28,14 +28,14 @@ fn an_empty_folder_is_said() {
 }
 
 #[test]
-fn other_files_are_said() {
+fn another_file_of_the_directory_is_logged() {
     let mut store = with_files(&[("index.html", b"<p>")]);
     let log = store.start();
     assert!(log.contains("index.html; is this the right volume?"), "{log}");
 }
 
 #[test]
-fn another_counter_is_said() {
+fn counters_of_another_key_are_logged() {
     let mut store = Store::new();
     store.start();
     let notch = store.notch().start();
@@ -81,7 +81,7 @@ fn data_that_would_be_passed_over_is_refused() {
 }
 
 #[test]
-fn a_file_that_a_manifest_names_is_not_missed_in_silence() {
+fn a_missing_file_of_a_manifest_is_reported() {
     if is_old() {
         return;
     }
@@ -101,7 +101,7 @@ fn a_file_that_a_manifest_names_is_not_missed_in_silence() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_to_is_said() {
+fn a_read_only_folder_is_reported() {
     let mut store = with_files(&[(".notch-redis.lock/x", b"")]);
     let log = store.refuse();
     assert!(log.contains("cannot write to"), "{log}");

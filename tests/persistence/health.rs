@@ -27,7 +27,7 @@ fn a_server_that_hangs_or_is_gone_is_not_healthy() {
 
 /// The first process of the namespace reaps no zombies, like Redis in a container without an init.
 #[test]
-fn a_check_leaves_no_process_behind_even_where_nobody_reaps() {
+fn a_check_leaves_no_process_without_an_init() {
     let mut store = Store::new().with("REDIS_PASSWORD", "x");
     store.start();
     assert_eq!(left_by_check(&store), "code 0", "of a server that answers");
@@ -59,7 +59,7 @@ fn left_by_check(store: &Store) -> String {
 
 /// Killed as by the time limit of the container: its child processes end by themselves, and in time.
 #[test]
-fn what_a_killed_check_has_started_ends_too() {
+fn the_children_of_a_killed_check_end_too() {
     let mut store = Store::new();
     store.start();
     store.while_stopped(|| {

@@ -157,7 +157,7 @@ fn goes_on(notch: &crate::support::Notch, tally: &mut Tally, total: i64) {
 }
 
 #[test]
-fn nobody_logs_in_as_the_default_user_beside_a_confined_one() {
+fn the_default_user_is_disabled_beside_a_confined_one() {
     let mut store = confined(Store::new().with("REDIS_PASSWORD", PASSWORD));
     store.start();
     assert_eq!(store.cli(&["ping"]), "PONG");

@@ -81,7 +81,7 @@ fn a_set_up_that_refuses_its_own_replay_does_not_start() {
 }
 
 #[test]
-fn a_last_write_that_was_cut_off_is_cut() {
+fn a_torn_last_write_is_truncated() {
     let whole = commands(BATCH);
     let file = [&whole[..], &whole[..]].concat();
     // Within each command of the last transaction. A cut before MULTI leaves the `SELECT` whole, which changes nothing.
@@ -95,7 +95,7 @@ fn a_last_write_that_was_cut_off_is_cut() {
 }
 
 #[test]
-fn a_write_that_was_cut_off_is_cut_from_the_file_that_grows() {
+fn a_torn_write_is_removed_from_the_file() {
     let mut store = Store::new();
     store.start();
     let notch = store.notch().start();

@@ -159,7 +159,7 @@ fn files_that_cannot_be_read_are_refused_by_both() {
 }
 
 #[test]
-fn a_name_that_no_user_of_redis_can_have_is_refused_by_both() {
+fn an_invalid_user_name_is_rejected_by_both() {
     for name in ["two words", " notch", "notch ", "notch\n", "notch\r", "no\ttch", "no\u{7f}tch", " "] {
         let store = Store::new().with("REDIS_PASSWORD", "x").with("REDIS_USERNAME", name);
         for (code, stderr) in [

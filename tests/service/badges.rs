@@ -46,7 +46,7 @@ fn a_badge_counts_and_draws_its_number() {
 }
 
 #[test]
-fn a_badge_that_is_fetched_ahead_is_drawn_and_refused() {
+fn a_prefetched_badge_is_not_counted() {
     // A prerendered page uses the images that it has loaded, whatever their status, and does not load them again.
     let notch = Settings::ledger().with("FSYNC", "never").start();
     notch.visit();
@@ -56,7 +56,7 @@ fn a_badge_that_is_fetched_ahead_is_drawn_and_refused() {
 }
 
 #[test]
-fn pipelined_badges_keep_their_looks() {
+fn pipelined_badges_keep_their_styles() {
     let notch = Settings::ledger().with("FSYNC", "never").start();
     let mut client = notch.client();
     client.send_request("GET", "/badge.svg?label=a", &[]);
@@ -66,7 +66,7 @@ fn pipelined_badges_keep_their_looks() {
 }
 
 #[test]
-fn what_shields_reads_counts_nothing() {
+fn the_endpoint_of_shields_counts_nothing() {
     let notch = Settings::ledger().with("FSYNC", "never").start();
     notch.visit();
     let json = notch.get("/badge.json").json();

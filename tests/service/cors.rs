@@ -46,7 +46,7 @@ fn preflight<'a>(origin: &'a str, method: &'a str) -> [(&'a str, &'a str); 2] {
 }
 
 #[test]
-fn unless_it_is_set_nothing_is_said() {
+fn without_cors_origins_no_cors_fields_are_sent() {
     let notch = notch("");
     for path in SHARED.map(|(path, _)| path).iter().chain(&OWN) {
         let asked = notch.request("GET", path, &[("Origin", HERE)]);
@@ -95,7 +95,7 @@ fn pages_of_every_origin_may_read_where_that_is_set() {
 }
 
 #[test]
-fn a_preflight_is_told_what_is_allowed_and_counts_nothing() {
+fn a_preflight_gets_the_allowed_methods_and_counts_nothing() {
     let notch = notch(&format!("{HERE},{THERE}"));
     for (path, methods) in [
         ("/count", "GET, HEAD, POST"),
@@ -136,7 +136,7 @@ fn a_preflight_is_told_what_is_allowed_and_counts_nothing() {
 }
 
 #[test]
-fn a_visit_from_anywhere_counts() {
+fn a_visit_from_any_origin_counts() {
     let notch = notch(HERE);
     for (number, origin) in (1..).zip([FOREIGN, HERE, "null"]) {
         assert_eq!(notch.request("GET", "/count", &[("Origin", origin)]).number(), number);
@@ -145,7 +145,7 @@ fn a_visit_from_anywhere_counts() {
 }
 
 #[test]
-fn each_of_pipelined_visits_is_told_for_its_own_page() {
+fn pipelined_visits_have_their_own_cors_fields() {
     let notch = notch(&format!("{HERE},{THERE}"));
     let mut client = notch.client();
     let origins = [HERE, HERE, THERE, FOREIGN, FOREIGN, HERE];
@@ -205,7 +205,7 @@ fn refused() -> Vec<(String, u16)> {
 }
 
 #[test]
-fn a_page_may_read_why_its_request_was_refused() {
+fn a_page_may_read_why_its_request_was_rejected() {
     for (origins, readers) in
         [("", &[][..]), (HERE, &[HERE]), (&format!("{THERE},{HERE}"), &[HERE, THERE]), ("*", &["*"])]
     {
@@ -240,7 +240,7 @@ fn a_page_may_read_why_its_request_was_refused() {
 }
 
 #[test]
-fn what_was_not_read_of_a_refused_request_gives_no_page_a_right() {
+fn unread_fields_of_a_rejected_request_grant_no_cors_access() {
     let long = format!("GET /count?{}", "x".repeat(20 << 10));
     let many = format!("GET /count HTTP/1.1\r\nHost: h\r\n{}Origin: {HERE}\r\n\r\n", "X: y\r\n".repeat(100));
     let cases = [
@@ -261,7 +261,7 @@ fn what_was_not_read_of_a_refused_request_gives_no_page_a_right() {
 }
 
 #[test]
-fn a_refused_request_for_what_is_not_shared_is_not_shared_either() {
+fn a_rejected_request_for_a_private_path_grants_no_cors_access() {
     for origins in [HERE, "*"] {
         let notch = notch(origins);
         for path in OWN.iter().copied().chain(["http://h/metrics", "/metrics?x", "http://h"]) {

@@ -511,7 +511,7 @@ fn limits_hold_however_the_bytes_come() {
 }
 
 #[test]
-fn a_client_that_waits_to_be_told_to_continue() {
+fn a_client_that_expects_100_continue() {
     let notch = quiet();
     let mut client = notch.client();
     for number in 1..=3 {
@@ -523,7 +523,7 @@ fn a_client_that_waits_to_be_told_to_continue() {
 }
 
 #[test]
-fn a_kept_connection_of_1_0_is_told_so() {
+fn keep_alive_of_http_1_0_is_confirmed() {
     let notch = quiet();
     let mut client = notch.client();
     for number in 1..=3 {
@@ -565,7 +565,7 @@ fn a_host_is_needed_since_1_1() {
 }
 
 #[test]
-fn a_thousand_requests_in_one_breath() {
+fn a_thousand_pipelined_requests() {
     let notch = quiet();
     let mut client = notch.client();
     let lap = "GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /livez HTTP/1.1\r\nHost: h\r\n\r\n\
@@ -590,7 +590,7 @@ fn requests_sent_before_the_client_closed_its_half_are_answered() {
 }
 
 #[test]
-fn half_a_request_is_no_visit() {
+fn an_incomplete_request_is_not_counted() {
     let notch = quiet();
     let whole = "POST /count HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello";
     for length in 0..whole.len() {
@@ -605,7 +605,7 @@ fn half_a_request_is_no_visit() {
 }
 
 #[test]
-fn errors_before_any_route_are_answers_like_all_others() {
+fn errors_before_routing_have_the_format_of_all_errors() {
     let notch = quiet();
     let errors = [
         ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400),
@@ -663,7 +663,7 @@ fn refused(notch: &Notch, request: &str, method: &str) -> Response {
 }
 
 #[test]
-fn a_head_that_does_not_come_in_time_is_refused_as_it_asks() {
+fn a_late_head_is_rejected_in_the_format_that_it_accepts() {
     let notch = Settings::ledger().with("FSYNC", "never").with("REQUEST_TIMEOUT", "300ms").start();
     for (begun, method, media) in [
         ("GET /coun", "GET", "text/plain; charset=utf-8"),

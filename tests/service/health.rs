@@ -31,7 +31,7 @@ fn crowd(notch: &Notch) {
 }
 
 #[test]
-fn a_store_that_counts_again_is_found_without_visits() {
+fn a_recovered_store_is_detected_without_visits() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).with("WORKERS", "3").start();
     for (begin, end) in [
@@ -58,7 +58,7 @@ fn a_store_that_counts_again_is_found_without_visits() {
 }
 
 #[test]
-fn while_the_store_is_away_visits_wait_and_pages_do_not() {
+fn while_the_store_is_unavailable_visits_wait_and_pages_do_not() {
     const TIMEOUT: Duration = Duration::from_secs(3);
     let mut redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).with("WORKERS", "1").with("STORE_TIMEOUT", "3s").start();
@@ -82,7 +82,7 @@ fn while_the_store_is_away_visits_wait_and_pages_do_not() {
 }
 
 #[test]
-fn a_named_counter_in_trouble_is_no_matter_of_the_store() {
+fn a_rejection_of_a_named_counter_is_not_a_failure_of_the_store() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).with("COUNTERS", "blog,shop").start();
     redis.execute("RPUSH visits:blog a");
@@ -101,7 +101,7 @@ fn a_named_counter_in_trouble_is_no_matter_of_the_store() {
 }
 
 #[test]
-fn it_is_ready_where_visits_count_though_none_has_come() {
+fn it_is_ready_before_the_first_visit() {
     for (begin, end) in [
         ("RPUSH visits a", "DEL visits"),
         ("SET visits many", "DEL visits"),
@@ -116,14 +116,14 @@ fn it_is_ready_where_visits_count_though_none_has_come() {
         assert_eq!(notch.get("/livez").status, 200);
         redis.execute(end);
         wait_until(&format!("it is ready after {end}"), || ready(&notch).then_some(()));
-        // Without scripts, Redis itself rejects a key that is not a number.
-        assert!(begin.starts_with("ACL") || redis.query("EXISTS visits") == "0", "to ask makes no counter");
+        // Without scripts, the probe is an `INCRBY` by 0, which creates the key.
+        assert!(begin.starts_with("ACL") || redis.query("EXISTS visits") == "0", "a probe creates no counter");
         assert_eq!(notch.visit(), 1);
     }
 }
 
 #[test]
-fn a_store_that_lost_visits_is_said_aloud() {
+fn a_store_that_lost_visits_is_logged() {
     let mut redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).with("WORKERS", "1").with("COUNTERS", "blog").start();
     for number in 1..=5 {
@@ -151,7 +151,7 @@ fn a_store_that_lost_visits_is_said_aloud() {
 }
 
 #[test]
-fn what_the_store_holds_is_said_at_the_start() {
+fn the_total_of_the_store_is_logged_at_the_start() {
     let redis = Redis::start(&[]);
     for (value, words) in [(None, "holds no visits of visits yet"), (Some("41"), "holds visits of visits total=41")] {
         if let Some(value) = value {
@@ -167,7 +167,7 @@ fn what_the_store_holds_is_said_at_the_start() {
 }
 
 #[test]
-fn names_are_bound_in_redis_for_all_who_count_there() {
+fn the_limit_of_names_applies_to_all_clients_of_redis() {
     let redis = Redis::start(&[]);
     let settings = Settings::redis(redis.port).with("COUNTERS", "*").with("MAX_COUNTERS", "5");
     let (one, two) = (settings.start(), settings.start());
@@ -198,7 +198,7 @@ fn names_are_bound_in_redis_for_all_who_count_there() {
     let kept = redis.query("SRANDMEMBER {visits}:<names>");
     let name = kept.strip_prefix("visits:").expect("the key of a named counter");
     assert_eq!(two.get(&format!("/count/{name}")).number(), 9);
-    // A counter that is removed and created again counts once.
+    // A counter that is removed and created again counts once towards the limit.
     redis.execute(&format!("DEL {kept}"));
     assert_eq!(one.get(&format!("/count/{name}")).number(), 1);
     assert_eq!(redis.query("SCARD {visits}:<names>"), "5");
@@ -219,7 +219,7 @@ fn no_name_is_that_of_the_set_of_names() {
 }
 
 #[test]
-fn names_that_are_listed_need_no_place() {
+fn listed_names_are_not_limited() {
     let redis = Redis::start(&[]);
     let settings = Settings::redis(redis.port).with("COUNTERS", "a,b,c").with("MAX_COUNTERS", "1");
     let notch = settings.start();

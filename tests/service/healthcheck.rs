@@ -8,17 +8,17 @@ use crate::support::{Redis, Script, Settings, wait_until};
 const COMMANDS: [(&[&str], bool); 3] =
     [(&["healthcheck"], false), (&["healthcheck", "live"], false), (&["healthcheck", "ready"], true)];
 
-/// Runs each command against a server; `ready` is the expected exit code of those that check readiness.
+/// Runs each command against a server; `ready` is the expected result of those that check readiness.
 fn expect(address: &str, ready: bool) {
-    for (command, asks_readiness) in COMMANDS {
+    for (command, checks_readiness) in COMMANDS {
         let asked = Settings::ledger().with("LISTEN", address).run(command);
-        assert_eq!(asked.code, Some(i32::from(asks_readiness && !ready)), "{command:?}: {asked:?}");
+        assert_eq!(asked.code, Some(i32::from(checks_readiness && !ready)), "{command:?}: {asked:?}");
         assert_eq!((asked.stdout + &asked.stderr).lines().count(), 1, "{command:?}");
     }
 }
 
 #[test]
-fn asks_the_server_of_the_same_settings() {
+fn healthcheck_uses_the_same_settings() {
     let notch = Settings::ledger().start();
     let port = notch.address.port().to_string();
     let everywhere = format!("0.0.0.0:{port}");
@@ -33,7 +33,7 @@ fn asks_the_server_of_the_same_settings() {
 }
 
 #[test]
-fn without_its_store_notch_is_live_and_not_ready() {
+fn a_notch_without_its_store_is_live_and_not_ready() {
     let mut redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).start();
     let address = notch.address.to_string();
@@ -66,7 +66,7 @@ fn draining_notch_is_live_and_not_ready() {
 }
 
 #[test]
-fn an_unknown_argument_is_named_with_the_remedy() {
+fn an_unknown_argument_is_shown_with_the_remedy() {
     const HELP: &str = "see notch --help";
     const CHECKS: &str = "expected healthcheck live or ready";
     let cases: [(&[&str], &str, &str); 11] = [
@@ -105,7 +105,7 @@ fn a_server_that_does_not_respond_is_unhealthy() {
 }
 
 #[test]
-fn nobody_there_is_unhealthy() {
+fn a_closed_port_is_unhealthy() {
     let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
     let asked = Settings::ledger().with("LISTEN", &free.to_string()).run(&["healthcheck"]);
     assert_eq!(asked.code, Some(1), "{asked:?}");
@@ -113,7 +113,7 @@ fn nobody_there_is_unhealthy() {
 }
 
 #[test]
-fn somebody_else_there_is_unhealthy() {
+fn another_server_on_the_port_is_unhealthy() {
     // The script accepts connections and receives no Redis command, so it closes them without a reply.
     let script = Script::play("> NEVER");
     let asked = Settings::ledger().with("LISTEN", &format!("127.0.0.1:{}", script.port)).run(&["healthcheck"]);
@@ -128,7 +128,7 @@ fn a_bad_setting_is_a_bad_setting() {
 }
 
 #[test]
-fn leaves_no_ledger_behind() {
+fn counting_in_redis_creates_no_ledger() {
     let settings = Settings::ledger().with("LISTEN", "127.0.0.1:1");
     settings.run(&["healthcheck"]);
     assert!(!settings.ledger_file().exists());

@@ -13,7 +13,7 @@ use std::thread;
 use crate::support::{Notch, Redis, Response, Settings, wait_until};
 
 #[test]
-fn the_first_start_makes_it_and_every_other_one_goes_on() {
+fn the_first_start_creates_the_file_and_later_ones_continue() {
     for fsync in ["always", "everysec", "never"] {
         let settings = Settings::ledger().with("FSYNC", fsync);
         assert!(!settings.ledger_file().exists());
@@ -30,7 +30,7 @@ fn the_first_start_makes_it_and_every_other_one_goes_on() {
 }
 
 #[test]
-fn it_lies_where_it_is_told() {
+fn the_path_of_the_ledger_is_a_setting() {
     let settings = Settings::ledger().with("LEDGER", "other name.count");
     let notch = settings.start();
     assert_eq!(notch.visit(), 1);
@@ -40,7 +40,7 @@ fn it_lies_where_it_is_told() {
 }
 
 #[test]
-fn every_answered_visit_outlives_a_kill_under_load() {
+fn every_counted_visit_survives_a_kill_under_load() {
     for fsync in ["always", "never"] {
         let mut settings = Settings::ledger().with("FSYNC", fsync);
         let mut answered = BTreeSet::new();
@@ -99,7 +99,7 @@ fn one_batch_serves_a_crowd() {
 }
 
 #[test]
-fn redis_takes_it_as_it_is() {
+fn redis_reads_the_ledger_unchanged() {
     let settings = Settings::ledger().with("COUNTER_KEY", "shop:visits");
     let notch = settings.start();
     (0..25).for_each(|_| assert!(notch.visit() > 0));
@@ -143,7 +143,7 @@ fn the_format_is_as_described() {
 }
 
 #[test]
-fn a_tail_torn_anywhere_is_cut() {
+fn a_torn_tail_is_truncated() {
     let (settings, whole) = ledger_of(4);
     let last = batches(&whole).pop().expect("four batches");
     for length in last.start..last.end {
@@ -179,7 +179,7 @@ fn a_batch_of_many_counts_whole_or_not_at_all() {
 }
 
 #[test]
-fn a_birth_torn_anywhere_is_begun_again() {
+fn a_torn_header_is_written_again() {
     let (settings, whole) = ledger_of(1);
     let header = commands(&whole)[0].end;
     for length in 0..=header {
@@ -192,7 +192,7 @@ fn a_birth_torn_anywhere_is_begun_again() {
 }
 
 #[test]
-fn damage_in_the_middle_is_refused_and_nothing_is_changed() {
+fn damage_in_the_middle_is_rejected_and_the_file_is_unchanged() {
     let (settings, whole) = ledger_of(5);
     let batches = batches(&whole);
     let (first, last) = (batches[1].start, batches[3].end);
@@ -240,7 +240,7 @@ fn damage_in_the_middle_is_refused_and_nothing_is_changed() {
 }
 
 #[test]
-fn a_file_of_somebody_else_is_refused_and_left_alone() {
+fn a_file_of_another_program_is_rejected_and_unchanged() {
     let of_redis = b"*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n*3\r\n$3\r\nSET\r\n$6\r\nvisits\r\n$1\r\n5\r\n";
     let newer = b"*2\r\n$4\r\nECHO\r\n$14\r\nnotch ledger 2\r\n";
     let headless = b"*3\r\n$6\r\nINCRBY\r\n$6\r\nvisits\r\n$1\r\n1\r\n*2\r\n$4\r\nECHO\r\n$8\r\n00000000\r\n";
@@ -257,7 +257,7 @@ fn a_file_of_somebody_else_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_place_where_no_file_can_be_is_named() {
+fn a_path_that_cannot_be_a_file_is_reported() {
     let settings = Settings::ledger();
     fs::create_dir(settings.folder().join("folder")).expect("a folder of the test's own");
     fs::write(settings.folder().join("file"), "x").expect("a file of the test's own");
@@ -270,7 +270,7 @@ fn a_place_where_no_file_can_be_is_named() {
 }
 
 #[test]
-fn the_start_says_which_file_it_is_and_what_is_in_it() {
+fn the_start_line_names_the_file_and_its_total() {
     let settings = Settings::ledger();
     let file = fs::canonicalize(settings.folder()).expect("the test's own folder").join("notch.ledger");
     let file = file.display().to_string();
@@ -311,7 +311,7 @@ fn the_start_says_which_file_it_is_and_what_is_in_it() {
 }
 
 #[test]
-fn a_missing_folder_is_named() {
+fn a_missing_folder_is_reported() {
     let settings = Settings::ledger();
     for (place, folder) in [("data/notch.ledger", "data"), ("/no/such/folder/file", "/no/such/folder")] {
         let Err(refused) = settings.clone().with("LEDGER", place).try_start() else { panic!("counts into {place}") };
@@ -330,7 +330,7 @@ fn mounted(settings: &Settings, mounts: &str) -> Settings {
 }
 
 #[test]
-fn a_file_whose_place_no_other_can_take_is_refused_at_the_start() {
+fn a_file_that_cannot_be_replaced_is_rejected_at_the_start() {
     let sound = ledger_of(3).1;
     // Bind-mounted on itself, from another folder, from another file system; in a read-only folder; and by a link.
     for (mounts, place, reason) in [
@@ -370,7 +370,7 @@ fn a_file_whose_place_no_other_can_take_is_refused_at_the_start() {
 }
 
 #[test]
-fn a_folder_that_is_a_mount_is_as_good_as_any() {
+fn a_folder_may_be_a_mount_point() {
     let settings = Settings::ledger().with("LEDGER", "data/notch.ledger");
     let mount = "mkdir -p data disk && mount --bind disk data";
     let notch = mounted(&settings, mount).start();
@@ -391,7 +391,7 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 #[test]
-fn a_folder_or_file_that_may_not_be_written_to_is_refused_with_the_user() {
+fn a_path_without_write_access_is_rejected_with_the_user() {
     let (settings, sound) = ledger_of(2);
     for (folder, file) in [(0o555, 0o644), (0o755, 0o444), (0o300, 0o600)] {
         set_mode(settings.folder(), folder);
@@ -410,7 +410,7 @@ fn a_folder_or_file_that_may_not_be_written_to_is_refused_with_the_user() {
 }
 
 #[test]
-fn a_folder_of_somebody_else_is_refused_with_both_users() {
+fn a_folder_of_another_user_is_rejected_with_both_users() {
     let settings = Settings::ledger();
     // Only root may change the owner of a folder; for other users, a system folder has another owner.
     let given = std::os::unix::fs::chown(settings.folder(), Some(4321), None).is_ok();
@@ -430,7 +430,7 @@ fn a_folder_of_somebody_else_is_refused_with_both_users() {
 }
 
 #[test]
-fn a_folder_that_may_not_be_written_to_any_more_fails_nobody() {
+fn a_folder_that_becomes_read_only_affects_no_visit() {
     for mode in [0o555, 0o000] {
         let settings = Settings::ledger().with("FSYNC", "never").with("WORKERS", "1");
         let key = "k".repeat(62);
@@ -467,7 +467,7 @@ fn a_folder_that_may_not_be_written_to_any_more_fails_nobody() {
 }
 
 #[test]
-fn as_many_names_as_are_set_and_the_main_counter_always() {
+fn the_limit_of_names_does_not_include_the_main_counter() {
     let settings = Settings::ledger().with("FSYNC", "never").with("COUNTERS", "*");
     let few = settings.clone().with("MAX_COUNTERS", "3");
     let notch = few.start();
@@ -499,7 +499,7 @@ fn as_many_names_as_are_set_and_the_main_counter_always() {
 }
 
 #[test]
-fn two_processes_do_not_count_into_one_file() {
+fn a_second_process_cannot_open_the_ledger() {
     let settings = Settings::ledger();
     let first = settings.start();
     assert_eq!(first.visit(), 1);
@@ -514,7 +514,7 @@ fn two_processes_do_not_count_into_one_file() {
 }
 
 #[test]
-fn it_is_written_anew_before_it_grows_out_of_bounds() {
+fn a_large_ledger_is_rewritten() {
     let settings = Settings::ledger().with("FSYNC", "never").with("WORKERS", "1");
     fs::write(settings.folder().join("notch.ledger.new"), "left over").expect("a file of the test's own");
     let notch = settings.start();
@@ -538,7 +538,7 @@ fn it_is_written_anew_before_it_grows_out_of_bounds() {
 }
 
 #[test]
-fn a_full_disk_refuses_visits_and_spoils_nothing() {
+fn a_full_disk_rejects_visits_and_damages_nothing() {
     // A limit on the size of files has the effect of a full disk, also for root.
     let settings = Settings::ledger().with("WORKERS", "1");
     let limited = settings.clone().with_wrapper(&["sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""]);

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::support::{Notch, Redis, Script, Settings, parse_json, wait_until};
 
 #[test]
-fn the_start_is_one_line_that_says_where_and_into_what() {
+fn the_start_is_one_line_with_address_and_store() {
     let settings = Settings::ledger();
     let log = settings.start().log();
     assert_eq!(log.len(), 1, "{log:#?}");
@@ -19,7 +19,7 @@ fn the_start_is_one_line_that_says_where_and_into_what() {
 }
 
 #[test]
-fn nothing_is_said_of_single_requests() {
+fn single_requests_are_not_logged() {
     let lines = |visits: usize| {
         let notch = Settings::ledger().start();
         for _ in 0..visits {
@@ -126,7 +126,7 @@ fn with_debug_a_visit_that_fails_is_a_line_with_its_time() {
 }
 
 #[test]
-fn a_store_that_goes_and_comes_is_said_once_each() {
+fn loss_and_recovery_of_the_store_are_logged_once_each() {
     let mut redis = Redis::durable();
     // Long enough for a busy disk, on which each batch is synced: a timeout would be logged too.
     let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "2s").start();
@@ -142,7 +142,7 @@ fn a_store_that_goes_and_comes_is_said_once_each() {
 }
 
 #[test]
-fn a_refusal_that_goes_on_is_said_once() {
+fn a_lasting_rejection_is_logged_once() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "4s").start();
     crowd(&notch);
@@ -244,7 +244,7 @@ fn the_password_is_in_no_log() {
 }
 
 #[test]
-fn what_a_store_says_cannot_forge_a_line() {
+fn an_error_reply_cannot_forge_a_log_line() {
     // An error reply is foreign text; in the log it is one line without control characters.
     let script = Script::play("> INCR visits\n< -ERR \\x1b[31m zebra \\x07\\r\\n");
     let notch = Settings::redis(script.port).with("WORKERS", "1").start();

@@ -59,7 +59,7 @@ fn assert_grown(before: &Samples, after: &Samples, by: &[(String, f64)]) {
 }
 
 #[test]
-fn what_was_asked_is_what_is_told() {
+fn metrics_count_every_request() {
     let redis = Redis::start(&[]);
     for settings in [Settings::redis(redis.port), Settings::ledger().with("FSYNC", "never")] {
         let notch = settings.with("COUNTERS", "blog").start();
@@ -124,7 +124,7 @@ fn what_was_asked_is_what_is_told() {
 }
 
 #[test]
-fn pipelined_visits_are_many_requests_and_one_ask() {
+fn pipelined_visits_are_many_requests_and_one_command() {
     let notch = Settings::ledger().with("FSYNC", "never").with("WORKERS", "1").start();
     let mut client = notch.client();
     client.send("GET /count HTTP/1.1\r\nHost: a\r\n\r\n".repeat(40));
@@ -137,7 +137,7 @@ fn pipelined_visits_are_many_requests_and_one_ask() {
 }
 
 #[test]
-fn it_needs_no_store_and_counts_nothing() {
+fn metrics_need_no_store_and_count_nothing() {
     let mut redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "300ms").with("WORKERS", "2").start();
     assert_eq!(notch.visit_when_it_counts(), 1);
@@ -156,7 +156,7 @@ fn it_needs_no_store_and_counts_nothing() {
 }
 
 #[test]
-fn each_way_back_to_the_store_is_counted() {
+fn each_reconnect_to_the_store_is_counted() {
     let mut redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).with("WORKERS", "1").start();
     for times in 0..3 {
@@ -170,7 +170,7 @@ fn each_way_back_to_the_store_is_counted() {
 }
 
 #[test]
-fn a_visit_in_doubt_is_told_from_one_that_is_not() {
+fn a_visit_in_doubt_gets_504_and_another_one_503() {
     let script = Script::play("> INCR visits\nclose\n> INCR visits\n< -OOM\\r\\n\n> INCR visits\n< :1\\r\\n");
     let notch = Settings::redis(script.port).with("WORKERS", "1").with("STORE_TIMEOUT", NEVER).start();
     for status in [504, 503, 200] {
@@ -185,7 +185,7 @@ fn a_visit_in_doubt_is_told_from_one_that_is_not() {
 }
 
 #[test]
-fn a_slow_store_is_told_as_it_is() {
+fn a_slow_store_shows_in_the_metrics() {
     const HELD: Duration = Duration::from_secs(1);
     let script = Script::play("> INCR visits\nhold\n< :1\\r\\n\n> INCRBY visits 7\n< :8\\r\\n");
     let notch = Settings::redis(script.port).with("WORKERS", "1").with("STORE_TIMEOUT", NEVER).start();
@@ -229,7 +229,7 @@ fn connections_are_as_many_as_are_open() {
 /// Metrics are the sum of all workers, each of which serves some clients; while they run, every number read grows or
 /// stays the same.
 #[test]
-fn under_load_nothing_is_lost_and_nothing_goes_back() {
+fn under_load_nothing_is_lost_and_totals_never_decrease() {
     const CLIENTS: usize = 8;
     const VISITS: usize = 400;
     let redis = Redis::start(&[]);
@@ -274,7 +274,7 @@ fn under_load_nothing_is_lost_and_nothing_goes_back() {
 }
 
 #[test]
-fn it_is_as_long_however_many_counters_there_are() {
+fn the_length_does_not_depend_on_the_number_of_counters() {
     let notch = Settings::ledger().with("FSYNC", "never").with("COUNTERS", "*").start();
     let before: Vec<_> = samples(&notch).into_keys().collect();
     let mut client = notch.client();
@@ -286,7 +286,7 @@ fn it_is_as_long_however_many_counters_there_are() {
 }
 
 #[test]
-fn it_keeps_secrets_and_says_what_serves() {
+fn metrics_contain_no_secrets_and_name_the_build() {
     let redis = Redis::start(&["--requirepass", "zebra-secret"]);
     let url = format!("redis://default:zebra-secret@127.0.0.1:{}", redis.port);
     let by_url = Settings::ledger().with("REDIS_URL", &url);
@@ -310,7 +310,7 @@ fn it_keeps_secrets_and_says_what_serves() {
 }
 
 #[test]
-fn it_is_there_while_the_server_leaves() {
+fn metrics_are_served_while_draining() {
     let notch = Settings::ledger().with("DRAIN_DELAY", NEVER).start();
     notch.signal("TERM");
     wait_until("it is not ready any more", || (notch.get("/readyz").status == 503).then_some(()));
@@ -321,7 +321,7 @@ fn it_is_there_while_the_server_leaves() {
 }
 
 #[test]
-fn promtool_has_no_complaint() {
+fn promtool_accepts_the_metrics() {
     let redis = Redis::start(&[]);
     for settings in [Settings::redis(redis.port), Settings::ledger()] {
         let notch = settings.start();

@@ -32,7 +32,7 @@ fn message(answer: &Response) -> String {
 }
 
 #[test]
-fn a_page_says_what_was_counted() {
+fn a_page_shows_the_number() {
     let notch = notch().start();
     for (method, path, words) in [
         ("GET", "/", "0 visits so far"),
@@ -87,7 +87,7 @@ fn page_title(page: &Response) -> &str {
 }
 
 #[test]
-fn a_page_takes_nothing_that_it_is_told_for_markup() {
+fn a_page_escapes_all_input() {
     let notch = notch().with("WELCOME", "<script>alert(1)</script> & \"more\"").start();
     let start = page(&notch, "GET", "/");
     assert!(
@@ -106,7 +106,7 @@ fn large_numbers_are_grouped() {
 }
 
 #[test]
-fn a_page_without_a_store_says_so_and_invents_nothing() {
+fn a_page_without_a_store_shows_the_error_and_no_number() {
     let mut redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "300ms").start();
     notch.visit_when_it_counts();
@@ -134,7 +134,7 @@ fn head_and_prefetch_of_a_page_count_nothing() {
 }
 
 #[test]
-fn what_is_no_error_and_has_no_number_is_text() {
+fn responses_without_error_and_number_are_text() {
     let notch = notch().start();
     for path in ["/livez", "/readyz", "/robots.txt", "/metrics"] {
         let answer = notch.request("GET", path, &[BROWSER]);
@@ -143,7 +143,7 @@ fn what_is_no_error_and_has_no_number_is_text() {
 }
 
 #[test]
-fn an_error_is_a_page_of_its_own_in_the_same_dress() {
+fn an_error_page_has_the_same_style() {
     let notch = notch().start();
     let style = |answer: &Response| {
         let style = answer.text().split_once("<style>").and_then(|(_, rest)| rest.split_once("</style>"));

@@ -29,7 +29,7 @@ fn counts_in_redis_and_nowhere_else() {
 }
 
 #[test]
-fn the_count_outlives_notch() {
+fn the_total_survives_a_restart_of_notch() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).start();
     assert_eq!((1..=5).map(|_| notch.visit()).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
@@ -58,7 +58,7 @@ fn the_key_is_a_setting() {
 }
 
 #[test]
-fn several_at_once_share_one_count() {
+fn simultaneous_visits_share_one_command() {
     let redis = Redis::start(&[]);
     let (one, two) = (Settings::redis(redis.port).start(), Settings::redis(redis.port).start());
     let numbers: Vec<_> = (0..20).map(|n| if n % 2 == 0 { one.visit() } else { two.visit() }).collect();
@@ -66,7 +66,7 @@ fn several_at_once_share_one_count() {
 }
 
 #[test]
-fn logs_in_every_way_there_is() {
+fn authenticates_in_every_way() {
     let redis = Redis::start(&["--requirepass", "hunter2"]);
     redis.execute(
         "ACL SETUSER al.ice on >p@ss:w/rd%20 ~visits +get +incr +incrby +eval +evalsha +script|load +set +ping +select",
@@ -107,7 +107,7 @@ fn logs_in_every_way_there_is() {
 }
 
 #[test]
-fn who_may_not_keep_receipts_counts_all_the_same() {
+fn without_rights_for_receipts_visits_are_counted() {
     let redis = Redis::start(&[]);
     let (refused, hidden) = ("the store's user may not keep receipts", "the store may evict receipts");
     for (number, (rights, receipts)) in (1..).zip([
@@ -137,7 +137,7 @@ fn who_may_not_keep_receipts_counts_all_the_same() {
 }
 
 #[test]
-fn that_no_receipts_are_kept_is_not_taken_back_by_a_new_connection() {
+fn missing_receipts_stay_known_after_a_reconnect() {
     let redis = Redis::start(&[]);
     redis.execute("ACL SETUSER u reset on nopass ~visits +get +incr +incrby +ping +info +script|load");
     let settings = Settings::redis(redis.port).with("REDIS_USERNAME", "u").with("REDIS_PASSWORD", "any");
@@ -165,7 +165,7 @@ fn reconnects(notch: &Notch) -> i64 {
 }
 
 #[test]
-fn a_script_that_is_flushed_comes_again() {
+fn a_flushed_script_is_loaded_again() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).start();
     let mut commands = (0, 0);
@@ -182,7 +182,7 @@ fn a_script_that_is_flushed_comes_again() {
 }
 
 #[test]
-fn a_script_that_is_flushed_comes_again_for_names_too() {
+fn a_flushed_script_is_loaded_again_for_names_too() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).with("COUNTERS", "*").with("WORKERS", "1").start();
     for number in 1..=3 {
@@ -193,7 +193,7 @@ fn a_script_that_is_flushed_comes_again_for_names_too() {
 }
 
 #[test]
-fn reads_on_a_replica_do_not_hurry_the_next_connection() {
+fn reads_on_a_replica_do_not_reset_the_backoff() {
     let redis = Redis::start(&[]);
     redis.execute("REPLICAOF 127.0.0.1 1");
     let notch = Settings::redis(redis.port).with("WORKERS", "1").start();
@@ -233,7 +233,7 @@ fn a_name_that_cannot_be_kept_is_not_counted() {
 }
 
 #[test]
-fn counts_in_the_database_it_is_told() {
+fn counts_in_the_database_of_the_setting() {
     let redis = Redis::start(&[]);
     let url = format!("redis://127.0.0.1:{}", redis.port);
     for (settings, database) in [
@@ -323,7 +323,7 @@ const REFUSALS: &[Refusal] = &[
 ];
 
 #[test]
-fn what_redis_refuses_is_surely_not_counted_and_passes() {
+fn rejections_of_redis_are_not_counted_and_are_transient() {
     // The cases run in parallel, because they mostly wait.
     thread::scope(|scope| {
         for refusal in REFUSALS {
@@ -341,7 +341,7 @@ fn what_redis_refuses_is_surely_not_counted_and_passes() {
 }
 
 #[test]
-fn visits_in_one_breath_are_refused_one_by_one() {
+fn pipelined_visits_are_refused_one_by_one() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).start();
     assert_eq!(notch.visit(), 1);
@@ -355,7 +355,7 @@ fn visits_in_one_breath_are_refused_one_by_one() {
 }
 
 #[test]
-fn a_key_that_cannot_be_counted_is_left_as_it_is() {
+fn a_key_of_another_type_is_not_changed() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).start();
     for value in ["zebra", "9223372036854775807", "-9223372036854775809", "1e3", "\"\""] {
@@ -410,7 +410,7 @@ fn without_the_password_that_redis_wants_nothing_is_counted_until_it_has_it() {
 }
 
 #[test]
-fn a_database_that_is_not_there_is_a_refusal() {
+fn a_missing_database_is_a_rejection() {
     let redis = Redis::start(&[]);
     let notch = with_short_timeout(&redis).with("REDIS_DB", "16").start();
     assert_refused(&notch, "no database 16", false);
@@ -418,7 +418,7 @@ fn a_database_that_is_not_there_is_a_refusal() {
 }
 
 #[test]
-fn a_script_that_will_not_end_is_a_refusal() {
+fn an_endless_script_is_a_rejection() {
     let redis = Redis::start(&["--lua-time-limit", "1"]);
     let notch = with_short_timeout(&redis).start();
     assert_eq!(notch.visit(), 1);
@@ -430,7 +430,7 @@ fn a_script_that_will_not_end_is_a_refusal() {
 }
 
 #[test]
-fn a_cluster_without_slots_is_a_refusal() {
+fn a_cluster_without_slots_is_a_rejection() {
     let redis = Redis::start(&["--cluster-enabled", "yes"]);
     let notch = with_short_timeout(&redis).start();
     assert_refused(&notch, "CLUSTERDOWN", false);
@@ -440,7 +440,7 @@ fn a_cluster_without_slots_is_a_refusal() {
 }
 
 #[test]
-fn a_redis_that_cannot_save_is_a_refusal() {
+fn a_redis_that_cannot_save_is_a_rejection() {
     let redis = Redis::start(&[]);
     let notch = with_short_timeout(&redis).start();
     assert_eq!(notch.visit(), 1);
@@ -454,7 +454,7 @@ fn a_redis_that_cannot_save_is_a_refusal() {
 }
 
 #[test]
-fn a_redis_that_takes_too_long_leaves_a_doubt() {
+fn a_redis_that_is_too_slow_leaves_visits_in_doubt() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "300ms").start();
     assert_eq!(notch.visit(), 1);
@@ -517,7 +517,7 @@ fn a_redis_restarted_behind_an_idle_connection_costs_no_visit() {
 }
 
 #[test]
-fn connections_that_redis_drops_are_made_anew() {
+fn connections_that_redis_closes_are_replaced() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).start();
     for number in 1..=5 {
@@ -581,7 +581,7 @@ fn a_crowd_is_counted_one_by_one() {
 }
 
 #[test]
-fn while_one_batch_is_under_way_the_next_one_gathers() {
+fn while_one_batch_is_in_flight_the_next_one_gathers() {
     let redis = Redis::start(&[]);
     let settings = Settings::redis(redis.port).with("WORKERS", "1").with("STORE_TIMEOUT", NEVER);
     let notch = settings.start();
@@ -608,7 +608,7 @@ fn while_one_batch_is_under_way_the_next_one_gathers() {
 }
 
 #[test]
-fn who_reads_among_those_who_count_reads_what_was_there() {
+fn a_read_in_a_batch_returns_the_total_of_the_batch() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).start();
     crowd(&notch, 16, 100, |client| {
@@ -675,7 +675,7 @@ fn visit_until(notch: &Notch, over: &AtomicBool) -> Vec<crate::support::Response
 }
 
 #[test]
-fn however_many_connections_come_the_way_to_redis_stays_open() {
+fn many_connections_do_not_close_the_connection_to_redis() {
     let mut redis = Redis::durable();
     let notch = Settings::redis(redis.port).with("WORKERS", "1").with_wrapper(&["prlimit", "--nofile=64"]).start();
     let mut crowd: Vec<_> = (0..100).map(|_| notch.client()).collect();
@@ -689,7 +689,7 @@ fn however_many_connections_come_the_way_to_redis_stays_open() {
 }
 
 #[test]
-fn a_redis_that_takes_no_more_clients_refuses_and_leaves_no_doubt() {
+fn a_redis_at_its_client_limit_rejects_visits() {
     let redis = Redis::start(&["--maxclients", "2"]);
     // The connection that waited for the start may still use a slot.
     let place = || {

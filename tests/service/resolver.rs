@@ -63,7 +63,7 @@ fn the_hosts_file_is_read_at_each_connect() {
 }
 
 #[test]
-fn a_name_without_an_address_is_looked_up_until_it_has_one() {
+fn a_name_without_an_address_is_looked_up_again() {
     let redis = Redis::start(&[]);
     // The port is closed, so the connection is refused at once.
     let names = Names::new(&redis, "", "nameserver 127.9.9.1\n");
@@ -75,14 +75,14 @@ fn a_name_without_an_address_is_looked_up_until_it_has_one() {
 }
 
 #[test]
-fn of_several_addresses_one_that_accepts_is_taken() {
+fn an_address_that_accepts_connections_is_used() {
     let redis = Redis::start(&[]);
     let names = Names::new(&redis, "127.9.9.2 redis.test\n::1 redis.test\n127.0.0.1 redis.test\n", "");
     assert_eq!(names.settings.start().visit_when_it_counts(), 1);
 }
 
 #[test]
-fn what_can_be_no_name_is_none() {
+fn an_invalid_name_is_not_looked_up() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).with("REDIS_HOST", "redis..test").with("STORE_TIMEOUT", "200ms").start();
     assert_eq!(notch.get("/count").status, 503);
@@ -432,7 +432,7 @@ isolated!(only_the_reply_of_the_server_to_our_question_counts, |etc: &Etc| {
     assert!(trap.accept().is_err(), "an address out of a reply to something else");
 });
 
-isolated!(nobody_else_can_answer_for_a_name_server, |etc: &Etc| {
+isolated!(replies_from_other_addresses_are_ignored, |etc: &Etc| {
     let redis = Redis::start(&[]);
     let trap = TcpListener::bind(("127.0.0.66", redis.port)).expect("a port of this namespace");
     trap.set_nonblocking(true).expect("a good listener");

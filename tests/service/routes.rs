@@ -151,7 +151,7 @@ fn compare(notch: &Notch, path: &str, fields: &[(&str, &str)], has_length: bool)
 }
 
 #[test]
-fn head_of_what_fails_is_as_get() {
+fn head_of_an_error_has_the_fields_of_get() {
     let notch = Settings::redis(free_port()).with("STORE_TIMEOUT", "300ms").with("COUNTERS", "blog").start();
     for accept in ["text/plain", "application/json", "text/html"] {
         for path in ["/", "/count", "/count/blog", "/badge.svg", "/total", "/badge.json", "/readyz"] {
@@ -228,7 +228,7 @@ fn a_prefetch_is_refused_whether_or_not_the_store_is_there() {
 }
 
 #[test]
-fn other_methods_are_refused_with_those_that_work() {
+fn other_methods_are_rejected_with_the_allowed_ones() {
     let notch = notch();
     let mut client = notch.client();
     for path in LIVE.iter().chain(&KEPT) {
@@ -249,7 +249,7 @@ fn other_methods_are_refused_with_those_that_work() {
 }
 
 #[test]
-fn what_is_not_there_is_404_whatever_the_method() {
+fn an_unknown_path_is_404_for_every_method() {
     let notch = notch();
     let nowhere =
         ["/nowhere", "/count/", "/COUNT", "/count/visits", "/total/visits", "//count", "/count.html", "/index.html"];
@@ -264,7 +264,7 @@ fn what_is_not_there_is_404_whatever_the_method() {
 }
 
 #[test]
-fn a_name_that_is_not_allowed_is_told_of_the_setting() {
+fn the_error_of_an_unlisted_name_mentions_the_setting() {
     for (names, path) in [
         ("", "/count/shop"),
         ("", "/total/shop"),
@@ -298,7 +298,7 @@ fn errors_are_one_line_of_text_or_a_map_of_one() {
 }
 
 #[test]
-fn what_is_live_is_kept_by_nobody_and_what_is_not_may_be() {
+fn live_responses_are_not_cached_and_static_ones_are() {
     let notch = notch();
     for path in LIVE {
         assert_eq!(notch.get(path).field("Cache-Control"), Some("no-store"), "{path}");
@@ -348,7 +348,7 @@ fn alive_and_ready() {
 }
 
 #[test]
-fn ready_hangs_on_the_store_and_alive_does_not() {
+fn readiness_depends_on_the_store_and_liveness_does_not() {
     let mut redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).start();
     assert_eq!(notch.get("/readyz").status, 200);
@@ -365,7 +365,7 @@ fn ready_hangs_on_the_store_and_alive_does_not() {
 }
 
 #[test]
-fn no_room_for_another_counter_is_507_and_the_others_count_on() {
+fn a_counter_beyond_the_limit_is_507_and_the_others_count() {
     let notch = Settings::ledger().with("FSYNC", "never").with("COUNTERS", "*").with("MAX_COUNTERS", "10000").start();
     let mut client = notch.client();
     assert_eq!(client.get("/count").number(), 1);

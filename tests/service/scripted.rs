@@ -18,7 +18,7 @@ fn settings(script: &Script) -> Settings {
 }
 
 #[test]
-fn the_greeting_is_what_the_login_needs() {
+fn the_handshake_has_the_commands_that_the_credentials_need() {
     for (variables, greeting) in [
         (&[][..], &[][..]),
         (&[("REDIS_PASSWORD", "p w")], &["AUTH p w"]),
@@ -36,7 +36,7 @@ fn the_greeting_is_what_the_login_needs() {
 }
 
 #[test]
-fn an_error_reply_is_a_refusal_and_the_next_visit_counts() {
+fn an_error_reply_is_a_rejection_and_the_next_visit_counts() {
     // The text after the first word is internal to Redis; this text must not be shown to clients.
     for error in [
         "LOADING Redis is loading the zebra in memory",
@@ -81,7 +81,7 @@ fn an_error_reply_is_a_refusal_and_the_next_visit_counts() {
 }
 
 #[test]
-fn an_error_reply_to_a_read_is_a_refusal_too() {
+fn an_error_reply_to_a_read_is_a_rejection() {
     for error in ["LOADING zebra", "WRONGTYPE zebra", "NOAUTH zebra", "MASTERDOWN zebra", "ERR zebra"] {
         for (path, status) in [("/total", 503), ("/", 200), ("/count", 503)] {
             let command = if path == "/count" { "INCR visits" } else { "GET visits" };
@@ -96,7 +96,7 @@ fn an_error_reply_to_a_read_is_a_refusal_too() {
 }
 
 #[test]
-fn a_reply_that_breaks_off_leaves_a_doubt_and_the_next_visit_is_right() {
+fn an_incomplete_reply_is_in_doubt_and_the_next_visit_is_right() {
     for reply in [":12345\r\n", "-LOADING wait\r\n"] {
         for length in 0..reply.len() {
             let message = reply[..length].replace('\r', "\\r").replace('\n', "\\n");
@@ -111,7 +111,7 @@ fn a_reply_that_breaks_off_leaves_a_doubt_and_the_next_visit_is_right() {
 }
 
 #[test]
-fn with_a_receipt_a_reply_that_breaks_off_is_asked_for_again() {
+fn with_receipts_a_batch_with_an_incomplete_reply_is_sent_again() {
     let reply = "$2\r\n41\r\n";
     for length in 0..reply.len() {
         let message = reply[..length].replace('\r', "\\r").replace('\n', "\\n");
@@ -128,7 +128,7 @@ fn with_a_receipt_a_reply_that_breaks_off_is_asked_for_again() {
 }
 
 #[test]
-fn with_a_receipt_what_is_no_reply_is_asked_for_again() {
+fn with_receipts_a_batch_with_an_invalid_reply_is_sent_again() {
     for message in [":42\\r\\n", "+OK\\r\\n", "$-1\\r\\n", "*1\\r\\n:7\\r\\n", "HTTP/1.1 200 OK\\r\\n", "\\0"] {
         let script = Script::play_with_receipts(&format!(
             "> ONCE visits 1 #1\n< {message}\n> ONCE visits 1 #1\n< $2\\r\\n41\\r\\n"
@@ -140,7 +140,7 @@ fn with_a_receipt_what_is_no_reply_is_asked_for_again() {
 }
 
 #[test]
-fn what_gathers_meanwhile_goes_behind_what_is_sent_again() {
+fn a_gathering_batch_follows_the_one_that_is_sent_again() {
     let script = Script::play_with_receipts(
         "> ONCE visits 1 #1\nhold\nclose\n> ONCE visits 1 #1\n< $1\\r\\n0\\r\\n\n> ONCE visits 2 #2\n< $1\\r\\n1\\r\\n",
     );
@@ -161,7 +161,7 @@ fn what_gathers_meanwhile_goes_behind_what_is_sent_again() {
 }
 
 #[test]
-fn a_doubt_that_lasts_is_told_in_time() {
+fn a_lasting_doubt_gets_its_response_in_time() {
     let script = Script::play_with_receipts("> ONCE visits 1 #1\nclose\n> ONCE visits 1 #1\nhold");
     let notch = settings(&script).with("STORE_TIMEOUT", "500ms").start();
     notch.get("/count").assert_in_doubt();
@@ -169,7 +169,7 @@ fn a_doubt_that_lasts_is_told_in_time() {
 }
 
 #[test]
-fn what_is_in_doubt_does_not_wait_for_what_came_later() {
+fn a_visit_in_doubt_does_not_wait_for_later_visits() {
     // No later connection finishes its handshake, so the first visit waits beside the second.
     let script = Script::play_with_receipts("> GET visits\n< $-1\\r\\n\n> ONCE visits 1 #1\nhold\nclose\nhold");
     let notch = settings(&script).with("STORE_TIMEOUT", "2s").start();
@@ -190,7 +190,7 @@ fn what_is_in_doubt_does_not_wait_for_what_came_later() {
 }
 
 #[test]
-fn a_visit_that_was_sent_again_after_others_counted_is_no_loss() {
+fn a_visit_sent_again_after_others_counted_is_not_logged_as_lost() {
     // Between the first reply, which is lost, and the second, another client has counted.
     let script = Script::play_with_receipts(
         "> ONCE visits 1 #1\ntotal 200\nclose\n> ONCE visits 1 #1\n< $3\\r\\n104\\r\\n\n\
@@ -207,7 +207,7 @@ fn a_visit_that_was_sent_again_after_others_counted_is_no_loss() {
 }
 
 #[test]
-fn each_connection_that_is_silent_is_given_up_in_time_while_a_visit_waits() {
+fn each_silent_connection_is_replaced_while_a_visit_waits() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
     let port = listener.local_addr().expect("a bound listener has an address").port();
     let notch = Settings::redis(port).with("WORKERS", "1").with("STORE_TIMEOUT", NEVER).start();
@@ -223,7 +223,7 @@ fn each_connection_that_is_silent_is_given_up_in_time_while_a_visit_waits() {
 }
 
 #[test]
-fn a_batch_that_nobody_waits_for_is_not_sent_again() {
+fn a_batch_without_waiters_is_not_sent_again() {
     let script = Script::play_with_receipts(
         "> ONCE visits 1 #1\nhold\nclose\n> ONCE visits 1 #1\nhold\nclose\n> ONCE visits 1 #2\n< $1\\r\\n1\\r\\n",
     );
@@ -240,7 +240,7 @@ fn a_batch_that_nobody_waits_for_is_not_sent_again() {
 }
 
 #[test]
-fn a_read_that_breaks_off_is_no_doubt() {
+fn an_incomplete_read_is_not_in_doubt() {
     for message in ["", "$", "$2\\r\\n4"] {
         let script = Script::play(&format!("> GET visits\n< {message}\nclose\n> GET visits\n< $2\\r\\n42\\r\\n"));
         let notch = notch(&script);
@@ -256,7 +256,7 @@ fn a_read_that_breaks_off_is_no_doubt() {
 }
 
 #[test]
-fn what_is_no_reply_leaves_a_doubt_and_the_next_visit_is_right() {
+fn an_invalid_reply_is_in_doubt_and_the_next_visit_is_right() {
     let deep = "*1\\r\\n".repeat(5000);
     let long = format!("+{}", "x".repeat(5_000_000));
     let endless_line = format!("-{}", "x".repeat(5_000_000));
@@ -315,7 +315,7 @@ fn what_is_no_reply_leaves_a_doubt_and_the_next_visit_is_right() {
 }
 
 #[test]
-fn a_total_that_is_none_is_not_told() {
+fn an_invalid_total_is_not_returned() {
     for message in [":7\\r\\n", "+7\\r\\n", "*1\\r\\n$1\\r\\n7\\r\\n", "$1\\r\\n7", "$1\\r\\n7\\rx", "$2\\r\\n7\\r\\n$"]
     {
         let script = Script::play(&format!("> GET visits\n< {message}\nclose\n> GET visits\n< $2\\r\\n42\\r\\n"));
@@ -366,7 +366,7 @@ fn a_reply_in_pieces_is_a_reply() {
 }
 
 #[test]
-fn a_late_reply_reaches_nobody() {
+fn a_late_reply_reaches_no_client() {
     // Late, but before the next visitor's own reply; and later still.
     for (before, after) in [("<1 :41\\r\\n", ""), ("", "<1 :41\\r\\n")] {
         let text =
@@ -385,7 +385,7 @@ fn a_late_reply_reaches_nobody() {
 }
 
 #[test]
-fn the_number_of_who_has_left_goes_to_nobody_else() {
+fn the_number_of_a_client_that_left_is_not_given_again() {
     let script = Script::play("> INCR visits\nhold\n< :41\\r\\n\n> INCR visits\n< :42\\r\\n");
     let notch = notch(&script);
     let mut gone = notch.client();
@@ -419,7 +419,7 @@ fn one_reply_too_many_ends_the_connection() {
 }
 
 #[test]
-fn a_reply_that_nobody_asked_for_ends_the_connection() {
+fn an_unexpected_reply_ends_the_connection() {
     let script = Script::play("> INCR visits\n< :5\\r\\n\nhold\n< :6\\r\\n\n> INCR visits\n< :100\\r\\n");
     let notch = notch(&script);
     assert_eq!(notch.visit(), 5);
@@ -444,7 +444,7 @@ fn a_connection_closed_while_idle_costs_no_visit() {
 }
 
 #[test]
-fn a_greeting_refused_or_garbled_is_not_counted() {
+fn a_visit_with_a_failed_handshake_is_not_counted() {
     for message in
         ["-WRONGPASS zebra\\r\\n", "-ERR zebra\\r\\n", ":1\\r\\n", "+ZEBRA\\r\\n", "HTTP/1.1 400 zebra\\r\\n\\r\\n"]
     {
@@ -466,7 +466,7 @@ fn a_greeting_refused_or_garbled_is_not_counted() {
 }
 
 #[test]
-fn nobody_listens_where_redis_should_be() {
+fn the_port_of_redis_is_closed() {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let notch = Settings::redis(port.expect("a port that was free").port()).with("STORE_TIMEOUT", "300ms").start();
     for _ in 0..3 {
@@ -483,7 +483,7 @@ fn nobody_listens_where_redis_should_be() {
 }
 
 #[test]
-fn a_redis_that_takes_connections_and_says_nothing_is_given_up() {
+fn a_silent_connection_to_redis_is_replaced() {
     let script = Script::play("> AUTH hunter2\nhold");
     let notch = settings(&script).with("REDIS_PASSWORD", "hunter2").with("STORE_TIMEOUT", "200ms").start();
     // Only the handshake was sent, so nothing was counted.

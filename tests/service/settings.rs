@@ -56,7 +56,7 @@ fn help_lists_every_setting() {
 }
 
 #[test]
-fn version_says_which() {
+fn version_is_printed() {
     for argument in ["--version", "-V"] {
         let version = Settings::ledger().run(&[argument]);
         assert_eq!(version.code, Some(0), "{version:?}");
@@ -65,7 +65,7 @@ fn version_says_which() {
 }
 
 #[test]
-fn what_only_tells_needs_no_good_settings() {
+fn help_and_version_need_no_valid_settings() {
     for argument in ["--help", "--version"] {
         let message = Settings::ledger().with("LISTEN", "nonsense").with("FSYNC", "nonsense").run(&[argument]);
         assert_eq!(message.code, Some(0), "{message:?}");
@@ -84,7 +84,7 @@ fn an_unknown_argument_is_refused() {
 }
 
 #[test]
-fn a_bad_setting_is_one_line_that_names_it_and_shows_a_good_one() {
+fn an_invalid_setting_is_one_line_with_its_name_and_an_example() {
     let mut table: Vec<(&str, &str)> = vec![
         ("LISTEN", "nonsense"),
         ("LISTEN", "127.0.0.1:65536"),
@@ -168,7 +168,7 @@ fn settings_touch_anything(text: &str) -> bool {
 }
 
 #[test]
-fn a_bad_url_does_not_give_its_password_away() {
+fn the_error_of_an_invalid_url_does_not_contain_its_password() {
     for url in
         ["redis://user:s3cret@h:99999", "redis://:s3cret@h/name", "redis://user:s3cret%zz@h", "http://u:s3cret@h"]
     {
@@ -180,7 +180,7 @@ fn a_bad_url_does_not_give_its_password_away() {
 }
 
 #[test]
-fn what_is_empty_counts_as_unset() {
+fn an_empty_setting_counts_as_unset() {
     let mut settings = Settings::ledger();
     for name in NAMES.iter().filter(|name| **name != "LISTEN") {
         settings = settings.with(name, "");
@@ -191,7 +191,7 @@ fn what_is_empty_counts_as_unset() {
 }
 
 #[test]
-fn durations_read_as_they_are_written() {
+fn durations_have_units() {
     for name in DURATIONS {
         for value in ["1ms", "500ms", "5s", "2m"] {
             // Only the start is tested here, not the effect of the duration.
@@ -214,7 +214,7 @@ fn a_port_alone_is_enough() {
 }
 
 #[test]
-fn a_setting_that_would_be_ignored_is_refused_together_with_the_one_that_holds() {
+fn settings_that_exclude_each_other_are_rejected() {
     const URL: (&str, &str) = ("REDIS_URL", "redis://127.0.0.1:1");
     const WITH_PASSWORD: (&str, &str) = ("REDIS_URL", "redis://:s3cret@127.0.0.1:1");
     const HOST: (&str, &str) = ("REDIS_HOST", "127.0.0.1");
@@ -248,7 +248,7 @@ fn a_setting_that_would_be_ignored_is_refused_together_with_the_one_that_holds()
 }
 
 #[test]
-fn what_belongs_to_redis_needs_a_host() {
+fn settings_of_redis_need_a_host() {
     for (name, value) in [
         ("REDIS_PORT", "6379"),
         ("REDIS_DB", "0"),
@@ -271,7 +271,7 @@ fn what_belongs_to_redis_needs_a_host() {
 }
 
 #[test]
-fn what_kubernetes_sets_for_a_service_called_redis_is_no_setting() {
+fn variables_of_a_kubernetes_service_called_redis_are_ignored() {
     let redis = Redis::start(&[]);
     let port = redis.port.to_string();
     let address = format!("tcp://127.0.0.1:{port}");
@@ -301,7 +301,7 @@ fn what_kubernetes_sets_for_a_service_called_redis_is_no_setting() {
 }
 
 #[test]
-fn the_start_says_which_store_counts() {
+fn the_start_line_names_the_store() {
     let settings = Settings::ledger();
     let ledger = settings.start();
     // With symbolic links resolved.
@@ -365,7 +365,7 @@ fn the_welcome_is_a_setting_of_any_text() {
 
 /// `tests/persistence/secrets.rs` has the other rejected passwords, and compares with `notch-redis`.
 #[test]
-fn a_password_file_is_read_but_for_its_line_end() {
+fn a_password_file_is_read_without_its_line_end() {
     let redis = Redis::start(&["--requirepass", "two words"]);
     let settings = Settings::redis(redis.port).with("REDIS_PASSWORD_FILE", "secret");
     let lay = |text: &str| fs::write(settings.folder().join("secret"), text).expect("a secret laid for the test");
@@ -383,7 +383,7 @@ fn a_password_file_is_read_but_for_its_line_end() {
 }
 
 #[test]
-fn a_password_that_no_file_may_hold_goes_into_a_url() {
+fn a_password_that_no_file_may_contain_is_accepted_in_a_url() {
     let redis = Redis::start(&[]);
     for (password, encoded) in [(" blank ", "%20blank%20"), ("\u{feff}mark", "%EF%BB%BFmark"), ("li\ne", "li%0Ae")] {
         let quoted = password.replace('\n', "\\n");

@@ -14,7 +14,7 @@ fn scripted(script: &Script) -> Settings {
 }
 
 #[test]
-fn idle_it_ends_at_once() {
+fn an_idle_notch_ends_at_once() {
     for name in ["TERM", "INT"] {
         // All timeouts are very long: the test must not wait for any of them.
         let settings = Settings::ledger().with("DRAIN_TIMEOUT", NEVER).with("IDLE_TIMEOUT", NEVER);
@@ -34,7 +34,7 @@ fn idle_it_ends_at_once() {
 }
 
 #[test]
-fn an_answer_under_way_goes_out() {
+fn a_response_in_flight_is_sent() {
     for name in ["TERM", "INT"] {
         let script = Script::play("> INCR visits\nhold\n< :41\\r\\n");
         let notch = scripted(&script).with("DRAIN_TIMEOUT", NEVER).start();
@@ -55,7 +55,7 @@ fn an_answer_under_way_goes_out() {
 }
 
 #[test]
-fn many_answers_under_way_go_out() {
+fn many_responses_in_flight_are_sent() {
     let script = Script::play("> INCR visits\nhold\n< :1\\r\\n\n> INCRBY visits 7\n< :8\\r\\n");
     let notch = scripted(&script).with("DRAIN_TIMEOUT", NEVER).start();
     let mut first = notch.client();
@@ -79,7 +79,7 @@ fn many_answers_under_way_go_out() {
 }
 
 #[test]
-fn what_never_comes_is_not_waited_for_beyond_the_limit() {
+fn a_missing_reply_is_awaited_until_the_timeout() {
     let script = Script::play("> INCR visits\nhold");
     let notch = scripted(&script).with("DRAIN_TIMEOUT", "2s").start();
     let mut sent = notch.client();
@@ -107,7 +107,7 @@ fn what_never_comes_is_not_waited_for_beyond_the_limit() {
 }
 
 #[test]
-fn who_waits_for_a_store_that_is_away_is_refused_before_the_end() {
+fn visits_that_wait_for_an_unavailable_store_get_503_before_the_end() {
     let settings = Settings::redis(free_port()).with("STORE_TIMEOUT", NEVER).with("DRAIN_TIMEOUT", "2s");
     let notch = settings.start();
     let mut clients: Vec<_> = (0..5).map(|_| notch.client()).collect();
@@ -120,7 +120,7 @@ fn who_waits_for_a_store_that_is_away_is_refused_before_the_end() {
 }
 
 #[test]
-fn a_balancer_sees_it_coming_while_visits_go_on() {
+fn during_the_delay_it_is_not_ready_and_serves() {
     let notch = Settings::ledger().with("DRAIN_DELAY", NEVER).start();
     let mut kept = notch.client();
     assert_eq!(kept.get("/readyz").status, 200);
@@ -135,7 +135,7 @@ fn a_balancer_sees_it_coming_while_visits_go_on() {
 }
 
 #[test]
-fn from_the_signal_on_every_answer_is_the_last() {
+fn after_the_signal_every_response_closes_the_connection() {
     // One worker, because each worker handles the signal separately.
     let notch = Settings::ledger().with("DRAIN_DELAY", NEVER).with("WORKERS", "1").start();
     let requests = [
@@ -174,7 +174,7 @@ fn from_the_signal_on_every_answer_is_the_last() {
 }
 
 #[test]
-fn a_planned_stop_cuts_no_client_that_keeps_its_connection() {
+fn a_planned_stop_interrupts_no_keep_alive_client() {
     let settings = Settings::ledger().with("DRAIN_DELAY", "2s").with("DRAIN_TIMEOUT", NEVER);
     let notch = settings.start();
     // A connection that is opened when the delay ends may find the listener closed, before or after the handshake of
@@ -217,7 +217,7 @@ fn a_planned_stop_cuts_no_client_that_keeps_its_connection() {
 }
 
 #[test]
-fn what_is_on_its_way_at_the_signal_is_served_without_any_delay() {
+fn requests_in_flight_at_the_signal_are_served_without_delay() {
     let notch = Settings::ledger().with("DRAIN_TIMEOUT", NEVER).start();
     let mut kept: Vec<_> = (0..8).map(|_| notch.client()).collect();
     for client in &mut kept {
@@ -240,7 +240,7 @@ fn what_is_on_its_way_at_the_signal_is_served_without_any_delay() {
 }
 
 #[test]
-fn a_planned_stop_is_one_line_of_the_log() {
+fn a_planned_stop_is_logged_in_one_line() {
     let notch = Settings::ledger().with("DRAIN_DELAY", "100ms").start();
     notch.visit();
     let before = notch.log().len();
@@ -271,7 +271,7 @@ fn a_second_signal_does_not_wait() {
 }
 
 #[test]
-fn signals_that_ask_others_to_reload_stop_nothing() {
+fn signals_for_reload_are_ignored() {
     let settings = Settings::ledger().with("DRAIN_DELAY", NEVER).with("DRAIN_TIMEOUT", NEVER);
     let notch = settings.start();
     let mut kept = notch.client();
@@ -293,7 +293,7 @@ fn signals_that_ask_others_to_reload_stop_nothing() {
 }
 
 #[test]
-fn under_load_every_answer_is_whole_and_every_visit_kept() {
+fn under_load_every_response_is_whole_and_every_visit_is_counted() {
     let settings = Settings::ledger().with("DRAIN_TIMEOUT", NEVER);
     let notch = settings.start();
     let visitors: Vec<_> = (0..8).map(|_| thread::spawn(visitor(notch.client()))).collect();

@@ -15,7 +15,7 @@ fn notch(short: &str) -> Notch {
 }
 
 #[test]
-fn half_a_head_does_not_hold_a_connection_for_ever() {
+fn an_incomplete_head_has_a_timeout() {
     let notch = notch("REQUEST_TIMEOUT");
     for part in ["G", "GET /count HTTP/1.1\r\n", "GET /count HTTP/1.1\r\nHost: h\r\nX: "] {
         let mut client = notch.client();
@@ -33,7 +33,7 @@ fn half_a_head_does_not_hold_a_connection_for_ever() {
 }
 
 #[test]
-fn half_a_body_does_not_hold_a_connection_for_ever() {
+fn an_incomplete_body_has_a_timeout() {
     let settings =
         Settings::ledger().with("FSYNC", "never").with("REQUEST_TIMEOUT", "100ms").with("IDLE_TIMEOUT", "100ms");
     let notch = settings.start();
@@ -46,7 +46,7 @@ fn half_a_body_does_not_hold_a_connection_for_ever() {
 }
 
 #[test]
-fn each_request_has_a_time_of_its_own() {
+fn each_request_has_its_own_deadline() {
     let notch = Settings::ledger().with("FSYNC", "never").with("REQUEST_TIMEOUT", "1s").start();
     let mut client = notch.client();
     let request = "GET /count HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -69,7 +69,7 @@ fn an_idle_connection_is_closed() {
 }
 
 #[test]
-fn a_connection_that_never_said_a_word_is_closed() {
+fn a_connection_without_a_request_is_closed() {
     let settings = Settings::ledger().with("REQUEST_TIMEOUT", "100ms").with("IDLE_TIMEOUT", "100ms");
     let notch = settings.start();
     let responses = notch.client().remaining_responses();
@@ -77,7 +77,7 @@ fn a_connection_that_never_said_a_word_is_closed() {
 }
 
 #[test]
-fn who_asks_without_end_and_never_listens_is_cut_off() {
+fn a_client_that_never_reads_is_disconnected() {
     let notch = notch("WRITE_TIMEOUT");
     let mut client = notch.client();
     let breath = "GET /livez HTTP/1.1\r\nHost: h\r\n\r\n".repeat(1000);
@@ -91,7 +91,7 @@ fn who_asks_without_end_and_never_listens_is_cut_off() {
 }
 
 #[test]
-fn as_many_connections_as_allowed_and_no_more() {
+fn the_limit_of_connections_is_kept() {
     let notch = Settings::ledger().with("MAX_CONNECTIONS", "2").with("WORKERS", "1").start();
     let own = sockets(&notch);
     let mut clients: Vec<_> = (0..6).map(|_| notch.client()).collect();
@@ -115,7 +115,7 @@ fn as_many_connections_as_allowed_and_no_more() {
 }
 
 #[test]
-fn who_is_sent_away_for_want_of_a_place_was_not_counted() {
+fn an_evicted_connection_was_not_counted() {
     let notch = Settings::ledger().with("FSYNC", "never").with("MAX_CONNECTIONS", "4").start();
     let (visitors, each) = (16, 200);
     let visit = || {
