@@ -289,17 +289,6 @@ impl State {
         self.queue.complete(batch, error, |client| self.woken.push(client.thread.clone()));
     }
 
-    /// Evicts a connection that is idle or has stalled.
-    fn evict(&mut self) {
-        match self.queue.slots.evict(Instant::now()) {
-            Some((client, Eviction::Now)) => client.shut_down(),
-            Some((client, _)) => {
-                let _ = client.socket.shutdown(Shutdown::Read);
-            }
-            None => {}
-        }
-    }
-
     /// Completes the gathering batch with `error`, and the batch in doubt.
     fn fail_waiters(&mut self, error: StoreError) {
         self.fail_in_doubt();
@@ -313,6 +302,17 @@ impl State {
     fn fail_in_doubt(&mut self) {
         if let Some(mut batch) = self.queue.take_in_doubt() {
             self.complete(&mut batch, StoreError::OutcomeUnknown);
+        }
+    }
+
+    /// Evicts a connection that is idle or has stalled.
+    fn evict(&mut self) {
+        match self.queue.slots.evict(Instant::now()) {
+            Some((client, Eviction::Now)) => client.shut_down(),
+            Some((client, _)) => {
+                let _ = client.socket.shutdown(Shutdown::Read);
+            }
+            None => {}
         }
     }
 

@@ -61,6 +61,11 @@ impl Client {
         }
     }
 
+    /// Returns whether an idle client has to close its connection.
+    fn must_close(&self) -> bool {
+        self.server.state().queue.slots.should_close(self.slot)
+    }
+
     /// Marks the client as stalled, and leaves its buffers with the server. Returns an error if the client was evicted.
     /// Evicting it later shuts its socket down.
     fn mark_stalled(&self, buffers: &mut Buffers) -> io::Result<()> {
@@ -78,11 +83,6 @@ impl Client {
     /// Takes the buffers back. Returns an error if the client was evicted.
     fn resume(&self, buffers: &mut Buffers) -> io::Result<()> {
         check_not_evicted(self.server.state().queue.slots.resume(self.slot, buffers))
-    }
-
-    /// Returns whether an idle client has to close its connection.
-    fn must_close(&self) -> bool {
-        self.server.state().queue.slots.should_close(self.slot)
     }
 
     /// Marks the client as active: it no longer waits for its peer, or waits for something else from now on.

@@ -94,24 +94,6 @@ impl Server {
         self.release(state);
         (if is_silent { SILENT } else { result.err().unwrap_or(CLOSED) }, end)
     }
-
-    /// Unlocks, wakes the threads in `woken`, and writes the pending bytes to Redis.
-    pub(super) fn send(&'static self, mut state: MutexGuard<'_, State>) {
-        let outgoing = state.connection.as_mut().and_then(|connection| connection.outgoing());
-        self.release(state);
-        let Some((socket, bytes)) = outgoing else { return };
-        let Some(rest) = write(&socket, &bytes) else { return };
-        let rest = bytes[rest..].to_owned();
-        let write_rest = move || {
-            let mut rest = &rest[..];
-            // It ends at the latest when the connection is shut down.
-            while let Some(written) = write(&socket, rest) {
-                rest = &rest[written..];
-            }
-        };
-        // If the thread cannot be started, the reply timeout ends the connection.
-        let _ = detach("redis-write", Box::new(write_rest));
-    }
 }
 
 /// How far a connection to Redis came.
@@ -121,49 +103,6 @@ struct ConnectionEnd {
     handshake_done: bool,
     /// A visit was counted.
     served: bool,
-}
-
-/// Writes as much as the socket takes within [`INLINE_WRITE_TIMEOUT`]. Returns the bytes written if there are more.
-/// After an error it returns `None`, since the thread that reads finds the error too.
-fn write(mut socket: &TcpStream, bytes: &[u8]) -> Option<usize> {
-    let mut written = 0;
-    while written < bytes.len() {
-        match socket.write(&bytes[written..]) {
-            Ok(length) => written += length,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Some(written),
-            Err(_) => return None,
-        }
-    }
-    None
-}
-
-impl State {
-    /// Processes bytes from Redis. The connection is moved out of the state meanwhile, since it changes the state.
-    fn receive(&mut self, bytes: &[u8]) -> Result<(), StoreHealth> {
-        let Some(mut connection) = self.connection.take() else { return Err(CLOSED) };
-        let received = connection.receive(bytes, self);
-        self.connection = Some(connection);
-        received
-    }
-
-    /// Submits the gathering batch to the connection to Redis, if no batch is in flight.
-    pub(super) fn submit(&mut self) {
-        let Some(mut connection) = self.connection.take() else { return };
-        // The thread that reads from the socket finds an error too.
-        let _ = connection.submit(self);
-        self.connection = Some(connection);
-    }
-
-    /// Puts back the batch in flight if it may be sent, or sent again; otherwise completes it as in doubt.
-    fn close(&mut self, connection: RedisConnection) {
-        let mut leftover = connection.session.into_leftover(&connection.buffers);
-        match leftover.recovery {
-            Recovery::Requeue => self.queue.requeue(&mut leftover.batch),
-            Recovery::Resend => self.queue.requeue_in_doubt(leftover.batch, connection.first_sent),
-            Recovery::Fail => self.complete(&mut leftover.batch, StoreError::OutcomeUnknown),
-        }
-    }
 }
 
 /// One connection to Redis, from the handshake to the first error.
@@ -203,15 +142,6 @@ impl RedisConnection {
             served: false,
             is_silent: false,
         }
-    }
-
-    /// Processes bytes from Redis: completes the batch that is answered, and submits the next.
-    fn receive(&mut self, mut bytes: &[u8], state: &mut State) -> Result<(), StoreHealth> {
-        while !bytes.is_empty() {
-            bytes = self.buffers.receive(bytes);
-            self.process_replies(state)?;
-        }
-        self.submit(state)
     }
 
     /// Processes the replies in the buffer, and completes the batch they end.
@@ -287,10 +217,82 @@ impl RedisConnection {
         queue.expire_sent(&mut self.session, now, |client| woken.push(client.thread.clone()));
     }
 
+    /// Processes bytes from Redis: completes the batch that is answered, and submits the next.
+    fn receive(&mut self, mut bytes: &[u8], state: &mut State) -> Result<(), StoreHealth> {
+        while !bytes.is_empty() {
+            bytes = self.buffers.receive(bytes);
+            self.process_replies(state)?;
+        }
+        self.submit(state)
+    }
+
     /// Takes the pending bytes, if there are any, with the socket to write them to.
     fn outgoing(&mut self) -> Option<(Arc<TcpStream>, Vec<u8>)> {
         let bytes = self.buffers.take_unsent();
         (!bytes.is_empty()).then(|| (self.socket.clone(), bytes))
+    }
+}
+
+impl Server {
+    /// Unlocks, wakes the threads in `woken`, and writes the pending bytes to Redis.
+    pub(super) fn send(&'static self, mut state: MutexGuard<'_, State>) {
+        let outgoing = state.connection.as_mut().and_then(|connection| connection.outgoing());
+        self.release(state);
+        let Some((socket, bytes)) = outgoing else { return };
+        let Some(rest) = write(&socket, &bytes) else { return };
+        let rest = bytes[rest..].to_owned();
+        let write_rest = move || {
+            let mut rest = &rest[..];
+            // It ends at the latest when the connection is shut down.
+            while let Some(written) = write(&socket, rest) {
+                rest = &rest[written..];
+            }
+        };
+        // If the thread cannot be started, the reply timeout ends the connection.
+        let _ = detach("redis-write", Box::new(write_rest));
+    }
+}
+
+/// Writes as much as the socket takes within [`INLINE_WRITE_TIMEOUT`]. Returns the bytes written if there are more.
+/// After an error it returns `None`, since the thread that reads finds the error too.
+fn write(mut socket: &TcpStream, bytes: &[u8]) -> Option<usize> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match socket.write(&bytes[written..]) {
+            Ok(length) => written += length,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Some(written),
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+impl State {
+    /// Processes bytes from Redis. The connection is moved out of the state meanwhile, since it changes the state.
+    fn receive(&mut self, bytes: &[u8]) -> Result<(), StoreHealth> {
+        let Some(mut connection) = self.connection.take() else { return Err(CLOSED) };
+        let received = connection.receive(bytes, self);
+        self.connection = Some(connection);
+        received
+    }
+
+    /// Submits the gathering batch to the connection to Redis, if no batch is in flight.
+    pub(super) fn submit(&mut self) {
+        let Some(mut connection) = self.connection.take() else { return };
+        // The thread that reads from the socket finds an error too.
+        let _ = connection.submit(self);
+        self.connection = Some(connection);
+    }
+
+    /// Puts back the batch in flight if it may be sent, or sent again; otherwise completes it as in doubt.
+    fn close(&mut self, connection: RedisConnection) {
+        let mut leftover = connection.session.into_leftover(&connection.buffers);
+        match leftover.recovery {
+            Recovery::Requeue => self.queue.requeue(&mut leftover.batch),
+            Recovery::Resend => self.queue.requeue_in_doubt(leftover.batch, connection.first_sent),
+            Recovery::Fail => self.complete(&mut leftover.batch, StoreError::OutcomeUnknown),
+        }
     }
 }
 
