@@ -262,7 +262,7 @@ fn bounds_hold_on_both_sides() {
 }
 
 #[test]
-fn an_unreachable_address_is_not_awaited() {
+fn an_endless_value_is_rejected_at_its_limit() {
     // What exceeds a bound is refused by its header, or after as many bytes as the bound allows, and not at its end.
     for (endless, known_after) in [
         (&b"$16385\r\n"[..], 0),

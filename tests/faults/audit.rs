@@ -26,15 +26,15 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    pub(crate) fn note(&mut self, answer: &Response) {
-        match answer.status {
-            200 => self.numbers.push(answer.number()),
+    pub(crate) fn note(&mut self, response: &Response) {
+        match response.status {
+            200 => self.numbers.push(response.number()),
             503 => {
-                answer.assert_not_counted();
+                response.assert_not_counted();
                 self.refused += 1;
             }
             _ => {
-                answer.assert_in_doubt();
+                response.assert_in_doubt();
                 self.doubts += 1;
             }
         }

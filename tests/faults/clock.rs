@@ -42,9 +42,9 @@ fn the_time_of_day_jumps() {
             set(to);
             // The date is read when requests arrive, at most once a second.
             wait_until("the answers are of the new time", || {
-                let answer = client.get("/count");
-                tally.note(&answer);
-                let date = answer.field("date").expect("every answer has its date").to_owned();
+                let response = client.get("/count");
+                tally.note(&response);
+                let date = response.field("date").expect("every answer has its date").to_owned();
                 year.is_none_or(|year| date.contains(year)).then_some(())
             });
             for _ in 0..20 {

@@ -28,7 +28,7 @@ impl Drop for Over {
 /// Running clients with keep-alive connections.
 pub(crate) struct Crowd {
     over: Over,
-    told: Arc<Told>,
+    outcomes: Arc<Told>,
     visitors: Vec<JoinHandle<Tally>>,
 }
 
@@ -41,32 +41,32 @@ struct Told {
 
 impl Crowd {
     pub(crate) fn at(notch: &Notch, size: usize) -> Self {
-        let (over, told) = (Over::default(), Arc::<Told>::default());
+        let (over, outcomes) = (Over::default(), Arc::<Told>::default());
         let visitor = |place| {
-            let (over, told, mut visitor) = (over.flag(), told.clone(), Visitor::of(notch));
+            let (over, outcomes, mut visitor) = (over.flag(), outcomes.clone(), Visitor::of(notch));
             thread::spawn(move || {
                 while !over.load(Ordering::Relaxed) {
                     let (answered, refused) = (visitor.tally.answered(), visitor.tally.refused);
                     // Some pipeline several visits, which go to the store as one command.
                     visitor.visit(1 + place % 3);
-                    told.answered.fetch_add(visitor.tally.answered() - answered, Ordering::Relaxed);
-                    told.refused.fetch_add(visitor.tally.refused - refused, Ordering::Relaxed);
+                    outcomes.answered.fetch_add(visitor.tally.answered() - answered, Ordering::Relaxed);
+                    outcomes.refused.fetch_add(visitor.tally.refused - refused, Ordering::Relaxed);
                 }
                 visitor.tally
             })
         };
         let visitors = (0..size).map(visitor).collect();
-        Self { over, told, visitors }
+        Self { over, outcomes, visitors }
     }
 
     /// Waits until this many more visits are counted.
     pub(crate) fn until_answered(&self, more: usize) {
-        wait_for_growth("visits are answered", &self.told.answered, more);
+        wait_for_growth("visits are answered", &self.outcomes.answered, more);
     }
 
     /// Waits until this many more visits are certainly not counted.
     pub(crate) fn until_refused(&self, more: usize) {
-        wait_for_growth("visits are refused", &self.told.refused, more);
+        wait_for_growth("visits are refused", &self.outcomes.refused, more);
     }
 
     /// Lets all clients finish their current visit, and returns the outcomes.
@@ -134,7 +134,7 @@ impl Newcomer {
                     let mut client = Client::try_connect(address).expect("notch takes connections");
                     let _ = client.try_send(VISIT);
                     // Sent away for want of room, one comes again, and that is part of the wait.
-                    if client.next_response("GET").is_some_and(|answer| answer.status == 200) {
+                    if client.next_response("GET").is_some_and(|response| response.status == 200) {
                         break;
                     }
                 }
@@ -176,12 +176,12 @@ impl Visitor {
             return;
         }
         for left in (1..=times).rev() {
-            let Some(answer) = client.next_response("GET") else {
+            let Some(response) = client.next_response("GET") else {
                 self.tally.cut += left;
                 return;
             };
-            self.tally.note(&answer);
-            if answer.closes() {
+            self.tally.note(&response);
+            if response.closes() {
                 self.tally.cut += left - 1;
                 return;
             }

@@ -106,11 +106,11 @@ fn calls_that_fail_now_and_then() {
             provoke_rewrite(&settings);
         }
         crowd.until_answered(20);
-        let told = crowd.leave();
-        assert!(told.refused + told.doubts > 0, "{call} {error} was felt by nobody");
+        let outcomes = crowd.leave();
+        assert!(outcomes.refused + outcomes.doubts > 0, "{call} {error} affected no visit");
         // Only a batch that was written whole and could not be synced is in doubt.
         let doubt = if call == "fdatasync" { Doubt::Possible } else { Doubt::None };
-        tally.merge(told);
+        tally.merge(outcomes);
         tally.audit(notch.total(), doubt);
         notch.kill();
         tally.audit(settings.start().total(), doubt);
@@ -132,7 +132,7 @@ fn a_large_ledger_whose_rewrite_fails_grows() {
             let visit = "GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /favicon.ico HTTP/1.1\r\nHost: h\r\n\r\n";
             let _ = client.try_send(visit.repeat(BREATH));
             let responses: Vec<_> = (0..2 * BREATH).map_while(|_| client.next_response("GET")).collect();
-            responses.iter().step_by(2).for_each(|answer| tally.note(answer));
+            responses.iter().step_by(2).for_each(|response| tally.note(response));
             tally.cut += BREATH - responses.len().div_ceil(2);
         }
         assert_eq!(tally.cut > 0, killed, "{fault}");
@@ -280,12 +280,12 @@ fn a_fault_of_the_disk_gives_the_right_status() {
                 provoke_rewrite(&settings);
             }
             disk.fail(faults);
-            let answer = notch.get("/count");
-            assert_eq!(answer.status, status, "{faults:?}: {answer:?}");
-            tally.note(&answer);
+            let response = notch.get("/count");
+            assert_eq!(response.status, status, "{faults:?}: {response:?}");
+            tally.note(&response);
             let reported = || notch.log().iter().any(|line| line.contains("WARN the disk under the ledger fails"));
             if status == 504 {
-                wait_until("the log says what is wrong", || reported().then_some(()));
+                wait_until("the error is logged", || reported().then_some(()));
             }
             if status == 503 && !anew && !faults.iter().any(|fault| fault.0 == "ftruncate" && fault.1 == "fail") {
                 assert!(settings.read_ledger() == before, "{faults:?}: a batch that was refused is in the file");

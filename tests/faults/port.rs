@@ -29,7 +29,7 @@ fn a_port_that_is_silent_or_closes_connections() {
             for _ in 0..3 {
                 let away = notch.get("/count");
                 first.tally.note(&away);
-                assert_ne!(away.status, 200, "{mode:?}: nobody counts there");
+                assert_ne!(away.status, 200, "{mode:?}: no store counts there");
                 assert_eq!(notch.get("/livez").status, 200);
             }
             relay.set(Mode::Pass);
@@ -78,8 +78,8 @@ fn a_lowered_limit_of_open_files_is_survived() {
             // A connection may have been evicted for the next one; each client gets a response or an end of the
             // connection.
             let asked = client.try_send("GET /livez HTTP/1.1\r\nHost: h\r\n\r\n");
-            let answer = asked.ok().and_then(|()| client.next_response("GET"));
-            assert!(answer.is_none_or(|answer| answer.status == 200));
+            let response = asked.ok().and_then(|()| client.next_response("GET"));
+            assert!(response.is_none_or(|response| response.status == 200));
         }
         (0..10).for_each(|_| visitor.tally.note_number(notch.visit()));
     }

@@ -15,9 +15,9 @@ fn kill_repeatedly(settings: Settings) -> (Tally, Notch) {
         let crowd = Crowd::at(&notch, 6);
         crowd.until_answered(150);
         settings = notch.kill();
-        let told = crowd.leave();
-        assert!(told.cut > 0, "nobody was at it when notch was killed");
-        tally.merge(told);
+        let outcomes = crowd.leave();
+        assert!(outcomes.cut > 0, "no visit was in flight when notch was killed");
+        tally.merge(outcomes);
     }
     (tally, settings.start())
 }

@@ -28,7 +28,7 @@ fn an_empty_folder_is_logged() {
 }
 
 #[test]
-fn another_file_of_the_directory_is_logged() {
+fn a_folder_with_other_files_is_logged() {
     let mut store = with_files(&[("index.html", b"<p>")]);
     let log = store.start();
     assert!(log.contains("index.html; is this the right volume?"), "{log}");

@@ -33,7 +33,7 @@ impl Drop for Script {
 }
 
 fn wait_until_busy(store: &Store) {
-    wait_until("others are told that Redis is busy", || {
+    wait_until("other clients get BUSY", || {
         let reply = store.stranger(&["--user", "notch", "--pass", "confined", "ping"]);
         reply.starts_with("BUSY").then_some(())
     });

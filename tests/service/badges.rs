@@ -13,16 +13,16 @@ fn badge_of(notch: &Notch, fields: &[(&str, &str)]) -> Response {
     check(notch.request("GET", "/badge.svg", &[&[ACCEPT], fields].concat()), "/badge.svg")
 }
 
-fn check(answer: Response, path: &str) -> Response {
-    assert_eq!(answer.field("Content-Type"), Some("image/svg+xml"), "{path}: {answer:?}");
-    assert_eq!(answer.field("X-Content-Type-Options"), Some("nosniff"), "{path}");
-    assert_eq!(answer.field("Cache-Control"), Some("no-cache, no-store, max-age=0"), "{path}");
-    assert_eq!(answer.field("ETag"), None, "{path}");
-    answer
+fn check(response: Response, path: &str) -> Response {
+    assert_eq!(response.field("Content-Type"), Some("image/svg+xml"), "{path}: {response:?}");
+    assert_eq!(response.field("X-Content-Type-Options"), Some("nosniff"), "{path}");
+    assert_eq!(response.field("Cache-Control"), Some("no-cache, no-store, max-age=0"), "{path}");
+    assert_eq!(response.field("ETag"), None, "{path}");
+    response
 }
 
-fn title(answer: &Response) -> &str {
-    let (_, rest) = answer.text().split_once("<title>").expect("a title");
+fn title(response: &Response) -> &str {
+    let (_, rest) = response.text().split_once("<title>").expect("a title");
     rest.split_once("</title>").expect("its end").0
 }
 
@@ -50,8 +50,8 @@ fn a_prefetched_badge_is_not_counted() {
     // A prerendered page uses the images that it has loaded, whatever their status, and does not load them again.
     let notch = Settings::ledger().with("FSYNC", "never").start();
     notch.visit();
-    let answer = badge_of(&notch, &[("Sec-Purpose", "prefetch;prerender")]);
-    assert_eq!((answer.status, title(&answer)), (403, "visits: 1"));
+    let response = badge_of(&notch, &[("Sec-Purpose", "prefetch;prerender")]);
+    assert_eq!((response.status, title(&response)), (403, "visits: 1"));
     assert_eq!(title(&badge_of(&notch, &[])), "visits: 2");
 }
 
@@ -83,7 +83,7 @@ fn a_badge_without_a_store_has_no_number() {
     let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "300ms").start();
     notch.visit_when_it_counts();
     redis.kill();
-    wait_until("notch knows that Redis is gone", || (notch.get("/total").status == 503).then_some(()));
+    wait_until("notch has noticed that Redis is down", || (notch.get("/total").status == 503).then_some(()));
     let drawn = badge(&notch, "GET", "/badge.svg");
     assert_eq!((drawn.status, title(&drawn)), (503, "visits: unavailable"));
     let read = notch.get("/badge.json");

@@ -11,9 +11,14 @@ fn notch(origins: &str) -> Notch {
 }
 
 /// The fields about origins, in their order.
-fn message(answer: &Response) -> Vec<(&str, &str)> {
+fn cors_fields(response: &Response) -> Vec<(&str, &str)> {
     let about = |name: &str| name == "Vary" || name.starts_with("Access-Control-");
-    answer.fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).filter(|(name, _)| about(name)).collect()
+    response
+        .fields
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .filter(|(name, _)| about(name))
+        .collect()
 }
 
 /// Returns what a page of this origin may read of a response.
@@ -50,9 +55,13 @@ fn without_cors_origins_no_cors_fields_are_sent() {
     let notch = notch("");
     for path in SHARED.map(|(path, _)| path).iter().chain(&OWN) {
         let asked = notch.request("GET", path, &[("Origin", HERE)]);
-        assert_eq!(message(&asked), [], "{path}");
+        assert_eq!(cors_fields(&asked), [], "{path}");
         let asked = notch.request("OPTIONS", path, &preflight(HERE, "GET"));
-        assert_eq!((asked.status, message(&asked)), (if asked.status == 404 { 404 } else { 405 }, vec![]), "{path}");
+        assert_eq!(
+            (asked.status, cors_fields(&asked)),
+            (if asked.status == 404 { 404 } else { 405 }, vec![]),
+            "{path}"
+        );
     }
 }
 
@@ -62,22 +71,30 @@ fn pages_of_these_origins_may_read() {
     for (path, status) in SHARED {
         for origin in [HERE, THERE] {
             for method in ["GET", "HEAD"] {
-                let answer = notch.request(method, path, &[("Origin", origin), ("Accept", "application/json")]);
-                assert_eq!((answer.status, message(&answer)), (status, shared(origin)), "{method} {path}: {answer:?}");
+                let response = notch.request(method, path, &[("Origin", origin), ("Accept", "application/json")]);
+                assert_eq!(
+                    (response.status, cors_fields(&response)),
+                    (status, shared(origin)),
+                    "{method} {path}: {response:?}"
+                );
             }
         }
         for origin in [FOREIGN, "null", "*", "https://SHOP.example", ""] {
-            let answer = notch.request("GET", path, &[("Origin", origin)]);
-            assert_eq!((answer.status, &message(&answer)[..]), (status, WITHHELD), "{origin} {path}: {answer:?}");
+            let response = notch.request("GET", path, &[("Origin", origin)]);
+            assert_eq!(
+                (response.status, &cors_fields(&response)[..]),
+                (status, WITHHELD),
+                "{origin} {path}: {response:?}"
+            );
         }
-        assert_eq!(message(&notch.get(path)), WITHHELD, "{path} might be kept for a page that may read it");
+        assert_eq!(cors_fields(&notch.get(path)), WITHHELD, "{path} might be kept for a page that may read it");
     }
-    let answer = notch.request("POST", "/count", &[("Origin", HERE)]);
-    assert_eq!((answer.status, message(&answer)), (200, shared(HERE)));
-    let answer = notch.request("DELETE", "/count", &[("Origin", HERE)]);
-    assert_eq!((answer.status, message(&answer)), (405, shared(HERE)));
+    let response = notch.request("POST", "/count", &[("Origin", HERE)]);
+    assert_eq!((response.status, cors_fields(&response)), (200, shared(HERE)));
+    let response = notch.request("DELETE", "/count", &[("Origin", HERE)]);
+    assert_eq!((response.status, cors_fields(&response)), (405, shared(HERE)));
     for path in OWN {
-        assert_eq!(message(&notch.request("GET", path, &[("Origin", HERE)])), [], "{path}");
+        assert_eq!(cors_fields(&notch.request("GET", path, &[("Origin", HERE)])), [], "{path}");
     }
 }
 
@@ -86,12 +103,12 @@ fn pages_of_every_origin_may_read_where_that_is_set() {
     let notch = notch("*");
     for origin in [&[("Origin", FOREIGN)][..], &[("Origin", "null")], &[]] {
         for (path, status) in SHARED {
-            let answer = notch.request("GET", path, origin);
-            assert_eq!((answer.status, message(&answer)), (status, shared("*")), "{path}: {answer:?}");
+            let response = notch.request("GET", path, origin);
+            assert_eq!((response.status, cors_fields(&response)), (status, shared("*")), "{path}: {response:?}");
         }
     }
-    let answer = notch.request("OPTIONS", "/count", &preflight(FOREIGN, "POST"));
-    assert_eq!((answer.status, answer.field("Access-Control-Allow-Origin")), (204, Some("*")), "{answer:?}");
+    let response = notch.request("OPTIONS", "/count", &preflight(FOREIGN, "POST"));
+    assert_eq!((response.status, response.field("Access-Control-Allow-Origin")), (204, Some("*")), "{response:?}");
 }
 
 #[test]
@@ -106,33 +123,41 @@ fn a_preflight_gets_the_allowed_methods_and_counts_nothing() {
         ("/badge.json", "GET, HEAD"),
     ] {
         for method in ["GET", "POST", "DELETE"] {
-            let answer = notch.request("OPTIONS", path, &preflight(THERE, method));
+            let response = notch.request("OPTIONS", path, &preflight(THERE, method));
             let allowed = [
                 ("Vary", "Origin"),
                 ("Access-Control-Allow-Origin", THERE),
                 ("Access-Control-Allow-Methods", methods),
                 ("Access-Control-Max-Age", "86400"),
             ];
-            assert_eq!((answer.status, &message(&answer)[..]), (204, &allowed[..]), "{path}: {answer:?}");
-            assert_eq!((answer.field("Allow"), answer.field("Content-Type")), (Some(methods), None), "{answer:?}");
-            assert!(answer.body.is_empty(), "{answer:?}");
+            assert_eq!((response.status, &cors_fields(&response)[..]), (204, &allowed[..]), "{path}: {response:?}");
+            assert_eq!(
+                (response.field("Allow"), response.field("Content-Type")),
+                (Some(methods), None),
+                "{response:?}"
+            );
+            assert!(response.body.is_empty(), "{response:?}");
         }
         for (fields, said_of_it) in [
             (&preflight(FOREIGN, "GET")[..], WITHHELD),
             (&[("Access-Control-Request-Method", "GET")], WITHHELD),
             (&[("Origin", THERE)], &shared(THERE)[..]),
         ] {
-            let answer = notch.request("OPTIONS", path, fields);
-            assert_eq!((answer.status, &message(&answer)[..]), (405, said_of_it), "{path} {fields:?}: {answer:?}");
+            let response = notch.request("OPTIONS", path, fields);
+            assert_eq!(
+                (response.status, &cors_fields(&response)[..]),
+                (405, said_of_it),
+                "{path} {fields:?}: {response:?}"
+            );
         }
     }
     for path in OWN {
-        let answer = notch.request("OPTIONS", path, &preflight(THERE, "GET"));
-        assert_eq!((answer.status, message(&answer)), (405, vec![]), "{path}");
+        let response = notch.request("OPTIONS", path, &preflight(THERE, "GET"));
+        assert_eq!((response.status, cors_fields(&response)), (405, vec![]), "{path}");
     }
     assert_eq!(notch.request("OPTIONS", "/count/shop", &preflight(THERE, "GET")).status, 404);
-    let answer = notch.request("GET", "/count", &preflight(THERE, "GET"));
-    assert_eq!(answer.number(), 1, "only OPTIONS is a preflight");
+    let response = notch.request("GET", "/count", &preflight(THERE, "GET"));
+    assert_eq!(response.number(), 1, "only OPTIONS is a preflight");
 }
 
 #[test]
@@ -152,9 +177,9 @@ fn pipelined_visits_have_their_own_cors_fields() {
     let visit = |origin| format!("GET /count HTTP/1.1\r\nHost: a\r\nOrigin: {origin}\r\n\r\n");
     client.send(origins.map(visit).concat());
     for (number, origin) in (1..).zip(origins) {
-        let answer = client.response();
-        assert_eq!(answer.number(), number);
-        assert_eq!(answer.field("Access-Control-Allow-Origin"), Some(origin).filter(|origin| *origin != FOREIGN));
+        let response = client.response();
+        assert_eq!(response.number(), number);
+        assert_eq!(response.field("Access-Control-Allow-Origin"), Some(origin).filter(|origin| *origin != FOREIGN));
     }
 }
 
@@ -166,17 +191,17 @@ fn a_page_may_read_what_went_wrong() {
     notch.visit_when_it_counts();
     redis.kill();
     let ask = |path| notch.request("GET", path, &[("Origin", HERE)]);
-    wait_until("notch knows that Redis is gone", || (ask("/total").status == 503).then_some(()));
+    wait_until("notch has noticed that Redis is down", || (ask("/total").status == 503).then_some(()));
     for path in ["/count", "/total", "/badge.svg", "/badge.json"] {
-        let answer = ask(path);
-        assert_eq!((answer.status, message(&answer)), (503, shared(HERE)), "{path}: {answer:?}");
-        assert_eq!(answer.field("Retry-After"), Some("1"));
+        let response = ask(path);
+        assert_eq!((response.status, cors_fields(&response)), (503, shared(HERE)), "{path}: {response:?}");
+        assert_eq!(response.field("Retry-After"), Some("1"));
     }
     let script = Script::play("> INCR visits\nclose\n");
     let settings = Settings::redis(script.port).with("WORKERS", "1").with("STORE_TIMEOUT", NEVER);
     let notch = settings.with("CORS_ORIGINS", HERE).start();
-    let answer = notch.request("GET", "/count", &[("Origin", HERE)]);
-    assert_eq!((answer.status, message(&answer)), (504, shared(HERE)), "{answer:?}");
+    let response = notch.request("GET", "/count", &[("Origin", HERE)]);
+    assert_eq!((response.status, cors_fields(&response)), (504, shared(HERE)), "{response:?}");
     script.done();
 }
 
@@ -227,11 +252,11 @@ fn a_page_may_read_why_its_request_was_rejected() {
                     _ => WITHHELD.to_vec(),
                 };
                 let whole = request.replace("{o}", &field);
-                let answer = refusal(&notch, &whole);
+                let response = refusal(&notch, &whole);
                 assert_eq!(
-                    (answer.status, message(&answer)),
+                    (response.status, cors_fields(&response)),
                     (status, expected),
-                    "{origins}: {whole:.200}: {answer:?}"
+                    "{origins}: {whole:.200}: {response:?}"
                 );
             }
         }
@@ -253,10 +278,10 @@ fn unread_fields_of_a_rejected_request_grant_no_cors_access() {
     ];
     let (some, all) = (notch(HERE), notch("*"));
     for (request, status) in cases {
-        let answer = refusal(&some, request);
-        assert_eq!((answer.status, &message(&answer)[..]), (status, WITHHELD), "{request:.200}: {answer:?}");
-        let answer = refusal(&all, request);
-        assert_eq!((answer.status, message(&answer)), (status, shared("*")), "{request:.200}: {answer:?}");
+        let response = refusal(&some, request);
+        assert_eq!((response.status, &cors_fields(&response)[..]), (status, WITHHELD), "{request:.200}: {response:?}");
+        let response = refusal(&all, request);
+        assert_eq!((response.status, cors_fields(&response)), (status, shared("*")), "{request:.200}: {response:?}");
     }
 }
 
@@ -266,9 +291,13 @@ fn a_rejected_request_for_a_private_path_grants_no_cors_access() {
         let notch = notch(origins);
         for path in OWN.iter().copied().chain(["http://h/metrics", "/metrics?x", "http://h"]) {
             for fields in ["Content-Length: 65537\r\n", "Content-Length: -1\r\n", "Expect: tea\r\n"] {
-                let answer =
+                let response =
                     refusal(&notch, &format!("GET {path} HTTP/1.1\r\nHost: h\r\nOrigin: {HERE}\r\n{fields}\r\n"));
-                assert_eq!((answer.status >= 400, message(&answer)), (true, vec![]), "{path} {fields}: {answer:?}");
+                assert_eq!(
+                    (response.status >= 400, cors_fields(&response)),
+                    (true, vec![]),
+                    "{path} {fields}: {response:?}"
+                );
             }
         }
     }
@@ -279,13 +308,13 @@ fn refusal(notch: &Notch, request: &str) -> Response {
     let mut client = notch.client();
     // The server may have closed the connection already.
     let _ = client.try_send(request);
-    let answer = client.response();
-    assert!(answer.closes() && client.remaining_responses().is_empty(), "{request:.200}: {answer:?}");
-    answer
+    let response = client.response();
+    assert!(response.closes() && client.remaining_responses().is_empty(), "{request:.200}: {response:?}");
+    response
 }
 
 #[test]
 fn a_page_may_read_that_its_prefetch_was_refused() {
-    let answer = notch(HERE).request("GET", "/count", &[("Origin", HERE), ("Sec-Purpose", "prefetch;prerender")]);
-    assert_eq!((answer.status, message(&answer)), (403, shared(HERE)), "{answer:?}");
+    let response = notch(HERE).request("GET", "/count", &[("Origin", HERE), ("Sec-Purpose", "prefetch;prerender")]);
+    assert_eq!((response.status, cors_fields(&response)), (403, shared(HERE)), "{response:?}");
 }

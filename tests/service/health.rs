@@ -15,7 +15,7 @@ fn regressions(notch: &Notch) -> u64 {
     number.and_then(|number| number.parse().ok()).expect("a number of regressions")
 }
 
-fn message(notch: &Notch, words: &str) -> usize {
+fn count_in_log(notch: &Notch, words: &str) -> usize {
     notch.log().iter().filter(|line| line.contains(words)).count()
 }
 
@@ -54,7 +54,7 @@ fn a_recovered_store_is_detected_without_visits() {
         wait_until("it is ready again", || ready(&notch).then_some(()));
         assert_eq!(redis.query("GET visits"), total, "finding out has counted nothing");
     }
-    assert_eq!(message(&notch, "the store counts again"), 3, "{:#?}", notch.log());
+    assert_eq!(count_in_log(&notch, "the store counts again"), 3, "{:#?}", notch.log());
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn while_the_store_is_unavailable_visits_wait_and_pages_do_not() {
     }
     assert!(timed("/count", 503) >= TIMEOUT - TIMEOUT / 10, "a visit waits as long as it may");
     redis.restart();
-    wait_until("a total is told", || (notch.get("/total").status == 200).then_some(()));
+    wait_until("a total is returned", || (notch.get("/total").status == 200).then_some(()));
     assert_eq!(notch.visit(), 1);
 }
 
@@ -93,10 +93,10 @@ fn a_rejection_of_a_named_counter_is_not_a_failure_of_the_store() {
             assert!(store_up(&notch) && ready(&notch), "after {path}");
         }
     }
-    assert_eq!(message(&notch, "the store does not count"), 0, "{:#?}", notch.log());
+    assert_eq!(count_in_log(&notch, "the store does not count"), 0, "{:#?}", notch.log());
     // Two alternating conditions are logged at most three times a minute.
-    let lines =
-        message(&notch, "visits of visits:blog get an error") + message(&notch, "visits of visits:shop get an error");
+    let lines = count_in_log(&notch, "visits of visits:blog get an error")
+        + count_in_log(&notch, "visits of visits:shop get an error");
     assert!((2..=3).contains(&lines), "{:#?}", notch.log());
 }
 
@@ -139,8 +139,8 @@ fn a_store_that_lost_visits_is_logged() {
     assert_eq!(regressions(&notch), 2);
     for name in ["visits", "visits:blog"] {
         let lost = format!("the store has lost visits of {name}: numbers");
-        wait_until("the log says so", || (message(&notch, &lost) > 0).then_some(()));
-        assert_eq!(message(&notch, &lost), 1, "{:#?}", notch.log());
+        wait_until("it is logged", || (count_in_log(&notch, &lost) > 0).then_some(()));
+        assert_eq!(count_in_log(&notch, &lost), 1, "{:#?}", notch.log());
     }
     // A total lowered by hand has the same effect: numbers are given again.
     redis.execute("SET visits 10");
@@ -158,11 +158,11 @@ fn the_total_of_the_store_is_logged_at_the_start() {
             redis.execute(&format!("SET visits {value}"));
         }
         let notch = Settings::redis(redis.port).start();
-        wait_until("it is said", || (message(&notch, words) == 1).then_some(()));
+        wait_until("it is logged", || (count_in_log(&notch, words) == 1).then_some(()));
     }
     let other = Settings::redis(redis.port).with("COUNTER_KEY", "visitors").start();
-    wait_until("it is said of the key that is set", || {
-        (message(&other, "holds no visits of visitors yet; if it should, check COUNTER_KEY") == 1).then_some(())
+    wait_until("it is logged for the key that is set", || {
+        (count_in_log(&other, "holds no visits of visitors yet; if it should, check COUNTER_KEY") == 1).then_some(())
     });
 }
 

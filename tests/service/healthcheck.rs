@@ -11,9 +11,9 @@ const COMMANDS: [(&[&str], bool); 3] =
 /// Runs each command against a server; `ready` is the expected result of those that check readiness.
 fn expect(address: &str, ready: bool) {
     for (command, checks_readiness) in COMMANDS {
-        let asked = Settings::ledger().with("LISTEN", address).run(command);
-        assert_eq!(asked.code, Some(i32::from(checks_readiness && !ready)), "{command:?}: {asked:?}");
-        assert_eq!((asked.stdout + &asked.stderr).lines().count(), 1, "{command:?}");
+        let output = Settings::ledger().with("LISTEN", address).run(command);
+        assert_eq!(output.code, Some(i32::from(checks_readiness && !ready)), "{command:?}: {output:?}");
+        assert_eq!((output.stdout + &output.stderr).lines().count(), 1, "{command:?}");
     }
 }
 
@@ -25,8 +25,8 @@ fn healthcheck_uses_the_same_settings() {
     let here = notch.address.to_string();
     for (command, _) in COMMANDS {
         for (name, value) in [("LISTEN", &here), ("LISTEN", &everywhere), ("PORT", &port)] {
-            let asked = Settings::ledger().without("LISTEN").with(name, value).run(command);
-            assert_eq!(asked.code, Some(0), "{command:?}, {name}={value}: {asked:?}");
+            let output = Settings::ledger().without("LISTEN").with(name, value).run(command);
+            assert_eq!(output.code, Some(0), "{command:?}, {name}={value}: {output:?}");
         }
     }
     assert_eq!(notch.total(), 0);
@@ -59,8 +59,8 @@ fn draining_notch_is_live_and_not_ready() {
     let address = notch.address.to_string();
     notch.signal("TERM");
     wait_until("not ready", || {
-        let asked = Settings::ledger().with("LISTEN", &address).run(&["healthcheck", "ready"]);
-        (asked.code == Some(1)).then_some(())
+        let output = Settings::ledger().with("LISTEN", &address).run(&["healthcheck", "ready"]);
+        (output.code == Some(1)).then_some(())
     });
     expect(&address, false);
 }
@@ -99,32 +99,32 @@ fn a_server_that_does_not_respond_is_unhealthy() {
     // The kernel completes the connection, and nothing ever reads from it.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
     let address = silent.local_addr().expect("a bound listener has an address").to_string();
-    let asked = Settings::ledger().with("LISTEN", &address).run(&["healthcheck"]);
-    assert_eq!(asked.code, Some(1), "{asked:?}");
-    assert!(asked.stderr.contains(&format!("no response from {address}")), "{asked:?}");
+    let output = Settings::ledger().with("LISTEN", &address).run(&["healthcheck"]);
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stderr.contains(&format!("no response from {address}")), "{output:?}");
 }
 
 #[test]
 fn a_closed_port_is_unhealthy() {
     let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
-    let asked = Settings::ledger().with("LISTEN", &free.to_string()).run(&["healthcheck"]);
-    assert_eq!(asked.code, Some(1), "{asked:?}");
-    assert_eq!((asked.stdout + &asked.stderr).lines().count(), 1);
+    let output = Settings::ledger().with("LISTEN", &free.to_string()).run(&["healthcheck"]);
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert_eq!((output.stdout + &output.stderr).lines().count(), 1);
 }
 
 #[test]
 fn another_server_on_the_port_is_unhealthy() {
     // The script accepts connections and receives no Redis command, so it closes them without a reply.
     let script = Script::play("> NEVER");
-    let asked = Settings::ledger().with("LISTEN", &format!("127.0.0.1:{}", script.port)).run(&["healthcheck"]);
-    assert_eq!(asked.code, Some(1), "{asked:?}");
+    let output = Settings::ledger().with("LISTEN", &format!("127.0.0.1:{}", script.port)).run(&["healthcheck"]);
+    assert_eq!(output.code, Some(1), "{output:?}");
 }
 
 #[test]
 fn a_bad_setting_is_a_bad_setting() {
-    let asked = Settings::ledger().with("LISTEN", "nonsense").run(&["healthcheck"]);
-    assert_eq!(asked.code, Some(2), "{asked:?}");
-    assert!(asked.stderr.contains("LISTEN"), "{asked:?}");
+    let output = Settings::ledger().with("LISTEN", "nonsense").run(&["healthcheck"]);
+    assert_eq!(output.code, Some(2), "{output:?}");
+    assert!(output.stderr.contains("LISTEN"), "{output:?}");
 }
 
 #[test]

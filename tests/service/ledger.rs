@@ -56,7 +56,7 @@ fn every_counted_visit_survives_a_kill_under_load() {
             answered.extend(numbers);
             assert_eq!(answered.len(), count, "round {round}: a number was given out twice");
             let total = settings.start().total();
-            let last = *answered.last().expect("somebody was answered");
+            let last = *answered.last().expect("a visit was counted");
             // The total may include one visit without a response for each visitor.
             assert!((last..=last + 8).contains(&total), "round {round}: {total} after {last} was answered");
         }
@@ -69,8 +69,8 @@ fn visitor(notch: &Notch) -> impl FnOnce() -> Vec<i64> + Send + 'static {
     move || {
         let mut numbers = Vec::new();
         while client.try_send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n").is_ok() {
-            let Some(answer) = client.next_response("GET") else { break };
-            numbers.push(answer.number());
+            let Some(response) = client.next_response("GET") else { break };
+            numbers.push(response.number());
         }
         numbers
     }
@@ -151,7 +151,7 @@ fn a_torn_tail_is_truncated() {
         let notch = settings.start();
         assert_eq!(notch.total(), 3, "cut at {length}, {} into the last batch", length - last.start);
         let cut = notch.log().iter().any(|line| line.contains("cut") || line.contains("torn"));
-        assert_eq!(cut, length > last.start, "said if and only if something was cut: {:#?}", notch.log());
+        assert_eq!(cut, length > last.start, "logged if and only if something was truncated: {:#?}", notch.log());
         assert_eq!(notch.visit(), 4);
         assert_eq!(notch.kill().start().visit(), 5, "what was written behind the cut is sound");
     }
@@ -554,14 +554,14 @@ fn a_full_disk_rejects_visits_and_damages_nothing() {
         notch.get("/count").assert_not_counted();
         for _ in 0..3 {
             // A rewritten file may be so much smaller that there is space again.
-            let answer = notch.get("/count");
-            if answer.status == 200 {
+            let response = notch.get("/count");
+            if response.status == 200 {
                 counted += 1;
-                assert_eq!(answer.number(), counted);
+                assert_eq!(response.number(), counted);
             } else {
-                answer.assert_not_counted();
+                response.assert_not_counted();
             }
-            assert!(room.is_some() || answer.status == 503, "there is no room: {answer:?}");
+            assert!(room.is_some() || response.status == 503, "there is no room: {response:?}");
         }
         assert_eq!(notch.total(), counted);
         assert_eq!(notch.get("/").status, 200);
@@ -578,7 +578,7 @@ fn killed_with_a_full_disk_it_starts_again() {
     let shell = "trap '' XFSZ; ulimit -S -f 4; exec \"$0\" \"$@\"";
     let settings = Settings::ledger();
     let notch = settings.clone().with_wrapper(&["sh", "-c", shell]).start();
-    let refused = |answer: &Response| answer.status != 200;
+    let refused = |response: &Response| response.status != 200;
     let counted = (0..10_000).take_while(|_| !refused(&notch.get("/count"))).count() as i64;
     assert!((1..10_000).contains(&counted));
     notch.kill();

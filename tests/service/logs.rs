@@ -172,7 +172,7 @@ fn crowd(notch: &Notch) {
 
 /// Waits until this many lines were logged, and asserts that more requests log no more lines.
 fn assert_lines_since(notch: &Notch, before: usize, lines: usize, what: &str) {
-    wait_until(&format!("it is said: {what}"), || {
+    wait_until(&format!("it is logged: {what}"), || {
         crowd(notch);
         (notch.log().len() >= before + lines).then_some(())
     });
@@ -215,7 +215,7 @@ fn the_level_is_a_setting() {
     let address = free.expect("a free port").to_string();
     let taken = Settings::ledger().with("LISTEN", &address).start();
     let quiet = Settings::ledger().with("LISTEN", &address).with("LOG_LEVEL", "error").run(&[]);
-    assert_eq!(quiet.code, Some(1), "a failure is said at any level: {quiet:?}");
+    assert_eq!(quiet.code, Some(1), "a failure is logged at any level: {quiet:?}");
     assert_eq!(quiet.stderr.lines().count(), 1, "{quiet:?}");
     assert_eq!(taken.visit(), 1);
 }
@@ -231,9 +231,9 @@ fn the_password_is_in_no_log() {
             let by_parts = Settings::redis(redis.port).with("REDIS_PASSWORD", password);
             for settings in [by_url, by_parts] {
                 let notch = settings.with("LOG_LEVEL", "debug").with("LOG_FORMAT", format).start();
-                let answer = notch.get("/count");
-                assert_eq!(answer.status, if right { 200 } else { 503 });
-                assert!(!answer.text().contains(password));
+                let response = notch.get("/count");
+                assert_eq!(response.status, if right { 200 } else { 503 });
+                assert!(!response.text().contains(password));
                 notch.get("/readyz");
                 notch.signal("TERM");
                 let log = notch.ended().1;

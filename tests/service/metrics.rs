@@ -13,11 +13,11 @@ use crate::support::{NEVER, Notch, Redis, Response, Script, Settings, wait_until
 type Samples = BTreeMap<String, f64>;
 
 fn page(notch: &Notch) -> Response {
-    let answer = notch.get("/metrics");
-    assert_eq!(answer.status, 200, "{answer:?}");
-    assert_eq!(answer.field("Content-Type"), Some("text/plain; version=0.0.4"), "{answer:?}");
-    assert_eq!(answer.field("Cache-Control"), Some("no-store"), "{answer:?}");
-    answer
+    let response = notch.get("/metrics");
+    assert_eq!(response.status, 200, "{response:?}");
+    assert_eq!(response.field("Content-Type"), Some("text/plain; version=0.0.4"), "{response:?}");
+    assert_eq!(response.field("Cache-Control"), Some("no-store"), "{response:?}");
+    response
 }
 
 fn samples(notch: &Notch) -> Samples {
@@ -152,7 +152,7 @@ fn metrics_need_no_store_and_count_nothing() {
     assert_eq!(json.field("Content-Type"), Some("text/plain; version=0.0.4"), "there is one form only");
     redis.restart();
     wait_until("the store is seen to be back", || (samples(&notch)["notch_store_up"] == 1.0).then_some(()));
-    assert_eq!(notch.visit_when_it_counts(), 1, "this Redis keeps nothing, and nobody else has visited");
+    assert_eq!(notch.visit_when_it_counts(), 1, "this Redis keeps nothing, and there was no other visit");
 }
 
 #[test]
@@ -313,7 +313,7 @@ fn metrics_contain_no_secrets_and_name_the_build() {
 fn metrics_are_served_while_draining() {
     let notch = Settings::ledger().with("DRAIN_DELAY", NEVER).start();
     notch.signal("TERM");
-    wait_until("it is not ready any more", || (notch.get("/readyz").status == 503).then_some(()));
+    wait_until("it is no longer ready", || (notch.get("/readyz").status == 503).then_some(()));
     assert_eq!(samples(&notch)["notch_store_up"], 1.0);
     notch.signal("TERM");
     let (status, _) = notch.ended();

@@ -10,21 +10,21 @@ fn notch() -> Settings {
 }
 
 fn page(notch: &Notch, method: &str, path: &str) -> Response {
-    let answer = notch.request(method, path, &[BROWSER]);
-    assert_eq!(answer.field("Content-Type"), Some("text/html; charset=utf-8"), "{path}: {answer:?}");
-    assert_eq!(answer.field("X-Content-Type-Options"), Some("nosniff"), "{path}");
-    assert_eq!(answer.field("Referrer-Policy"), Some("no-referrer"), "{path}");
-    assert_eq!(answer.field("Cache-Control"), Some("no-store"), "{path}");
-    let policy = answer.field("Content-Security-Policy").unwrap_or_default();
+    let response = notch.request(method, path, &[BROWSER]);
+    assert_eq!(response.field("Content-Type"), Some("text/html; charset=utf-8"), "{path}: {response:?}");
+    assert_eq!(response.field("X-Content-Type-Options"), Some("nosniff"), "{path}");
+    assert_eq!(response.field("Referrer-Policy"), Some("no-referrer"), "{path}");
+    assert_eq!(response.field("Cache-Control"), Some("no-store"), "{path}");
+    let policy = response.field("Content-Security-Policy").unwrap_or_default();
     for part in ["default-src 'none'", "form-action 'self'", "base-uri 'none'", "frame-ancestors 'none'"] {
         assert!(policy.split("; ").any(|other| other == part), "{part}: {policy}");
     }
-    answer
+    response
 }
 
 /// Returns the text of a page without tags.
-fn message(answer: &Response) -> String {
-    let text = answer.text();
+fn message(response: &Response) -> String {
+    let text = response.text();
     let (_, rest) = text.split_once("<p role=status>").expect("a place for the number");
     let (words, _) = rest.split_once("</p>").expect("its end");
     let plain: String = words.split('<').map(|part| part.split_once('>').map_or(part, |(_, text)| text)).collect();
@@ -111,7 +111,7 @@ fn a_page_without_a_store_shows_the_error_and_no_number() {
     let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "300ms").start();
     notch.visit_when_it_counts();
     redis.kill();
-    wait_until("notch knows that Redis is gone", || (notch.get("/total").status == 503).then_some(()));
+    wait_until("notch has noticed that Redis is down", || (notch.get("/total").status == 503).then_some(()));
     let start = page(&notch, "GET", "/");
     assert_eq!((start.status, message(&start).as_str()), (200, "no count right now: the store is away"));
     let count = page(&notch, "GET", "/count");
@@ -137,17 +137,20 @@ fn head_and_prefetch_of_a_page_count_nothing() {
 fn responses_without_error_and_number_are_text() {
     let notch = notch().start();
     for path in ["/livez", "/readyz", "/robots.txt", "/metrics"] {
-        let answer = notch.request("GET", path, &[BROWSER]);
-        assert!(answer.field("Content-Type").is_some_and(|kind| kind.starts_with("text/plain")), "{path}: {answer:?}");
+        let response = notch.request("GET", path, &[BROWSER]);
+        assert!(
+            response.field("Content-Type").is_some_and(|kind| kind.starts_with("text/plain")),
+            "{path}: {response:?}"
+        );
     }
 }
 
 #[test]
 fn an_error_page_has_the_same_style() {
     let notch = notch().start();
-    let style = |answer: &Response| {
-        let style = answer.text().split_once("<style>").and_then(|(_, rest)| rest.split_once("</style>"));
-        style.unwrap_or_else(|| panic!("no style: {answer:?}")).0.to_owned()
+    let style = |response: &Response| {
+        let style = response.text().split_once("<style>").and_then(|(_, rest)| rest.split_once("</style>"));
+        style.unwrap_or_else(|| panic!("no style: {response:?}")).0.to_owned()
     };
     let dress = style(&page(&notch, "GET", "/"));
     let long = format!("/{}", "x".repeat(9 << 10));
@@ -165,21 +168,21 @@ fn an_error_page_has_the_same_style() {
         ("POST", "/count", &[("Content-Length", "65537")][..], "413 Content Too Large", "send less"),
     ] {
         let fields = [&[BROWSER][..], fields].concat();
-        let answer = notch.request(method, path, &fields);
-        assert_eq!(answer.status.to_string(), status[..3], "{method} {path}");
-        assert_error_page(&answer, status, words);
-        assert_eq!(style(&answer), dress, "{path}");
+        let response = notch.request(method, path, &fields);
+        assert_eq!(response.status.to_string(), status[..3], "{method} {path}");
+        assert_error_page(&response, status, words);
+        assert_eq!(style(&response), dress, "{path}");
     }
     assert_eq!(notch.total(), 0);
 }
 
-fn assert_error_page(answer: &Response, status: &str, words: &str) {
-    assert_eq!(answer.field("Content-Type"), Some("text/html; charset=utf-8"), "{answer:?}");
-    assert!(answer.field("Content-Security-Policy").is_some_and(|policy| policy.starts_with("default-src 'none'")));
-    assert_eq!(page_title(answer), status);
-    assert!(answer.text().contains(&format!("<h1>{status}</h1>")), "{answer:?}");
-    assert!(message(answer).contains(words) && answer.text().contains("<a href=/>"), "{answer:?}");
-    assert_eq!(answer.field("Cache-Control"), Some("no-store"), "{answer:?}");
+fn assert_error_page(response: &Response, status: &str, words: &str) {
+    assert_eq!(response.field("Content-Type"), Some("text/html; charset=utf-8"), "{response:?}");
+    assert!(response.field("Content-Security-Policy").is_some_and(|policy| policy.starts_with("default-src 'none'")));
+    assert_eq!(page_title(response), status);
+    assert!(response.text().contains(&format!("<h1>{status}</h1>")), "{response:?}");
+    assert!(message(response).contains(words) && response.text().contains("<a href=/>"), "{response:?}");
+    assert_eq!(response.field("Cache-Control"), Some("no-store"), "{response:?}");
 }
 
 #[test]
@@ -193,9 +196,9 @@ fn without_a_store_every_error_is_a_page() {
     let nowhere = Settings::redis(free_port()).with("STORE_TIMEOUT", "300ms").with("COUNTERS", "blog");
     let notch = nowhere.start();
     for path in ["/count", "/count/blog", "/total", "/total/blog"] {
-        let answer = page(&notch, "GET", path);
-        assert_eq!(answer.status, 503, "{answer:?}");
-        assert!(answer.field("Retry-After").is_some() && message(&answer).contains("try again"), "{answer:?}");
+        let response = page(&notch, "GET", path);
+        assert_eq!(response.status, 503, "{response:?}");
+        assert!(response.field("Retry-After").is_some() && message(&response).contains("try again"), "{response:?}");
     }
     let unready = notch.request("GET", "/readyz", &[BROWSER]);
     assert!(unready.field("Retry-After").is_some(), "{unready:?}");

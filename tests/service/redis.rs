@@ -126,13 +126,13 @@ fn without_rights_for_receipts_visits_are_counted() {
         let notch = Settings::redis(redis.port).with("REDIS_USERNAME", "u").with("REDIS_PASSWORD", "any").start();
         assert_eq!(notch.visit(), 3 * number - 2, "{rights}");
         assert_eq!(notch.visit(), 3 * number - 1, "{rights}");
-        let message = |words: &str| notch.log().iter().filter(|line| line.contains(words)).count();
+        let count_in_log = |words: &str| notch.log().iter().filter(|line| line.contains(words)).count();
         if let Some(words) = receipts {
-            wait_until("the log says so", || (message(words) > 0).then_some(()));
+            wait_until("it is logged", || (count_in_log(words) > 0).then_some(()));
         }
         assert_eq!(notch.visit(), 3 * number, "{rights}");
-        assert_eq!(message(refused), usize::from(receipts == Some(refused)), "{rights}");
-        assert!(receipts.is_some() || message(hidden) == 0, "{rights}");
+        assert_eq!(count_in_log(refused), usize::from(receipts == Some(refused)), "{rights}");
+        assert!(receipts.is_some() || count_in_log(hidden) == 0, "{rights}");
     }
 }
 
@@ -148,14 +148,19 @@ fn missing_receipts_stay_known_after_a_reconnect() {
         wait_until("it is connected anew", || (reconnects(&notch) >= number).then_some(()));
     }
     assert_eq!(notch.visit_when_it_counts(), 4);
-    let message = |words: &str| notch.log().iter().filter(|line| line.contains(words)).count();
-    wait_until("the log says so", || (message("may not keep receipts") > 0).then_some(()));
+    let count_in_log = |words: &str| notch.log().iter().filter(|line| line.contains(words)).count();
+    wait_until("it is logged", || (count_in_log("may not keep receipts") > 0).then_some(()));
     redis.execute("ACL SETUSER u +@all allkeys");
     redis.query("CLIENT KILL USER u");
     wait_until("it is connected anew", || (reconnects(&notch) >= 4).then_some(()));
     assert_eq!(notch.visit_when_it_counts(), 5);
-    wait_until("the log takes it back", || (message("the store keeps receipts") > 0).then_some(()));
-    assert_eq!((message("may not keep receipts"), message("the store keeps receipts")), (1, 1), "{:#?}", notch.log());
+    wait_until("the log takes it back", || (count_in_log("the store keeps receipts") > 0).then_some(()));
+    assert_eq!(
+        (count_in_log("may not keep receipts"), count_in_log("the store keeps receipts")),
+        (1, 1),
+        "{:#?}",
+        notch.log()
+    );
 }
 
 fn reconnects(notch: &Notch) -> i64 {
@@ -379,11 +384,11 @@ fn the_last_numbers_there_are_go_to_one_visitor_each() {
     let notch = Settings::redis(redis.port).start();
     let responses = crowd(&notch, 8, 4, |client| client.get("/count"));
     let mut numbers = Vec::new();
-    for answer in responses {
-        if answer.status == 200 {
-            numbers.push(answer.number());
+    for response in responses {
+        if response.status == 200 {
+            numbers.push(response.number());
         } else {
-            answer.assert_not_counted();
+            response.assert_not_counted();
         }
     }
     // A batch that would overflow is rejected as a whole, so not every number is given; none is given twice.
@@ -478,7 +483,7 @@ fn killed_and_back_on_the_same_port() {
         redis.kill();
         let away = notch.get("/");
         assert_eq!(away.status, 200, "the welcome stands without a store: {away:?}");
-        assert!(away.text().contains("store"), "and says so: {away:?}");
+        assert!(away.text().contains("store"), "and the error names the store: {away:?}");
         assert_eq!(notch.request("GET", "/", &[JSON]).status, 200);
         assert_eq!(notch.get("/livez").status, 200);
         for _ in 0..2 {
@@ -547,12 +552,12 @@ fn no_answered_visit_is_lost_or_doubled_when_redis_is_killed_under_load() {
             over.store(true, Ordering::Relaxed);
             visitors.into_iter().flat_map(|visitor| visitor.join().expect("visitors do not panic")).collect::<Vec<_>>()
         });
-        for answer in responses {
-            match answer.status {
-                200 => numbers.push(answer.number()),
-                503 => answer.assert_not_counted(),
+        for response in responses {
+            match response.status {
+                200 => numbers.push(response.number()),
+                503 => response.assert_not_counted(),
                 _ => {
-                    answer.assert_in_doubt();
+                    response.assert_in_doubt();
                     doubts += 1;
                 }
             }
@@ -633,13 +638,13 @@ fn assert_refused(notch: &Notch, cause: &str, readable: bool) {
             let fields = &[form][..];
             let responses =
                 notch.request_at_once(&[("POST", "/count", fields), ("GET", "/total", fields), ("GET", "/", fields)]);
-            let [answer, total, welcome] = &responses[..] else { panic!("as many answers as requests") };
-            answer.assert_not_counted();
-            let shown = answer.text().to_ascii_uppercase();
+            let [response, total, welcome] = &responses[..] else { panic!("as many answers as requests") };
+            response.assert_not_counted();
+            let shown = response.text().to_ascii_uppercase();
             for raw in
                 ["WRONGTYPE", "NOAUTH", "WRONGPASS", "NOPERM", "MISCONF", "OOM ", "MASTERDOWN", "CLUSTERDOWN", "ERR "]
             {
-                assert!(!shown.contains(raw), "{cause}: {answer:?}");
+                assert!(!shown.contains(raw), "{cause}: {response:?}");
             }
             assert_eq!(total.status, if readable { 200 } else { 503 }, "{cause}: {total:?}");
             assert_eq!(welcome.status, 200, "{cause}");
@@ -665,11 +670,11 @@ fn visit_until(notch: &Notch, over: &AtomicBool) -> Vec<crate::support::Response
     let mut client = notch.client();
     while !over.load(Ordering::Relaxed) {
         client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
-        let answer = client.response();
-        if answer.closes() {
+        let response = client.response();
+        if response.closes() {
             client = notch.client();
         }
-        responses.push(answer);
+        responses.push(response);
     }
     responses
 }
@@ -701,9 +706,9 @@ fn a_redis_at_its_client_limit_rejects_visits() {
     let crowd: Vec<_> = (0..2).map(|_| wait_until("there is a place", place)).collect();
     let notch = Settings::redis(redis.port).with("WORKERS", "1").with("STORE_TIMEOUT", "100ms").start();
     for _ in 0..3 {
-        let answer = notch.get("/count");
-        answer.assert_not_counted();
-        assert!(answer.text().contains("limit of clients"), "{answer:?}");
+        let response = notch.get("/count");
+        response.assert_not_counted();
+        assert!(response.text().contains("limit of clients"), "{response:?}");
     }
     let warnings = notch.log().iter().filter(|line| line.contains("WARN")).count();
     assert_eq!(warnings, 1, "{:#?}", notch.log());

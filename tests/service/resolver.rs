@@ -36,7 +36,7 @@ impl Names {
 }
 
 fn says(notch: &Notch, words: &str) {
-    wait_until("the log says why", || notch.log().iter().any(|line| line.contains(words)).then_some(()));
+    wait_until("the reason is logged", || notch.log().iter().any(|line| line.contains(words)).then_some(()));
 }
 
 #[test]

@@ -94,9 +94,9 @@ fn the_form_follows_accept() {
     for (accept, form) in table {
         let fields: Vec<_> = accept.iter().map(|value| ("Accept", *value)).collect();
         for path in ["/", "/count", "/total", "/livez", "/readyz", "/nowhere"] {
-            let answer = notch.request("GET", path, &fields);
-            let kind = answer.field("Content-Type").unwrap_or_default();
-            assert!(kind.starts_with(form), "{accept:?} on {path}: {answer:?}");
+            let response = notch.request("GET", path, &fields);
+            let kind = response.field("Content-Type").unwrap_or_default();
+            assert!(kind.starts_with(form), "{accept:?} on {path}: {response:?}");
         }
     }
 }
@@ -136,10 +136,10 @@ fn compare(notch: &Notch, path: &str, fields: &[(&str, &str)], has_length: bool)
     // The body is not sent after HEAD, else the next response could not be read.
     assert_eq!(totals(&mut client), before, "HEAD {path} {fields:?} counts nothing");
     let get = client.request("GET", path, fields);
-    let others = |answer: &Response| {
-        let mut fields = answer.fields.clone();
+    let others = |response: &Response| {
+        let mut fields = response.fields.clone();
         fields.retain(|(name, _)| !["Date", "Content-Length"].contains(&name.as_str()));
-        (answer.status, fields)
+        (response.status, fields)
     };
     assert_eq!(others(&head), others(&get), "HEAD {path} {fields:?}");
     let lengths = (head.field("Content-Length"), get.field("Content-Length"));
@@ -157,8 +157,8 @@ fn head_of_an_error_has_the_fields_of_get() {
         for path in ["/", "/count", "/count/blog", "/badge.svg", "/total", "/badge.json", "/readyz"] {
             let (head, get) =
                 (notch.request("HEAD", path, &[("Accept", accept)]), notch.request("GET", path, &[("Accept", accept)]));
-            let names = |answer: &Response| {
-                let names = answer.fields.iter().map(|(name, _)| name.clone());
+            let names = |response: &Response| {
+                let names = response.fields.iter().map(|(name, _)| name.clone());
                 names.filter(|name| name != "Content-Length").collect::<Vec<_>>()
             };
             assert_eq!((head.status, names(&head)), (get.status, names(&get)), "{path}");
@@ -189,12 +189,12 @@ fn a_prefetch_of_what_counts_is_refused() {
         for path in ["/count", "/count/blog", "/badge.svg", "/badge/blog.svg?label=x"] {
             for method in ["GET", "POST", "HEAD"] {
                 for accept in ["*/*", "application/json", "text/html"] {
-                    let answer = notch.request(method, path, &[mark, ("Accept", accept)]);
-                    let fields = ["Cache-Control", "Retry-After", "Location"].map(|name| answer.field(name));
+                    let response = notch.request(method, path, &[mark, ("Accept", accept)]);
+                    let fields = ["Cache-Control", "Retry-After", "Location"].map(|name| response.field(name));
                     let control = if path.starts_with("/badge") { "no-cache, no-store, max-age=0" } else { "no-store" };
-                    assert_eq!((answer.status, fields), (403, [Some(control), None, None]), "{mark:?}: {answer:?}");
-                    let says = answer.text().contains("not counted: this is a prefetch");
-                    assert_eq!(says, method != "HEAD" && path.starts_with("/count"), "{mark:?}: {answer:?}");
+                    assert_eq!((response.status, fields), (403, [Some(control), None, None]), "{mark:?}: {response:?}");
+                    let says = response.text().contains("not counted: this is a prefetch");
+                    assert_eq!(says, method != "HEAD" && path.starts_with("/count"), "{mark:?}: {response:?}");
                 }
             }
         }
@@ -222,8 +222,8 @@ fn a_prefetch_of_what_counts_is_refused() {
 fn a_prefetch_is_refused_whether_or_not_the_store_is_there() {
     let notch = Settings::redis(free_port()).with("STORE_TIMEOUT", "300ms").start();
     for path in ["/count", "/badge.svg"] {
-        let answer = notch.request("GET", path, &[("Sec-Purpose", "prefetch")]);
-        assert_eq!((answer.status, answer.field("Retry-After")), (403, None), "{answer:?}");
+        let response = notch.request("GET", path, &[("Sec-Purpose", "prefetch")]);
+        assert_eq!((response.status, response.field("Retry-After")), (403, None), "{response:?}");
     }
 }
 
@@ -238,10 +238,10 @@ fn other_methods_are_rejected_with_the_allowed_ones() {
                 continue;
             }
             for form in [("Accept", "*/*"), JSON] {
-                let answer = client.request(method, path, &[form]);
-                assert_eq!(answer.status, 405, "{method} {path}: {answer:?}");
-                assert_eq!(answer.field("Allow"), Some(allow), "{method} {path}");
-                answer.assert_one_line();
+                let response = client.request(method, path, &[form]);
+                assert_eq!(response.status, 405, "{method} {path}: {response:?}");
+                assert_eq!(response.field("Allow"), Some(allow), "{method} {path}");
+                response.assert_one_line();
             }
         }
     }
@@ -255,9 +255,9 @@ fn an_unknown_path_is_404_for_every_method() {
         ["/nowhere", "/count/", "/COUNT", "/count/visits", "/total/visits", "//count", "/count.html", "/index.html"];
     for path in nowhere {
         for method in ["GET", "POST"] {
-            let answer = notch.request(method, path, &[]);
-            assert_eq!(answer.status, 404, "{method} {path}: {answer:?}");
-            answer.assert_one_line();
+            let response = notch.request(method, path, &[]);
+            assert_eq!(response.status, 404, "{method} {path}: {response:?}");
+            response.assert_one_line();
         }
     }
     assert_eq!(notch.total(), 0);
@@ -276,9 +276,9 @@ fn the_error_of_an_unlisted_name_mentions_the_setting() {
         ("*", &("/count/".to_owned() + &"x".repeat(33))),
     ] {
         let notch = Settings::ledger().with("FSYNC", "never").with("COUNTERS", names).start();
-        let answer = notch.get(path);
-        assert_eq!(answer.status, 404, "COUNTERS={names} {path}: {answer:?}");
-        assert!(answer.text().contains("COUNTERS"), "COUNTERS={names} {path}: {answer:?}");
+        let response = notch.get(path);
+        assert_eq!(response.status, 404, "COUNTERS={names} {path}: {response:?}");
+        assert!(response.text().contains("COUNTERS"), "COUNTERS={names} {path}: {response:?}");
     }
 }
 
@@ -304,9 +304,9 @@ fn live_responses_are_not_cached_and_static_ones_are() {
         assert_eq!(notch.get(path).field("Cache-Control"), Some("no-store"), "{path}");
     }
     for path in KEPT {
-        let answer = notch.get(path);
-        let control = answer.field("Cache-Control").unwrap_or_default();
-        assert!(control.contains("max-age="), "{path}: {answer:?}");
+        let response = notch.get(path);
+        let control = response.field("Cache-Control").unwrap_or_default();
+        assert!(control.contains("max-age="), "{path}: {response:?}");
     }
 }
 
@@ -370,16 +370,16 @@ fn a_counter_beyond_the_limit_is_507_and_the_others_count() {
     let mut client = notch.client();
     assert_eq!(client.get("/count").number(), 1);
     let refused = (0..=10_000).find_map(|name| {
-        let answer = client.get(&format!("/count/{name}"));
-        (answer.status != 200).then_some((name, answer))
+        let response = client.get(&format!("/count/{name}"));
+        (response.status != 200).then_some((name, response))
     });
-    let (name, answer) = refused.expect("a name for which there is no room");
-    assert_eq!(answer.status, 507, "{answer:?}");
-    assert!(answer.text().contains("MAX_COUNTERS") && answer.text().starts_with("not counted: "), "{answer:?}");
-    assert_eq!(answer.field("Retry-After"), None, "nothing changes by itself: {answer:?}");
+    let (name, response) = refused.expect("a name for which there is no room");
+    assert_eq!(response.status, 507, "{response:?}");
+    assert!(response.text().contains("MAX_COUNTERS") && response.text().starts_with("not counted: "), "{response:?}");
+    assert_eq!(response.field("Retry-After"), None, "nothing changes by itself: {response:?}");
     let json = client.request("GET", &format!("/count/{name}"), &[JSON]);
     let message = json.json()["error"].as_str().map(str::to_owned);
-    assert_eq!((json.status, message.as_deref()), (507, Some(answer.text().trim_end())));
+    assert_eq!((json.status, message.as_deref()), (507, Some(response.text().trim_end())));
     assert_eq!(client.get(&format!("/badge/{name}.svg")).status, 507);
     assert_eq!(client.get(&format!("/total/{name}")).number(), 0);
     assert_eq!(client.get("/count").number(), 2);

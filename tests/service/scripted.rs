@@ -64,16 +64,16 @@ fn an_error_reply_is_a_rejection_and_the_next_visit_counts() {
         for form in ["text/plain", "application/json", "text/html"] {
             let script = Script::play(&format!("> INCR visits\n< -{error}\\r\\n\n> INCR visits\n< :7\\r\\n"));
             let notch = notch(&script);
-            let answer = notch.request("GET", "/count", &[("Accept", form)]);
-            answer.assert_not_counted();
-            let shown = format!("{answer:?}{}", answer.text());
+            let response = notch.request("GET", "/count", &[("Accept", form)]);
+            response.assert_not_counted();
+            let shown = format!("{response:?}{}", response.text());
             // The page has one script of its own.
             assert_eq!(
-                answer.text().matches("<script").count(),
+                response.text().matches("<script").count(),
                 usize::from(form == "text/html"),
-                "{error}: {answer:?}"
+                "{error}: {response:?}"
             );
-            assert!(!shown.contains("zebra"), "{error}: {answer:?}");
+            assert!(!shown.contains("zebra"), "{error}: {response:?}");
             assert_eq!(notch.visit_when_it_counts(), 7, "{error}");
             script.done();
         }
@@ -87,9 +87,9 @@ fn an_error_reply_to_a_read_is_a_rejection() {
             let command = if path == "/count" { "INCR visits" } else { "GET visits" };
             let script = Script::play(&format!("> {command}\n< -{error}\\r\\n"));
             let notch = notch(&script);
-            let answer = notch.get(path);
-            assert_eq!(answer.status, status, "{path}: {answer:?}");
-            assert!(!answer.text().contains("zebra"), "{answer:?}");
+            let response = notch.get(path);
+            assert_eq!(response.status, status, "{path}: {response:?}");
+            assert!(!response.text().contains("zebra"), "{response:?}");
             script.done();
         }
     }
@@ -245,10 +245,10 @@ fn an_incomplete_read_is_not_in_doubt() {
         let script = Script::play(&format!("> GET visits\n< {message}\nclose\n> GET visits\n< $2\\r\\n42\\r\\n"));
         let notch = notch(&script);
         // A read can be repeated safely, by notch or by the client.
-        let total = wait_until("the total is told", || {
-            let answer = notch.get("/total");
-            assert!(matches!(answer.status, 200 | 503), "{answer:?}");
-            (answer.status == 200).then(|| answer.number())
+        let total = wait_until("the total is returned", || {
+            let response = notch.get("/total");
+            assert!(matches!(response.status, 200 | 503), "{response:?}");
+            (response.status == 200).then(|| response.number())
         });
         assert_eq!(total, 42);
         script.done();
@@ -320,10 +320,10 @@ fn an_invalid_total_is_not_returned() {
     {
         let script = Script::play(&format!("> GET visits\n< {message}\nclose\n> GET visits\n< $2\\r\\n42\\r\\n"));
         let notch = notch(&script);
-        let total = wait_until("the total is told", || {
-            let answer = notch.get("/total");
-            assert!(matches!(answer.status, 200 | 503), "{answer:?}");
-            (answer.status == 200).then(|| answer.number())
+        let total = wait_until("the total is returned", || {
+            let response = notch.get("/total");
+            assert!(matches!(response.status, 200 | 503), "{response:?}");
+            (response.status == 200).then(|| response.number())
         });
         assert_eq!(total, 42, "after {message}");
         script.done();
@@ -452,12 +452,12 @@ fn a_visit_with_a_failed_handshake_is_not_counted() {
         let script = Script::play(&format!("> AUTH hunter2\n< {message}\nclose\n{again}"));
         let notch = settings(&script).with("REDIS_PASSWORD", "hunter2").start();
         let number = wait_until("a visit is counted", || {
-            let answer = notch.get("/count");
-            if answer.status == 200 {
-                return Some(answer.number());
+            let response = notch.get("/count");
+            if response.status == 200 {
+                return Some(response.number());
             }
-            answer.assert_not_counted();
-            assert!(!answer.text().contains("zebra"), "{answer:?}");
+            response.assert_not_counted();
+            assert!(!response.text().contains("zebra"), "{response:?}");
             None
         });
         assert_eq!(number, 9);

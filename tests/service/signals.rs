@@ -25,11 +25,11 @@ fn an_idle_notch_ends_at_once() {
         let mut silent = notch.client();
         notch.signal(name);
         assert!(kept.remaining_responses().is_empty(), "an idle connection is closed");
-        assert!(silent.remaining_responses().is_empty(), "so is one that never said a word");
+        assert!(silent.remaining_responses().is_empty(), "so is one without a request");
         let address = notch.address;
         let (status, log) = notch.ended();
         assert_eq!(status.code(), Some(0), "SIG{name}: {log:#?}");
-        assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
+        assert!(TcpStream::connect(address).is_err(), "the listener is closed");
     }
 }
 
@@ -44,9 +44,9 @@ fn a_response_in_flight_is_sent() {
         notch.signal(name);
         assert_refused_connections(&notch);
         script.release();
-        let answer = client.response();
-        assert_eq!(answer.number(), 41);
-        assert!(answer.closes(), "and says that it is the last: {answer:?}");
+        let response = client.response();
+        assert_eq!(response.number(), 41);
+        assert!(response.closes(), "and announces that the connection closes: {response:?}");
         assert!(client.remaining_responses().is_empty());
         let (status, log) = notch.ended();
         assert_eq!(status.code(), Some(0), "{log:#?}");
@@ -96,9 +96,9 @@ fn a_missing_reply_is_awaited_until_the_timeout() {
     // counted.
     sent.response().assert_in_doubt();
     for client in &mut unsent {
-        let answer = client.response();
-        answer.assert_not_counted();
-        assert!(answer.closes(), "{answer:?}");
+        let response = client.response();
+        response.assert_not_counted();
+        assert!(response.closes(), "{response:?}");
     }
     let (status, log) = notch.ended();
     assert_eq!(status.code(), Some(0), "{log:#?}");
@@ -160,8 +160,8 @@ fn after_the_signal_every_response_closes_the_connection() {
     wait_until("readiness turns", || (notch.get("/readyz").status == 503).then_some(()));
     for (client, (method, path, fields)) in kept.iter_mut().zip(requests) {
         client.send(format!("{method} {path} HTTP/1.1\r\nHost: h\r\n{fields}\r\n"));
-        let answer = client.response_to(method);
-        assert!(answer.closes(), "{method} {path}: {answer:?}");
+        let response = client.response_to(method);
+        assert!(response.closes(), "{method} {path}: {response:?}");
         assert!(client.remaining_responses().is_empty(), "{method} {path}: the connection is closed");
     }
     // Pipelined requests get all responses, and the last one announces that the connection closes.
@@ -190,11 +190,11 @@ fn a_planned_stop_interrupts_no_keep_alive_client() {
                 let connected = client.take().or_else(|| Client::try_connect(address).ok());
                 let Some(mut kept) = connected else { break };
                 let sent = kept.try_send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
-                let answer = sent.ok().and_then(|()| kept.next_response("GET"));
-                cut += usize::from(answer.is_none() && (is_kept || !is_late));
-                if let Some(answer) = answer {
-                    numbers.push(answer.number());
-                    client = (!answer.closes()).then_some(kept);
+                let response = sent.ok().and_then(|()| kept.next_response("GET"));
+                cut += usize::from(response.is_none() && (is_kept || !is_late));
+                if let Some(response) = response {
+                    numbers.push(response.number());
+                    client = (!response.closes()).then_some(kept);
                 }
                 thread::sleep(Duration::from_millis(pause));
             }
@@ -312,9 +312,9 @@ fn visitor(mut client: Client) -> impl FnOnce() -> Vec<i64> + Send + 'static {
     move || {
         let mut numbers = Vec::new();
         while client.try_send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n").is_ok() {
-            let Some(answer) = client.next_response("GET") else { break };
-            let last = answer.closes();
-            numbers.push(answer.number());
+            let Some(response) = client.next_response("GET") else { break };
+            let last = response.closes();
+            numbers.push(response.number());
             if last {
                 break;
             }
@@ -355,5 +355,5 @@ fn as_the_first_process_of_a_container() {
 
 /// Waits until new connections are refused, which shows that the signal was handled.
 fn assert_refused_connections(notch: &Notch) {
-    wait_until("nobody new is let in", || TcpStream::connect(notch.address).is_err().then_some(()));
+    wait_until("new connections are refused", || TcpStream::connect(notch.address).is_err().then_some(()));
 }

@@ -21,14 +21,14 @@ fn an_incomplete_head_has_a_timeout() {
         let mut client = notch.client();
         client.send(part);
         let responses = client.remaining_responses();
-        assert!(responses.iter().all(|answer| answer.status == 408), "{responses:?}");
+        assert!(responses.iter().all(|response| response.status == 408), "{responses:?}");
     }
     // A second request has the same limit.
     let mut client = notch.client();
     client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /cou");
     let responses = client.remaining_responses();
     assert_eq!(responses[0].number(), 1);
-    assert!(responses[1..].iter().all(|answer| answer.status == 408), "{responses:?}");
+    assert!(responses[1..].iter().all(|response| response.status == 408), "{responses:?}");
     assert_eq!(notch.total(), 1);
 }
 
@@ -41,7 +41,7 @@ fn an_incomplete_body_has_a_timeout() {
         let mut client = notch.client();
         client.send(format!("POST /count HTTP/1.1\r\nHost: h\r\n{framing}"));
         let responses = client.remaining_responses();
-        assert!(responses.iter().all(|answer| answer.status == 408), "{responses:?}");
+        assert!(responses.iter().all(|response| response.status == 408), "{responses:?}");
     }
 }
 
@@ -65,7 +65,7 @@ fn an_idle_connection_is_closed() {
     let notch = notch("IDLE_TIMEOUT");
     let mut used = notch.client();
     assert_eq!(used.get("/count").number(), 1);
-    assert!(used.remaining_responses().is_empty(), "nobody asked anything more");
+    assert!(used.remaining_responses().is_empty(), "no further request was sent");
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn a_connection_without_a_request_is_closed() {
     let settings = Settings::ledger().with("REQUEST_TIMEOUT", "100ms").with("IDLE_TIMEOUT", "100ms");
     let notch = settings.start();
     let responses = notch.client().remaining_responses();
-    assert!(responses.iter().all(|answer| answer.status == 408), "{responses:?}");
+    assert!(responses.iter().all(|response| response.status == 408), "{responses:?}");
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn a_client_that_never_reads_is_disconnected() {
     let breath = "GET /livez HTTP/1.1\r\nHost: h\r\n\r\n".repeat(1000);
     // The socket buffers of both ends fill, then notch stops reading, then it disconnects the client.
     let refused = (0..2000).find_map(|_| client.try_send(&breath).err());
-    let why = refused.expect("notch swallows sixty megabytes of requests whose answers nobody takes");
+    let why = refused.expect("notch reads sixty megabytes of requests whose responses are not read");
     assert!(why.kind() != std::io::ErrorKind::WouldBlock, "neither read nor cut off: {why}");
     assert_eq!(notch.visit(), 1, "and everybody else is served");
     let memory = notch.resident_kilobytes();
@@ -102,7 +102,7 @@ fn the_limit_of_connections_is_kept() {
     // slot, which is free when a client leaves or is evicted because it is idle.
     for pair in clients.chunks_mut(2) {
         for client in pair.iter_mut() {
-            assert!(client.next_response("GET").is_none_or(|answer| answer.status == 200));
+            assert!(client.next_response("GET").is_none_or(|response| response.status == 200));
         }
         for _ in 0..50 {
             let open = sockets(&notch);
@@ -125,7 +125,7 @@ fn an_evicted_connection_was_not_counted() {
             // A connection closed without a response was evicted: the client connects again.
             let sent = client.try_send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
             match sent.ok().and_then(|()| client.next_response("GET")) {
-                Some(answer) => numbers.push(answer.number()),
+                Some(response) => numbers.push(response.number()),
                 None => client = notch.client(),
             }
         }

@@ -87,13 +87,13 @@ impl Client {
                 return None;
             }
         };
-        let mut answer = Response::parse(&head);
-        while self.received_bytes.len() < answer.length(method) {
-            assert!(self.fill(), "the body breaks off: {answer:?}");
+        let mut response = Response::parse(&head);
+        while self.received_bytes.len() < response.length(method) {
+            assert!(self.fill(), "the body breaks off: {response:?}");
         }
-        answer.body = self.received_bytes.drain(..answer.length(method)).collect();
-        answer.check(method);
-        Some(answer)
+        response.body = self.received_bytes.drain(..response.length(method)).collect();
+        response.check(method);
+        Some(response)
     }
 
     /// Reads all responses up to the end of the connection; fails if the connection stays open.
@@ -170,7 +170,7 @@ impl Response {
     /// Asserts 503: certainly not counted, with a time to retry.
     pub(crate) fn assert_not_counted(&self) {
         assert_eq!(self.status, 503, "surely not counted is 503: {self:?}");
-        let seconds = self.field("Retry-After").unwrap_or_else(|| panic!("503 says when to try again: {self:?}"));
+        let seconds = self.field("Retry-After").unwrap_or_else(|| panic!("503 has Retry-After: {self:?}"));
         assert!(seconds.parse::<u32>().is_ok(), "Retry-After in seconds: {self:?}");
         assert_eq!(self.field("Cache-Control"), Some("no-store"), "{self:?}");
         self.assert_one_line();
@@ -257,7 +257,7 @@ impl Response {
 const ENDLESS: usize = 10_000;
 
 fn hostname() -> String {
-    fs::read_to_string("/proc/sys/kernel/hostname").expect("a kernel that knows its name").trim_end().to_owned()
+    fs::read_to_string("/proc/sys/kernel/hostname").expect("a host name").trim_end().to_owned()
 }
 
 /// Returns whether a text has the form `Sun, 06 Nov 1994 08:49:37 GMT`.

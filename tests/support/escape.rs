@@ -17,7 +17,7 @@ pub(crate) fn unescape(text: &str) -> Vec<u8> {
                 u8::from_str_radix(&digits, 16).expect("hexadecimal digits")
             }
             (b'\\', Some(b'\\')) => b'\\',
-            (b'\\', other) => panic!("an escape that nobody knows: {other:?}"),
+            (b'\\', other) => panic!("an unknown escape: {other:?}"),
             (plain, _) => plain,
         });
     }

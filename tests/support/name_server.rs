@@ -99,27 +99,33 @@ type Response = dyn Fn(&Question, &[u8]) -> DnsReply + Send + Sync;
 
 /// A name server on port 53 of an address. It runs as long as the test.
 pub(crate) struct NameServer {
-    heard: Arc<Mutex<Vec<Question>>>,
-    answer: Arc<Response>,
+    questions: Arc<Mutex<Vec<Question>>>,
+    response: Arc<Response>,
     address: SocketAddr,
 }
 
 impl NameServer {
     /// Starts a server for datagrams; it accepts no connections. The address may have a zone, as in `fe80::1%2`.
-    pub(crate) fn start(address: &str, answer: impl Fn(&Question, &[u8]) -> DnsReply + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(
+        address: &str,
+        response: impl Fn(&Question, &[u8]) -> DnsReply + Send + Sync + 'static,
+    ) -> Self {
         let address = if address.contains(':') { format!("[{address}]:53") } else { format!("{address}:53") };
-        let server =
-            Self { heard: Arc::default(), answer: Arc::new(answer), address: address.parse().expect("an address") };
+        let server = Self {
+            questions: Arc::default(),
+            response: Arc::new(response),
+            address: address.parse().expect("an address"),
+        };
         let socket = UdpSocket::bind(server.address).expect("port 53 of this namespace");
-        let (heard, answer) = (server.heard.clone(), server.answer.clone());
+        let (questions, response) = (server.questions.clone(), server.response.clone());
         thread::spawn(move || {
             let mut query = [0; 512];
             while let Ok((length, client)) = socket.recv_from(&mut query) {
                 let query = query[..length].to_vec();
-                let (socket, answer) = (socket.try_clone().expect("room for a file"), answer.clone());
-                let question = note(&heard, &query, false);
+                let (socket, response) = (socket.try_clone().expect("room for a file"), response.clone());
+                let question = note(&questions, &query, false);
                 thread::spawn(move || {
-                    for reply in replies(answer(&question, &query), &query, question.kind) {
+                    for reply in replies(response(&question, &query), &query, question.kind) {
                         let _ = socket.send_to(&reply, client);
                     }
                 });
@@ -145,17 +151,17 @@ impl NameServer {
     /// Starts to reply over TCP too.
     pub(crate) fn with_tcp(self) -> Self {
         let listener = TcpListener::bind(self.address).expect("port 53 of this namespace");
-        let (heard, answer) = (self.heard.clone(), self.answer.clone());
+        let (questions, response) = (self.questions.clone(), self.response.clone());
         thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
-                let (heard, answer) = (heard.clone(), answer.clone());
+                let (questions, response) = (questions.clone(), response.clone());
                 thread::spawn(move || {
                     let mut length = [0; 2];
                     stream.read_exact(&mut length).ok()?;
                     let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
                     stream.read_exact(&mut query).ok()?;
-                    let question = note(&heard, &query, true);
-                    let replies = replies(answer(&question, &query), &query, question.kind);
+                    let question = note(&questions, &query, true);
+                    let replies = replies(response(&question, &query), &query, question.kind);
                     for reply in &replies {
                         let length = (reply.len() as u16).to_be_bytes();
                         // In two parts, as TCP may deliver them.
@@ -173,11 +179,11 @@ impl NameServer {
 
     /// Returns the questions received so far.
     pub(crate) fn received(&self) -> Vec<Question> {
-        self.heard.lock().expect("no holder panics").clone()
+        self.questions.lock().expect("no holder panics").clone()
     }
 }
 
-fn note(heard: &Mutex<Vec<Question>>, query: &[u8], is_tcp: bool) -> Question {
+fn note(questions: &Mutex<Vec<Question>>, query: &[u8], is_tcp: bool) -> Question {
     let (id, kind) = (u16::from_be_bytes([query[0], query[1]]), query[query.len() - 3]);
     let mut labels = &query[HEAD..query.len() - 5];
     let mut names = Vec::new();
@@ -187,7 +193,7 @@ fn note(heard: &Mutex<Vec<Question>>, query: &[u8], is_tcp: bool) -> Question {
         labels = rest;
     }
     let question = Question { name: names.join("."), kind, id, at: Instant::now(), is_tcp };
-    heard.lock().expect("no holder panics").push(question.clone());
+    questions.lock().expect("no holder panics").push(question.clone());
     question
 }
 

@@ -78,7 +78,7 @@ impl Settings {
     pub(crate) fn try_start(&self) -> Result<Notch, Exit> {
         let mut child = self.command(&[]).stdout(Stdio::null()).spawn().expect("the built binary runs");
         let log = Log::of(child.stderr.take().expect("its stderr is a pipe"));
-        let address = wait_until("notch says where it listens", || {
+        let address = wait_until("notch logs its address", || {
             let ended = child.try_wait().expect("the child is ours to wait for").is_some() && log.ended();
             log.lines().iter().find_map(|line| address_in(line)).map(Some).or(ended.then_some(None))
         });
@@ -100,7 +100,7 @@ impl Settings {
         let Some(status) = wait_for(&mut child) else {
             let _ = child.kill();
             let _ = child.wait();
-            panic!("notch {arguments:?} should have ended; it said {:?}", err.join());
+            panic!("notch {arguments:?} should have ended; its log: {:?}", err.join());
         };
         let text = |message: thread::JoinHandle<String>| message.join().expect("the reader does not panic");
         Exit { code: status.code(), stdout: text(out), stderr: text(err) }
@@ -185,9 +185,9 @@ impl Notch {
     /// 504.
     pub(crate) fn visit_when_it_counts(&self) -> i64 {
         wait_until("a visit is counted", || {
-            let answer = self.get("/count");
-            assert!(matches!(answer.status, 200 | 503), "neither counted nor surely not counted: {answer:?}");
-            (answer.status == 200).then(|| answer.number())
+            let response = self.get("/count");
+            assert!(matches!(response.status, 200 | 503), "neither counted nor surely not counted: {response:?}");
+            (response.status == 200).then(|| response.number())
         })
     }
 
@@ -236,7 +236,7 @@ impl Notch {
         self.signal("TERM");
         let settings = self.settings.clone();
         let (status, log) = self.ended();
-        assert_eq!(status.code(), Some(0), "a stop on request is no failure; it said {log:#?}");
+        assert_eq!(status.code(), Some(0), "a stop on request is not a failure; its log: {log:#?}");
         settings
     }
 
@@ -253,7 +253,7 @@ impl Drop for Notch {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
-            eprintln!("notch said:\n  {}", self.log.lines().join("\n  "));
+            eprintln!("log of notch:\n  {}", self.log.lines().join("\n  "));
         }
     }
 }

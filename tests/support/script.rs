@@ -38,7 +38,7 @@ pub(crate) struct Script {
 #[derive(Default)]
 struct Shared {
     /// Every command with the number of its connection, the first being 1.
-    heard: Vec<(usize, String)>,
+    commands_received: Vec<(usize, String)>,
     /// Connections that have finished the handshake.
     handshake_done: HashSet<usize>,
     /// Sequence numbers of the batches with visits, in the order of their first arrival.
@@ -89,9 +89,9 @@ impl Script {
         let port = listener.local_addr().expect("a bound listener has an address").port();
         let shared = Arc::new(Mutex::new(Shared::default()));
         let (release, held) = channel();
-        let (speak, commands) = channel();
+        let (sender, commands) = channel();
         let accepting = shared.clone();
-        thread::spawn(move || accept(&listener, &accepting, &speak));
+        thread::spawn(move || accept(&listener, &accepting, &sender));
         let playing = shared.clone();
         let total = "$-1\r\n".to_owned();
         let player =
@@ -106,14 +106,14 @@ impl Script {
     }
 
     pub(crate) fn received(&self) -> Vec<(usize, String)> {
-        self.with(|shared| shared.heard.clone())
+        self.with(|shared| shared.commands_received.clone())
     }
 
     /// Waits until this many steps are done; fails if the script has failed.
     pub(crate) fn reach(&self, steps: usize) {
         wait_until(&format!("the script is past step {steps}"), || {
             self.with(|shared| {
-                assert_eq!(shared.failure, None, "after {:?}", shared.heard);
+                assert_eq!(shared.failure, None, "after {:?}", shared.commands_received);
                 (shared.steps_done >= steps).then_some(())
             })
         });
@@ -125,7 +125,7 @@ impl Script {
         self.close_all();
         self.player.take().expect("joined once").join().expect("the player does not panic");
         self.with(|shared| {
-            assert_eq!(shared.failure, None, "after {:?}", shared.heard);
+            assert_eq!(shared.failure, None, "after {:?}", shared.commands_received);
         });
     }
 
@@ -149,7 +149,9 @@ impl Drop for Script {
     fn drop(&mut self) {
         self.close_all();
         if thread::panicking() {
-            self.with(|shared| eprintln!("the script heard {:?}; complaint: {:?}", shared.heard, shared.failure));
+            self.with(|shared| {
+                eprintln!("the script received {:?}; failure: {:?}", shared.commands_received, shared.failure)
+            });
         }
     }
 }
@@ -223,7 +225,7 @@ impl Player {
                     return Ok(());
                 }
                 Some(words) if self.reply_automatically(connection, &words) => {}
-                Some(words) => return Err(format!("expected {expected:?}, heard {words:?}")),
+                Some(words) => return Err(format!("expected {expected:?}, received {words:?}")),
             }
         }
     }
@@ -283,7 +285,7 @@ impl Player {
     }
 }
 
-fn accept(listener: &TcpListener, shared: &Arc<Mutex<Shared>>, speak: &Sender<(usize, Option<String>)>) {
+fn accept(listener: &TcpListener, shared: &Arc<Mutex<Shared>>, sender: &Sender<(usize, Option<String>)>) {
     for (number, stream) in (1..).zip(listener.incoming()) {
         let Ok(stream) = stream else { return };
         let reading = stream.try_clone().expect("a second handle on a socket");
@@ -293,21 +295,21 @@ fn accept(listener: &TcpListener, shared: &Arc<Mutex<Shared>>, speak: &Sender<(u
         }
         let _ = stream.set_nodelay(true);
         state.streams.insert(number, stream);
-        let (shared, speak) = (shared.clone(), speak.clone());
-        thread::spawn(move || listen(number, reading, &shared, &speak));
+        let (shared, sender) = (shared.clone(), sender.clone());
+        thread::spawn(move || listen(number, reading, &shared, &sender));
     }
 }
 
-fn listen(number: usize, stream: TcpStream, shared: &Mutex<Shared>, speak: &Sender<(usize, Option<String>)>) {
+fn listen(number: usize, stream: TcpStream, shared: &Mutex<Shared>, sender: &Sender<(usize, Option<String>)>) {
     let mut stream = BufReader::new(stream);
     while let Some(command) = command(&mut stream) {
         let command = command.map(|words| {
             let mut state = shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let words = state.count_batches(words);
-            state.heard.push((number, words.clone()));
+            state.commands_received.push((number, words.clone()));
             words
         });
-        if speak.send((number, command)).is_err() {
+        if sender.send((number, command)).is_err() {
             return;
         }
     }
