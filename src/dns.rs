@@ -1,8 +1,8 @@
 //! Host names to addresses, without the C library: its resolver is a tenth of the image and cannot be given a deadline.
 //!
-//! This file encodes and decodes the messages of a stub resolver (RFC 1035); `files` parses the two files that configure
-//! it; `lookup` decides which query to send to which server, and when. Left out on purpose is what resolving the host of
-//! Redis does not need: EDNS, DNSSEC, caching, and sources other than the hosts file and name servers.
+//! This file encodes and decodes the messages of a stub resolver (RFC 1035); `files` parses the two files that
+//! configure it; `lookup` decides which query to send to which server, and when. Left out on purpose is what resolving
+//! the host of Redis does not need: EDNS, DNSSEC, caching, and sources other than the hosts file and name servers.
 
 use std::net::IpAddr;
 
@@ -12,8 +12,8 @@ mod lookup;
 pub use files::{Conf, ConfParser, Hosts, Interfaces, MAX_ADDRESSES, MAX_SEARCH, MAX_SERVERS, address, loopback};
 pub use lookup::{Failure, Lookup, Step};
 
-/// Encodes a query for the records of type `kind`, [`A`] or [`AAAA`] (RFC 1035, section 4.1). Returns `None` if `host` is
-/// not a valid host name: a label has 1 to 63 bytes, a name at most 253.
+/// Encodes a query for the records of type `kind`, [`A`] or [`AAAA`] (RFC 1035, section 4.1). Returns `None` if `host`
+/// is not a valid host name: a label has 1 to 63 bytes, a name at most 253.
 #[must_use]
 pub fn query(id: u16, host: &[u8], kind: u8) -> Option<Vec<u8>> {
     if host.len() > MAX_NAME {
@@ -49,8 +49,8 @@ pub enum ReplyKind {
     Refused,
 }
 
-/// Decodes `message` as the reply to `query` and adds its addresses to `found`, up to [`MAX_ADDRESSES`]. Aliases are not
-/// followed: a recursive name server includes the addresses to which they lead.
+/// Decodes `message` as the reply to `query` and adds its addresses to `found`, up to [`MAX_ADDRESSES`]. Aliases are
+/// not followed: a recursive name server includes the addresses to which they lead.
 pub fn reply(message: &[u8], query: &[u8], found: &mut Vec<IpAddr>) -> ReplyKind {
     let Some((header, rest)) = message.split_first_chunk::<HEADER>() else { return ReplyKind::Foreign };
     let [flags, more_flags] = [header[2], header[3]];

@@ -1,4 +1,4 @@
-//! The cases kept from fuzzing, tried with no more than the pinned compiler: see fuzz/src/lib.rs.
+//! Tries the cases kept from fuzzing, with the pinned compiler only: see fuzz/src/lib.rs.
 
 #[path = "../fuzz/src/cases.rs"]
 pub mod cases;
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::{fs, panic};
 
 #[test]
-fn every_property_holds_of_every_case() {
+fn every_property_holds_for_every_case() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/cases");
     let mut broken = Vec::new();
     for (name, holds) in properties::ALL {
@@ -17,9 +17,9 @@ fn every_property_holds_of_every_case() {
         let cases = cases::read(&text);
         assert!(!cases.is_empty(), "{name}");
         for case in cases {
-            assert_eq!(cases::read(&cases::written(&case)), [&case[..]], "written as it is read");
+            assert_eq!(cases::read(&cases::to_line(&case)), [&case[..]], "a case changes when it is written and read");
             if panic::catch_unwind(|| holds(&case)).is_err() {
-                broken.push(format!("{name}: {}", cases::written(&case)));
+                broken.push(format!("{name}: {}", cases::to_line(&case)));
             }
         }
     }

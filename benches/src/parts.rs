@@ -1,7 +1,8 @@
 //! Measures each part of a visit without sockets: `cargo bench --manifest-path benches/Cargo.toml`.
 //!
-//! The parts follow the path of a visit: its head is parsed, it joins a batch, the batch becomes a command, the reply is
-//! decoded and distributed, or the ledger appends the batch. Batches of 1, 64 and 512 visits stand for as many clients.
+//! The parts follow the path of a visit: its head is parsed, it joins a batch, the batch becomes a command, the reply
+//! is decoded and distributed, or the ledger appends the batch. Batches of 1, 64 and 512 visits stand for as many
+//! clients.
 
 use std::path::PathBuf;
 use std::{env, fs, process};
@@ -39,7 +40,7 @@ fn resp_decode(bencher: Bencher<'_, '_>, kind: &str) {
         "bulk" => b"$7\r\n1048576\r\n",
         _ => b"+PONG\r\n",
     };
-    bencher.bench_local(|| matches!(resp::decode(black_box(reply)), Ok(Some((_, used))) if used == reply.len()));
+    bencher.bench_local(|| matches!(resp::decode(black_box(reply)), Ok(Some((_, length))) if length == reply.len()));
 }
 
 /// Requests as wrk, curl and a browser send them.
@@ -60,7 +61,8 @@ const HEADS: [(&str, &str); 3] = [
 #[divan::bench(args = ["wrk", "curl", "browser"])]
 fn http_head(bencher: Bencher<'_, '_>, client: &str) {
     let (_, head) = HEADS.into_iter().find(|(name, _)| *name == client).expect("one of the heads");
-    bencher.bench_local(|| matches!(http::parse_head(black_box(head.as_bytes())), Ok(Some((_, used))) if used == head.len()));
+    let head = head.as_bytes();
+    bencher.bench_local(|| matches!(http::parse_head(black_box(head)), Ok(Some((_, length))) if length == head.len()));
 }
 
 #[divan::bench(args = BATCHES)]

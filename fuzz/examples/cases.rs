@@ -1,7 +1,7 @@
-//! Between a file with a case a line and a folder with a case a file, which is what a fuzzer reads and writes.
+//! Converts between a file with a case in each line and a folder with a case in each file, as fuzzers use it.
 //!
-//! `cases spread FILE FOLDER` puts each case into a file of its own. `cases gather FILE FOLDER` adds to the lines those
-//! of the folder's cases that are not there yet, the short ones first. `cases show FILE` prints one case as a line.
+//! `cases spread FILE FOLDER` writes each case to a file of its own. `cases gather FILE FOLDER` appends the new cases
+//! of the folder to the lines, the shortest first. `cases show FILE` prints one case as a line.
 
 use std::path::Path;
 use std::{env, fs, io};
@@ -14,7 +14,7 @@ fn main() -> io::Result<()> {
         ["spread", file, folder] => spread(Path::new(file), Path::new(folder)),
         ["gather", file, folder] => gather(Path::new(file), Path::new(folder)),
         ["show", file] => {
-            println!("{}", cases::written(&fs::read(file)?));
+            println!("{}", cases::to_line(&fs::read(file)?));
             Ok(())
         }
         _ => Err(io::Error::other("usage: cases spread|gather FILE FOLDER, cases show FILE")),
@@ -23,8 +23,8 @@ fn main() -> io::Result<()> {
 
 fn spread(file: &Path, folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
-    for (place, case) in cases::read(&fs::read_to_string(file)?).iter().enumerate() {
-        fs::write(folder.join(format!("{place:04}")), case)?;
+    for (index, case) in cases::read(&fs::read_to_string(file)?).iter().enumerate() {
+        fs::write(folder.join(format!("{index:04}")), case)?;
     }
     Ok(())
 }
@@ -41,7 +41,7 @@ fn gather(file: &Path, folder: &Path) -> io::Result<()> {
     }
     found.sort_by(|one, other| one.len().cmp(&other.len()).then(one.cmp(other)));
     for case in found {
-        text += &cases::written(&case);
+        text += &cases::to_line(&case);
         text += "\n";
     }
     fs::write(file, text)

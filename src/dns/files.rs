@@ -6,9 +6,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-/// Parses an address: `10.0.0.1`, `fd00::1`, or `fe80::1%eth0` with the name or number of the network interface to which
-/// a link-local address belongs (RFC 4007, section 11). Returns `None` if `word` is not an address, or if the interface
-/// does not exist.
+/// Parses an address: `10.0.0.1`, `fd00::1`, or `fe80::1%eth0` with the name or number of the network interface to
+/// which a link-local address belongs (RFC 4007, section 11). Returns `None` if `word` is not an address, or if the
+/// interface does not exist.
 #[must_use]
 pub fn address(word: &[u8], port: u16, interface: Interfaces) -> Option<SocketAddr> {
     let text = str::from_utf8(word).ok()?;
@@ -238,8 +238,8 @@ impl Words {
         Self { comments, is_comment: false, word: Vec::new(), index: 0 }
     }
 
-    /// Passes each word that ends in this piece to `handle`, with its index in the line. A word longer than [`MAX_WORD`]
-    /// is passed as an empty one.
+    /// Passes each word that ends in this piece to `handle`, with its index in the line. A word longer than
+    /// [`MAX_WORD`] is passed as an empty one.
     fn split(&mut self, piece: &[u8], handle: &mut dyn FnMut(usize, &[u8])) {
         for &byte in piece {
             match byte {

@@ -27,8 +27,8 @@ fn after_line_number(position: &[u8]) -> Option<&[u8]> {
 /// The start of the position of an error in a script.
 const SCRIPT_POSITION: &[u8] = b"@user_script";
 
-/// How error replies begin: with a code of their own, or with a sentence where Redis sends only `ERR`, which is left out
-/// here.
+/// How error replies begin: with a code of their own, or with a sentence where Redis sends only `ERR`, which is left
+/// out here.
 const ERRORS: [(&str, Rejection); 26] = [
     ("MAXNAMES", Rejection::TooManyCounters),
     ("NOAUTH", Rejection::Password),

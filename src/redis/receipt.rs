@@ -72,8 +72,8 @@ pub(super) fn increment_prefix(
     prefix
 }
 
-/// Returns the part of a key that determines its slot in a cluster: the content of the first pair of braces if it is not
-/// empty, otherwise the whole key (Redis cluster specification, hash tags).
+/// Returns the part of a key that determines its slot in a cluster: the content of the first pair of braces if it is
+/// not empty, otherwise the whole key (Redis cluster specification, hash tags).
 fn hash_tag(key: &[u8]) -> &[u8] {
     let after = |byte| key.iter().position(|&other| other == byte).map(|at| &key[at + 1..]);
     let tag = after(b'{').and_then(|rest| rest.split(|&byte| byte == b'}').next().filter(|tag| tag.len() < rest.len()));

@@ -15,8 +15,8 @@
 //! Redis runs no scripts, or rejects the keys of receipts, increments are plain `INCRBY` and are never sent twice.
 //!
 //! A receipt must exist as long as its batch may be sent again. Redis may evict it earlier where memory is bounded and
-//! `maxmemory-policy` allows it. The handshake reads both (`INFO memory`), and where receipts can be evicted no batch is
-//! sent again ([`Receipts`]).
+//! `maxmemory-policy` allows it. The handshake reads both (`INFO memory`), and where receipts can be evicted no batch
+//! is sent again ([`Receipts`]).
 
 use super::RedisConfig;
 use super::errors::rejection;
@@ -120,7 +120,8 @@ pub enum Recovery {
 
 impl<W> Session<W> {
     /// Starts a session: writes the commands of the handshake. These are `AUTH` and `SELECT` as far as `config` needs
-    /// them, `SCRIPT LOAD`, `INFO memory`, `GET` of the `main` counter, and `PING`, which fails while Redis is starting.
+    /// them, `SCRIPT LOAD`, `INFO memory`, `GET` of the `main` counter, and `PING`, which fails while Redis is
+    /// starting.
     #[must_use]
     pub fn open(config: &RedisConfig, main: &Key, producer: Producer, buffers: &mut Buffers) -> Self {
         let mut write = |arguments: &[&[u8]]| resp::command(buffers.output(), arguments);
@@ -387,7 +388,8 @@ fn expect_reply(reply: Reply<'_>, expected: &[u8]) -> Result<(), SessionError> {
     }
 }
 
-/// Returns the mode that the reply to `SCRIPT LOAD` allows. A user who may not load a script may be allowed to send one.
+/// Returns the mode that the reply to `SCRIPT LOAD` allows. A user who may not load a script may be allowed to send
+/// one.
 fn parse_digest(reply: Reply<'_>) -> Result<IncrementMode, SessionError> {
     match reply {
         Reply::Bulk(digest) => digest.try_into().map(IncrementMode::EvalSha).map_err(|_| SessionError::Protocol),
@@ -414,9 +416,9 @@ fn parse_total(reply: Reply<'_>) -> Result<Option<Result<i64, Rejection>>, Sessi
     }
 }
 
-/// Returns `true` if Redis may evict keys that have an expiry, by the reply to `INFO memory`: memory is bounded, and the
-/// policy is not `noeviction`. If the reply has no policy, Redis may evict when memory is more than 90 % used. If the
-/// user may not run `INFO`, it may.
+/// Returns `true` if Redis may evict keys that have an expiry, by the reply to `INFO memory`: memory is bounded, and
+/// the policy is not `noeviction`. If the reply has no policy, Redis may evict when memory is more than 90 % used. If
+/// the user may not run `INFO`, it may.
 fn may_evict(reply: Reply<'_>) -> Result<bool, SessionError> {
     let info = match reply {
         Reply::Bulk(info) => info,

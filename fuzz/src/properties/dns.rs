@@ -1,10 +1,10 @@
-//! A name server that answers anything at all, and files that say anything at all.
+//! Arbitrary messages of a name server, and arbitrary files.
 //!
-//! - Addresses come from a message that answers our question, and from no other; none is made up.
-//! - A message that was cut short gives the first of those that the whole one gives.
-//! - Names to be tried begin with the one that was asked for, and there is always a server to ask.
-//! - A file means the same in whatever pieces it is read.
-//! - A lookup ends, by its deadline, whatever comes and whenever.
+//! - Addresses are contained in a message that belongs to the query.
+//! - A truncated message gives the first of the addresses that the whole message gives.
+//! - Candidates begin with the name that is looked up, and there is always a server.
+//! - The result of parsing a file does not depend on the pieces in which it is read.
+//! - A lookup ends by its deadline, independent of the messages.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,53 +12,53 @@ use notch::dns::{
     self, A, AAAA, Conf, ConfParser, Hosts, Lookup, MAX_ADDRESSES, MAX_SEARCH, MAX_SERVERS, ReplyKind, Step,
 };
 
-/// Who is looked for.
+/// The host that is looked up.
 const HOST: &str = "redis.example";
 
-/// `data` is what follows the number and the question in a message, from its flags on; it is the text of a file; and it
-/// is what happens during a lookup.
+/// `data` is used in three ways: as a message from its flags on, after whose header the question is inserted; as the
+/// text of a file; and as the events of a lookup.
 pub fn holds(data: &[u8]) {
     for kind in [A, AAAA] {
-        let query = dns::query(ID, HOST.as_bytes(), kind).expect("a good name");
+        let query = dns::query(ID, HOST.as_bytes(), kind).expect("a valid name");
         let message = answer(data, &query);
-        for (ours, message) in [(true, &message[..]), (false, data)] {
-            reads(message, &query, ours);
+        for (is_reply, message) in [(true, &message[..]), (false, data)] {
+            check_message(message, &query, is_reply);
         }
     }
-    files(data);
-    ends(data);
+    check_files(data);
+    check_lookup(data);
 }
 
-/// The message that repeats number and question of the query, and goes on with these flags and records.
+/// Returns a message with the id and the question of the query, and the flags and records in `data`.
 fn answer(data: &[u8], query: &[u8]) -> Vec<u8> {
-    let (flags, records) = data.split_at(data.len().min(HEAD - 2));
-    [&query[..2], flags, &query[HEAD..], records].concat()
+    let (flags, records) = data.split_at(data.len().min(HEADER - 2));
+    [&query[..2], flags, &query[HEADER..], records].concat()
 }
 
-fn reads(message: &[u8], query: &[u8], ours: bool) {
-    let read = |message: &[u8]| {
+fn check_message(message: &[u8], query: &[u8], is_reply: bool) {
+    let decode = |message: &[u8]| {
         let mut found = Vec::new();
-        let verdict = dns::reply(message, query, &mut found);
-        assert!(verdict == ReplyKind::Exists || found.is_empty(), "addresses of nobody");
+        let kind = dns::reply(message, query, &mut found);
+        assert!(kind == ReplyKind::Exists || found.is_empty(), "addresses without an answer");
         assert!(found.len() <= MAX_ADDRESSES);
-        (verdict, found)
+        (kind, found)
     };
-    let (verdict, whole) = read(message);
-    assert!(ours || message.starts_with(&query[..2]) || verdict == ReplyKind::Foreign, "somebody else's answer");
+    let (kind, whole) = decode(message);
+    assert!(is_reply || message.starts_with(&query[..2]) || kind == ReplyKind::Foreign, "a reply to another query");
     for address in &whole {
         let bytes = match address {
             IpAddr::V4(address) => address.octets().to_vec(),
             IpAddr::V6(address) => address.octets().to_vec(),
         };
-        assert!(message.windows(bytes.len()).any(|window| window == bytes), "an address that nobody named");
+        assert!(message.windows(bytes.len()).any(|window| window == bytes), "an address that is not in the message");
     }
     for end in (0..message.len()).step_by(message.len() / 100 + 1) {
-        let (_, found) = read(&message[..end]);
-        assert!(whole.starts_with(&found), "half a message says something else");
+        let (_, found) = decode(&message[..end]);
+        assert!(whole.starts_with(&found), "a truncated message has other addresses");
     }
 }
 
-fn conf(text: &[u8], length: usize) -> Conf {
+fn parse_conf(text: &[u8], length: usize) -> Conf {
     let mut parser = ConfParser::new(interfaces);
     text.chunks(length).for_each(|piece| parser.read(piece));
     parser.finish("machine.example.org")
@@ -68,51 +68,51 @@ fn interfaces(name: &str) -> Option<u32> {
     (name == "eth0").then_some(7)
 }
 
-fn listed(text: &[u8], length: usize) -> Vec<SocketAddr> {
+fn parse_hosts(text: &[u8], length: usize) -> Vec<SocketAddr> {
     let mut hosts = Hosts::new(HOST, 6379, interfaces);
     text.chunks(length).for_each(|piece| hosts.read(piece));
     hosts.finish()
 }
 
-fn files(text: &[u8]) {
-    let whole = conf(text, text.len().max(1));
+fn check_files(text: &[u8]) {
+    let whole = parse_conf(text, text.len().max(1));
     assert!((1..=MAX_SERVERS).contains(&whole.servers.len()) && whole.search.len() <= MAX_SEARCH);
     assert!((1..=5).contains(&whole.attempts) && (1000..=30_000).contains(&whole.timeout) && whole.ndots <= 15);
     let names = whole.candidates(HOST);
     assert!(names.iter().all(|name| name.starts_with(HOST.as_bytes())));
     assert!(names.iter().any(|name| name == HOST.as_bytes()));
     let lower = text.to_ascii_lowercase();
-    let hosts = listed(text, text.len().max(1));
+    let hosts = parse_hosts(text, text.len().max(1));
     assert!(hosts.len() <= MAX_ADDRESSES);
-    assert!(hosts.is_empty() || lower.windows(HOST.len()).any(|at| at == HOST.as_bytes()), "listed by another name");
+    assert!(hosts.is_empty() || lower.windows(HOST.len()).any(|at| at == HOST.as_bytes()), "listed under another name");
     for length in 1..text.len().min(9) {
-        assert!(conf(text, length) == whole && listed(text, length) == hosts, "pieces of {length} bytes");
+        assert!(parse_conf(text, length) == whole && parse_hosts(text, length) == hosts, "pieces of {length} bytes");
     }
     for word in text.split(u8::is_ascii_whitespace) {
         let address = dns::address(word, 6379, interfaces);
         assert!(address.is_none_or(|address| address.is_ipv6() || !word.contains(&b'%') || word.ends_with(b"%")));
         if let Some(query) = dns::query(ID, word, A) {
-            assert!(word.len() <= 253 && query.len() == HEAD + word.len() + 6);
+            assert!(word.len() <= 253 && query.len() == HEADER + word.len() + 6);
         }
     }
 }
 
-/// Plays a lookup whose servers do as the bytes say, each of which moves the clock, too.
-fn ends(data: &[u8]) {
-    let conf = conf(b"nameserver 1.1.1.1\nnameserver ::1\nnameserver 2.2.2.2\nsearch a b\n", 1);
+/// Runs a lookup whose events are the bytes of `data`; each byte also advances the clock.
+fn check_lookup(data: &[u8]) {
+    let conf = parse_conf(b"nameserver 1.1.1.1\nnameserver ::1\nnameserver 2.2.2.2\nsearch a b\n", 1);
     let deadline = 500;
     let mut lookup = Lookup::new(&conf, HOST, deadline, || ID.into());
-    let (mut now, mut asked, mut happens) = (0, Vec::new(), data.iter());
-    // Each of three names is asked for at most twice, by two questions to three servers, and again after failures.
+    let (mut now, mut queries, mut events) = (0, Vec::new(), data.iter());
+    // Each of three names has at most two queries for two types to three servers, and more after failures.
     for _ in 0..200 + data.len() {
         match lookup.poll(now) {
             Step::Send(server, query) | Step::Connect(server, query, _) => {
                 assert!(server < conf.servers.len() && now <= deadline);
-                asked.push(query.to_vec());
+                queries.push(query.to_vec());
             }
             Step::Wait(until) => {
                 assert!(now < until && until <= deadline, "waits for {until} at {now}");
-                let Some(&byte) = happens.next() else {
+                let Some(&byte) = events.next() else {
                     now = until;
                     continue;
                 };
@@ -123,8 +123,8 @@ fn ends(data: &[u8]) {
                     1 => lookup.mark_unreachable(server),
                     2 => lookup.receive(server, data, now),
                     _ => {
-                        let query = &asked[usize::from(byte) % asked.len()];
-                        lookup.receive(server, &answer(happens.as_slice(), query), now);
+                        let query = &queries[usize::from(byte) % queries.len()];
+                        lookup.receive(server, &answer(events.as_slice(), query), now);
                     }
                 }
             }
@@ -135,11 +135,11 @@ fn ends(data: &[u8]) {
             }
         }
     }
-    panic!("no end");
+    panic!("the lookup does not end");
 }
 
-/// The number of the question.
+/// The query id.
 const ID: u16 = 0x1234;
 
-/// Bytes in front of the question.
-const HEAD: usize = 12;
+/// Length of the header, before the question, in bytes.
+const HEADER: usize = 12;

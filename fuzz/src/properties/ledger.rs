@@ -1,9 +1,9 @@
-//! A file of anything at all, opened as a ledger; and a ledger that is written, damaged and opened again.
+//! An arbitrary file, opened as a ledger; and a ledger that is written, damaged and opened again.
 //!
-//! - It opens, or is refused and left as it was.
-//! - What it counts after that is still there when it is opened once more.
-//! - Damage never gives another count: either the ledger is refused, or it is cut behind the last batch that is whole,
-//!   and then no later batch was.
+//! - The file opens, or is rejected and stays unchanged.
+//! - Visits counted afterwards are still present when it is opened again.
+//! - Damage never changes a total: the ledger is rejected, or it is truncated after the last complete batch, and then
+//!   no later batch was complete.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,47 +13,47 @@ use notch::counter::{Command, Key, Rejection, StoreError};
 use notch::ledger::{Bound, Found, Fsync, Ledger, OpenError};
 use notch::resp;
 
-/// `data` is a file, if it begins like one, with `*`. Else it is a story, a deed a line:
+/// `data` is a file if it begins with `*`. Otherwise it is a scenario with one step in a line:
 ///
-/// | line | what is done |
+/// | line | step |
 /// |---|---|
-/// | `a 1 b 40` | a batch is counted: keys, and by how much |
-/// | `gone` | the file is removed while it is open, and a visit of `gone` is counted |
-/// | `cut 57` | the file is cut to so many bytes |
-/// | `flip 30 1` | the byte there is XORed |
-/// | `drop 35 60` | the bytes from there to there are taken out |
-/// | `copy 35 60` | the bytes from there to there are added at the end |
-/// | `zeros 100` | so many zeros are added at the end |
-/// | `put words` | the words are added at the end |
-/// | `forge INCRBY a 5` | the words are added as a command, with the right seal |
-/// | anything else | the file is opened, if it was not |
+/// | `a 1 b 40` | commits a batch: keys and visits |
+/// | `gone` | removes the file while it is open, and counts a visit of `gone` |
+/// | `cut 57` | truncates the file to this length |
+/// | `flip 30 1` | XORs the byte at this offset |
+/// | `drop 35 60` | removes the bytes between these offsets |
+/// | `copy 35 60` | appends a copy of the bytes between these offsets |
+/// | `zeros 100` | appends this many zeros |
+/// | `put words` | appends the words |
+/// | `forge INCRBY a 5` | appends the words as a command with a valid checksum |
+/// | other | opens the file, if it is closed |
 pub fn holds(data: &[u8]) {
     let folder = Folder::new();
-    let mut story = Story::new(folder.0.join("ledger"));
+    let mut scenario = Scenario::new(folder.0.join("ledger"));
     if data.starts_with(b"*") {
-        fs::write(&story.path, data).expect("a file");
-        story.forged = true;
-        let counts = [b"a", b"b"].map(|name| (Key::new(name).expect("a good name"), 1));
-        story.keys.extend(counts.map(|(key, _)| key));
-        let _ = story.open().and_then(|()| story.count(&counts)).and_then(|()| story.close());
+        fs::write(&scenario.path, data).expect("a file");
+        scenario.is_forged = true;
+        let counts = [b"a", b"b"].map(|name| (Key::new(name).expect("a valid key"), 1));
+        scenario.keys.extend(counts.map(|(key, _)| key));
+        let _ = scenario.open().and_then(|()| scenario.count(&counts)).and_then(|()| scenario.close());
         return;
     }
     for line in data.split(|&byte| byte == b'\n') {
-        if story.deed(line).is_none() {
+        if scenario.step(line).is_none() {
             return;
         }
     }
-    let _ = story.close();
+    let _ = scenario.close();
 }
 
-/// A folder of this thread, gone when it is done.
+/// A temporary folder for this thread.
 struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> Self {
         let thread = format!("{:?}", std::thread::current().id());
         let digits: String = thread.chars().filter(char::is_ascii_digit).collect();
-        // In memory, if nothing else was asked for: a real disk syncs a thousand times.
+        // In memory unless `TMPDIR` is set, because the ledger syncs thousands of times.
         let memory = Some(PathBuf::from("/dev/shm")).filter(|path| env::var_os("TMPDIR").is_none() && path.is_dir());
         let folder = memory.unwrap_or_else(env::temp_dir);
         let path = folder.join(format!("notch-fuzz-{}-{digits}", std::process::id()));
@@ -71,52 +71,52 @@ impl Drop for Folder {
 
 type Totals = BTreeMap<Vec<u8>, i64>;
 
-/// A file, and what should be in it.
-struct Story {
+/// A file and its expected content.
+struct Scenario {
     path: PathBuf,
     ledger: Option<Ledger>,
-    /// The file as the ledger left it.
+    /// The file as written by the ledger.
     written: Vec<u8>,
-    /// What was counted when it was so long, from the header on.
+    /// The totals at each length of the file after a batch, from the header on.
     states: Vec<(usize, Totals)>,
-    /// The keys that anything was said of.
+    /// All keys of the scenario.
     keys: Vec<Key>,
-    /// Somebody has written to it who knows how: what it counts now is for the ledger to say.
-    forged: bool,
+    /// The file was changed with valid checksums, so its totals are those that the ledger returns.
+    is_forged: bool,
 }
 
-impl Story {
+impl Scenario {
     fn new(path: PathBuf) -> Self {
-        Self { path, ledger: None, written: Vec::new(), states: Vec::new(), keys: Vec::new(), forged: false }
+        Self { path, ledger: None, written: Vec::new(), states: Vec::new(), keys: Vec::new(), is_forged: false }
     }
 
-    /// `None` if the file is refused, and the story over.
-    fn deed(&mut self, line: &[u8]) -> Option<()> {
+    /// Performs one step. Returns `None` if the file is rejected, which ends the scenario.
+    fn step(&mut self, line: &[u8]) -> Option<()> {
         let text = String::from_utf8_lossy(line);
         let words: Vec<&str> = text.split(' ').collect();
         let number = |at: usize| words.get(at).and_then(|word| word.parse::<usize>().ok()).unwrap_or(0).min(MAX_LENGTH);
         match words[0] {
             "gone" => {
                 self.open()?;
-                // It may be gone already.
+                // It may have been removed before.
                 let _ = fs::remove_file(&self.path);
-                // What is counted next brings all of it back.
-                self.count(&[(Key::new(b"gone").expect("a good name"), 1)])
+                // The next commit writes the whole file again.
+                self.count(&[(Key::new(b"gone").expect("a valid key"), 1)])
             }
-            "cut" => self.spoil(|file| file.truncate(number(1))),
-            "flip" => self.spoil(|file| {
+            "cut" => self.damage(|file| file.truncate(number(1))),
+            "flip" => self.damage(|file| {
                 if let Some(byte) = file.get_mut(number(1)) {
                     *byte ^= number(2) as u8;
                 }
             }),
-            "drop" => self.spoil(|file| drop(file.drain(span(file, number(1), number(2))))),
-            "copy" => self.spoil(|file| file.extend_from_within(span(file, number(1), number(2)))),
-            "zeros" => self.spoil(|file| file.resize(file.len() + number(1), 0)),
-            "put" => self.spoil(|file| file.extend_from_slice(&line[4.min(line.len())..])),
+            "drop" => self.damage(|file| drop(file.drain(span(file, number(1), number(2))))),
+            "copy" => self.damage(|file| file.extend_from_within(span(file, number(1), number(2)))),
+            "zeros" => self.damage(|file| file.resize(file.len() + number(1), 0)),
+            "put" => self.damage(|file| file.extend_from_slice(&line[4.min(line.len())..])),
             "forge" => {
                 self.keys.extend(words.get(2).and_then(|word| Key::new(word.as_bytes())));
-                self.forged = true;
-                self.spoil(|file| forge(file, &words[1..]))
+                self.is_forged = true;
+                self.damage(|file| forge(file, &words[1..]))
             }
             _ => {
                 let counts = words.chunks_exact(2).filter_map(|pair| {
@@ -129,59 +129,60 @@ impl Story {
         }
     }
 
-    fn spoil(&mut self, how: impl FnOnce(&mut Vec<u8>)) -> Option<()> {
+    fn damage(&mut self, change: impl FnOnce(&mut Vec<u8>)) -> Option<()> {
         self.close()?;
         let mut file = read(&self.path);
-        how(&mut file);
+        change(&mut file);
         file.truncate(MAX_LENGTH);
         fs::write(&self.path, file).expect("a file");
         Some(())
     }
 
-    /// Has the ledger opened and compares what it counts with what it should.
+    /// Opens the ledger, if it is closed, and compares its totals with the expected ones.
     fn open(&mut self) -> Option<()> {
         if self.ledger.is_some() {
             return Some(());
         }
         let before = read(&self.path);
         let intact = before.iter().zip(&self.written).take_while(|(one, other)| one == other).count();
-        let sound = self.states.iter().rposition(|(end, _)| *end <= intact);
-        let bound = Bound { main: Key::new(b"visits").expect("a good name"), named: usize::MAX };
+        let intact_state = self.states.iter().rposition(|(end, _)| *end <= intact);
+        let bound = Bound { main: Key::new(b"visits").expect("a valid key"), named: usize::MAX };
         let (mut ledger, Found { torn: cut, .. }) = match Ledger::open(&self.path, Fsync::Always, bound) {
             Ok(opened) => opened,
             Err(OpenError::Damaged(_) | OpenError::NotALedger) => {
-                assert_eq!(read(&self.path), before, "refused, and changed");
-                assert_ne!(before, self.written, "refused what it has written");
+                assert_eq!(read(&self.path), before, "rejected and changed");
+                assert_ne!(before, self.written, "rejected a file that the ledger has written");
                 return None;
             }
             Err(other) => panic!("{other}"),
         };
         let after = read(&self.path);
         let totals = totals(&mut ledger, &self.keys);
-        if self.forged && before != self.written {
+        if self.is_forged && before != self.written {
             self.states = vec![(after.len(), totals)];
         } else {
-            let (end, expected) = sound.map_or((0, Totals::new()), |sound| self.states[sound].clone());
-            assert_eq!(totals, expected, "another count");
+            let (end, expected) = intact_state.map_or((0, Totals::new()), |state| self.states[state].clone());
+            assert_eq!(totals, expected, "other totals");
             assert_eq!(cut as usize, before.len() - end);
-            assert!(!self.seals().any(|seal| contains(&before[end..], seal)), "a batch that was sealed is gone");
-            self.states.truncate(sound.map_or(0, |sound| sound + 1));
-            if sound.is_none() {
+            let is_lost = self.checksums().any(|checksum| contains(&before[end..], checksum));
+            assert!(!is_lost, "a batch with a valid checksum was removed");
+            self.states.truncate(intact_state.map_or(0, |state| state + 1));
+            if intact_state.is_none() {
                 self.states.push((HEADER, Totals::new()));
             }
         }
-        assert!(after.starts_with(&before[..before.len() - cut as usize]), "what was sound is gone");
+        assert!(after.starts_with(&before[..before.len() - cut as usize]), "intact bytes were changed");
         self.written = after;
         self.ledger = Some(ledger);
         Some(())
     }
 
-    /// The ends of all batches that were written; no two are alike.
-    fn seals(&self) -> impl Iterator<Item = &[u8]> {
-        self.states.iter().filter(|(end, _)| *end > HEADER).map(|(end, _)| &self.written[end - SEAL..*end])
+    /// Returns the checksum commands of all batches that were written; they are all different.
+    fn checksums(&self) -> impl Iterator<Item = &[u8]> {
+        self.states.iter().filter(|(end, _)| *end > HEADER).map(|(end, _)| &self.written[end - CHECKSUM..*end])
     }
 
-    /// Counts a batch, and compares what is answered with the sums.
+    /// Commits a batch and compares the results with the expected totals.
     fn count(&mut self, counts: &[(Key, i64)]) -> Option<()> {
         let mut totals = self.states.last().map(|(_, totals)| totals.clone()).unwrap_or_default();
         let mut expected = Vec::new();
@@ -199,8 +200,8 @@ impl Story {
         assert_eq!(results, expected);
         let now = read(&self.path);
         if !now.starts_with(&self.written) {
-            // Written anew, by itself: all that was counted first, and then this. Where a cut may end is for it to say.
-            self.forged = true;
+            // The ledger has rewritten the file: all earlier totals first, then this batch.
+            self.is_forged = true;
             self.states = vec![(HEADER, Totals::new())];
         }
         if self.states.last().is_none_or(|(end, _)| *end < now.len()) {
@@ -210,7 +211,7 @@ impl Story {
         Some(())
     }
 
-    /// Opens it, if it was not, closes it, opens it once more and finds all as it was.
+    /// Closes the ledger, opens it again, which compares the totals, and closes it.
     fn close(&mut self) -> Option<()> {
         self.open()?;
         self.ledger = None;
@@ -224,22 +225,22 @@ fn totals(ledger: &mut Ledger, keys: &[Key]) -> Totals {
     let commands: Vec<_> = keys.iter().map(|&key| Command::Get { key }).collect();
     let mut results = Vec::new();
     ledger.commit(&commands, &mut results);
-    let told = keys.iter().zip(results).map(|(key, total)| (key.as_bytes().to_vec(), total.expect("a total")));
-    told.filter(|(_, total)| *total != 0).collect()
+    let totals = keys.iter().zip(results).map(|(key, total)| (key.as_bytes().to_vec(), total.expect("a total")));
+    totals.filter(|(_, total)| *total != 0).collect()
 }
 
 fn forge(file: &mut Vec<u8>, words: &[&str]) {
-    // The seal before is the last line but its end; the header has none.
+    // The previous checksum is the last line without its end; the header has none.
     let digits = file.len().checked_sub(10).and_then(|start| std::str::from_utf8(&file[start..start + 8]).ok());
     let seed = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0);
     let mut out = Vec::new();
     resp::command(&mut out, &words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>());
-    let seal = format!("{:08x}", crc32(seed, &out));
-    resp::command(&mut out, &[b"ECHO", seal.as_bytes()]);
+    let checksum = format!("{:08x}", crc32(seed, &out));
+    resp::command(&mut out, &[b"ECHO", checksum.as_bytes()]);
     file.extend_from_slice(&out);
 }
 
-/// CRC-32 by the letter, bit by bit.
+/// Returns the CRC-32, computed bit by bit as in its definition.
 fn crc32(seed: u32, bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!seed, |crc, &byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc, _| crc >> 1 ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 })
@@ -259,8 +260,8 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
-/// Length of a seal in bytes.
-const SEAL: usize = 28;
+/// Length of a checksum command in bytes.
+const CHECKSUM: usize = 28;
 
 /// Length of the header in bytes.
 const HEADER: usize = 35;

@@ -1,4 +1,4 @@
-//! The properties, one file each.
+//! The properties, one file for each.
 
 pub mod arrival;
 pub mod config;
@@ -8,10 +8,10 @@ pub mod ledger;
 pub mod resp;
 pub mod session;
 
-/// A piece, and what holds of it.
+/// The name of a part and its property, which panics if it does not hold for the bytes.
 pub type Property = (&'static str, fn(&[u8]));
 
-/// All of them; the cases of each lie in a file of its name.
+/// All properties; the cases of each are in `fuzz/cases/NAME`.
 pub const ALL: &[Property] = &[
     ("http", http::holds),
     ("resp", resp::holds),

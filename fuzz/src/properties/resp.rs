@@ -1,41 +1,41 @@
-//! Anything at all given to the decoder of RESP.
+//! Arbitrary bytes as input of the RESP decoder.
 //!
-//! - What a longer piece of the same bytes says, a shorter one has said or not known: what is whole stays the same
-//!   reply of the same length, what is refused stays refused, and no piece of a good reply is refused.
-//! - A reply is spelled in one way only: written anew, it gives the bytes that it was read from.
-//! - An array has as many items as it says, and is no deeper than it may be.
+//! - A prefix of the input is incomplete or has the same outcome as the input: the same reply of the same length, or
+//!   malformed. No prefix of a valid reply is malformed.
+//! - A reply has one encoding only: encoded again, it gives the bytes from which it was decoded.
+//! - An array has the announced number of items, and its depth is within the limit.
 
 use notch::resp::{MAX_BULK, MAX_DEPTH, MAX_ITEMS, MAX_LINE, Reply, decode, decode_within};
 
-/// Up to so many bytes, every piece from the first byte on is tried; of more, only some.
+/// Longest input in bytes of which every prefix is tried; of a longer one, only some are.
 const MAX_CUTS: usize = 300;
 
-/// `data` is a row of replies.
+/// `data` is a sequence of replies.
 pub fn holds(data: &[u8]) {
     let mut rest = data;
     loop {
         let outcome = decode(rest);
-        let mut known = Ok(None);
+        let mut previous = Ok(None);
         for end in (0..rest.len()).step_by(rest.len() / MAX_CUTS + 1) {
-            let sooner = decode(&rest[..end]);
-            assert!(known == Ok(None) || sooner == known, "it takes back what it said");
-            if sooner != Ok(None) {
-                assert_eq!(sooner, outcome, "it says something else of the whole");
+            let partial = decode(&rest[..end]);
+            assert!(previous == Ok(None) || partial == previous, "a longer prefix changes the outcome");
+            if partial != Ok(None) {
+                assert_eq!(partial, outcome, "the whole input changes the outcome");
             }
-            known = sooner;
+            previous = partial;
         }
-        let Ok(Some((reply, used))) = outcome else { return };
+        let Ok(Some((reply, length))) = outcome else { return };
         let value = Value::from(reply);
         assert!(value.is_within_bounds(0));
-        assert_eq!(value.spelled(&rest[..used]), Some(&[][..]), "another spelling");
+        assert_eq!(value.strip_encoding(&rest[..length]), Some(&[][..]), "another encoding");
         let shallowest = (0..=MAX_DEPTH).find(|&depth| decode_within(rest, depth) == outcome);
         let depths = value.depth(0)..=value.depth(1);
-        assert!(shallowest.is_some_and(|least| depths.contains(&least)), "deeper than it was told");
-        rest = &rest[used..];
+        assert!(shallowest.is_some_and(|least| depths.contains(&least)), "another depth");
+        rest = &rest[length..];
     }
 }
 
-/// A reply that owns its bytes, whoever has read it.
+/// A reply that owns its bytes, independent of the decoder.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Value {
     /// `+OK`
@@ -63,7 +63,7 @@ impl From<Reply<'_>> for Value {
             Reply::Array(items) => {
                 let count = items.len();
                 let values: Vec<_> = items.map(Self::from).collect();
-                assert_eq!(values.len(), count, "as many as announced");
+                assert_eq!(values.len(), count, "the announced number of items");
                 Self::Array(values)
             }
         }
@@ -71,9 +71,9 @@ impl From<Reply<'_>> for Value {
 }
 
 impl Value {
-    /// What is left of `bytes` behind this value, if they begin with it as Redis would write it.
+    /// Returns the rest of `bytes` after the encoding of this value, or `None` if they do not begin with it.
     #[must_use]
-    pub fn spelled<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+    pub fn strip_encoding<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         let line = |kind: &[u8], line: &[u8]| {
             let rest = bytes.strip_prefix(kind)?.strip_prefix(line)?.strip_prefix(b"\r\n")?;
             (!line.contains(&b'\r') && !line.contains(&b'\n')).then_some(rest)
@@ -89,13 +89,13 @@ impl Value {
             Self::Null => header(b"$", -1).or_else(|| header(b"*", -1)),
             Self::Array(values) => {
                 let start = header(b"*", values.len() as i64)?;
-                values.iter().try_fold(start, |rest, value| value.spelled(rest))
+                values.iter().try_fold(start, |rest, value| value.strip_encoding(rest))
             }
         }
     }
 
-    /// Whether no part of it is longer than we take, and no array deeper, if a null is `null` deep: that of arrays
-    /// counts as one.
+    /// Returns `true` if all lengths and the depth are within the limits of notch. `null` is the depth of a null: 1 for
+    /// a null array, 0 for a null bulk string.
     #[must_use]
     pub fn is_within_bounds(&self, null: usize) -> bool {
         self.depth(null) <= MAX_DEPTH && self.is_short()

@@ -1,9 +1,9 @@
-//! A Redis that says anything at all to a [`Session`].
+//! Arbitrary bytes from Redis to a [`Session`].
 //!
-//! - Every ask is told exactly once: its number, or why there is none; what was not settled is handed back.
-//! - A number comes from a reply to its own batch, in the order of lines, and from nothing else.
-//! - Nothing is in doubt of which no byte was sent, and nothing is sent again without a receipt.
-//! - A session that goes on has room for more bytes, and ends when nothing else comes than what makes no reply.
+//! - Every command gets exactly one result, a number or an error; a batch without all replies is returned at the end.
+//! - A number is computed from a reply to its own batch, in the order of entries.
+//! - A batch of which no byte was sent is not in doubt, and a batch is not sent again without a receipt.
+//! - An open session accepts more bytes, and ends if they never complete a reply.
 
 use std::time::Duration;
 
@@ -16,18 +16,18 @@ use notch::resp::{self, Reply, decode};
 
 use super::arrival::{Arrival, Pieces};
 
-/// The first line of `data` is what we do: a word for the login (`u` user, `w` password, `d` database, else nothing),
-/// then a word for each batch, with a letter for each ask (`c`, `C` count, `t` total, `p` ping, else nothing). The rest
-/// is what Redis says.
+/// The first line of `data` is the script of the client: a word for the config (`u` user, `w` password, `d` database),
+/// then a word for each batch, with a letter for each command (`c`, `C` increment, `t` get, `p` ping); other letters
+/// are ignored. The rest is sent by Redis.
 pub fn holds(data: &[u8]) {
-    let (plan, says) = data.split_at(data.iter().position(|&byte| byte == b'\n').map_or(data.len(), |end| end + 1));
+    let (plan, sent) = data.split_at(data.iter().position(|&byte| byte == b'\n').map_or(data.len(), |end| end + 1));
     let mut words = plan.split(u8::is_ascii_whitespace);
     let config = config(words.next().unwrap_or_default());
     let batches: Vec<Vec<Command>> = words.map(|word| word.iter().filter_map(command).collect()).collect();
     for pieces in Pieces::of(data) {
-        for sends in [usize::MAX, 1, 0] {
-            let arrival = Arrival::new(says, pieces);
-            converse(&config, &batches, says, arrival, sends);
+        for accepted in [usize::MAX, 1, 0] {
+            let arrival = Arrival::new(sent, pieces);
+            run(&config, &batches, sent, arrival, accepted);
         }
     }
 }
@@ -44,7 +44,7 @@ fn config(word: &[u8]) -> RedisConfig {
 }
 
 fn command(letter: &u8) -> Option<Command> {
-    let key = |name| Key::new(name).expect("a good name");
+    let key = |name| Key::new(name).expect("a valid key");
     match letter {
         b'c' => Some(Command::Increment { key: key(b"visits"), by: 1 }),
         b'C' => Some(Command::Increment { key: key(b"visits:blog"), by: 3 }),
@@ -54,116 +54,119 @@ fn command(letter: &u8) -> Option<Command> {
     }
 }
 
-/// Plays it through, with a socket that takes `sends` bytes of each batch.
-fn converse(config: &RedisConfig, batches: &[Vec<Command>], says: &[u8], mut arrival: Arrival<'_>, sends: usize) {
+/// Runs a session over a socket that accepts `accepted` bytes of each batch.
+fn run(config: &RedisConfig, batches: &[Vec<Command>], sent: &[u8], mut arrival: Arrival<'_>, accepted: usize) {
     let mut buffers = Buffers::default();
     let mut session = Session::open(
         config,
-        &Key::new(b"visits").expect("a good name"),
+        &Key::new(b"visits").expect("a valid key"),
         Producer { id: 84, retry_window: Duration::from_secs(2), bound: None },
         &mut buffers,
     );
-    let greetings = 4 + usize::from(config.password.is_some()) + usize::from(config.db != 0);
+    let handshake = 4 + usize::from(config.password.is_some()) + usize::from(config.db != 0);
     send(&mut buffers, usize::MAX);
-    // Who has no such script, or may not keep receipts, is asked again in another way, so that what replies belong to
-    // is not told by their order.
-    let asks_again = |line: &[u8]| line.starts_with(b"NOPERM") || line.starts_with(b"NOSCRIPT");
-    let again = replies(says).skip(greetings).any(|reply| matches!(reply, Reply::Error(line) if asks_again(line)));
-    let mut replies = replies(says).skip(greetings);
-    let mut left = batches.iter().filter(|commands| !commands.is_empty());
-    let mut owed: Option<&Vec<Command>> = None;
-    let mut broken = false;
+    // After these errors the commands are sent again in another form, so that replies no longer match the first order.
+    let is_fallback = |line: &[u8]| line.starts_with(b"NOPERM") || line.starts_with(b"NOSCRIPT");
+    let falls_back =
+        replies(sent).skip(handshake).any(|reply| matches!(reply, Reply::Error(line) if is_fallback(line)));
+    let mut replies = replies(sent).skip(handshake);
+    let mut remaining = batches.iter().filter(|commands| !commands.is_empty());
+    let mut in_flight: Option<&Vec<Command>> = None;
+    let mut has_failed = false;
     while !arrival.is_over() {
-        if session.is_idle() && owed.is_none() {
-            let Some(commands) = left.next() else { break };
-            owed = Some(commands);
+        if session.is_idle() && in_flight.is_none() {
+            let Some(commands) = remaining.next() else { break };
+            in_flight = Some(commands);
             send(&mut buffers, usize::MAX);
             let mut batch = Batch::default();
-            for (who, command) in commands.iter().enumerate() {
-                assert!(batch.push(command, who));
+            for (waiter, command) in commands.iter().enumerate() {
+                assert!(batch.push(command, waiter));
             }
             batch.set_sequence(1);
             session.submit(&mut batch, &mut buffers);
             assert_eq!(batch.waiter_count(), 0);
-            send(&mut buffers, sends);
+            send(&mut buffers, accepted);
         }
-        let room = buffers.read_buf().remaining_mut();
-        assert!(room > 0, "it waits for more, and has no room for it");
-        buffers.read_buf().put_slice(arrival.next(room));
-        // Settled by the greeting, before the first batch.
+        let space = buffers.read_buf().remaining_mut();
+        assert!(space > 0, "the session needs bytes and its buffer is full");
+        buffers.read_buf().put_slice(arrival.next(space));
+        // Determined by the handshake, before the first batch.
         let receipts = session.receipts() != Receipts::Refused;
         match session.process_replies(&mut buffers) {
             Err(_) => {
-                broken = true;
+                has_failed = true;
                 break;
             }
             Ok(None) => {}
             Ok(Some(batch)) => {
-                let commands = owed.take().expect("a batch that somebody submitted");
-                let mut told = Told::new(commands, receipts);
-                batch.complete(StoreError::OutcomeUnknown, |who, total| told.take(who, total));
-                told.check(&mut replies, true, again);
+                let commands = in_flight.take().expect("a batch that was submitted");
+                let mut results = Results::new(commands, receipts);
+                batch.complete(StoreError::OutcomeUnknown, |waiter, total| results.record(waiter, total));
+                results.check(&mut replies, true, falls_back);
             }
         }
         assert!(buffers.received().len() < MAX_RECEIVED);
     }
-    if !broken {
-        let room = buffers.read_buf().remaining_mut();
-        buffers.read_buf().put_slice(&vec![b'x'; room]);
-        assert!(session.process_replies(&mut buffers).is_err(), "it waits for what will never be whole");
+    if !has_failed {
+        let space = buffers.read_buf().remaining_mut();
+        buffers.read_buf().put_slice(&vec![b'x'; space]);
+        assert!(
+            session.process_replies(&mut buffers).is_err(),
+            "the session waits for a reply that cannot be completed"
+        );
     }
     let receipts = session.receipts() != Receipts::Refused;
     let kept = session.receipts() == Receipts::Kept;
-    let mut rest = session.into_leftover(&buffers);
-    let Some(commands) = owed else {
-        assert!(rest.batch.waiter_count() == 0, "it owes what nobody asked for");
+    let mut leftover = session.into_leftover(&buffers);
+    let Some(commands) = in_flight else {
+        assert!(leftover.batch.waiter_count() == 0, "waiters without a command");
         return;
     };
-    // A reply to what was not sent is from a Redis that lies; but what it is told counts as counted.
-    let untouched = sends == 0 && rest.batch.replies().next().is_none();
-    assert!(again || (rest.recovery == Recovery::Requeue) == untouched);
-    assert!(kept || rest.recovery != Recovery::Resend, "it may count twice");
-    let mut told = Told::new(commands, receipts);
-    rest.batch.complete(StoreError::OutcomeUnknown, |who, total| told.take(who, total));
-    told.check(&mut replies, false, again);
+    // A reply to a command that was not sent is invalid, but the command then counts as sent.
+    let is_unsent = accepted == 0 && leftover.batch.replies().next().is_none();
+    assert!(falls_back || (leftover.recovery == Recovery::Requeue) == is_unsent);
+    assert!(kept || leftover.recovery != Recovery::Resend, "visits may be counted twice");
+    let mut results = Results::new(commands, receipts);
+    leftover.batch.complete(StoreError::OutcomeUnknown, |waiter, total| results.record(waiter, total));
+    results.check(&mut replies, false, falls_back);
 }
 
-fn send(buffers: &mut Buffers, most: usize) {
-    let sent = buffers.pending().len().min(most);
-    buffers.mark_sent(sent);
+fn send(buffers: &mut Buffers, limit: usize) {
+    let length = buffers.pending().len().min(limit);
+    buffers.mark_sent(length);
 }
 
-/// What Redis says, as far as it can be read.
-fn replies(mut says: &[u8]) -> impl Iterator<Item = Reply<'_>> {
+/// Returns the replies in `bytes`, up to the first that is incomplete or malformed.
+fn replies(mut bytes: &[u8]) -> impl Iterator<Item = Reply<'_>> {
     std::iter::from_fn(move || {
-        let (reply, used) = decode(says).ok().flatten()?;
-        says = &says[used..];
+        let (reply, length) = decode(bytes).ok().flatten()?;
+        bytes = &bytes[length..];
         Some(reply)
     })
 }
 
-/// Who was told what.
-struct Told<'a> {
+/// The results of a batch.
+struct Results<'a> {
     commands: &'a [Command],
-    /// A count is answered by what there was before it.
+    /// The reply to an increment is the total before it.
     receipts: bool,
     totals: Vec<Option<Result<i64, StoreError>>>,
 }
 
-impl<'a> Told<'a> {
+impl<'a> Results<'a> {
     fn new(commands: &'a [Command], receipts: bool) -> Self {
         Self { commands, receipts, totals: vec![None; commands.len()] }
     }
 
-    fn take(&mut self, who: usize, total: Result<i64, StoreError>) {
-        let before = self.totals[who].replace(total);
-        assert_eq!(before, None, "told twice");
+    fn record(&mut self, waiter: usize, total: Result<i64, StoreError>) {
+        let before = self.totals[waiter].replace(total);
+        assert_eq!(before, None, "two results");
     }
 
-    /// Compares with the replies, one for each kind of ask in the order in which they first came. Where not all are
-    /// `settled`, some asks may have been left without a number. Where it was asked `again`, being
-    /// told once is all that is looked at.
-    fn check(&self, replies: &mut dyn Iterator<Item = Reply<'_>>, settled: bool, again: bool) {
+    /// Compares the results with the replies: one reply for each different command, in the order of the first of each.
+    /// Unless the batch `is_complete`, commands may be without a number. If it `falls_back`, only the presence of a
+    /// result is checked.
+    fn check(&self, replies: &mut dyn Iterator<Item = Reply<'_>>, is_complete: bool, falls_back: bool) {
         let mut kinds: Vec<Command> = Vec::new();
         for command in self.commands {
             if !kinds.contains(command) {
@@ -172,30 +175,30 @@ impl<'a> Told<'a> {
         }
         for kind in kinds {
             let reply = replies.next();
-            let of = |command: &Command| if let Command::Increment { by, .. } = command { *by } else { 0 };
-            let mut to_come: i64 = self.commands.iter().filter(|command| **command == kind).map(of).sum();
-            let sum = to_come;
+            let visits = |command: &Command| if let Command::Increment { by, .. } = command { *by } else { 0 };
+            let mut later: i64 = self.commands.iter().filter(|command| **command == kind).map(visits).sum();
+            let sum = later;
             let number = |reply| self.number(kind, sum, reply);
-            for (_, told) in self.commands.iter().zip(&self.totals).filter(|(command, _)| **command == kind) {
-                to_come -= of(&kind);
-                let told = told.expect("told nothing");
-                match told {
-                    _ if again => {}
-                    Ok(told) => {
-                        assert_eq!(Some(told), reply.and_then(number).map(|number| number.wrapping_sub(to_come)))
+            for (_, result) in self.commands.iter().zip(&self.totals).filter(|(command, _)| **command == kind) {
+                later -= visits(&kind);
+                let result = result.expect("a result");
+                match result {
+                    _ if falls_back => {}
+                    Ok(total) => {
+                        assert_eq!(Some(total), reply.and_then(number).map(|number| number.wrapping_sub(later)))
                     }
                     Err(StoreError::Rejected(_)) => assert!(reply.is_some() && reply.and_then(number).is_none()),
                     Err(StoreError::Unavailable | StoreError::OutcomeUnknown | StoreError::Overloaded) => {
-                        assert!(!settled, "settled, and in doubt")
+                        assert!(!is_complete, "a complete batch is not in doubt")
                     }
                 }
-                let reads = !matches!(kind, Command::Increment { .. });
-                assert!(!reads || told != Err(StoreError::OutcomeUnknown), "a read is never in doubt");
+                let is_in_doubt = result == Err(StoreError::OutcomeUnknown);
+                assert!(kind.is_increment() || !is_in_doubt, "a read is never in doubt");
             }
         }
     }
 
-    /// The number that a reply holds for `sum` asks of a kind.
+    /// Returns the total in the reply to `command`, which stands for `sum` visits.
     fn number(&self, command: Command, sum: i64, reply: Reply<'_>) -> Option<i64> {
         match (command, reply) {
             (Command::Increment { .. }, Reply::Integer(total)) if !self.receipts => Some(total),
