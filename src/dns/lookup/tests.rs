@@ -190,14 +190,14 @@ fn each_case_has_its_result_and_time() {
             2 + 100 + 2,
         ),
         (
-            "the faster server does not know the name",
+            "the faster server denies the name",
             TWO,
             |(server, ..)| Reply([50, 1][server], [Address(9), NoName][server]),
             both(9),
             50,
         ),
         (
-            "the faster server knows no address",
+            "the faster server has no address",
             TWO,
             |(server, ..)| Reply([50, 1][server], [Address(9), NoAddress][server]),
             both(9),

@@ -358,10 +358,10 @@ fn a_reply_that_fills_the_buffer_ends_the_session() {
 }
 
 #[test]
-fn what_is_owed_may_be_sent_or_sent_again_or_neither() {
+fn each_leftover_has_its_recovery() {
     let key = visits();
     let commands = [Command::Increment { key, by: 1 }, Command::Ping];
-    for (receipts, sent, received, fate) in [
+    for (receipts, sent, received, recovery) in [
         (false, 0, &b""[..], Recovery::Requeue),
         (true, 0, b"", Recovery::Requeue),
         (false, 1, b"", Recovery::Fail),
@@ -377,16 +377,16 @@ fn what_is_owed_may_be_sent_or_sent_again_or_neither() {
         buffers.read_buf().put_slice(received);
         let _ = session.process_replies(&mut buffers);
         let leftover = session.into_leftover(&buffers);
-        assert_eq!((leftover.recovery, leftover.batch.is_empty()), (fate, false), "{}", received.escape_ascii());
+        assert_eq!((leftover.recovery, leftover.batch.is_empty()), (recovery, false), "{}", received.escape_ascii());
     }
 }
 
-/// Sends what is unsent, one command for one key, and received which.
+/// Sends the pending bytes, one command for one key. Returns the command and the key.
 fn send(buffers: &mut Buffers) -> [String; 2] {
     let text = String::from_utf8(buffers.pending().to_vec()).expect("text");
     buffers.mark_sent(text.len());
-    let words: Vec<_> = text.split("\r\n").skip(2).step_by(2).collect();
-    [words[0].to_owned(), words[if words.len() > 4 { 3 } else { 1 }].to_owned()]
+    let arguments: Vec<_> = text.split("\r\n").skip(2).step_by(2).collect();
+    [arguments[0].to_owned(), arguments[if arguments.len() > 4 { 3 } else { 1 }].to_owned()]
 }
 
 #[test]
