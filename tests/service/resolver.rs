@@ -472,9 +472,9 @@ isolated!(the_log_says_what_kept_the_lookup_from_an_address, |etc: &Etc| {
     for (server, words) in [
         ("127.0.0.2", "no such name; check REDIS_HOST"),
         ("127.0.0.3", "the name has no address; check REDIS_HOST"),
-        ("127.0.0.4", "the name servers report a failure"),
+        ("127.0.0.4", "the name servers returned an error"),
         ("127.0.0.5", "no name server answered; check /etc/resolv.conf"),
-        ("127.0.0.6", "the name servers report a failure"),
+        ("127.0.0.6", "the name servers returned an error"),
         ("127.0.0.9", "no name server answered; check /etc/resolv.conf"),
     ] {
         etc.resolv_conf(format!("nameserver {server}\nsearch a\n"));
