@@ -306,13 +306,16 @@ fn the_start_line_names_the_store() {
     let ledger = settings.start();
     // With symbolic links resolved.
     let folder = fs::canonicalize(settings.folder()).expect("a folder that is there");
-    let told = |log: Vec<String>, words: &str| assert!(log[0].contains(words), "{words}: {log:#?}");
-    told(ledger.log(), &format!("into the ledger {}/notch.ledger", folder.display()));
+    let assert_logged = |log: Vec<String>, text: &str| assert!(log[0].contains(text), "{text}: {log:#?}");
+    assert_logged(ledger.log(), &format!("(ledger {}/notch.ledger", folder.display()));
     let absolute = folder.join("other.ledger");
-    told(Settings::ledger().with("LEDGER", &absolute.to_string_lossy()).start().log(), &absolute.to_string_lossy());
+    assert_logged(
+        Settings::ledger().with("LEDGER", &absolute.to_string_lossy()).start().log(),
+        &absolute.to_string_lossy(),
+    );
     // An image sets the path of its ledger, which is used if no Redis is set.
     let redis = Settings::redis(1).with("LEDGER", "/data/notch.ledger").with("REDIS_DB", "3").start();
-    told(redis.log(), "into redis 127.0.0.1:1 db 3");
+    assert_logged(redis.log(), "(redis 127.0.0.1:1 db 3");
 }
 
 #[test]
