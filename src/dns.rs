@@ -15,7 +15,7 @@ pub use lookup::{Failure, Lookup, Step};
 /// Encodes a query for the records of type `kind`, [`A`] or [`AAAA`] (RFC 1035, section 4.1). Returns `None` if `host`
 /// is not a valid host name: a label has 1 to 63 bytes, a name at most 253.
 #[must_use]
-pub fn query(id: u16, host: &[u8], kind: u8) -> Option<Vec<u8>> {
+pub fn encode_query(id: u16, host: &[u8], kind: u8) -> Option<Vec<u8>> {
     if host.len() > MAX_NAME {
         return None;
     }
@@ -51,7 +51,7 @@ pub enum ReplyKind {
 
 /// Decodes `message` as the reply to `query` and adds its addresses to `found`, up to [`MAX_ADDRESSES`]. Aliases are
 /// not followed: a recursive name server includes the addresses to which they lead.
-pub fn reply(message: &[u8], query: &[u8], found: &mut Vec<IpAddr>) -> ReplyKind {
+pub fn decode_reply(message: &[u8], query: &[u8], found: &mut Vec<IpAddr>) -> ReplyKind {
     let Some((header, rest)) = message.split_first_chunk::<HEADER>() else { return ReplyKind::Foreign };
     let [flags, more_flags] = [header[2], header[3]];
     let count = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn queries_are_encoded_as_in_the_rfc() {
         let redis = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x05redis\x03org\0\0\x1c\0\x01";
-        assert_eq!(query(0x1234, b"redis.org", AAAA).as_deref(), Some(&redis[..]));
+        assert_eq!(encode_query(0x1234, b"redis.org", AAAA).as_deref(), Some(&redis[..]));
         for (host, is_valid) in [
             ("a".repeat(63), true),
             ("a".repeat(64), false),
@@ -178,7 +178,7 @@ mod tests {
             (".a".to_owned(), false),
             ("a.".to_owned(), false),
         ] {
-            assert_eq!(query(0, host.as_bytes(), A).is_some(), is_valid, "{host}");
+            assert_eq!(encode_query(0, host.as_bytes(), A).is_some(), is_valid, "{host}");
         }
     }
 
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn replies_are_decoded_up_to_their_end() {
-        let query = query(7, b"redis", A).expect("a valid name");
+        let query = encode_query(7, b"redis", A).expect("a valid name");
         for (flags, records, sections, kind, addresses) in [
             ([0x81, 0x80], 1, vec![ADDRESS], ReplyKind::Exists, "10.0.0.9"),
             ([0x81, 0x80], 2, vec![CNAME, ADDRESS], ReplyKind::Exists, "10.0.0.9"),
@@ -229,14 +229,14 @@ mod tests {
         ] {
             let reply = [header(&query, flags, records), sections.concat()].concat();
             let mut found = Vec::new();
-            assert_eq!(super::reply(&reply, &query, &mut found), kind, "{reply:?}");
+            assert_eq!(decode_reply(&reply, &query, &mut found), kind, "{reply:?}");
             assert_eq!(found, ips(addresses), "{reply:?}");
         }
     }
 
     #[test]
     fn replies_to_other_queries_are_foreign() {
-        let query = query(7, b"redis", A).expect("a valid name");
+        let query = encode_query(7, b"redis", A).expect("a valid name");
         let valid = [&*header(&query, [0x81, 0x80], 1), ADDRESS].concat();
         let at = |index: usize, byte: u8| {
             let mut reply = valid.clone();
@@ -257,18 +257,18 @@ mod tests {
             ([&query[..2], &[0x81, 0x83, 0, 0, 0, 0, 0, 0, 0, 0]].concat(), ReplyKind::Foreign),
             ([&query[..2], &[0x81, 0x82, 0, 1, 0, 0, 0, 0, 0, 0], b"\x01x\0\0\x01\0\x01"].concat(), ReplyKind::Foreign),
         ] {
-            assert_eq!(super::reply(&reply, &query, &mut Vec::new()), kind, "{reply:?}");
+            assert_eq!(decode_reply(&reply, &query, &mut Vec::new()), kind, "{reply:?}");
         }
     }
 
     #[test]
     fn the_number_of_addresses_is_bounded() {
-        let query = query(7, b"redis", A).expect("a valid name");
+        let query = encode_query(7, b"redis", A).expect("a valid name");
         let record = |n: u8| [&ADDRESS[..ADDRESS.len() - 1], &[n]].concat();
         let records: Vec<u8> = (0..200).flat_map(record).collect();
         let mut found = Vec::new();
         assert_eq!(
-            reply(&[header(&query, [0x81, 0x80], 200), records].concat(), &query, &mut found),
+            decode_reply(&[header(&query, [0x81, 0x80], 200), records].concat(), &query, &mut found),
             ReplyKind::Exists
         );
         assert_eq!((found.len(), found[0], found[47]), (MAX_ADDRESSES, ips("10.0.0.0")[0], ips("10.0.0.47")[0]));
@@ -276,17 +276,17 @@ mod tests {
 
     #[test]
     fn truncated_and_changed_replies_are_decoded_safely() {
-        let query = query(7, b"redis", A).expect("a valid name");
+        let query = encode_query(7, b"redis", A).expect("a valid name");
         let valid = [&*header(&query, [0x81, 0x80], 3), CNAME, ADDRESS, ADDRESS6].concat();
         for length in 0..valid.len() {
             let mut found = Vec::new();
-            reply(&valid[..length], &query, &mut found);
+            decode_reply(&valid[..length], &query, &mut found);
             assert!(ips("10.0.0.9 fd00::1").starts_with(&found), "{length}");
             for byte in 0..=255 {
                 let mut changed = valid.clone();
                 changed[length] = byte;
                 found.clear();
-                reply(&changed, &query, &mut found);
+                decode_reply(&changed, &query, &mut found);
                 assert!(found.len() <= 3, "{changed:?}");
             }
         }

@@ -166,7 +166,7 @@ impl<'a> Lookup<'a> {
                 // The addresses of the first server that has any are used.
                 let mut ignored = Vec::new();
                 let found = if question.found.is_empty() { &mut question.found } else { &mut ignored };
-                let kind = super::reply(message, &question.query, found);
+                let kind = super::decode_reply(message, &question.query, found);
                 if kind == ReplyKind::Foreign {
                     continue;
                 }
@@ -286,7 +286,7 @@ impl<'a> Lookup<'a> {
         });
         let unsent = servers.map(|progress| progress != Progress::Unreachable);
         let question = |id, kind| {
-            let query = super::query(id, name, kind)?;
+            let query = super::encode_query(id, name, kind)?;
             Some(Question { query, servers, unsent, answer: None, end: u64::MAX, found: Vec::new() })
         };
         // The last candidate may use all of the time, the others half of it.

@@ -19,7 +19,7 @@ const HOST: &str = "redis.example";
 /// text of a file; and as the events of a lookup.
 pub fn holds(data: &[u8]) {
     for kind in [A, AAAA] {
-        let query = dns::query(ID, HOST.as_bytes(), kind).expect("a valid name");
+        let query = dns::encode_query(ID, HOST.as_bytes(), kind).expect("a valid name");
         let message = answer(data, &query);
         for (is_reply, message) in [(true, &message[..]), (false, data)] {
             check_message(message, &query, is_reply);
@@ -38,7 +38,7 @@ fn answer(data: &[u8], query: &[u8]) -> Vec<u8> {
 fn check_message(message: &[u8], query: &[u8], is_reply: bool) {
     let decode = |message: &[u8]| {
         let mut found = Vec::new();
-        let kind = dns::reply(message, query, &mut found);
+        let kind = dns::decode_reply(message, query, &mut found);
         assert!(kind == ReplyKind::Exists || found.is_empty(), "addresses without an answer");
         assert!(found.len() <= MAX_ADDRESSES);
         (kind, found)
@@ -91,7 +91,7 @@ fn check_files(text: &[u8]) {
     for word in text.split(u8::is_ascii_whitespace) {
         let address = dns::address(word, 6379, interfaces);
         assert!(address.is_none_or(|address| address.is_ipv6() || !word.contains(&b'%') || word.ends_with(b"%")));
-        if let Some(query) = dns::query(ID, word, A) {
+        if let Some(query) = dns::encode_query(ID, word, A) {
             assert!(word.len() <= 253 && query.len() == HEADER + word.len() + 6);
         }
     }
