@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::{env, thread};
 
-use crate::support::{Folder, Settings, free_port, signal, wait_until};
+use crate::support::{Folder, Settings, free_port, signal, wait_until, while_stopped};
 
 /// A data folder, and the server that may run on it. The server is killed when this is dropped.
 pub(crate) struct Store {
@@ -175,11 +175,7 @@ impl Store {
     }
 
     pub(crate) fn while_stopped<T>(&self, meanwhile: impl FnOnce() -> T) -> T {
-        let process = self.id();
-        signal(process, "STOP");
-        let result = meanwhile();
-        signal(process, "CONT");
-        result
+        while_stopped(self.id(), meanwhile)
     }
 
     /// Runs `notch-redis` with these arguments to its end.

@@ -19,7 +19,7 @@ pub(crate) use escape::unescape;
 pub(crate) use folder::Folder;
 pub(crate) use json::parse_json;
 pub(crate) use name_server::{DnsReply, Etc, NameServer, Question, isolated, reply};
-pub(crate) use notch::{Exit, Notch, Settings, signal};
+pub(crate) use notch::{Exit, Notch, Settings, signal, while_stopped};
 pub(crate) use redis::{Redis, free_port};
 pub(crate) use script::Script;
 

@@ -264,6 +264,14 @@ pub(crate) fn signal(process: u32, name: &str) {
     assert!(sent.is_ok_and(|status| status.success()), "kill -{name} {process}");
 }
 
+/// Stops a process with SIGSTOP while `meanwhile` runs.
+pub(crate) fn while_stopped<T>(process: u32, meanwhile: impl FnOnce() -> T) -> T {
+    signal(process, "STOP");
+    let result = meanwhile();
+    signal(process, "CONT");
+    result
+}
+
 /// The lines logged so far, and whether the log has ended.
 #[derive(Clone)]
 struct Log(Arc<Mutex<(Vec<String>, bool)>>);

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{process, thread};
 
-use super::notch::signal;
+use super::notch::while_stopped;
 use super::{Folder, TIMEOUT, wait_until};
 
 /// Message if there is no server with all commands that the tests need.
@@ -63,11 +63,7 @@ impl Redis {
 
     /// Stops Redis with SIGSTOP while `meanwhile` runs.
     pub(crate) fn while_stopped<T>(&self, meanwhile: impl FnOnce() -> T) -> T {
-        let process = self.id();
-        signal(process, "STOP");
-        let result = meanwhile();
-        signal(process, "CONT");
-        result
+        while_stopped(self.id(), meanwhile)
     }
 
     /// Starts Redis again on the same port with the data of its folder.
