@@ -1,5 +1,5 @@
 /*
- * The yardstick: what the kernel allows a visit counter that does nothing else.
+ * The baseline: what the kernel allows a visit counter that does nothing else.
  *
  * One thread, one epoll loop, fixed buffers, no parser worth the name: a request is what ends in an empty line, and all
  * that is looked at is whether it starts with GET /count. A wake costs one read for each client that has written and one

@@ -58,10 +58,10 @@ class Contender:
 
 
 TITLES = {
-    "limit/combine": "yardstick: C, epoll, one INCRBY per round trip",
-    "limit/once": "yardstick, with notch's receipts",
-    "limit/each": "yardstick, one INCR per visit",
-    "limit/static": "yardstick, no Redis",
+    "limit/combine": "baseline: C, epoll, one INCRBY per round trip",
+    "limit/once": "baseline, with notch's receipts",
+    "limit/each": "baseline, one INCR per visit",
+    "limit/static": "baseline, no Redis",
     "nginx/static": "nginx `return 200`, no Redis",
     "peer/axum": "axum + redis-rs",
     "peer/actix": "actix-web + redis-rs",

@@ -5,7 +5,7 @@ import statistics
 
 from rig.contenders import Contender
 
-YARDSTICK = "limit/combine"
+BASELINE = "limit/combine"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Results:
         return statistics.median(one / other for one, other in pairs) if pairs else None
 
 
-# What a row is held against, if not the yardstick: the same contender, but for this, and how the column is called.
+# What a row is held against, if not the baseline: the same contender, but for this, and how the column is called.
 BASES = {
     "paths": ("of `/livez`", {"path": "/livez"}),
     "workers": ("of one worker", {"workers": 1}),
@@ -66,7 +66,7 @@ def base_of(results, scenario, case):
     if scenario in BASES:
         wanted = dataclasses.replace(case.contender, **BASES[scenario][1])
     else:
-        wanted = Contender(YARDSTICK, distance=case.contender.distance)
+        wanted = Contender(BASELINE, distance=case.contender.distance)
     return dataclasses.replace(case, contender=wanted)
 
 
@@ -75,7 +75,7 @@ def number(value, form):
 
 
 def table(results, scenario):
-    against = BASES.get(scenario, ("of the yardstick",))[0]
+    against = BASES.get(scenario, ("of the baseline",))[0]
     lines = [f"| connections | | requests/s | {against} | CPU s per 100,000: server | Redis | {against} "
              "| p99 ms | answered | counted |", "|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|"]
     cases = results.cases(scenario)
@@ -124,9 +124,9 @@ def bars(results, peers):
 
     for count in (8, 64, 512):
         ours = results.find("main", "notch/tokio", count, store="redis/everysec")
-        base = results.find("main", YARDSTICK, count)
-        bar(f"rate of the yardstick, {count} connections", ">=", 0.95, compare("main", ours, base))
-        bar(f"CPU per visit of the yardstick, {count} connections", "<=", 1.15, compare("main", ours, base, "cost"))
+        base = results.find("main", BASELINE, count)
+        bar(f"rate of the baseline, {count} connections", ">=", 0.95, compare("main", ours, base))
+        bar(f"CPU per visit of the baseline, {count} connections", "<=", 1.15, compare("main", ours, base, "cost"))
     for count, bound in ((8, 1.0), (64, 1.3), (512, 1.5)):
         ratio, best = against_best(results, "notch/tokio", peers, count)
         bar(f"rate of the best peer, {count} connections" + (f" ({best})" if best else ""), ">=", bound, ratio)
@@ -136,13 +136,13 @@ def bars(results, peers):
                   if case.contender.name in peers and case.connections == count]
         figure = results.median("main", ours, "p99") / min(theirs) if ours and theirs else None
         bar(f"p99 of the best peer's, {count} connections", "<", 1.0, figure)
-    bar("pipelined by 16, rate of the yardstick, 64 connections", ">=", 0.7, compare(
+    bar("pipelined by 16, rate of the baseline, 64 connections", ">=", 0.7, compare(
         "pipelined", results.find("pipelined", "notch/tokio", 64, store="redis/everysec"),
-        results.find("pipelined", YARDSTICK, 64)))
+        results.find("pipelined", BASELINE, 64)))
     for distance in (1000, 200):
-        bar(f"Redis {distance / 1000:g} ms away, rate of the yardstick, 64 connections", ">=", 0.95, compare(
+        bar(f"Redis {distance / 1000:g} ms away, rate of the baseline, 64 connections", ">=", 0.95, compare(
             "far", results.find("far", "notch/tokio", 64, distance=distance),
-            results.find("far", YARDSTICK, 64, distance=distance)))
+            results.find("far", BASELINE, 64, distance=distance)))
     bar("`appendfsync always`, rate of `everysec`, 512 connections", ">=", 0.8, compare(
         "fsync", results.find("fsync", "notch/tokio", 512, store="redis/always"),
         results.find("fsync", "notch/tokio", 512, store="redis/everysec")))
