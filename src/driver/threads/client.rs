@@ -304,13 +304,13 @@ impl ClientConnection {
     /// needed, since the kernel's memory for closed connections has no other bound.
     fn close(&mut self, end: io::Result<()>) {
         let stalled = end.is_err_and(|error| has_stalled(&error));
-        if stalled || self.drain().is_err() {
+        if stalled || self.wait_for_acknowledgement().is_err() {
             reset_on_close(&self.socket);
         }
     }
 
     /// Waits until the peer has acknowledged all bytes.
-    fn drain(&mut self) -> io::Result<()> {
+    fn wait_for_acknowledgement(&mut self) -> io::Result<()> {
         self.buffers = Buffers::default();
         let deadline = deadline_after(LINGER);
         while has_unacknowledged(&self.socket) {
