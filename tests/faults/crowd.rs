@@ -28,20 +28,20 @@ impl Drop for Over {
 /// Running clients with keep-alive connections.
 pub(crate) struct Crowd {
     over: Over,
-    outcomes: Arc<Told>,
+    outcomes: Arc<Outcomes>,
     visitors: Vec<JoinHandle<Tally>>,
 }
 
 /// Outcomes of the visits of a crowd so far.
 #[derive(Default)]
-struct Told {
+struct Outcomes {
     answered: AtomicUsize,
     refused: AtomicUsize,
 }
 
 impl Crowd {
     pub(crate) fn at(notch: &Notch, size: usize) -> Self {
-        let (over, outcomes) = (Over::default(), Arc::<Told>::default());
+        let (over, outcomes) = (Over::default(), Arc::<Outcomes>::default());
         let visitor = |place| {
             let (over, outcomes, mut visitor) = (over.flag(), outcomes.clone(), Visitor::of(notch));
             thread::spawn(move || {

@@ -22,39 +22,45 @@ pub(crate) struct HostileClient {
     pub(crate) away: Duration,
     /// Whether the receive buffer in the kernel is as small as possible.
     pub(crate) connect_with_small_buffer: bool,
-    pub(crate) ears: Ears,
+    pub(crate) reading: Reading,
 }
 
 /// What a client does with a response.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ears {
+pub(crate) enum Reading {
     /// Does not read it.
-    Deaf,
+    Never,
     /// Reads one byte at a time.
-    Slow,
+    ByteByByte,
     /// Does not read it and closes the connection: the kernel then resets it.
-    Flees,
+    Closes,
 }
 
 impl HostileClient {
+    /// Returns a client that reads nothing, and connects again at once.
+    fn new(name: &'static str, connections: usize, first: &'static str, then: &'static str, pace: Duration) -> Self {
+        let (away, reading) = (Duration::ZERO, Reading::Never);
+        Self { name, connections, first, then, pace, away, connect_with_small_buffer: false, reading }
+    }
+
     /// Attacks for this long. Returns how many visits may have been counted.
     pub(crate) fn attack(&self, address: SocketAddr, long: Duration) -> usize {
         let mut sent = 0;
         // Clients that pause before they connect again start one after the other, as they would connect again.
         let (start, apart) = (Instant::now(), self.away / self.connections as u32);
-        let mut guests: Vec<Result<Guest, Instant>> =
+        let mut connections: Vec<Result<Connection, Instant>> =
             (0..self.connections as u32).map(|place| Err(start + apart * place)).collect();
         let end = Instant::now() + long;
         while Instant::now() < end {
-            for place in guests.iter_mut().take_while(|_| Instant::now() < end) {
+            for place in connections.iter_mut().take_while(|_| Instant::now() < end) {
                 if place.as_ref().is_err_and(|away| *away <= Instant::now())
-                    && let Some(guest) = Guest::come(address, self)
+                    && let Some(connection) = Connection::open(address, self)
                 {
-                    *place = Ok(guest);
+                    *place = Ok(connection);
                     sent += self.first.matches(VISIT).count();
                 }
-                let Ok(guest) = place else { continue };
-                let (stays, times) = guest.go_on(self);
+                let Ok(connection) = place else { continue };
+                let (stays, times) = connection.proceed(self);
                 sent += times * self.then.matches(VISIT).count();
                 if !stays {
                     *place = Err(Instant::now() + self.away);
@@ -67,7 +73,7 @@ impl HostileClient {
 }
 
 /// One connection of a hostile client.
-struct Guest {
+struct Connection {
     stream: TcpStream,
     /// Time of the next repetition.
     next: Instant,
@@ -75,9 +81,9 @@ struct Guest {
     rest: &'static [u8],
 }
 
-impl Guest {
+impl Connection {
     /// Returns `None` if the server does not accept; does not wait for a full queue of connections.
-    fn come(address: SocketAddr, hostile: &HostileClient) -> Option<Self> {
+    fn open(address: SocketAddr, hostile: &HostileClient) -> Option<Self> {
         let stream = if hostile.connect_with_small_buffer {
             connect_with_small_buffer(address)?
         } else {
@@ -89,16 +95,16 @@ impl Guest {
     }
 
     /// Sends what is due. Returns whether the connection stays open, and how often `then` was started.
-    fn go_on(&mut self, hostile: &HostileClient) -> (bool, usize) {
+    fn proceed(&mut self, hostile: &HostileClient) -> (bool, usize) {
         let mut byte = [0];
-        let heard = match hostile.ears {
-            Ears::Slow => self.stream.read(&mut byte),
-            Ears::Deaf | Ears::Flees => self.stream.peek(&mut byte),
+        let received = match hostile.reading {
+            Reading::ByteByByte => self.stream.read(&mut byte),
+            Reading::Never | Reading::Closes => self.stream.peek(&mut byte),
         };
-        let leaves = match heard {
+        let leaves = match received {
             Err(error) => error.kind() != ErrorKind::WouldBlock,
             // A client with nothing more to send treats any response as the end.
-            Ok(length) => length == 0 || hostile.ears == Ears::Flees || hostile.then.is_empty(),
+            Ok(length) => length == 0 || hostile.reading == Reading::Closes || hostile.then.is_empty(),
         };
         if leaves {
             return (false, 0);
@@ -133,18 +139,10 @@ fn connect_with_small_buffer(address: SocketAddr) -> Option<TcpStream> {
 /// All kinds of clients that make the server keep something incomplete, on this many connections.
 pub(crate) fn of_memory(connections: usize) -> Vec<HostileClient> {
     // About two thousand connect again each second, for any number of connections: more would measure the machine.
-    let (ears, away) = (Ears::Deaf, Duration::from_micros(500) * connections as u32);
+    let away = Duration::from_micros(500) * connections as u32;
     let seldom = away.max(Duration::from_millis(500));
-    let of = |name, first, then, pace| HostileClient {
-        name,
-        connections,
-        first,
-        then,
-        pace,
-        ears,
-        away,
-        connect_with_small_buffer: false,
-    };
+    let of =
+        |name, first, then, pace| HostileClient { away, ..HostileClient::new(name, connections, first, then, pace) };
     let never = Duration::ZERO;
     let long = |start: &str| -> &'static str { format!("{start}{}", "x".repeat(8000)).leak() };
     let head = "GET /count/zebra HTTP/1.1\r\nHost: h\r\nX: ";
@@ -167,24 +165,14 @@ pub(crate) fn of_memory(connections: usize) -> Vec<HostileClient> {
 /// All attacks on a server that allows `connections`.
 pub(crate) fn all(connections: usize) -> Vec<HostileClient> {
     let slow = Duration::from_millis(100);
-    let ears = Ears::Deaf;
-    let of = |name, connections, first, then, pace| HostileClient {
-        name,
-        connections,
-        first,
-        then,
-        pace,
-        ears,
-        away: Duration::ZERO,
-        connect_with_small_buffer: false,
-    };
+    let of = HostileClient::new;
     let none = Duration::ZERO;
     vec![
         of("slow heads", 24, "GET /count/zebra HTTP/1.1\r\nHost: h\r\nX: ", "x", slow),
         of("half a head, and nothing more", 24, "GET /count/zebra HTTP/1.1\r\nHo", "", none),
         of("not a word", 24, "", "", none),
         of("pipelines whose responses are not read", 8, "", PIPELINE, none),
-        HostileClient { ears: Ears::Slow, ..of("pipelines read byte by byte", 8, "", PIPELINE, none) },
+        HostileClient { reading: Reading::ByteByByte, ..of("pipelines read byte by byte", 8, "", PIPELINE, none) },
         of("pipelines of visits whose responses are not read", 8, "", VISITS, none),
         of("more connections than there is room for", 3 * connections, "", "", none),
         of("headers without end", 8, "GET /count/zebra HTTP/1.1\r\nHost: h\r\n", "X-Y: zebra\r\n", none),
@@ -198,7 +186,7 @@ pub(crate) fn all(connections: usize) -> Vec<HostileClient> {
         ),
         of("small chunks without end", 8, CHUNKED, "1\r\nz\r\n", none),
         of("chunk extensions without end", 8, CHUNKED, "1;zebra=zebra", none),
-        HostileClient { ears: Ears::Flees, ..of("resets", 16, VISITS, "", none) },
+        HostileClient { reading: Reading::Closes, ..of("resets", 16, VISITS, "", none) },
     ]
 }
 

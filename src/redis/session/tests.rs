@@ -44,6 +44,19 @@ fn ready_session<W>(buffers: &mut Buffers, receipts: bool) -> Session<W> {
 /// Waiters and their results.
 type Results = Vec<(usize, Result<i64, StoreError>)>;
 
+/// Completes a batch, and returns what each waiter got.
+fn results_of(batch: &mut Batch<usize>, without_reply: StoreError) -> Results {
+    let mut results = Vec::new();
+    batch.complete(without_reply, |waiter, total| results.push((waiter, total)));
+    results
+}
+
+/// Returns a batch of one visit to each of the counters `a` and `b`.
+fn two_increments() -> Batch<usize> {
+    let increment = |name| Command::Increment { key: Key::new(name).expect("a valid key"), by: 1 };
+    batch(&[increment(b"a"), increment(b"b")])
+}
+
 /// Submits `commands`, receives `received`, and returns the results and how the session ended.
 fn exchange(commands: &[Command], receipts: bool, received: &[u8]) -> (Results, Result<(), SessionError>) {
     let mut buffers = Buffers::default();
@@ -52,12 +65,10 @@ fn exchange(commands: &[Command], receipts: bool, received: &[u8]) -> (Results, 
     let sent = buffers.pending().len();
     buffers.mark_sent(sent);
     buffers.read_buf().put_slice(received);
-    let mut results = Vec::new();
     let end = session.process_replies(&mut buffers).map(|_| ());
     let mut leftover = session.into_leftover(&buffers);
     assert_ne!(leftover.recovery, Recovery::Requeue);
-    leftover.batch.complete(StoreError::OutcomeUnknown, |waiter, total| results.push((waiter, total)));
-    (results, end)
+    (results_of(&mut leftover.batch, StoreError::OutcomeUnknown), end)
 }
 
 #[test]
@@ -158,9 +169,8 @@ fn named_counters_are_counted_under_their_bound() {
     // A name that is rejected does not change how other counters are counted.
     for error in ["-MAXNAMES\r\n", "-NOPERM No permissions to access a key\r\n"] {
         buffers.receive(format!("$1\r\n4\r\n{error}").as_bytes());
-        let mut results = Vec::new();
         let done = session.process_replies(&mut buffers).expect("no session error").expect("a complete batch");
-        done.complete(StoreError::OutcomeUnknown, |waiter, total| results.push((waiter, total)));
+        let results = results_of(done, StoreError::OutcomeUnknown);
         let rejection = if error.starts_with("-MAX") { Rejection::TooManyCounters } else { Rejection::Permission };
         assert_eq!(results, [(0, Ok(5)), (1, Err(StoreError::Rejected(rejection)))]);
         assert!(session.has_script());
@@ -198,7 +208,7 @@ fn named_counters_fall_back_to_eval() {
             assert_eq!(send(&mut buffers)[0], command, "{replies:?}");
             buffers.receive(reply.as_bytes());
             if let Some(done) = session.process_replies(&mut buffers).expect("no session error") {
-                done.complete(StoreError::OutcomeUnknown, |waiter, total| results.push((waiter, total)));
+                results.extend(results_of(done, StoreError::OutcomeUnknown));
             }
         }
         assert_eq!(results, [(0, expected)], "{sent_before} {replies:?}");
@@ -221,9 +231,8 @@ fn named_counters_need_scripts() {
         assert!(session.process_replies(&mut buffers).is_ok());
         session.submit(&mut batch(commands), &mut buffers);
         buffers.receive(reply);
-        let mut results = Vec::new();
         let done = session.process_replies(&mut buffers).expect("no session error").expect("a complete batch");
-        done.complete(StoreError::OutcomeUnknown, |waiter, total| results.push((waiter, total)));
+        let results = results_of(done, StoreError::OutcomeUnknown);
         assert_eq!(results, expected);
         assert!(session.is_idle());
     }
@@ -337,7 +346,7 @@ fn a_reply_may_come_byte_by_byte() {
         assert!(results.is_empty());
         buffers.read_buf().put_u8(*byte);
         if let Some(batch) = session.process_replies(&mut buffers).expect("no session error") {
-            batch.complete(StoreError::OutcomeUnknown, |waiter, total| results.push((waiter, total)));
+            results.extend(results_of(batch, StoreError::OutcomeUnknown));
         }
     }
     assert_eq!(results, [(0, Ok(7)), (1, Ok(7))]);
@@ -404,9 +413,8 @@ fn a_lost_script_is_sent_with_the_increment() {
         assert!(session.process_replies(&mut buffers).is_ok_and(|batch| batch.is_none()));
         assert_eq!(send(&mut buffers), ["EVAL", "visits"]);
         buffers.receive(b"$1\r\n4\r\n");
-        let mut results = Vec::new();
         let done = session.process_replies(&mut buffers).expect("no session error").expect("a complete batch");
-        done.complete(StoreError::OutcomeUnknown, |waiter, total| results.push((waiter, total)));
+        let results = results_of(done, StoreError::OutcomeUnknown);
         assert_eq!(results, [(0, Ok(5))]);
     }
 }
@@ -430,21 +438,16 @@ fn increments_fall_back_to_incr_where_receipts_are_rejected() {
     assert_eq!(send(&mut buffers), ["INCR", "visits"]);
     assert!(!session.is_idle() && !session.has_script());
     buffers.receive(b":5\r\n");
-    let mut results = Vec::new();
     let done = session.process_replies(&mut buffers).expect("no session error").expect("a complete batch");
-    done.complete(StoreError::OutcomeUnknown, |waiter, total| results.push((waiter, total)));
+    let results = results_of(done, StoreError::OutcomeUnknown);
     assert_eq!(results, [(0, Ok(5)), (1, Ok(6)), (2, Ok(0))]);
 }
 
 #[test]
 fn an_increment_with_a_receipt_is_not_sent_again_without() {
-    let [one, other] = [&b"a"[..], b"b"].map(|name| Key::new(name).expect("a valid key"));
     let mut buffers = Buffers::default();
     let mut session = ready_session(&mut buffers, true);
-    session.submit(
-        &mut batch(&[Command::Increment { key: one, by: 1 }, Command::Increment { key: other, by: 1 }]),
-        &mut buffers,
-    );
+    session.submit(&mut two_increments(), &mut buffers);
     let sent = buffers.pending().len();
     buffers.mark_sent(sent);
     buffers.receive(b"$1\r\n4\r\n-NOPERM No permissions to access a key\r\n");
@@ -453,9 +456,9 @@ fn an_increment_with_a_receipt_is_not_sent_again_without() {
     buffers.receive(b"-NOPERM No permissions to access a key\r\n");
     assert!(session.process_replies(&mut buffers).is_ok_and(|batch| batch.is_none()));
     // The connection fails before a byte of the second attempt is sent.
-    let (mut leftover, mut results) = (session.into_leftover(&buffers), Vec::new());
+    let mut leftover = session.into_leftover(&buffers);
     assert_eq!(leftover.recovery, Recovery::Fail);
-    leftover.batch.complete(StoreError::OutcomeUnknown, |waiter, total| results.push((waiter, total)));
+    let results = results_of(&mut leftover.batch, StoreError::OutcomeUnknown);
     assert_eq!(results, [(0, Ok(5)), (1, Err(StoreError::OutcomeUnknown))]);
 }
 
@@ -480,22 +483,18 @@ fn a_rejection_of_a_resent_batch_leaves_it_in_doubt() {
             buffers.receive(format!("-{error}\r\n").as_bytes());
             let _ = session.process_replies(&mut buffers);
         }
-        let (mut leftover, mut results) = (session.into_leftover(&buffers), Vec::new());
+        let mut leftover = session.into_leftover(&buffers);
         assert_eq!(leftover.recovery, Recovery::Fail);
-        leftover.batch.complete(StoreError::Unavailable, |waiter, total| results.push((waiter, total)));
+        let results = results_of(&mut leftover.batch, StoreError::Unavailable);
         assert_eq!(results, [(0, Err(StoreError::OutcomeUnknown))], "{error}");
     }
 }
 
 #[test]
 fn commands_without_a_reply_are_sent_again_under_the_same_sequence_number() {
-    let [one, other] = [&b"a"[..], b"b"].map(|name| Key::new(name).expect("a valid key"));
     let mut buffers = Buffers::default();
     let mut session = ready_session(&mut buffers, true);
-    session.submit(
-        &mut batch(&[Command::Increment { key: one, by: 1 }, Command::Increment { key: other, by: 1 }]),
-        &mut buffers,
-    );
+    session.submit(&mut two_increments(), &mut buffers);
     let first = buffers.pending().to_vec();
     buffers.mark_sent(first.len());
     buffers.read_buf().put_slice(b"$1\r\n4\r\n");
@@ -519,8 +518,7 @@ fn commands_without_a_reply_are_sent_again_under_the_same_sequence_number() {
     let mut session = ready_session(&mut buffers, true);
     session.submit(&mut leftover.batch, &mut buffers);
     buffers.read_buf().put_slice(b"$1\r\n8\r\n");
-    let mut results = Vec::new();
     let done = session.process_replies(&mut buffers).expect("no session error").expect("a complete batch");
-    done.complete(StoreError::OutcomeUnknown, |waiter, total| results.push((waiter, total)));
+    let results = results_of(done, StoreError::OutcomeUnknown);
     assert_eq!(results, [(0, Ok(5)), (1, Ok(9))]);
 }
