@@ -1,8 +1,8 @@
 //! The invariants of ARCHITECTURE.md: what the sources of notch must not hold, and where.
 //!
-//! A source is read as tokens, so comments and text are told apart from code, and macros are read like all else.
-//! `#[cfg(test)]` items and documentation are left out. The compiler refuses unsafe code: here
-//! it is checked that every package tells it to.
+//! A source is read as tokens, so comments and strings are distinguished from code, and macros are read like other code.
+//! `#[cfg(test)]` items and documentation are left out. The compiler rejects unsafe code; a test here checks that every
+//! package forbids it.
 
 use std::collections::BTreeSet;
 use std::fs;
