@@ -412,13 +412,13 @@ impl Ledger {
 
 /// Appends `INCRBY key by`.
 fn append_increment(out: &mut Vec<u8>, key: &[u8], by: i64) {
-    resp::command(out, &[b"INCRBY", key, &Decimal::new(by)]);
+    resp::write_command(out, &[b"INCRBY", key, &Decimal::new(by)]);
 }
 
 /// Appends the checksum of the batch that begins at `start` of `out`. Returns it, the seed of the next one.
 fn append_checksum(out: &mut Vec<u8>, start: usize, seed: u32) -> u32 {
     let crc = crc32(seed, &out[start..]);
-    resp::command(out, &[b"ECHO", &hex(crc)]);
+    resp::write_command(out, &[b"ECHO", &hex(crc)]);
     crc
 }
 

@@ -161,24 +161,24 @@ pub fn parse_integer(digits: &[u8]) -> Option<i64> {
 }
 
 /// Appends one command with its arguments: an array of bulk strings.
-pub fn command(out: &mut Vec<u8>, arguments: &[&[u8]]) {
-    command_prefix(out, arguments.len(), arguments);
+pub fn write_command(out: &mut Vec<u8>, arguments: &[&[u8]]) {
+    write_command_prefix(out, arguments.len(), arguments);
 }
 
-/// Appends the first arguments of a command that has `count` of them; [`argument`] appends the others.
-pub fn command_prefix(out: &mut Vec<u8>, count: usize, arguments: &[&[u8]]) {
-    header(out, b'*', count);
-    arguments.iter().for_each(|each| argument(out, each));
+/// Appends the first arguments of a command that has `count` of them; [`write_argument`] appends the others.
+pub fn write_command_prefix(out: &mut Vec<u8>, count: usize, arguments: &[&[u8]]) {
+    write_header(out, b'*', count);
+    arguments.iter().for_each(|each| write_argument(out, each));
 }
 
 /// Appends one argument of a command.
-pub fn argument(out: &mut Vec<u8>, bytes: &[u8]) {
-    header(out, b'$', bytes.len());
+pub fn write_argument(out: &mut Vec<u8>, bytes: &[u8]) {
+    write_header(out, b'$', bytes.len());
     out.extend_from_slice(bytes);
     out.extend_from_slice(CRLF);
 }
 
-fn header(out: &mut Vec<u8>, kind: u8, length: usize) {
+fn write_header(out: &mut Vec<u8>, kind: u8, length: usize) {
     out.push(kind);
     out.extend_from_slice(&Decimal::new(length as i64));
     out.extend_from_slice(CRLF);
@@ -208,8 +208,8 @@ mod tests {
     #[test]
     fn writes_commands_as_redis_reads_them() {
         let mut out = Vec::new();
-        command(&mut out, &[b"INCRBY", b"visits", b"12"]);
-        command(&mut out, &[b""]);
+        write_command(&mut out, &[b"INCRBY", b"visits", b"12"]);
+        write_command(&mut out, &[b""]);
         assert_eq!(&out[..], b"*3\r\n$6\r\nINCRBY\r\n$6\r\nvisits\r\n$2\r\n12\r\n*1\r\n$0\r\n\r\n");
     }
 

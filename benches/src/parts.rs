@@ -29,7 +29,7 @@ fn resp_encode_incrby(bencher: Bencher<'_, '_>) {
     let mut out = Vec::with_capacity(4096);
     bencher.bench_local(|| {
         out.clear();
-        resp::command(&mut out, black_box(&[b"INCRBY", b"visits", b"64"]));
+        resp::write_command(&mut out, black_box(&[b"INCRBY", b"visits", b"64"]));
     });
 }
 

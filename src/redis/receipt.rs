@@ -44,10 +44,10 @@ impl Producer {
 /// Appends the arguments that follow [`increment_prefix`]: the sequence number of the batch, the visits and, under a
 /// bound, the most names.
 pub(super) fn write_arguments(out: &mut Vec<u8>, sequence: i64, by: i64, bound: Option<&Bound>) {
-    resp::argument(out, &Decimal::new(SEQUENCE_BASE + sequence));
-    resp::argument(out, &Decimal::new(by));
+    resp::write_argument(out, &Decimal::new(SEQUENCE_BASE + sequence));
+    resp::write_argument(out, &Decimal::new(by));
     if let Some(bound) = bound {
-        resp::argument(out, &Decimal::new(bound.most as i64));
+        resp::write_argument(out, &Decimal::new(bound.most as i64));
     }
 }
 
@@ -66,9 +66,9 @@ pub(super) fn increment_prefix(
     let names = bound.map(|bound| [b"{", hash_tag(bound.main.as_bytes()), b"}:<names>"].concat());
     let (keys, count) = if bound.is_some() { (b"3", 10) } else { (b"2", 8) };
     let mut prefix = Vec::new();
-    resp::command_prefix(&mut prefix, count, &[command, script, keys, key.as_bytes(), &receipt]);
-    names.iter().for_each(|names| resp::argument(&mut prefix, names));
-    resp::argument(&mut prefix, &expiry);
+    resp::write_command_prefix(&mut prefix, count, &[command, script, keys, key.as_bytes(), &receipt]);
+    names.iter().for_each(|names| resp::write_argument(&mut prefix, names));
+    resp::write_argument(&mut prefix, &expiry);
     prefix
 }
 

@@ -124,7 +124,7 @@ impl<W> Session<W> {
     /// starting.
     #[must_use]
     pub fn open(config: &RedisConfig, main: &Key, producer: Producer, buffers: &mut Buffers) -> Self {
-        let mut write = |arguments: &[&[u8]]| resp::command(buffers.output(), arguments);
+        let mut write = |arguments: &[&[u8]]| resp::write_command(buffers.output(), arguments);
         match (&config.username, &config.password) {
             (Some(user), Some(password)) => write(&[b"AUTH", user.as_bytes(), password.as_bytes()]),
             (None, Some(password)) => write(&[b"AUTH", password.as_bytes()]),
@@ -227,12 +227,12 @@ impl<W> Session<W> {
                     out.extend_from_slice(&self.prefix.1);
                     write_arguments(out, self.in_flight.sequence(), *by, bound);
                 }
-                (Command::Increment { key, by: 1 }, None) => resp::command(out, &[b"INCR", key.as_bytes()]),
+                (Command::Increment { key, by: 1 }, None) => resp::write_command(out, &[b"INCR", key.as_bytes()]),
                 (Command::Increment { key, by }, None) => {
-                    resp::command(out, &[b"INCRBY", key.as_bytes(), &Decimal::new(*by)]);
+                    resp::write_command(out, &[b"INCRBY", key.as_bytes(), &Decimal::new(*by)]);
                 }
-                (Command::Get { key }, _) => resp::command(out, &[b"GET", key.as_bytes()]),
-                (Command::Ping, _) => resp::command(out, &[b"PING"]),
+                (Command::Get { key }, _) => resp::write_command(out, &[b"GET", key.as_bytes()]),
+                (Command::Ping, _) => resp::write_command(out, &[b"PING"]),
             }
         }
         self.encoded = buffers.pending().len() - before;

@@ -234,9 +234,9 @@ fn forge(file: &mut Vec<u8>, words: &[&str]) {
     let digits = file.len().checked_sub(10).and_then(|start| std::str::from_utf8(&file[start..start + 8]).ok());
     let seed = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0);
     let mut out = Vec::new();
-    resp::command(&mut out, &words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>());
+    resp::write_command(&mut out, &words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>());
     let checksum = format!("{:08x}", crc32(seed, &out));
-    resp::command(&mut out, &[b"ECHO", checksum.as_bytes()]);
+    resp::write_command(&mut out, &[b"ECHO", checksum.as_bytes()]);
     file.extend_from_slice(&out);
 }
 
