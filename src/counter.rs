@@ -259,6 +259,17 @@ impl Names {
     }
 }
 
+/// The limit of named counters that visits may create in one store. Counters that exist already are not affected.
+///
+/// In Redis their keys are the members of a set, `{visits}:<names>`, which a script maintains.
+#[derive(Clone, Copy, Debug)]
+pub struct NameLimit {
+    /// Key of the main counter, which the limit does not include.
+    pub main: Key,
+    /// Largest number of named counters, `main:NAME`.
+    pub most: usize,
+}
+
 impl Counters {
     /// Longest key of a main counter in bytes: a colon and a name of any length can follow.
     pub const MAX_MAIN: usize = Key::MAX - 1 - Names::MAX;

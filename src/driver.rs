@@ -21,10 +21,10 @@ use self::queue::Waiter;
 use crate::batch::Batch;
 use crate::config::{Limits, Store};
 use crate::connection::{Record, ServerContext};
-use crate::counter::{Command, Counters, Key, Names};
-use crate::ledger::{self, Fsync, Ledger, OpenError, Origin};
+use crate::counter::{Command, Counters, Key, NameLimit, Names};
+use crate::ledger::{Fsync, Ledger, OpenError, Origin};
 use crate::metrics::{Metrics, ServerInfo, WorkerMetrics};
-use crate::redis::{Bound, Producer, RedisConfig};
+use crate::redis::{Producer, RedisConfig};
 use crate::routes::Route;
 use crate::system;
 
@@ -136,9 +136,9 @@ fn connect(config: &RedisConfig, timeout: Duration) -> Result<TcpStream, StoreHe
 /// # Errors
 /// [`Failure::Ledger`].
 fn open_ledger(path: &Path, fsync: Fsync, counters: &Counters, limits: &Limits) -> Result<(Ledger, String), Failure> {
-    // A configured list of names is a bound itself.
-    let named = if matches!(counters.names, Names::Any) { limits.counters } else { usize::MAX };
-    let opened = Ledger::open(path, fsync, ledger::Bound { main: counters.main, named });
+    // A configured list of names is a limit itself.
+    let most = if matches!(counters.names, Names::Any) { limits.counters } else { usize::MAX };
+    let opened = Ledger::open(path, fsync, NameLimit { main: counters.main, most });
     let (ledger, found) = opened.map_err(|error| Failure::Ledger(path.to_owned(), error))?;
     let (file, key) = (found.path.to_string_lossy(), String::from_utf8_lossy(counters.main.as_bytes()));
     if found.torn > 0 {
@@ -297,8 +297,8 @@ fn has_counted(batch: &Batch<Waiter>) -> bool {
 /// Creates the identity under which a worker counts in Redis: another at each start, and for each worker.
 fn producer(context: &ServerContext, limits: &Limits) -> Producer {
     let Counters { main, names } = &context.counters;
-    let bound = matches!(names, Names::Any).then_some(Bound { main: *main, most: limits.counters });
-    Producer { id: system::random(), retry_window: limits.store, bound }
+    let name_limit = matches!(names, Names::Any).then_some(NameLimit { main: *main, most: limits.counters });
+    Producer { id: system::random(), retry_window: limits.store, name_limit }
 }
 
 /// Returns the command that probes the store, if one is needed, and the time until the next call. So the store's health

@@ -38,9 +38,8 @@ use self::checksum::{crc32, hex};
 pub use self::error::OpenError;
 use self::files::{FileId, folder, id, is_full, lock, remove, resolve_links, sync_folder, temp_path};
 use self::replay::Replay;
-pub use self::totals::Bound;
 use self::totals::Totals;
-use crate::counter::{Command, Key, Rejection, StoreError};
+use crate::counter::{Command, Key, NameLimit, Rejection, StoreError};
 use crate::decimal::Decimal;
 use crate::resp;
 
@@ -125,10 +124,10 @@ impl Ledger {
     ///
     /// # Errors
     /// [`OpenError`]; the file is unchanged.
-    pub fn open(path: &Path, fsync: Fsync, bound: Bound) -> Result<(Self, Found), OpenError> {
+    pub fn open(path: &Path, fsync: Fsync, limit: NameLimit) -> Result<(Self, Found), OpenError> {
         let (mut file, created) = lock(path)?;
         let length = file.metadata().map_err(|error| OpenError::Io("read", error))?.len();
-        let Replay { totals, checksum, valid_length, .. } = Replay::run(&mut file, bound)?;
+        let Replay { totals, checksum, valid_length, .. } = Replay::run(&mut file, limit)?;
         let path = resolve_links(path);
         // A file left by a rewrite that was killed. The lock excludes a rewrite that is still running.
         let _ = fs::remove_file(temp_path(&path));
@@ -156,7 +155,7 @@ impl Ledger {
             path: ledger.path.clone(),
             origin,
             torn: length - valid_length,
-            total: ledger.total(&bound.main),
+            total: ledger.total(&limit.main),
             counters: ledger.totals.len(),
             foreign_key: ledger.totals.foreign_key(),
         };

@@ -10,7 +10,7 @@ mod errors;
 mod receipt;
 mod session;
 
-pub use receipt::{Bound, Producer};
+pub use receipt::Producer;
 pub use session::{Leftover, Receipts, Recovery, Session, SessionError};
 
 /// The address of Redis, the credentials and the database.

@@ -9,9 +9,9 @@ use std::{env, fs, process};
 
 use divan::{Bencher, black_box};
 use notch::batch::Batch;
-use notch::counter::{Command, Key, StoreError};
+use notch::counter::{Command, Key, NameLimit, StoreError};
 use notch::http;
-use notch::ledger::{Bound, Fsync, Ledger};
+use notch::ledger::{Fsync, Ledger};
 use notch::resp;
 
 fn main() {
@@ -101,8 +101,8 @@ impl Drop for Folder {
 fn ledger_append(bencher: Bencher<'_, '_>, fsync: &str) {
     let folder = Folder::new(fsync);
     let when = if fsync == "always" { Fsync::Always } else { Fsync::Never };
-    let bound = Bound { main: key(), named: usize::MAX };
-    let (mut ledger, _) = Ledger::open(&folder.0.join("ledger"), when, bound).expect("a new ledger");
+    let limit = NameLimit { main: key(), most: usize::MAX };
+    let (mut ledger, _) = Ledger::open(&folder.0.join("ledger"), when, limit).expect("a new ledger");
     let commands = [Command::Increment { key: key(), by: 64 }];
     let mut results = Vec::new();
     bencher.bench_local(|| {

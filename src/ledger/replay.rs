@@ -7,9 +7,9 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 
 use super::checksum::{crc32, hex};
-use super::totals::{Bound, Totals};
+use super::totals::Totals;
 use super::{HEADER, OpenError};
-use crate::counter::Key;
+use crate::counter::{Key, NameLimit};
 use crate::resp::{self, Reply};
 
 /// The content of a file, as far as it was read.
@@ -32,8 +32,8 @@ impl Replay {
     ///
     /// # Errors
     /// The file cannot be read, is not a ledger, or is damaged.
-    pub(super) fn run(file: &mut File, bound: Bound) -> Result<Self, OpenError> {
-        let totals = Totals::new(bound);
+    pub(super) fn run(file: &mut File, limit: NameLimit) -> Result<Self, OpenError> {
+        let totals = Totals::new(limit);
         let mut replay = Self { totals, checksum: 0, valid_length: 0, pending: Vec::new(), crc: 0, offset: 0 };
         let mut input = Vec::new();
         loop {

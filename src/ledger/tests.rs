@@ -37,7 +37,7 @@ fn commit(ledger: &mut Ledger, commands: &[Command]) -> Vec<Result<i64, StoreErr
 }
 
 fn open(path: &Path) -> Result<(Ledger, Found), OpenError> {
-    Ledger::open(path, Fsync::Never, Bound { main: key("visits"), named: usize::MAX })
+    Ledger::open(path, Fsync::Never, NameLimit { main: key("visits"), most: usize::MAX })
 }
 
 fn open_valid(path: &Path) -> Ledger {

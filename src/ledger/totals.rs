@@ -4,29 +4,20 @@
 //! binary. Clients may choose names and their order; in any order, an insertion among a million names takes about the
 //! same time.
 
-use crate::counter::{Key, Rejection};
-
-/// Limit on new counters; counters that are already in the file are not affected.
-#[derive(Clone, Copy, Debug)]
-pub struct Bound {
-    /// Key of the main counter, which the limit does not include.
-    pub main: Key,
-    /// Largest number of named counters, `main:NAME`.
-    pub named: usize,
-}
+use crate::counter::{Key, NameLimit, Rejection};
 
 /// The totals by key.
 pub(super) struct Totals {
     /// At least one run. A run has at most [`MAX_RUN`] totals; only a single run may be empty.
     runs: Vec<Vec<(Box<[u8]>, i64)>>,
-    bound: Bound,
-    /// Number of named counters of `bound.main`.
+    limit: NameLimit,
+    /// Number of named counters of `limit.main`.
     named: usize,
 }
 
 impl Totals {
-    pub(super) fn new(bound: Bound) -> Self {
-        Self { runs: vec![Vec::new()], bound, named: 0 }
+    pub(super) fn new(limit: NameLimit) -> Self {
+        Self { runs: vec![Vec::new()], limit, named: 0 }
     }
 
     /// Returns the total of a key, 0 if there is none.
@@ -36,7 +27,7 @@ impl Totals {
 
     /// Adds to a total, and returns it. Rejects a new named counter beyond the limit, and an overflow.
     pub(super) fn add(&mut self, key: &Key, by: i64) -> Result<i64, Rejection> {
-        self.count(key, by, self.bound.named)
+        self.count(key, by, self.limit.most)
     }
 
     /// Adds an increment that was read from the file, also beyond the limit.
@@ -111,15 +102,15 @@ impl Totals {
         self.runs.iter().map(Vec::len).sum()
     }
 
-    /// Returns the first key if no key belongs to [`Bound::main`].
+    /// Returns the first key if no key belongs to [`NameLimit::main`].
     pub(super) fn foreign_key(&self) -> Option<String> {
-        let has_own = self.named > 0 || self.find(&self.bound.main).is_ok();
+        let has_own = self.named > 0 || self.find(&self.limit.main).is_ok();
         let (first, _) = self.iter().next().filter(|_| !has_own)?;
         Some(String::from_utf8_lossy(first).into_owned())
     }
 
     fn is_named(&self, key: &Key) -> bool {
-        let name = key.as_bytes().strip_prefix(self.bound.main.as_bytes());
+        let name = key.as_bytes().strip_prefix(self.limit.main.as_bytes());
         name.is_some_and(|name| name.first() == Some(&b':'))
     }
 }
@@ -135,8 +126,8 @@ mod tests {
         Key::new(name.as_bytes()).expect("a valid key")
     }
 
-    fn totals(named: usize) -> Totals {
-        Totals::new(Bound { main: key("visits"), named })
+    fn totals(most: usize) -> Totals {
+        Totals::new(NameLimit { main: key("visits"), most })
     }
 
     #[test]

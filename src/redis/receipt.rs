@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use crate::counter::{Command, Key};
+use crate::counter::{Command, Key, NameLimit};
 use crate::decimal::Decimal;
 use crate::resp;
 
@@ -21,33 +21,23 @@ pub struct Producer {
     /// How long a batch may be sent again after it was sent first.
     pub retry_window: Duration,
     /// The limit of named counters, if clients choose their names.
-    pub bound: Option<Bound>,
-}
-
-/// The limit of named counters that visits may create in one store. Their keys are the members of a set,
-/// `{visits}:<names>`, which the script maintains.
-#[derive(Clone, Copy)]
-pub struct Bound {
-    /// The main counter, which is not a member of the set.
-    pub main: Key,
-    /// Most members of the set.
-    pub most: usize,
+    pub name_limit: Option<NameLimit>,
 }
 
 impl Producer {
     /// Returns the limit that applies to `command`: only increments of named counters have one.
-    pub(super) fn bound_of(&self, command: &Command) -> Option<&Bound> {
-        self.bound.as_ref().filter(|bound| command.is_increment() && command.key() != Some(&bound.main))
+    pub(super) fn limit_of(&self, command: &Command) -> Option<&NameLimit> {
+        self.name_limit.as_ref().filter(|limit| command.is_increment() && command.key() != Some(&limit.main))
     }
 }
 
 /// Appends the arguments that follow [`increment_prefix`]: the sequence number of the batch, the visits and, under a
-/// bound, the most names.
-pub(super) fn write_arguments(out: &mut Vec<u8>, sequence: i64, by: i64, bound: Option<&Bound>) {
+/// limit, the most names.
+pub(super) fn write_arguments(out: &mut Vec<u8>, sequence: i64, by: i64, limit: Option<&NameLimit>) {
     resp::write_argument(out, &Decimal::new(SEQUENCE_BASE + sequence));
     resp::write_argument(out, &Decimal::new(by));
-    if let Some(bound) = bound {
-        resp::write_argument(out, &Decimal::new(bound.most as i64));
+    if let Some(limit) = limit {
+        resp::write_argument(out, &Decimal::new(limit.most as i64));
     }
 }
 
@@ -56,15 +46,15 @@ pub(super) fn write_arguments(out: &mut Vec<u8>, sequence: i64, by: i64, bound: 
 pub(super) fn increment_prefix(
     [command, script]: [&[u8]; 2],
     key: &Key,
-    bound: Option<&Bound>,
+    limit: Option<&NameLimit>,
     producer: &Producer,
 ) -> Vec<u8> {
     let expiry = Decimal::new((producer.retry_window + RECEIPT_GRACE).as_millis() as i64);
     let id = Decimal::new((producer.id >> 1) as i64);
     let receipt = [b"{", hash_tag(key.as_bytes()), b"}:receipt:", &id].concat();
     // No counter can have this key, because a `Key` has no angle brackets.
-    let names = bound.map(|bound| [b"{", hash_tag(bound.main.as_bytes()), b"}:<names>"].concat());
-    let (keys, count) = if bound.is_some() { (b"3", 10) } else { (b"2", 8) };
+    let names = limit.map(|limit| [b"{", hash_tag(limit.main.as_bytes()), b"}:<names>"].concat());
+    let (keys, count) = if limit.is_some() { (b"3", 10) } else { (b"2", 8) };
     let mut prefix = Vec::new();
     resp::write_command_prefix(&mut prefix, count, &[command, script, keys, key.as_bytes(), &receipt]);
     names.iter().for_each(|names| resp::write_argument(&mut prefix, names));
@@ -80,9 +70,9 @@ fn hash_tag(key: &[u8]) -> &[u8] {
     tag.filter(|tag| !tag.is_empty()).unwrap_or(key)
 }
 
-/// Counts visits once. Keys: the counter, its receipt, and for a counter under a [`Bound`] the set of names. Arguments:
+/// Counts visits once. Keys: the counter, its receipt, and for a counter under a [`NameLimit`] the set of names. Arguments:
 /// the expiry of the receipt in milliseconds, the sequence number of the batch in sixteen digits, the number of visits,
-/// and under a bound the most names. Returns the total before the increment as text, since Lua's numbers have 53 bits.
+/// and under a limit the most names. Returns the total before the increment as text, since Lua's numbers have 53 bits.
 ///
 /// The receipt is written first, so that a store that rejects writes does so before anything is counted. If the name or
 /// the increment is rejected, the previous receipt is restored. An increment of 0 creates no counter.

@@ -214,18 +214,18 @@ impl<W> Session<W> {
         if script.is_none() {
             // Checking the limit and then counting would be two steps, not one atomic step.
             let rejected = Err(StoreError::Rejected(Rejection::ScriptsRequired));
-            self.in_flight.resolve_where(|command| self.producer.bound_of(command).is_some(), rejected);
+            self.in_flight.resolve_where(|command| self.producer.limit_of(command).is_some(), rejected);
         }
         for command in self.in_flight.pending_commands() {
             let out = buffers.output();
             match (command, script) {
                 (Command::Increment { key, by }, Some(script)) => {
-                    let bound = self.producer.bound_of(command);
+                    let limit = self.producer.limit_of(command);
                     if self.prefix.0.as_ref() != Some(key) {
-                        self.prefix = (Some(*key), increment_prefix(script, key, bound, &self.producer));
+                        self.prefix = (Some(*key), increment_prefix(script, key, limit, &self.producer));
                     }
                     out.extend_from_slice(&self.prefix.1);
-                    write_arguments(out, self.in_flight.sequence(), *by, bound);
+                    write_arguments(out, self.in_flight.sequence(), *by, limit);
                 }
                 (Command::Increment { key, by: 1 }, None) => resp::write_command(out, &[b"INCR", key.as_bytes()]),
                 (Command::Increment { key, by }, None) => {
@@ -324,15 +324,15 @@ impl<W> Session<W> {
         matches!(self.mode, IncrementMode::EvalSha(_)) && self.has_fallback(command, total)
     }
 
-    /// Returns `true` if an increment with this reply may be counted in another [`IncrementMode`]. Under a bound it
+    /// Returns `true` if an increment with this reply may be counted in another [`IncrementMode`]. Under a limit it
     /// needs a script, and `NOPERM` may concern the set of names and not the receipt.
     fn has_fallback(&self, command: &Command, total: Result<i64, StoreError>) -> bool {
-        let is_bound = self.producer.bound_of(command).is_some();
+        let is_limited = self.producer.limit_of(command).is_some();
         match total {
             Err(StoreError::Rejected(Rejection::NoScript)) => {
-                command.is_increment() && (!is_bound || matches!(self.mode, IncrementMode::EvalSha(_)))
+                command.is_increment() && (!is_limited || matches!(self.mode, IncrementMode::EvalSha(_)))
             }
-            Err(StoreError::Rejected(Rejection::Permission)) => command.is_increment() && !is_bound,
+            Err(StoreError::Rejected(Rejection::Permission)) => command.is_increment() && !is_limited,
             _ => false,
         }
     }

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use notch::counter::{Command, Key, Rejection, StoreError};
-use notch::ledger::{Bound, Found, Fsync, Ledger, OpenError};
+use notch::counter::{Command, Key, NameLimit, Rejection, StoreError};
+use notch::ledger::{Found, Fsync, Ledger, OpenError};
 use notch::resp;
 
 /// `data` is a file if it begins with `*`. Otherwise it is a scenario with one step in a line:
@@ -146,8 +146,8 @@ impl Scenario {
         let before = read(&self.path);
         let intact = before.iter().zip(&self.written).take_while(|(one, other)| one == other).count();
         let intact_state = self.states.iter().rposition(|(end, _)| *end <= intact);
-        let bound = Bound { main: Key::new(b"visits").expect("a valid key"), named: usize::MAX };
-        let (mut ledger, Found { torn: cut, .. }) = match Ledger::open(&self.path, Fsync::Always, bound) {
+        let limit = NameLimit { main: Key::new(b"visits").expect("a valid key"), most: usize::MAX };
+        let (mut ledger, Found { torn: cut, .. }) = match Ledger::open(&self.path, Fsync::Always, limit) {
             Ok(opened) => opened,
             Err(OpenError::Damaged(_) | OpenError::NotALedger) => {
                 assert_eq!(read(&self.path), before, "rejected and changed");

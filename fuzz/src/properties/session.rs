@@ -60,7 +60,7 @@ fn run(config: &RedisConfig, batches: &[Vec<Command>], sent: &[u8], mut arrival:
     let mut session = Session::open(
         config,
         &Key::new(b"visits").expect("a valid key"),
-        Producer { id: 84, retry_window: Duration::from_secs(2), bound: None },
+        Producer { id: 84, retry_window: Duration::from_secs(2), name_limit: None },
         &mut buffers,
     );
     let handshake = 4 + usize::from(config.password.is_some()) + usize::from(config.db != 0);

@@ -1,14 +1,15 @@
 use std::time::Duration;
 
-use super::super::Bound;
-use super::*;
 use bytes::BufMut;
+
+use super::*;
+use crate::counter::NameLimit;
 
 fn config() -> RedisConfig {
     RedisConfig { host: "redis".into(), port: 6379, username: None, password: None, db: 0 }
 }
 
-const PRODUCER: Producer = Producer { id: 84, retry_window: Duration::from_secs(2), bound: None };
+const PRODUCER: Producer = Producer { id: 84, retry_window: Duration::from_secs(2), name_limit: None };
 
 const INFO: &str = "$22\r\nmaxmemory:0\r\nother:1\r\n\r\n";
 
@@ -152,7 +153,7 @@ fn receipts_are_kept_unless_redis_may_evict_them() {
 
 #[test]
 fn named_counters_are_counted_under_their_bound() {
-    let producer = Producer { bound: Some(Bound { main: visits(), most: 9 }), ..PRODUCER };
+    let producer = Producer { name_limit: Some(NameLimit { main: visits(), most: 9 }), ..PRODUCER };
     let named = Key::new(b"visits:blog").expect("a valid key");
     let commands = [Command::Increment { key: visits(), by: 1 }, Command::Increment { key: named, by: 2 }];
     let mut buffers = Buffers::default();
@@ -181,7 +182,7 @@ fn named_counters_are_counted_under_their_bound() {
 
 #[test]
 fn named_counters_fall_back_to_eval() {
-    let producer = Producer { bound: Some(Bound { main: visits(), most: 9 }), ..PRODUCER };
+    let producer = Producer { name_limit: Some(NameLimit { main: visits(), most: 9 }), ..PRODUCER };
     let named = Key::new(b"visits:blog").expect("a valid key");
     let lost = Err(StoreError::OutcomeUnknown);
     let rejected = Err(StoreError::Rejected(Rejection::Permission));
@@ -217,7 +218,7 @@ fn named_counters_fall_back_to_eval() {
 
 #[test]
 fn named_counters_need_scripts() {
-    let producer = Producer { bound: Some(Bound { main: visits(), most: 9 }), ..PRODUCER };
+    let producer = Producer { name_limit: Some(NameLimit { main: visits(), most: 9 }), ..PRODUCER };
     let named = Key::new(b"visits:blog").expect("a valid key");
     let rejected = Err(StoreError::Rejected(Rejection::ScriptsRequired));
     let (main, named) = (Command::Increment { key: visits(), by: 1 }, Command::Increment { key: named, by: 2 });
