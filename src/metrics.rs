@@ -268,7 +268,7 @@ mod tests {
             (|metrics| metrics.record_visits(1, Err(StoreError::OutcomeUnknown)), visits("in_doubt")),
             (|metrics| metrics.record_visits(1, Err(StoreError::Rejected(Rejection::Disk))), visits("refused")),
             (WorkerMetrics::record_reconnect, name("notch_store_reconnects_total")),
-            (|metrics| metrics.record_batch(1, Duration::ZERO), name("notch_batch_asks_sum")),
+            (|metrics| metrics.record_batch(1, Duration::ZERO), name("notch_batch_commands_sum")),
             (|metrics| metrics.record_batch(1, Duration::ZERO), name("notch_store_round_trip_seconds_count")),
         ];
         for (record, sample) in table {
@@ -298,11 +298,11 @@ mod tests {
             (["+Inf", "+Inf"], "5", "5"),
         ] {
             let bucket = |name, le| value(&metrics, &format!("{name}_bucket{{le=\"{le}\"}}"));
-            assert_eq!(bucket("notch_batch_asks", le[0]), commands, "{le:?}");
+            assert_eq!(bucket("notch_batch_commands", le[0]), commands, "{le:?}");
             assert_eq!(bucket("notch_store_round_trip_seconds", le[1]), trips, "{le:?}");
         }
-        assert_eq!(value(&metrics, "notch_batch_asks_count"), "5");
-        assert_eq!(value(&metrics, "notch_batch_asks_sum"), "6031");
+        assert_eq!(value(&metrics, "notch_batch_commands_count"), "5");
+        assert_eq!(value(&metrics, "notch_batch_commands_sum"), "6031");
         assert_eq!(value(&metrics, "notch_store_round_trip_seconds_count"), "5");
         assert_eq!(value(&metrics, "notch_store_round_trip_seconds_sum"), "2.314503");
     }
@@ -311,7 +311,7 @@ mod tests {
     fn bounds_on_the_page_match_the_constants() {
         let text = page(&Metrics::default());
         for (name, bounds, unit) in [
-            ("notch_batch_asks", BATCH_SIZE_BOUNDS, 1.0),
+            ("notch_batch_commands", BATCH_SIZE_BOUNDS, 1.0),
             ("notch_store_round_trip_seconds", ROUND_TRIP_BOUNDS, SECOND as f64),
         ] {
             let start = format!("{name}_bucket{{le=\"");

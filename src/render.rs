@@ -295,15 +295,15 @@ const BACK: &[u8] = b"<nav><a href=/>Start page</a></nav>\n";
 
 /// `Content-Security-Policy` of both pages: allows their style and script by hash, and requests to their own origin.
 pub const POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-JZamEW5y373TgRH8xanrP5AV6dg6Ni5cgQcEMEG5ysQ='; \
-    script-src 'sha256-6cysVlyFtgpiWi0ECKffMDj32w9uae5W3GmcB8hK8Ak='; \
+    style-src 'sha256-J4bn8uPN1zflW5pOlSEs7d06znJceQ0yfNOmKe7Gy/E='; \
+    script-src 'sha256-pgIFC7KszN8uV5lgt8A0WDQJbic4aZoU55C9A1k3hCY='; \
     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// Returns the message of an error of the store: a clause in lower case.
 #[must_use]
 pub fn error_message(error: StoreError) -> &'static str {
     match error {
-        StoreError::Unavailable => "the store is away",
+        StoreError::Unavailable => "the store is unavailable",
         StoreError::Overloaded => "too many counters are requested at once",
         StoreError::OutcomeUnknown => "the store did not reply in time",
         StoreError::Rejected(rejection) => rejection.message(),
@@ -354,13 +354,13 @@ mod tests {
         assert_eq!(render(Format::Text, Ok(3)), "say \"hi\"\\ there\nvisits so far: 3\n");
         assert_eq!(
             render(Format::Text, Err(StoreError::Unavailable)),
-            "say \"hi\"\\ there\nno count right now: the store is away\n"
+            "say \"hi\"\\ there\nno count right now: the store is unavailable\n"
         );
         let object = r#"{"welcome":"say \"hi\"\\ there","counter":"visits","count":"#;
         assert_eq!(render(Format::Json, Ok(3)), format!("{object}3}}\n"));
         assert_eq!(
             render(Format::Json, Err(StoreError::Unavailable)),
-            format!("{object}null,\"error\":\"the store is away\"}}\n")
+            format!("{object}null,\"error\":\"the store is unavailable\"}}\n")
         );
     }
 

@@ -280,7 +280,7 @@ fn pipelined_visits_become_one_command_and_many_responses() {
 #[test]
 fn store_errors_become_statuses_and_messages() {
     for (path, error, transcript) in [
-        ("/count", StoreError::Unavailable, "503 not counted, try again: the store is away ."),
+        ("/count", StoreError::Unavailable, "503 not counted, try again: the store is unavailable ."),
         (
             "/count",
             StoreError::OutcomeUnknown,
@@ -297,9 +297,9 @@ fn store_errors_become_statuses_and_messages() {
             "507 not counted: MAX_COUNTERS is reached: existing counters are counted, new names are rejected; \
              raise MAX_COUNTERS or remove counters .",
         ),
-        ("/total", StoreError::Unavailable, "503 no total, try again: the store is away ."),
-        ("/readyz", StoreError::Unavailable, "503 not ready: the store is away ."),
-        ("/", StoreError::Unavailable, "200 Hi/no count right now: the store is away ."),
+        ("/total", StoreError::Unavailable, "503 no total, try again: the store is unavailable ."),
+        ("/readyz", StoreError::Unavailable, "503 not ready: the store is unavailable ."),
+        ("/", StoreError::Unavailable, "200 Hi/no count right now: the store is unavailable ."),
         ("/livez", StoreError::Unavailable, "200 alive ."),
     ] {
         let mut simulation = Simulation::new(Err(error));

@@ -111,14 +111,14 @@ fn metrics_count_every_request() {
             (requests("refused", "4xx"), 2.0),
             (requests("refused", "5xx"), 1.0),
             (visits("counted"), 4.0),
-            ("notch_batch_asks_count".to_owned(), 10.0),
-            ("notch_batch_asks_sum".to_owned(), 10.0),
+            ("notch_batch_commands_count".to_owned(), 10.0),
+            ("notch_batch_commands_sum".to_owned(), 10.0),
             ("notch_store_round_trip_seconds_count".to_owned(), 10.0),
             ("notch_store_round_trip_seconds_bucket{le=\"+Inf\"}".to_owned(), 10.0),
         ];
         // Buckets are cumulative.
         let buckets = ["1", "4", "16", "64", "256", "1024", "+Inf"];
-        wait_for_growth.extend(buckets.map(|le| (format!("notch_batch_asks_bucket{{le=\"{le}\"}}"), 10.0)));
+        wait_for_growth.extend(buckets.map(|le| (format!("notch_batch_commands_bucket{{le=\"{le}\"}}"), 10.0)));
         assert_grown(&before, &samples(&notch), &wait_for_growth);
     }
 }
@@ -133,7 +133,7 @@ fn pipelined_visits_are_many_requests_and_one_command() {
     assert_eq!(samples[&requests("count", "2xx")], 40.0);
     assert_eq!(samples[&visits("counted")], 40.0);
     // How many visits arrive at once depends on the network.
-    assert!(samples["notch_batch_asks_sum"] < 40.0, "{samples:?}");
+    assert!(samples["notch_batch_commands_sum"] < 40.0, "{samples:?}");
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn each_reconnect_to_the_store_is_counted() {
         wait_until("the store is there", back);
         assert_eq!(samples(&notch)["notch_store_reconnects_total"], f64::from(times));
         redis.kill();
-        wait_until("the store is away", || (samples(&notch)["notch_store_up"] == 0.0).then_some(()));
+        wait_until("the store is unavailable", || (samples(&notch)["notch_store_up"] == 0.0).then_some(()));
         redis.restart();
     }
 }
@@ -206,9 +206,9 @@ fn a_slow_store_shows_in_the_metrics() {
     let held = HELD.as_secs_f64();
     assert!((held..2.0 * held).contains(&took), "that a batch waits for another is no part of its own: {took}");
     for (le, batches) in [("1", 1.0), ("4", 1.0), ("16", 2.0), ("+Inf", 2.0)] {
-        assert_eq!(samples[&format!("notch_batch_asks_bucket{{le=\"{le}\"}}")], batches, "{le}");
+        assert_eq!(samples[&format!("notch_batch_commands_bucket{{le=\"{le}\"}}")], batches, "{le}");
     }
-    assert_eq!(samples["notch_batch_asks_sum"], 8.0);
+    assert_eq!(samples["notch_batch_commands_sum"], 8.0);
     script.done();
 }
 
@@ -246,7 +246,7 @@ fn under_load_nothing_is_lost_and_totals_never_decrease() {
                     for (sample, value) in &now {
                         assert!(*value >= last[sample] || sample == "notch_connections", "{sample} went back");
                     }
-                    assert_eq!(now["notch_batch_asks_bucket{le=\"+Inf\"}"], now["notch_batch_asks_count"]);
+                    assert_eq!(now["notch_batch_commands_bucket{le=\"+Inf\"}"], now["notch_batch_commands_count"]);
                     last = now;
                 }
             };
@@ -265,9 +265,12 @@ fn under_load_nothing_is_lost_and_totals_never_decrease() {
         let all = (CLIENTS * VISITS) as f64;
         assert_eq!(wait_for_growth(&requests("count", "2xx")), all);
         assert_eq!(wait_for_growth(&visits("counted")), all);
-        assert_eq!(wait_for_growth("notch_batch_asks_sum"), all);
-        assert!((1.0..=all).contains(&wait_for_growth("notch_batch_asks_count")));
-        assert_eq!(wait_for_growth("notch_batch_asks_count"), wait_for_growth("notch_store_round_trip_seconds_count"));
+        assert_eq!(wait_for_growth("notch_batch_commands_sum"), all);
+        assert!((1.0..=all).contains(&wait_for_growth("notch_batch_commands_count")));
+        assert_eq!(
+            wait_for_growth("notch_batch_commands_count"),
+            wait_for_growth("notch_store_round_trip_seconds_count")
+        );
         assert!(wait_for_growth("notch_store_round_trip_seconds_sum") > 0.0);
         assert_eq!(sum(&after, "notch_visits_total"), after[&visits("counted")]);
     }

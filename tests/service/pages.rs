@@ -113,9 +113,9 @@ fn a_page_without_a_store_shows_the_error_and_no_number() {
     redis.kill();
     wait_until("notch has noticed that Redis is down", || (notch.get("/total").status == 503).then_some(()));
     let start = page(&notch, "GET", "/");
-    assert_eq!((start.status, message(&start).as_str()), (200, "no count right now: the store is away"));
+    assert_eq!((start.status, message(&start).as_str()), (200, "no count right now: the store is unavailable"));
     let count = page(&notch, "GET", "/count");
-    assert_eq!((count.status, message(&count).as_str()), (503, "not counted, try again: the store is away"));
+    assert_eq!((count.status, message(&count).as_str()), (503, "not counted, try again: the store is unavailable"));
     assert_eq!(count.field("Retry-After"), Some("1"));
     redis.restart();
     wait_until("the page has a number again", || (page(&notch, "GET", "/count").status == 200).then_some(()));

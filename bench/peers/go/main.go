@@ -19,7 +19,7 @@ func main() {
 		defer conn.Close()
 		count, err := redis.Int64(conn.Do("INCR", "visits"))
 		if err != nil {
-			http.Error(w, "the store is away", http.StatusServiceUnavailable)
+			http.Error(w, "the store is unavailable", http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintf(w, "%d\n", count)
