@@ -9,13 +9,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod audit;
-mod crowd;
-mod rng;
+use support::{audit, crowd, relay, rng};
+
 mod group;
 mod hostile_clients;
 mod preload;
-mod relay;
 
 mod clock;
 mod disk;

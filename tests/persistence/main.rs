@@ -6,12 +6,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-#[path = "../faults/audit.rs"]
-#[allow(dead_code, reason = "shared with the faults, which take more of it")]
-mod audit;
-#[path = "../faults/crowd.rs"]
-#[allow(dead_code, reason = "shared with the faults, which take more of it")]
-mod crowd;
+use support::{audit, crowd};
+
 mod image;
 
 mod backups;

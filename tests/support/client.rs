@@ -4,6 +4,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
 use std::{fmt, fs};
 
 use serde_json::Value;
@@ -31,6 +32,11 @@ impl Client {
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
         Ok(Self { stream, received_bytes: Vec::new() })
+    }
+
+    /// Waits this long for each part of a response.
+    pub(crate) fn set_timeout(&mut self, timeout: Duration) {
+        self.stream.set_read_timeout(Some(timeout)).expect("a timeout above zero");
     }
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {

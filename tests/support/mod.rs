@@ -2,13 +2,17 @@
 
 #![allow(dead_code, unused_imports, reason = "each suite that stands on it takes what it needs")]
 
+pub(crate) mod audit;
 mod client;
+pub(crate) mod crowd;
 mod escape;
 mod folder;
 mod json;
 mod name_server;
 mod notch;
 mod redis;
+pub(crate) mod relay;
+pub(crate) mod rng;
 mod script;
 
 use std::thread;
@@ -20,7 +24,7 @@ pub(crate) use folder::Folder;
 pub(crate) use json::parse_json;
 pub(crate) use name_server::{DnsReply, Etc, NameServer, Question, isolated, reply};
 pub(crate) use notch::{Exit, Notch, Settings, signal, while_stopped};
-pub(crate) use redis::{Redis, free_port};
+pub(crate) use redis::{Recipe, Redis, SECOND_PORT, free_port};
 pub(crate) use script::Script;
 
 /// How long a test waits for something that should happen at once. Only a failing test waits this long.
@@ -31,7 +35,7 @@ pub(crate) const NEVER: &str = "10m";
 
 /// How long [`wait_until`] waits. A busy machine needs time for work of several processes, for example a rewrite under
 /// load or the start of a Redis.
-const LONG_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const LONG_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Calls `look` until it returns a value; fails after [`LONG_TIMEOUT`].
 pub(crate) fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {

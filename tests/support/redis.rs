@@ -1,48 +1,90 @@
 //! A real `redis-server` for one test, on a free port of the loopback, in its own folder.
+//!
+//! A [`Recipe`] starts another program than that, on another address, or through a wrapper.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
-use std::{process, thread};
+use std::{env, fs, process, thread};
 
-use super::notch::while_stopped;
+use super::notch::{signal, while_stopped};
 use super::{Folder, TIMEOUT, wait_until};
 
 /// Message if there is no server with all commands that the tests need.
 const MISSING: &str = "redis-server is missing, and these tests do not pass without it: \
     install Redis 7 or newer (Debian: apt-get install redis-server)";
 
+/// How a server is started.
+#[derive(Clone, Debug)]
+pub(crate) struct Recipe {
+    /// The program, after the words of a wrapper.
+    pub(crate) program: Vec<OsString>,
+    /// The address that it listens on, and on which the test connects to it.
+    pub(crate) address: String,
+    /// Content of a configuration file that the server may change.
+    pub(crate) file: Option<String>,
+    /// Arguments after the port, the address and the folder. [`SECOND_PORT`] stands for another free port.
+    pub(crate) options: Vec<String>,
+}
+
+impl Default for Recipe {
+    /// `redis-server`, or `REDIS_SERVER`, on the loopback.
+    fn default() -> Self {
+        let program = env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
+        Self { program: vec![program], address: "127.0.0.1".into(), file: None, options: Vec::new() }
+    }
+}
+
+impl Recipe {
+    pub(crate) fn with(mut self, options: &[&str]) -> Self {
+        self.options.extend(options.iter().copied().map(String::from));
+        self
+    }
+}
+
 pub(crate) struct Redis {
     child: Option<Child>,
     folder: Folder,
-    address: &'static str,
+    recipe: Recipe,
     pub(crate) port: u16,
-    options: Vec<String>,
+    second_port: u16,
+    suspended: bool,
     password: Option<String>,
 }
 
 impl Redis {
     /// Starts a Redis without persistence; `options` are further arguments of its command line.
     pub(crate) fn start(options: &[&str]) -> Self {
+        Self::of(Recipe::default().with(options))
+    }
+
+    /// Starts a server on a free port.
+    pub(crate) fn of(recipe: Recipe) -> Self {
+        let place = recipe.options.iter().position(|word| word == "--requirepass");
+        let password = place.map(|place| recipe.options[place + 1].clone());
         let mut redis = Self {
             child: None,
             folder: Folder::new("redis"),
-            address: "127.0.0.1",
+            recipe,
             port: 0,
-            options: options.iter().copied().map(String::from).collect(),
-            password: None,
+            second_port: 0,
+            suspended: false,
+            password,
         };
-        let place = options.iter().position(|word| *word == "--requirepass");
-        redis.password = place.map(|place| options[place + 1].to_owned());
         // Another process may take the port before Redis does: then the next port is tried.
         for _ in 0..20 {
             redis.port = free_port();
+            redis.second_port = free_port();
+            redis.write_file();
             if redis.launch() {
                 return redis;
             }
         }
-        panic!("no redis-server would start on any of twenty free ports");
+        panic!("{:?} would not start on any of twenty free ports; its log: {}", redis.recipe, redis.log());
     }
 
     /// Starts a Redis that writes each command to disk before it replies.
@@ -57,8 +99,39 @@ impl Redis {
         child.wait().expect("the child is ours to wait for");
     }
 
+    /// Returns whether the server was started and not killed.
+    pub(crate) fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// Returns the address that the server listens on.
+    pub(crate) fn host(&self) -> &str {
+        &self.recipe.address
+    }
+
+    /// Returns the address and port as `host:port`.
+    pub(crate) fn address(&self) -> String {
+        format!("{}:{}", self.recipe.address, self.port)
+    }
+
+    /// Returns what the server has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.folder.file("redis.log")).unwrap_or_default()
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.child.as_ref().expect("a Redis that runs").id()
+    }
+
+    /// Stops Redis with SIGSTOP until [`Self::resume`]; queries fail meanwhile.
+    pub(crate) fn suspend(&mut self) {
+        signal(self.id(), "STOP");
+        self.suspended = true;
+    }
+
+    pub(crate) fn resume(&mut self) {
+        signal(self.id(), "CONT");
+        self.suspended = false;
     }
 
     /// Stops Redis with SIGSTOP while `meanwhile` runs.
@@ -72,8 +145,8 @@ impl Redis {
     }
 
     /// As [`Self::restart`], on another address of the loopback.
-    pub(crate) fn restart_at(&mut self, address: &'static str) {
-        self.address = address;
+    pub(crate) fn restart_at(&mut self, address: &str) {
+        self.recipe.address = address.to_owned();
         self.restart();
     }
 
@@ -116,7 +189,7 @@ impl Redis {
     }
 
     pub(crate) fn remove_folder(&self) {
-        std::fs::remove_dir_all(self.folder.path()).expect("the folder is ours to remove");
+        fs::remove_dir_all(self.folder.path()).expect("the folder is ours to remove");
     }
 
     /// Starts Redis again on the same port with an empty folder, as after the loss of its disk.
@@ -125,27 +198,44 @@ impl Redis {
         self.restart();
     }
 
-    fn try_query(&self, command: &str) -> Result<String, std::io::Error> {
+    /// As [`Self::query`], for a server that may be gone.
+    pub(crate) fn try_query(&self, command: &str) -> Result<String, std::io::Error> {
         self.connect()?.query(command)
     }
 
     fn connect(&self) -> Result<Connection, std::io::Error> {
-        let mut talk = Connection::open(self.address, self.port)?;
+        // The kernel would accept the connection.
+        if self.suspended {
+            return Err(ErrorKind::ConnectionRefused.into());
+        }
+        let mut talk = Connection::open(&self.recipe.address, self.port)?;
         if let Some(password) = &self.password {
             talk.query(&format!("AUTH \"{password}\""))?;
         }
         Ok(talk)
     }
 
+    fn write_file(&self) {
+        if let Some(content) = &self.recipe.file {
+            fs::write(self.folder.file(FILE), content).expect("room for a file");
+        }
+    }
+
     /// Starts the server; returns `false` if it ended instead of accepting commands.
     fn launch(&mut self) -> bool {
-        let mut command = Command::new(std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into()));
-        command.args(["--port", &self.port.to_string(), "--bind", self.address, "--save", "", "--dir"]);
-        command.arg(self.folder.path()).args(["--logfile", "redis.log"]).args(&self.options);
+        let Recipe { program, address, file, options } = &self.recipe;
+        let mut command = Command::new(&program[0]);
+        command.args(&program[1..]).args(file.iter().map(|_| self.folder.file(FILE)));
+        command.args(["--port", &self.port.to_string(), "--bind", address, "--dir"]).arg(self.folder.path());
+        command.args(["--logfile", "redis.log"]);
+        if file.is_none() {
+            command.args(["--save", ""]);
+        }
+        command.args(options.iter().map(|option| option.replace(SECOND_PORT, &self.second_port.to_string())));
         let mut child = match command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn() {
             Ok(child) => child,
             Err(error) if error.kind() == ErrorKind::NotFound => panic!("{MISSING}"),
-            Err(error) => panic!("redis-server does not start: {error}"),
+            Err(error) => panic!("{program:?} does not start: {error}"),
         };
         let id = format!("process_id:{}\r\n", child.id());
         let up = wait_until("redis-server answers or ends", || match child.try_wait().expect("the child is ours") {
@@ -166,14 +256,27 @@ impl Drop for Redis {
     }
 }
 
+/// Ports that [`free_port`] has returned.
+static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
 /// Returns a port without a listener, outside the range that the kernel uses for outgoing connections.
 pub(crate) fn free_port() -> u16 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock past 1970");
     let start = u64::from(now.subsec_nanos()) ^ (u64::from(process::id()) << 7);
     let ports = (0..5_000).map(|step| 20_000 + ((start + step * 7) % 10_000) as u16);
-    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    ports.into_iter().find(free).expect("a free port between 20000 and 30000")
+    // Tests run side by side: the port of a server that was killed and will be started again is not free.
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let free = |port: &u16| !given.contains(port) && TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let port = ports.into_iter().find(free).expect("a free port between 20000 and 30000");
+    given.insert(port);
+    port
 }
+
+/// Stands for the number of a second port in the options of a [`Recipe`].
+pub(crate) const SECOND_PORT: &str = "{second port}";
+
+/// Name of the configuration file in the folder of the server.
+const FILE: &str = "server.conf";
 
 /// One connection to a Redis.
 struct Connection(BufReader<TcpStream>);

@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::audit::Tally;
-use crate::support::{Client, Notch, wait_until};
+use super::{Client, LONG_TIMEOUT, Notch, wait_until};
 
 /// Stops threads, at the latest when it is dropped.
 #[derive(Default)]
@@ -40,7 +40,13 @@ struct Outcomes {
 }
 
 impl Crowd {
+    /// Clients that do nothing but visit.
     pub(crate) fn at(notch: &Notch, size: usize) -> Self {
+        Self::paced(notch, size, Duration::ZERO)
+    }
+
+    /// Clients that pause between visits, so that the processors have time for other processes.
+    pub(crate) fn paced(notch: &Notch, size: usize, pause: Duration) -> Self {
         let (over, outcomes) = (Over::default(), Arc::<Outcomes>::default());
         let visitor = |place| {
             let (over, outcomes, mut visitor) = (over.flag(), outcomes.clone(), Visitor::of(notch));
@@ -51,6 +57,7 @@ impl Crowd {
                     visitor.visit(1 + place % 3);
                     outcomes.answered.fetch_add(visitor.tally.answered() - answered, Ordering::Relaxed);
                     outcomes.refused.fetch_add(visitor.tally.refused - refused, Ordering::Relaxed);
+                    thread::sleep(pause);
                 }
                 visitor.tally
             })
@@ -171,6 +178,8 @@ impl Visitor {
     pub(crate) fn visit(&mut self, times: usize) {
         let client = self.client.take().map_or_else(|| Client::try_connect(self.address), Ok);
         let Ok(mut client) = client else { return thread::sleep(PAUSE) };
+        client.set_timeout(LONG_TIMEOUT);
+        let start = Instant::now();
         if client.try_send(VISIT.repeat(times)).is_err() {
             self.tally.cut += times;
             return;
@@ -180,7 +189,7 @@ impl Visitor {
                 self.tally.cut += left;
                 return;
             };
-            self.tally.note(&response);
+            self.tally.note_since(&response, start);
             if response.closes() {
                 self.tally.cut += left - 1;
                 return;

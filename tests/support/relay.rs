@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::wait_until;
+use super::wait_until;
 
 /// A fault for the next bytes of either direction, as they arrive: a batch and its replies are small enough to arrive
 /// whole.
