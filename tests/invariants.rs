@@ -113,7 +113,7 @@ fn the_sources_keep_to_the_invariants() {
     let mut broken = Vec::new();
     let mut tests = BTreeSet::new();
     for file in sources(Path::new("src")) {
-        // A parent comes before its children, and says which of them are tests.
+        // A parent comes before its children, and declares which of them are tests.
         if !file.ancestors().any(|part| tests.contains(&part.with_extension(""))) {
             let source = fs::read_to_string(&file).expect("a source");
             broken.extend(check(&file, &source, &modules, &mut tests));
@@ -165,8 +165,8 @@ fn every_rule_finds_what_breaks_it_and_nothing_else() {
         let file = PathBuf::from(format!("src/{file}.rs"));
         let found = check(&file, &format!("\n{source}\n"), &modules, &mut BTreeSet::new());
         let line = if name == "order" && source == "fn x() {}" { 1 } else { 2 };
-        let wanted = format!("{}:{line}: {name}: ", file.display());
-        assert!(found.len() == 1 && found[0].starts_with(&wanted), "{wanted}{source}: {found:?}");
+        let expected = format!("{}:{line}: {name}: ", file.display());
+        assert!(found.len() == 1 && found[0].starts_with(&expected), "{expected}{source}: {found:?}");
     }
     for (file, source) in [
         ("first", "fn x() { std::time::SystemTime::UNIX_EPOCH + y }"),
@@ -204,7 +204,7 @@ fn every_package_forbids_unsafe_code() {
     }
 }
 
-/// The modules in the order in which `src/lib.rs` declares them: each uses only what stands above it.
+/// The modules in the order in which `src/lib.rs` declares them: each uses only modules above it.
 fn modules() -> Vec<String> {
     let source = fs::read_to_string("src/lib.rs").expect("the library");
     let named =
@@ -252,7 +252,7 @@ fn check(file: &Path, source: &str, modules: &[String], tests: &mut BTreeSet<Pat
         broken.push(at(1, "order", "not declared in src/lib.rs"));
         return broken;
     };
-    // `super` reaches the root of the crate from as deep as the file lies.
+    // `super` reaches the root of the crate from the depth of the file.
     let root = vec!["super"; below.len()].join("::") + "::";
     for item in reader.items.iter().filter(|item| !item.is_literal) {
         let Some(rest) = item.text.strip_prefix("crate::").or(item.text.strip_prefix(&root)) else { continue };

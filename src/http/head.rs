@@ -302,7 +302,7 @@ const fn bad_request(message: &'static str) -> RequestError {
 }
 
 const UNSUPPORTED_VERSION: &RequestError =
-    &RequestError::new(Status::VersionNotSupported, "the versions spoken here are HTTP/1.1 and HTTP/1.0");
+    &RequestError::new(Status::VersionNotSupported, "this HTTP version is not supported: use HTTP/1.1 or HTTP/1.0");
 const MALFORMED: &RequestError = &bad_request("this is not a well-formed HTTP/1.1 request");
 const NO_REQUEST: &RequestError = &bad_request("empty lines are no request");
 const UNKNOWN_METHOD: &RequestError =

@@ -8,7 +8,7 @@ use std::fs;
 use super::audit::{Doubt, Tally};
 use crate::support::{Redis, Settings, wait_until};
 
-/// Where Debian puts the library, for each architecture.
+/// Path of the library on Debian, for each architecture.
 const LIBRARY: &str = "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketimeMT.so.1";
 
 /// Jumps in the syntax of libfaketime, and the year that they lead to, if it is always the same.
@@ -26,7 +26,7 @@ fn the_time_of_day_jumps() {
     let redis = Redis::start(&[]);
     for settings in [Settings::redis(redis.port), Settings::ledger().with("FSYNC", "everysec")] {
         let jump = settings.folder().join("faketime");
-        let set = |to: &str| fs::write(&jump, to).expect("room for a file");
+        let set = |to: &str| fs::write(&jump, to).expect("a file can be written");
         set("+0d");
         let enter = format!("test -e {LIBRARY} && LD_PRELOAD={LIBRARY} exec \"$0\" \"$@\"");
         let settings = settings
@@ -41,10 +41,10 @@ fn the_time_of_day_jumps() {
         for (to, year) in JUMPS {
             set(to);
             // The date is read when requests arrive, at most once a second.
-            wait_until("the answers are of the new time", || {
+            wait_until("responses have the new date", || {
                 let response = client.get("/count");
                 tally.note(&response);
-                let date = response.field("date").expect("every answer has its date").to_owned();
+                let date = response.field("date").expect("every response has a date").to_owned();
                 year.is_none_or(|year| date.contains(year)).then_some(())
             });
             for _ in 0..20 {
@@ -52,6 +52,6 @@ fn the_time_of_day_jumps() {
             }
         }
         tally.audit(notch.total(), Doubt::None);
-        assert_eq!(tally.refused, 0, "no visit is turned away for the time of day");
+        assert_eq!(tally.refused, 0, "no visit is refused because of the time of day");
     }
 }

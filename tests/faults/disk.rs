@@ -9,45 +9,45 @@ use std::thread;
 use std::time::Duration;
 
 use super::audit::{Doubt, Tally};
-use super::crowd::{Crowd, Visitor};
+use super::load::{Load, Visitor};
 use super::preload::{Disk, EDQUOT, EINTR, EIO, ENOSPC, Fault};
 use crate::support::{NEVER, Settings, wait_until};
 
 /// Injects this into calls on the ledger, its replacement and their directory. Of calls that open, only those of the
 /// replacement: the others are made at the start.
 fn injected(settings: &Settings, fault: &str) -> Settings {
-    let (path, beside, folder) = paths(settings);
+    let (path, replacement, folder) = paths(settings);
     if fault.starts_with("openat") {
-        traced(settings, fault, &[&beside])
+        traced(settings, fault, &[&replacement])
     } else {
-        traced(settings, fault, &[&path, &beside, &folder])
+        traced(settings, fault, &[&path, &replacement, &folder])
     }
 }
 
 /// Injects this into all calls, also those at the start.
 fn injected_at_start(settings: &Settings, fault: &str) -> Settings {
-    let (path, beside, folder) = paths(settings);
-    traced(settings, fault, &[&path, &beside, &folder])
+    let (path, replacement, folder) = paths(settings);
+    traced(settings, fault, &[&path, &replacement, &folder])
 }
 
 fn paths(settings: &Settings) -> (String, String, String) {
     let path = settings.ledger_file().display().to_string();
-    let (beside, folder) = (format!("{path}.new"), settings.folder().display().to_string());
-    (path, beside, folder)
+    let (replacement, folder) = (format!("{path}.new"), settings.folder().display().to_string());
+    (path, replacement, folder)
 }
 
 fn traced(settings: &Settings, fault: &str, paths: &[&str]) -> Settings {
     // strace runs as a grandchild (-D), so that the started process is notch itself.
-    let mut words = vec!["strace", "-D", "-f", "-qq", "-o", "/dev/null"];
+    let mut arguments = vec!["strace", "-D", "-f", "-qq", "-o", "/dev/null"];
     for path in paths {
-        words.extend(["-P", path]);
+        arguments.extend(["-P", path]);
     }
     let inject = format!("--inject={fault}");
-    words.push(&inject);
-    settings.clone().with_wrapper(&words)
+    arguments.push(&inject);
+    settings.clone().with_wrapper(&arguments)
 }
 
-/// Another process may slow the disk down: then visits wait, and none gets into doubt for that reason.
+/// Other processes may slow the disk down: visits then wait, and none is in doubt for that reason.
 fn ledger() -> Settings {
     Settings::ledger().with("STORE_TIMEOUT", NEVER)
 }
@@ -55,11 +55,11 @@ fn ledger() -> Settings {
 /// Appends valid bytes to the file, so that its length is unexpected and the next batch rewrites it.
 fn provoke_rewrite(settings: &Settings) {
     let file = OpenOptions::new().append(true).open(settings.ledger_file());
-    file.and_then(|mut file| file.write_all(b"\0")).expect("the ledger is ours to spoil");
+    file.and_then(|mut file| file.write_all(b"\0")).expect("the ledger can be written");
 }
 
 #[test]
-fn killed_at_every_step_of_a_rewrite() {
+fn notch_is_killed_at_every_step_of_a_rewrite() {
     let settings = ledger();
     let mut tally = Tally::default();
     tally.note_number(settings.start().visit());
@@ -80,7 +80,7 @@ fn killed_at_every_step_of_a_rewrite() {
             tally.audit(notch.total(), Doubt::None);
             tally.note_number(notch.visit());
             let files = fs::read_dir(settings.folder()).expect("the test's own folder").count();
-            assert_eq!(files, 1, "what was being written is cleared away after {calls} {step}");
+            assert_eq!(files, 1, "the temporary file is removed after {calls} {step}");
             notch.kill();
             if !killed {
                 break;
@@ -92,7 +92,7 @@ fn killed_at_every_step_of_a_rewrite() {
 }
 
 #[test]
-fn calls_that_fail_now_and_then() {
+fn some_calls_fail() {
     let calls = [("write", "ENOSPC"), ("write", "EIO"), ("fdatasync", "EIO"), ("fsync", "ENOSPC"), ("flock", "ENOLCK")];
     let opens = [("openat", "EROFS"), ("openat", "EMFILE"), ("?rename,?renameat,?renameat2", "EROFS")];
     for (call, error) in calls.into_iter().chain(opens) {
@@ -100,13 +100,13 @@ fn calls_that_fail_now_and_then() {
         let mut tally = Tally::default();
         tally.note_number(settings.start().visit());
         let notch = injected(&settings, &format!("{call}:error={error}:when=2+3")).start();
-        let crowd = Crowd::at(&notch, 3);
+        let load = Load::start(&notch, 3);
         for _ in 0..10 {
-            crowd.until_answered(20);
+            load.wait_for_answers(20);
             provoke_rewrite(&settings);
         }
-        crowd.until_answered(20);
-        let outcomes = crowd.leave();
+        load.wait_for_answers(20);
+        let outcomes = load.stop();
         assert!(outcomes.refused + outcomes.doubts > 0, "{call} {error} affected no visit");
         // Only a batch that was written whole and could not be synced is in doubt.
         let doubt = if call == "fdatasync" { Doubt::Possible } else { Doubt::None };
@@ -127,17 +127,17 @@ fn a_large_ledger_whose_rewrite_fails_grows() {
         tally.note_number(settings.start().visit());
         let notch = injected(&settings, fault).start();
         let mut client = notch.client();
-        for _ in 0..LAPS {
+        for _ in 0..PIPELINES {
             // A read in between makes each visit a batch of its own.
             let visit = "GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /favicon.ico HTTP/1.1\r\nHost: h\r\n\r\n";
-            let _ = client.try_send(visit.repeat(BREATH));
-            let responses: Vec<_> = (0..2 * BREATH).map_while(|_| client.next_response("GET")).collect();
+            let _ = client.try_send(visit.repeat(VISITS_PER_PIPELINE));
+            let responses: Vec<_> = (0..2 * VISITS_PER_PIPELINE).map_while(|_| client.next_response("GET")).collect();
             responses.iter().step_by(2).for_each(|response| tally.note(response));
-            tally.cut += BREATH - responses.len().div_ceil(2);
+            tally.cut += VISITS_PER_PIPELINE - responses.len().div_ceil(2);
         }
         assert_eq!(tally.cut > 0, killed, "{fault}");
         let size = settings.read_ledger().len();
-        assert!(size >= 1 << 20, "{fault}: {size} bytes, which is not too large");
+        assert!(size >= 1 << 20, "{fault}: {size} bytes, less than the limit for a rewrite");
         notch.kill();
         tally.audit(settings.start().total(), Doubt::None);
     }
@@ -145,7 +145,7 @@ fn a_large_ledger_whose_rewrite_fails_grows() {
 
 #[test]
 fn a_start_that_fails_on_the_disk_is_reported_and_changes_nothing() {
-    for (call, error, words) in [
+    for (call, error, message) in [
         ("openat", "EROFS", "Read-only file system"),
         ("openat", "EACCES", "Permission denied"),
         ("flock", "ENOLCK", "No locks available"),
@@ -159,7 +159,7 @@ fn a_start_that_fails_on_the_disk_is_reported_and_changes_nothing() {
         };
         assert_eq!(refused.code, Some(1), "{refused:?}");
         assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
-        assert!(refused.stderr.contains("notch.ledger") && refused.stderr.contains(words), "{refused:?}");
+        assert!(refused.stderr.contains("notch.ledger") && refused.stderr.contains(message), "{refused:?}");
         assert!(settings.read_ledger() == before, "{call} {error}: the file was changed");
         assert_eq!(settings.start().visit(), 2);
     }
@@ -180,19 +180,19 @@ fn a_first_start_that_the_disk_refuses_can_be_tried_again() {
 }
 
 #[test]
-fn full_and_free_again_under_load() {
+fn a_disk_is_full_and_free_again_under_load() {
     // A limit on the size of files has the effect of a full disk, also for root.
     let settings = ledger();
     let notch = settings.clone().with_wrapper(&["sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).start();
-    let crowd = Crowd::at(&notch, 4);
-    for room in [0, 1, 20, 50, 64, 100, 1000] {
-        crowd.until_answered(50);
-        notch.limit("fsize", &(settings.read_ledger().len() + room).to_string());
-        crowd.until_refused(10);
+    let load = Load::start(&notch, 4);
+    for free_bytes in [0, 1, 20, 50, 64, 100, 1000] {
+        load.wait_for_answers(50);
+        notch.limit("fsize", &(settings.read_ledger().len() + free_bytes).to_string());
+        load.wait_for_refusals(10);
         notch.limit("fsize", "unlimited");
     }
-    crowd.until_answered(50);
-    let tally = crowd.leave();
+    load.wait_for_answers(50);
+    let tally = load.stop();
     tally.audit(notch.total(), Doubt::None);
     notch.kill();
     tally.audit(settings.start().total(), Doubt::None);
@@ -205,30 +205,30 @@ fn a_small_disk_fills_and_is_cleared() {
     let settings = ledger().with("LEDGER", "disk/notch.ledger").with("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     let notch = settings.clone().with_wrapper(&enter).start();
     let disk = format!("/proc/{}/root{}/disk", notch.id(), settings.folder().display());
-    let crowd = Crowd::at(&notch, 4);
+    let load = Load::start(&notch, 4);
     for _ in 0..3 {
-        crowd.until_answered(50);
+        load.wait_for_answers(50);
         let mut filler = fs::File::create(format!("{disk}/filler")).expect("the disk, from outside");
         while filler.write_all(&[0; 512]).is_ok() {}
-        crowd.until_refused(10);
+        load.wait_for_refusals(10);
         fs::remove_file(format!("{disk}/filler")).expect("the filler is ours to remove");
     }
-    crowd.until_answered(50);
-    crowd.leave().audit(notch.total(), Doubt::None);
+    load.wait_for_answers(50);
+    load.stop().audit(notch.total(), Doubt::None);
 }
 
 #[test]
-fn removed_again_and_again_under_load() {
+fn the_ledger_is_removed_repeatedly_under_load() {
     let settings = ledger();
     let notch = settings.start();
-    let crowd = Crowd::at(&notch, 4);
+    let load = Load::start(&notch, 4);
     for _ in 0..20 {
-        crowd.until_answered(30);
+        load.wait_for_answers(30);
         fs::remove_file(settings.ledger_file()).expect("the ledger is ours to remove");
         // A batch in flight may be removed with the file; the next batch writes all totals again.
-        crowd.until_answered(30);
+        load.wait_for_answers(30);
     }
-    let tally = crowd.leave();
+    let tally = load.stop();
     tally.audit(notch.total(), Doubt::None);
     notch.kill();
     tally.audit(settings.start().total(), Doubt::None);
@@ -237,7 +237,7 @@ fn removed_again_and_again_under_load() {
 #[test]
 fn a_fault_of_the_disk_gives_the_right_status() {
     /// Makes notch rewrite the file at the next visit.
-    const ANEW: bool = true;
+    const REWRITE: bool = true;
     let table: &[(&[Fault], bool, u16)] = &[
         // Nothing of the batch is in the file, or what was written of it is truncated.
         (&[("write", "fail", ENOSPC)], false, 503),
@@ -259,16 +259,16 @@ fn a_fault_of_the_disk_gives_the_right_status() {
         (&[("fdatasync", "once", EINTR)], false, 200),
         (&[("ftruncate", "once", EINTR), ("write", "done", EIO)], false, 503),
         // If the new file cannot be created, the old one is used; if it exists, it counts.
-        (&[("write", "fail", ENOSPC)], ANEW, 503),
-        (&[("write", "short", EDQUOT)], ANEW, 503),
-        (&[("fsync", "fail", EIO)], ANEW, 503),
-        (&[("fsync", "done", EIO)], ANEW, 503),
-        (&[("rename", "fail", EIO)], ANEW, 503),
-        (&[("rename", "fail", EINTR)], ANEW, 503),
-        (&[("rename", "done", EIO)], ANEW, 200),
-        (&[("rename", "done", EINTR)], ANEW, 200),
+        (&[("write", "fail", ENOSPC)], REWRITE, 503),
+        (&[("write", "short", EDQUOT)], REWRITE, 503),
+        (&[("fsync", "fail", EIO)], REWRITE, 503),
+        (&[("fsync", "done", EIO)], REWRITE, 503),
+        (&[("rename", "fail", EIO)], REWRITE, 503),
+        (&[("rename", "fail", EINTR)], REWRITE, 503),
+        (&[("rename", "done", EIO)], REWRITE, 200),
+        (&[("rename", "done", EINTR)], REWRITE, 200),
     ];
-    for &(faults, anew, status) in table {
+    for &(faults, must_rewrite, status) in table {
         for killed in [false, true] {
             let settings = ledger();
             let (disk, on_disk) = Disk::under(&settings);
@@ -276,7 +276,7 @@ fn a_fault_of_the_disk_gives_the_right_status() {
             let notch = on_disk.start();
             (0..3).for_each(|_| tally.note_number(notch.visit()));
             let before = settings.read_ledger();
-            if anew {
+            if must_rewrite {
                 provoke_rewrite(&settings);
             }
             disk.fail(faults);
@@ -287,7 +287,8 @@ fn a_fault_of_the_disk_gives_the_right_status() {
             if status == 504 {
                 wait_until("the error is logged", || reported().then_some(()));
             }
-            if status == 503 && !anew && !faults.iter().any(|fault| fault.0 == "ftruncate" && fault.1 == "fail") {
+            if status == 503 && !must_rewrite && !faults.iter().any(|fault| fault.0 == "ftruncate" && fault.1 == "fail")
+            {
                 assert!(settings.read_ledger() == before, "{faults:?}: a batch that was refused is in the file");
             }
             if !killed {
@@ -327,18 +328,18 @@ fn a_disk_that_fails_in_all_ways_under_load() {
         let settings = ledger().with("FSYNC", fsync);
         let (disk, on_disk) = Disk::under(&settings);
         let notch = on_disk.start();
-        let crowd = Crowd::at(&notch, 4);
+        let load = Load::start(&notch, 4);
         for _ in 0..3 {
             for faults in faults {
-                crowd.until_answered(20);
+                load.wait_for_answers(20);
                 disk.fail(faults);
                 // Whether a client sees it depends on the call.
                 thread::sleep(Duration::from_millis(5));
                 disk.recover();
             }
         }
-        crowd.until_answered(50);
-        let tally = crowd.leave();
+        load.wait_for_answers(50);
+        let tally = load.stop();
         tally.audit(notch.total(), Doubt::Possible);
         notch.kill();
         tally.audit(settings.start().total(), Doubt::Possible);
@@ -381,7 +382,7 @@ fn a_recovered_disk_is_detected_without_a_visit() {
         let before = settings.read_ledger();
         disk.recover();
         wait_until("the store counts again", || is_up().then_some(()));
-        assert!(settings.read_ledger() == before, "to find that out counts nothing");
+        assert!(settings.read_ledger() == before, "the check of the store counts nothing");
     }
     assert_eq!(notch.visit(), 2);
     notch.kill();
@@ -401,22 +402,24 @@ fn a_hanging_disk_does_not_delay_the_end() {
         let mut client = notch.client();
         client.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
         let mut total = 1;
-        let mut behind = notch.client();
+        let mut second = notch.client();
         if fsync == "always" {
             disk.until_hung();
-            behind.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
+            second.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
         } else {
             assert_eq!(client.response().number(), 2);
             total = 2;
         }
         for _ in 0..signals {
             notch.signal("TERM");
-            wait_until("the signal is taken", || notch.log().iter().any(|line| line.contains("SIGTERM")).then_some(()));
+            wait_until("the signal is received", || {
+                notch.log().iter().any(|line| line.contains("SIGTERM")).then_some(())
+            });
         }
         if (fsync, signals) == ("always", 1) {
             // Waiting clients get the known outcome before the process ends.
             client.response().assert_in_doubt();
-            behind.response().assert_not_counted();
+            second.response().assert_not_counted();
         }
         // The disk still hangs: the process does not wait for it.
         let (status, log) = notch.ended();
@@ -441,5 +444,5 @@ fn a_hanging_disk_at_the_start_does_not_delay_the_end() {
 }
 
 /// Visits per pipeline and pipelines that make a ledger of more than a megabyte.
-const BREATH: usize = 250;
-const LAPS: usize = 38;
+const VISITS_PER_PIPELINE: usize = 250;
+const PIPELINES: usize = 38;

@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{fs, process};
 
-use super::crowd::Over;
+use super::load::StopFlag;
 use crate::support::{Notch, Settings, wait_until};
 
 pub(crate) struct Group {
@@ -24,14 +24,14 @@ impl Group {
     /// A group with this limit in bytes, below the group of this process.
     pub(crate) fn of(limit: usize) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let own = fs::read_to_string("/proc/self/cgroup").expect("Linux's own account");
+        let own = fs::read_to_string("/proc/self/cgroup").expect("/proc is mounted");
         let path = |mark: &str| own.lines().find_map(|line| line.split_once(mark)).map(|(_, path)| path.to_owned());
-        let one = Path::new("/sys/fs/cgroup/memory");
-        let unified = !one.join("memory.limit_in_bytes").exists() && !one.exists();
+        let version_1 = Path::new("/sys/fs/cgroup/memory");
+        let unified = !version_1.join("memory.limit_in_bytes").exists() && !version_1.exists();
         let parent = match path(":memory:").filter(|_| !unified) {
-            Some(path) => {
-                [one.join(path.trim_start_matches('/')), one.to_owned()].into_iter().find(|path| path.exists())
-            }
+            Some(path) => [version_1.join(path.trim_start_matches('/')), version_1.to_owned()]
+                .into_iter()
+                .find(|path| path.exists()),
             None => Some(PathBuf::from("/sys/fs/cgroup")),
         };
         let parent = parent.expect("a mounted control group");
@@ -60,9 +60,9 @@ impl Group {
     /// A group without a quota of its own within one that has this quota and period, in microseconds.
     #[cfg(feature = "tokio")]
     pub(crate) fn of_processors(quota: &str) -> Self {
-        let one = Path::new("/sys/fs/cgroup/cpu");
-        let unified = !one.exists();
-        let parent = if unified { Path::new("/sys/fs/cgroup") } else { one };
+        let version_1 = Path::new("/sys/fs/cgroup/cpu");
+        let unified = !version_1.exists();
+        let parent = if unified { Path::new("/sys/fs/cgroup") } else { version_1 };
         let (amount, period) = quota.split_once(' ').expect("quota and period");
         let outer = parent.join(format!("notch-{}-processors", process::id()));
         let group = Self { folder: outer.join("inner"), unified, limit: usize::MAX };
@@ -108,8 +108,8 @@ impl Group {
 
     /// Samples the used memory until it is stopped.
     pub(crate) fn watch(self: &Arc<Self>) -> Watch {
-        let (over, group) = (Over::default(), self.clone());
-        let own = over.flag();
+        let (stop, group) = (StopFlag::default(), self.clone());
+        let own = stop.flag();
         let most = move || {
             let mut most = 0;
             while !own.load(Ordering::Relaxed) {
@@ -118,17 +118,17 @@ impl Group {
             }
             most
         };
-        Watch { over, group: self.clone(), most: thread::spawn(most) }
+        Watch { stop, group: self.clone(), most: thread::spawn(most) }
     }
 
     fn number(&self, file: &str) -> usize {
-        self.read(file).trim().parse().expect("a number of the kernel's")
+        self.read(file).trim().parse().expect("a number from the kernel")
     }
 
     fn entry(&self, file: &str, name: &str) -> usize {
         let text = self.read(file);
         let entry = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name} in {file}"));
-        entry.trim().parse().expect("a number of the kernel's")
+        entry.trim().parse().expect("a number from the kernel")
     }
 
     fn read(&self, file: &str) -> String {
@@ -152,17 +152,17 @@ impl Drop for Group {
 
 /// Samples the most memory that a group uses.
 pub(crate) struct Watch {
-    over: Over,
+    stop: StopFlag,
     group: Arc<Group>,
     most: JoinHandle<usize>,
 }
 
 impl Watch {
     /// Asserts that the limit was kept, and prints the most kilobytes used.
-    pub(crate) fn leave(self, what: &str, notch: &Notch) -> usize {
-        drop(self.over);
+    pub(crate) fn stop(self, what: &str, notch: &Notch) -> usize {
+        drop(self.stop);
         let most = self.most.join().expect("the watch does not panic");
-        assert_eq!(self.group.killed(), 0, "{what}: killed for want of memory");
+        assert_eq!(self.group.killed(), 0, "{what}: killed for lack of memory");
         assert!(most <= self.group.limit, "{what}: {most} bytes used, {} allowed", self.group.limit);
         wait_until("notch still runs", || notch.is_running().then_some(()));
         most / 1024

@@ -1,4 +1,4 @@
-//! Hostile clients: each opens connections, sends bytes, repeats bytes, and hardly reads.
+//! Hostile clients: each opens connections, sends bytes, repeats bytes, and reads little or nothing.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -15,13 +15,13 @@ pub(crate) struct HostileClient {
     /// Bytes sent first on each connection.
     pub(crate) first: &'static str,
     /// Bytes sent repeatedly after that.
-    pub(crate) then: &'static str,
+    pub(crate) repeated: &'static str,
     /// Pause between two repetitions; zero repeats as fast as the server reads.
-    pub(crate) pace: Duration,
-    /// Pause of a client that was disconnected before it connects again.
-    pub(crate) away: Duration,
+    pub(crate) interval: Duration,
+    /// Delay before a disconnected client connects again.
+    pub(crate) reconnect_delay: Duration,
     /// Whether the receive buffer in the kernel is as small as possible.
-    pub(crate) connect_with_small_buffer: bool,
+    pub(crate) has_small_buffer: bool,
     pub(crate) reading: Reading,
 }
 
@@ -38,32 +38,38 @@ pub(crate) enum Reading {
 
 impl HostileClient {
     /// Returns a client that reads nothing, and connects again at once.
-    fn new(name: &'static str, connections: usize, first: &'static str, then: &'static str, pace: Duration) -> Self {
-        let (away, reading) = (Duration::ZERO, Reading::Never);
-        Self { name, connections, first, then, pace, away, connect_with_small_buffer: false, reading }
+    fn new(
+        name: &'static str,
+        connections: usize,
+        first: &'static str,
+        repeated: &'static str,
+        interval: Duration,
+    ) -> Self {
+        let (reconnect_delay, reading) = (Duration::ZERO, Reading::Never);
+        Self { name, connections, first, repeated, interval, reconnect_delay, has_small_buffer: false, reading }
     }
 
-    /// Attacks for this long. Returns how many visits may have been counted.
-    pub(crate) fn attack(&self, address: SocketAddr, long: Duration) -> usize {
+    /// Attacks for this duration. Returns the number of visits that may have been counted.
+    pub(crate) fn attack(&self, address: SocketAddr, duration: Duration) -> usize {
         let mut sent = 0;
         // Clients that pause before they connect again start one after the other, as they would connect again.
-        let (start, apart) = (Instant::now(), self.away / self.connections as u32);
+        let (start, stagger) = (Instant::now(), self.reconnect_delay / self.connections as u32);
         let mut connections: Vec<Result<Connection, Instant>> =
-            (0..self.connections as u32).map(|place| Err(start + apart * place)).collect();
-        let end = Instant::now() + long;
+            (0..self.connections as u32).map(|index| Err(start + stagger * index)).collect();
+        let end = Instant::now() + duration;
         while Instant::now() < end {
-            for place in connections.iter_mut().take_while(|_| Instant::now() < end) {
-                if place.as_ref().is_err_and(|away| *away <= Instant::now())
+            for slot in connections.iter_mut().take_while(|_| Instant::now() < end) {
+                if slot.as_ref().is_err_and(|reconnect| *reconnect <= Instant::now())
                     && let Some(connection) = Connection::open(address, self)
                 {
-                    *place = Ok(connection);
+                    *slot = Ok(connection);
                     sent += self.first.matches(VISIT).count();
                 }
-                let Ok(connection) = place else { continue };
-                let (stays, times) = connection.proceed(self);
-                sent += times * self.then.matches(VISIT).count();
-                if !stays {
-                    *place = Err(Instant::now() + self.away);
+                let Ok(connection) = slot else { continue };
+                let (is_open, times) = connection.proceed(self);
+                sent += times * self.repeated.matches(VISIT).count();
+                if !is_open {
+                    *slot = Err(Instant::now() + self.reconnect_delay);
                 }
             }
             thread::sleep(TICK);
@@ -84,7 +90,7 @@ struct Connection {
 impl Connection {
     /// Returns `None` if the server does not accept; does not wait for a full queue of connections.
     fn open(address: SocketAddr, hostile: &HostileClient) -> Option<Self> {
-        let stream = if hostile.connect_with_small_buffer {
+        let stream = if hostile.has_small_buffer {
             connect_with_small_buffer(address)?
         } else {
             TcpStream::connect_timeout(&address, Duration::from_millis(50)).ok()?
@@ -94,19 +100,19 @@ impl Connection {
         Some(Self { stream, next: Instant::now(), rest: hostile.first.as_bytes() })
     }
 
-    /// Sends what is due. Returns whether the connection stays open, and how often `then` was started.
+    /// Sends what is due. Returns whether the connection stays open, and how often `repeated` was started.
     fn proceed(&mut self, hostile: &HostileClient) -> (bool, usize) {
         let mut byte = [0];
         let received = match hostile.reading {
             Reading::ByteByByte => self.stream.read(&mut byte),
             Reading::Never | Reading::Closes => self.stream.peek(&mut byte),
         };
-        let leaves = match received {
+        let disconnects = match received {
             Err(error) => error.kind() != ErrorKind::WouldBlock,
             // A client with nothing more to send treats any response as the end.
-            Ok(length) => length == 0 || hostile.reading == Reading::Closes || hostile.then.is_empty(),
+            Ok(length) => length == 0 || hostile.reading == Reading::Closes || hostile.repeated.is_empty(),
         };
-        if leaves {
+        if disconnects {
             return (false, 0);
         }
         let mut times = 0;
@@ -118,10 +124,10 @@ impl Connection {
                     Err(_) => return (false, times),
                 }
             }
-            if hostile.then.is_empty() || Instant::now() < self.next || times >= MOST {
+            if hostile.repeated.is_empty() || Instant::now() < self.next || times >= MAX_REPETITIONS {
                 return (true, times);
             }
-            (self.rest, self.next) = (hostile.then.as_bytes(), Instant::now() + hostile.pace);
+            (self.rest, self.next) = (hostile.repeated.as_bytes(), Instant::now() + hostile.interval);
             times += 1;
         }
     }
@@ -136,29 +142,28 @@ fn connect_with_small_buffer(address: SocketAddr) -> Option<TcpStream> {
     Some(socket.into())
 }
 
-/// All kinds of clients that make the server keep something incomplete, on this many connections.
-pub(crate) fn of_memory(connections: usize) -> Vec<HostileClient> {
+/// All kinds of clients that make the server keep incomplete requests or responses, on this many connections.
+pub(crate) fn using_memory(connections: usize) -> Vec<HostileClient> {
     // About two thousand connect again each second, for any number of connections: more would measure the machine.
-    let away = Duration::from_micros(500) * connections as u32;
-    let seldom = away.max(Duration::from_millis(500));
-    let of =
-        |name, first, then, pace| HostileClient { away, ..HostileClient::new(name, connections, first, then, pace) };
-    let never = Duration::ZERO;
+    let reconnect_delay = Duration::from_micros(500) * connections as u32;
+    let slow = reconnect_delay.max(Duration::from_millis(500));
+    let of = |name, first, repeated, interval| HostileClient {
+        reconnect_delay,
+        ..HostileClient::new(name, connections, first, repeated, interval)
+    };
+    let none = Duration::ZERO;
     let long = |start: &str| -> &'static str { format!("{start}{}", "x".repeat(8000)).leak() };
     let head = "GET /count/zebra HTTP/1.1\r\nHost: h\r\nX: ";
     let body = "POST /count/zebra HTTP/1.1\r\nHost: h\r\nContent-Length: 60000\r\n\r\n";
     vec![
-        of("unfinished heads", long(head), "x", seldom),
-        HostileClient { away: never, ..of("unfinished heads, renewed", head, "", never) },
-        of("unfinished bodies", long(body), "x", seldom),
-        HostileClient { connect_with_small_buffer: true, ..of("unread answers", PAGE, PAGE, seldom) },
-        HostileClient { connect_with_small_buffer: true, ..of("unread last answers", LAST_PAGE, "x", seldom) },
-        HostileClient { connect_with_small_buffer: true, ..of("unread pipelines", PAGES, PAGES, seldom) },
-        HostileClient {
-            connect_with_small_buffer: true,
-            ..of("unread pipelines of visits", VISITS, VISITS, seldom / 50)
-        },
-        of("not a word", "", "", never),
+        of("incomplete heads", long(head), "x", slow),
+        HostileClient { reconnect_delay: none, ..of("incomplete heads, reconnecting", head, "", none) },
+        of("incomplete bodies", long(body), "x", slow),
+        HostileClient { has_small_buffer: true, ..of("unread responses", PAGE, PAGE, slow) },
+        HostileClient { has_small_buffer: true, ..of("unread last responses", LAST_PAGE, "x", slow) },
+        HostileClient { has_small_buffer: true, ..of("unread pipelines", PAGES, PAGES, slow) },
+        HostileClient { has_small_buffer: true, ..of("unread pipelines of visits", VISITS, VISITS, slow / 50) },
+        of("nothing sent", "", "", none),
     ]
 }
 
@@ -170,7 +175,7 @@ pub(crate) fn all(connections: usize) -> Vec<HostileClient> {
     vec![
         of("slow heads", 24, "GET /count/zebra HTTP/1.1\r\nHost: h\r\nX: ", "x", slow),
         of("half a head, and nothing more", 24, "GET /count/zebra HTTP/1.1\r\nHo", "", none),
-        of("not a word", 24, "", "", none),
+        of("nothing sent", 24, "", "", none),
         of("pipelines whose responses are not read", 8, "", PIPELINE, none),
         HostileClient { reading: Reading::ByteByByte, ..of("pipelines read byte by byte", 8, "", PIPELINE, none) },
         of("pipelines of visits whose responses are not read", 8, "", VISITS, none),
@@ -218,4 +223,4 @@ pub(crate) const COUNTER: &str = "zebra";
 const TICK: Duration = Duration::from_millis(2);
 
 /// Repetitions on one connection before the next one is served.
-const MOST: usize = 1000;
+const MAX_REPETITIONS: usize = 1000;

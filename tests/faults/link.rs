@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::audit::{Doubt, LOST_CONNECTION, Tally};
-use super::crowd::Visitor;
+use super::load::Visitor;
 use super::relay::{Fault, Relay};
 use crate::support::{NEVER, Notch, Redis, Settings};
 
@@ -36,7 +36,7 @@ fn cut_at_every_byte_of_a_visit() {
                 recover(&notch, &redis, &mut visitor.tally, LOST_CONNECTION);
                 passed += 1;
             }
-            assert!(passed > least, "cut at {passed} places only");
+            assert!(passed > least, "cut at {passed} positions only");
         }
     }
     assert_eq!((visitor.tally.refused, visitor.tally.cut), (0, 0));
@@ -44,19 +44,19 @@ fn cut_at_every_byte_of_a_visit() {
 
 /// Sends a visit, and returns whether the cut happened.
 fn cut_a_visit(relay: &Relay, cut: Fault, visitor: &mut Visitor, visits: usize) -> bool {
-    let taken = relay.taken();
+    let accepted = relay.accepted();
     relay.arm(cut);
     visitor.visit(visits);
-    let played = relay.disarm();
-    if played {
+    let was_cut = relay.disarm();
+    if was_cut {
         // A reply may have passed whole before the cut took effect.
-        relay.until_taken_after(taken);
+        relay.wait_for_connection_after(accepted);
     }
-    played
+    was_cut
 }
 
 #[test]
-fn cut_at_every_byte_of_the_greeting() {
+fn cut_at_every_byte_of_the_handshake() {
     let (redis, relay, notch) = behind_a_relay(NEVER);
     let mut tally = Tally::default();
     recover(&notch, &redis, &mut tally, Doubt::None);
@@ -65,10 +65,10 @@ fn cut_at_every_byte_of_the_greeting() {
         [(Fault::CutRequest as fn(usize) -> Fault, "*1\r\n$4\r\nPING\r\n".len()), (Fault::CutReply, "+PONG\r\n".len())]
     {
         for passed in 0..length {
-            let taken = relay.taken();
+            let accepted = relay.accepted();
             relay.arm(cut(passed));
             relay.cut();
-            relay.until_taken_after(taken);
+            relay.wait_for_connection_after(accepted);
             recover(&notch, &redis, &mut tally, Doubt::None);
             assert!(relay.disarm(), "nothing was cut");
         }
@@ -80,10 +80,10 @@ fn late_replies_in_pieces_are_accepted() {
     let (redis, relay, notch) = behind_a_relay(NEVER);
     let mut visitor = Visitor::of(&notch);
     recover(&notch, &redis, &mut visitor.tally, Doubt::None);
-    for fault in [Fault::DelayReply(Duration::from_millis(300)), Fault::DribbleReply] {
+    for fault in [Fault::DelayReply(Duration::from_millis(300)), Fault::SplitReply] {
         relay.arm(fault);
         visitor.visit(3);
-        assert!(relay.disarm(), "the reply went another way");
+        assert!(relay.disarm(), "the fault was not injected");
         recover(&notch, &redis, &mut visitor.tally, Doubt::None);
     }
 }
@@ -96,8 +96,8 @@ fn late_replies_reach_no_client() {
     for round in 1..=3 {
         relay.arm(Fault::DelayReply(Duration::from_secs(4)));
         visitor.visit(2);
-        assert!(relay.disarm(), "the reply went another way");
-        assert_eq!(relay.taken(), 1 + round, "the batch was sent again on another connection");
+        assert!(relay.disarm(), "the fault was not injected");
+        assert_eq!(relay.accepted(), 1 + round, "the batch was sent again on another connection");
         recover(&notch, &redis, &mut visitor.tally, LOST_CONNECTION);
     }
 }
@@ -144,7 +144,7 @@ fn an_invalid_reply_gives_no_number() {
     ] {
         relay.arm(fault.clone());
         visitor.visit(2);
-        assert!(relay.disarm(), "the reply went another way");
+        assert!(relay.disarm(), "the fault was not injected");
         recover(&notch, &redis, &mut visitor.tally, LOST_CONNECTION);
         let memory = notch.resident_kilobytes();
         assert!(memory < before + 2000, "{before} kB before {fault:?}, then {memory} kB");

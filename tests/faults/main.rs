@@ -9,15 +9,15 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-use support::{audit, crowd, relay, rng};
+use support::{audit, load, relay, rng};
 
 mod group;
 mod hostile_clients;
 mod preload;
 
+mod attacks;
 mod clock;
 mod disk;
-mod guests;
 mod link;
 mod memory;
 mod port;

@@ -1,5 +1,5 @@
 //! Memory under attack, in a control group that kills processes beyond its limit: as many hostile connections as the
-//! shipped manifests allow, and normal clients beside them.
+//! shipped manifests allow, and normal clients at the same time.
 
 use std::fs;
 use std::path::Path;
@@ -8,28 +8,30 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::crowd::{Neighbour, Newcomer};
 use super::group::Group;
 use super::hostile_clients::{self, HostileClient};
+use super::load::{ConnectProbe, KeepAliveProbe};
 use crate::support::Settings;
 
 #[test]
-fn a_small_container_keeps_to_its_memory() {
+fn a_small_container_stays_within_its_memory() {
     // The limit in `compose.yaml`, and `WEB_MEMORY` for the driver on threads.
     let limit = if cfg!(feature = "tokio") { 6 << 20 } else { 16 << 20 };
-    for hostile in hostile_clients::of_memory(256) {
-        withstands(limit, 256, &hostile);
+    for hostile in hostile_clients::using_memory(256) {
+        assert_withstands(limit, 256, &hostile);
     }
 }
 
 #[test]
-fn the_unit_of_systemd_keeps_to_its_memory() {
+fn the_systemd_unit_stays_within_its_memory() {
     let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd/notch.service");
     let unit = fs::read_to_string(unit).expect("the unit that is shipped");
     let limit = unit.lines().find_map(|line| line.strip_prefix("MemoryMax=")?.strip_suffix('M'));
     let limit = limit.and_then(|limit| limit.parse::<usize>().ok()).expect("MemoryMax in megabytes");
-    for hostile in hostile_clients::of_memory(CROWD).into_iter().filter(|hostile| hostile.first.len() > 20) {
-        withstands(limit << 20, CROWD, &hostile);
+    for hostile in
+        hostile_clients::using_memory(DEFAULT_CONNECTIONS).into_iter().filter(|hostile| hostile.first.len() > 20)
+    {
+        assert_withstands(limit << 20, DEFAULT_CONNECTIONS, &hostile);
     }
 }
 
@@ -40,18 +42,16 @@ fn clients_beyond_the_memory_are_not_accepted() {
     let lowered = "MAX_CONNECTIONS is lowered: there is no memory for more; raise the memory limit";
     assert!(notch.log().iter().any(|line| line.contains(lowered)), "{:?}", notch.log());
     drop(notch);
-    for hostile in hostile_clients::of_memory(3000) {
-        withstands(32 << 20, 10_000, &hostile);
+    for hostile in hostile_clients::using_memory(3000) {
+        assert_withstands(32 << 20, 10_000, &hostile);
     }
 }
 
 #[test]
 fn with_more_clients_than_connections_every_response_is_read() {
     let (limit, connections) = if cfg!(feature = "tokio") { (6 << 20, 256) } else { (16 << 20, 200) };
-    for hostile in
-        hostile_clients::of_memory(4 * connections).iter().filter(|hostile| hostile.connect_with_small_buffer)
-    {
-        withstands(limit, connections, hostile);
+    for hostile in hostile_clients::using_memory(4 * connections).iter().filter(|hostile| hostile.has_small_buffer) {
+        assert_withstands(limit, connections, hostile);
     }
 }
 
@@ -61,8 +61,8 @@ fn a_memory_limit_of_its_own_lowers_the_connections() {
     let log = notch.log().join("\n");
     assert!(log.contains("MAX_CONNECTIONS is lowered: there is no memory for more"), "{log}");
     let connections = log.rsplit_once(" connections=").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
-    let fit = if cfg!(feature = "tokio") { 300..420_usize } else { 100..160 };
-    assert!(connections.is_some_and(|connections| fit.contains(&connections)), "{log}");
+    let expected = if cfg!(feature = "tokio") { 300..420_usize } else { 100..160 };
+    assert!(connections.is_some_and(|connections| expected.contains(&connections)), "{log}");
 }
 
 #[test]
@@ -71,22 +71,22 @@ fn a_start_without_memory_or_files_for_it_is_refused() {
     let no_files = Settings::ledger().with_wrapper(&few).with("WORKERS", "64").try_start();
     let no_memory = Settings::ledger().with("MEMORY_LIMIT", "700k").try_start();
     let message = |ended: Result<_, crate::support::Exit>| ended.err().map(|ended| (ended.code, ended.stderr));
-    let (code, words) = message(no_memory).expect("it cannot start");
-    assert_eq!(code, Some(1), "{words}");
-    assert!(words.contains("716800 bytes of memory are too few for WORKERS=1"), "{words}");
+    let (code, stderr) = message(no_memory).expect("it cannot start");
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("716800 bytes of memory are too few for WORKERS=1"), "{stderr}");
     // The driver on threads has one loop for any value of WORKERS.
     if cfg!(feature = "tokio") {
-        let (code, words) = message(no_files).expect("it cannot start");
-        assert_eq!(code, Some(1), "{words}");
+        let (code, stderr) = message(no_files).expect("it cannot start");
+        assert_eq!(code, Some(1), "{stderr}");
         let needed = "the limit of open files is 256, but WORKERS=64 needs 536: raise it (ulimit -n), or lower WORKERS";
-        assert!(words.contains(needed), "{words}");
+        assert!(stderr.contains(needed), "{stderr}");
     } else {
         assert!(message(no_files).is_none());
     }
 }
 
 /// Attacks a notch in a group of `limit` bytes, and asserts that normal clients are not affected.
-fn withstands(limit: usize, connections: usize, hostile: &HostileClient) {
+fn assert_withstands(limit: usize, connections: usize, hostile: &HostileClient) {
     allow_files();
     let group = Arc::new(Group::of(limit));
     let settings = Settings::ledger().with("FSYNC", "never").with("COUNTERS", hostile_clients::COUNTER);
@@ -95,19 +95,19 @@ fn withstands(limit: usize, connections: usize, hostile: &HostileClient) {
     let notch = group.settings(settings).start();
     assert_eq!(notch.visit(), 1);
     let (watch, name, address) = (group.watch(), hostile.name, notch.address);
-    let (mut waits, mut newcomers) = (Vec::new(), Vec::new());
+    let (mut waits, mut connect_waits) = (Vec::new(), Vec::new());
     thread::scope(|scope| {
-        let hostile = scope.spawn(|| hostile.attack(address, hostile.away + SPELL));
-        let (neighbour, newcomer) = (Neighbour::of(&notch), Newcomer::of(&notch));
-        hostile.join().expect("a hostile does not panic");
-        waits = neighbour.leave().1;
-        newcomers = newcomer.leave();
+        let hostile = scope.spawn(|| hostile.attack(address, hostile.reconnect_delay + ATTACK_DURATION));
+        let (keep_alive_probe, connect_probe) = (KeepAliveProbe::of(&notch), ConnectProbe::of(&notch));
+        hostile.join().expect("hostile clients do not panic");
+        waits = keep_alive_probe.stop().1;
+        connect_waits = connect_probe.stop();
     });
-    let most = watch.leave(name, &notch);
-    for (who, waits) in [("a visitor who stays", &waits), ("a visitor who comes anew", &newcomers)] {
+    let most = watch.stop(name, &notch);
+    for (client, waits) in [("on an open connection", &waits), ("on new connections", &connect_waits)] {
         let (median, worst) = (waits[waits.len() / 2], waits[waits.len() - 1]);
-        println!("{name}: {most} kB at most; {who}: {} visits, {median:?}, at worst {worst:?}", waits.len());
-        assert!(median < MEDIAN && worst < WORST, "{name}: {who} waited {median:?}, at worst {worst:?}");
+        println!("{name}: {most} kB at most; {client}: {} visits, {median:?}, at worst {worst:?}", waits.len());
+        assert!(median < MEDIAN && worst < WORST, "{name}: visits {client} took {median:?}, at worst {worst:?}");
     }
     assert!(notch.visit() > 1);
 }
@@ -130,10 +130,10 @@ fn allow_files() {
 }
 
 /// Connections of the attack on the systemd unit: the default of `MAX_CONNECTIONS`.
-const CROWD: usize = 10_000;
+const DEFAULT_CONNECTIONS: usize = 10_000;
 
 /// Duration of each attack after all connections are open.
-const SPELL: Duration = Duration::from_secs(3);
+const ATTACK_DURATION: Duration = Duration::from_secs(3);
 
 /// Longest duration of a normal visit: the median and the maximum. On an idle machine each takes less than 250 ms;
 /// other load may delay them, but not until `REQUEST_TIMEOUT` disconnects hostile clients after ten seconds.

@@ -1,12 +1,12 @@
-/* A disk that misbehaves, loaded before the C library. The file that FAULTS names says how, a line for each call:
- * "CALL HOW ERRNO". It is read anew at each call, so that a test can change it at any time.
+/* Injects disk faults, loaded before the C library. The file that FAULTS names has a line for each call:
+ * "CALL HOW ERRNO". It is read at each call, so that a test can change it at any time.
  *
- * Only calls on a file with "notch.ledger" in its name are touched. HOW is one of:
+ * Only calls on a file with "notch.ledger" in its name are affected. HOW is one of:
  *   fail   the call does nothing and reports the error
- *   done   the call does all that it should and reports the error
- *   short  every other call writes half of what it should, and the next reports the error
- *   once   as fail, and the line is not heeded again
- *   hang   the call waits until the file is gone; meanwhile there is a file of its name with ".hung" at the end */
+ *   done   the call succeeds and reports the error
+ *   short  every other call writes half of the bytes, and the next reports the error
+ *   once   as fail, but only for the first call
+ *   hang   the call waits until the file is removed; meanwhile a file of its name with ".hung" at the end exists */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -36,8 +36,8 @@ static enum how read_fault(const char *call, int *error) {
     enum how found = GOOD;
     int number;
     while (file && fscanf(file, "%15s %15s %d", name, how, &number) == 3)
-        for (int one = FAIL; one <= HANG; one++)
-            if (!strcmp(name, call) && !strcmp(how, names[one])) found = one, *error = number;
+        for (int kind = FAIL; kind <= HANG; kind++)
+            if (!strcmp(name, call) && !strcmp(how, names[kind])) found = kind, *error = number;
     if (file) fclose(file);
     return found;
 }
@@ -52,9 +52,9 @@ static enum how fault(const char *call, int *error) {
         return GOOD;
     }
     if (how == ONCE) {
-        static char past[64];
-        if (strstr(past, call)) return GOOD;
-        strcat(past, call);
+        static char done[64];
+        if (strstr(done, call)) return GOOD;
+        strcat(done, call);
         return FAIL;
     }
     return how;

@@ -28,7 +28,7 @@ impl Disk {
     /// Returns a disk without faults, and the settings to start notch with it.
     pub(crate) fn under(settings: &Settings) -> (Self, Settings) {
         let faults = settings.folder().join("faults");
-        let name = faults.to_str().expect("a path of the test's own");
+        let name = faults.to_str().expect("a path in UTF-8");
         (Self { faults: faults.clone() }, settings.clone().with("LD_PRELOAD", library()).with("FAULTS", name))
     }
 
@@ -36,8 +36,8 @@ impl Disk {
     pub(crate) fn fail(&self, faults: &[Fault]) {
         let lines: Vec<_> = faults.iter().map(|(call, how, error)| format!("{call} {how} {error}\n")).collect();
         // In one step, because notch may read it at any time.
-        let beside = self.faults.with_extension("next");
-        fs::write(&beside, lines.concat()).and_then(|()| fs::rename(&beside, &self.faults)).expect("a file");
+        let next = self.faults.with_extension("next");
+        fs::write(&next, lines.concat()).and_then(|()| fs::rename(&next, &self.faults)).expect("a file");
     }
 
     /// Waits until a call hangs.

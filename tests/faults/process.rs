@@ -1,21 +1,21 @@
-//! notch is killed under load, again and again, with both stores.
+//! notch is killed under load repeatedly, with both stores.
 
 use super::audit::{Doubt, Tally};
-use super::crowd::Crowd;
+use super::load::Load;
 use crate::support::{NEVER, Notch, Redis, Settings};
 
 /// Runs notch several times, each ended by `kill -9` under load. Returns the outcomes of all visits, and the settings
 /// for the next start.
 fn kill_repeatedly(settings: Settings) -> (Tally, Notch) {
-    // Another process may slow the disk down: then visits wait, and none gets into doubt for that reason.
+    // Other processes may slow the disk down: visits then wait, and none is in doubt for that reason.
     let mut settings = settings.with("STORE_TIMEOUT", NEVER);
     let mut tally = Tally::default();
     for _ in 0..5 {
         let notch = settings.start();
-        let crowd = Crowd::at(&notch, 6);
-        crowd.until_answered(150);
+        let load = Load::start(&notch, 6);
+        load.wait_for_answers(150);
         settings = notch.kill();
-        let outcomes = crowd.leave();
+        let outcomes = load.stop();
         assert!(outcomes.cut > 0, "no visit was in flight when notch was killed");
         tally.merge(outcomes);
     }
@@ -23,14 +23,14 @@ fn kill_repeatedly(settings: Settings) -> (Tally, Notch) {
 }
 
 #[test]
-fn killed_again_and_again_over_redis() {
+fn notch_is_killed_repeatedly_with_redis() {
     let redis = Redis::durable();
     let (tally, notch) = kill_repeatedly(Settings::redis(redis.port));
     tally.audit(notch.total(), Doubt::None);
 }
 
 #[test]
-fn killed_again_and_again_over_the_ledger() {
+fn notch_is_killed_repeatedly_with_the_ledger() {
     for fsync in ["always", "everysec", "never"] {
         let (tally, notch) = kill_repeatedly(Settings::ledger().with("FSYNC", fsync));
         tally.audit(notch.total(), Doubt::None);

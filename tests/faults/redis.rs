@@ -4,28 +4,28 @@ use std::thread;
 use std::time::Duration;
 
 use super::audit::{Doubt, LOST_CONNECTION};
-use super::crowd::Crowd;
+use super::load::Load;
 use crate::support::{NEVER, Notch, Redis, Settings, wait_until};
 
 #[test]
-fn killed_again_and_again() {
+fn redis_is_killed_repeatedly() {
     for (timeout, pauses, doubt) in
         [(NEVER, &[0, 20, 300, 0][..], LOST_CONNECTION), ("300ms", &[500, 700], Doubt::Possible)]
     {
         let mut redis = Redis::durable();
         let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", timeout).start();
-        let crowd = Crowd::at(&notch, 6);
+        let load = Load::start(&notch, 6);
         for pause in pauses {
-            crowd.until_answered(200);
+            load.wait_for_answers(200);
             redis.kill();
             thread::sleep(Duration::from_millis(*pause));
             redis.restart();
         }
-        crowd.until_answered(200);
-        let tally = crowd.leave();
+        load.wait_for_answers(200);
+        let tally = load.stop();
         tally.audit(total(&redis), doubt);
         assert_eq!(tally.refused > 0, timeout != NEVER, "{tally:?}");
-        assert_calm(&notch);
+        assert_expected_log(&notch);
     }
 }
 
@@ -38,29 +38,29 @@ fn redis_hangs_for_less_and_for_more_than_the_timeout() {
             let redis =
                 Redis::start(&["--appendonly", "yes", "--appendfsync", "always", "--enable-debug-command", "yes"]);
             let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", timeout).start();
-            let crowd = Crowd::at(&notch, 4);
+            let load = Load::start(&notch, 4);
             for _ in 0..2 {
-                crowd.until_answered(100);
+                load.wait_for_answers(100);
                 stall(&redis);
             }
-            crowd.until_answered(100);
-            let tally = crowd.leave();
+            load.wait_for_answers(100);
+            let tally = load.stop();
             tally.audit(total(&redis), doubt);
-            let gave_up = tally.doubts + tally.refused > 0;
-            assert_eq!(gave_up, doubt == Doubt::Possible, "{name}, STORE_TIMEOUT={timeout}: {tally:?}");
+            let timed_out = tally.doubts + tally.refused > 0;
+            assert_eq!(timed_out, doubt == Doubt::Possible, "{name}, STORE_TIMEOUT={timeout}: {tally:?}");
         }
     }
 }
 
 #[test]
-fn back_with_an_empty_disk_numbers_begin_again() {
+fn after_the_loss_of_its_disk_numbers_begin_again() {
     let mut redis = Redis::durable();
     let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "500ms").start();
     for _ in 0..3 {
-        let crowd = Crowd::at(&notch, 4);
-        crowd.until_answered(200);
+        let load = Load::start(&notch, 4);
+        load.wait_for_answers(200);
         redis.kill();
-        let mut tally = crowd.leave();
+        let mut tally = load.stop();
         redis.restart();
         tally.note_number(notch.visit_when_it_counts());
         tally.audit(total(&redis), Doubt::Possible);
@@ -74,23 +74,23 @@ fn back_with_an_empty_disk_numbers_begin_again() {
         wait_until("the loss is in the log", || notch.log().iter().any(lost).then_some(()));
         redis.execute("DEL visits");
     }
-    assert_calm(&notch);
+    assert_expected_log(&notch);
 }
 
-/// Nothing in the log but what an operator has to know: that the store was away, and that it is back.
-fn assert_calm(notch: &Notch) {
-    let odd = |line: &&String| {
-        let known = [
+/// Asserts that the log has only the start, failures of the store, and its recovery.
+fn assert_expected_log(notch: &Notch) {
+    let is_unexpected = |line: &&String| {
+        let expected = [
             "listening on http://",
             "the store holds",
             "the store does not count",
             "the store counts again",
             "the store has lost visits of visits: numbers are given again",
         ];
-        !known.iter().any(|known| line.contains(known))
+        !expected.iter().any(|text| line.contains(text))
     };
     let log = notch.log();
-    assert_eq!(log.iter().find(odd), None, "{log:#?}");
+    assert_eq!(log.iter().find(is_unexpected), None, "{log:#?}");
 }
 
 fn total(redis: &Redis) -> i64 {

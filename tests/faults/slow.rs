@@ -1,6 +1,6 @@
 //! A store that is slow, and connections to it that are silent: each visit waits for `STORE_TIMEOUT` from its own
-//! arrival, a connection is replaced when it is silent for longer than it has ever been, and neither is taken for the
-//! other.
+//! arrival, a connection is replaced when it is silent for longer than ever before. A slow store is not treated as a
+//! silent connection.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::audit::{Doubt, LOST_CONNECTION, Tally};
-use super::crowd::{Crowd, Visitor};
+use super::load::{Load, Visitor};
 use super::relay::{Mode, Relay};
 use crate::support::{NEVER, Notch, Redis, Settings, wait_until};
 
@@ -18,7 +18,7 @@ fn behind_a_relay(redis: &Redis, timeout: &str) -> (Relay, Notch) {
     (relay, notch)
 }
 
-/// strace at a process, which has a kind of system call take longer.
+/// A process whose `fdatasync` strace delays.
 struct Slowed(Child);
 
 impl Slowed {
@@ -26,9 +26,9 @@ impl Slowed {
         let inject = format!("--inject=fdatasync:delay_enter={}", millis * 1000);
         let mut command = Command::new("strace");
         command.args(["-f", "-o", "/dev/null", "-e", "trace=fdatasync", &inject, "-p", &redis.id().to_string()]);
-        let child = command.stderr(Stdio::null()).spawn().expect("strace is there");
+        let child = command.stderr(Stdio::null()).spawn().expect("strace is installed");
         let status = format!("/proc/{}/status", redis.id());
-        wait_until("strace has taken hold of Redis", || {
+        wait_until("strace traces Redis", || {
             let status = std::fs::read_to_string(&status).expect("Redis runs");
             (!status.contains("TracerPid:\t0\n")).then_some(())
         });
@@ -43,7 +43,7 @@ impl Drop for Slowed {
     }
 }
 
-/// What became of one visit, and how long that took.
+/// Returns whether a visit was counted, and its duration.
 fn timed_visit(visitor: &mut Visitor) -> (bool, Duration) {
     let (start, answered) = (Instant::now(), visitor.tally.answered());
     visitor.visit(1);
@@ -51,7 +51,7 @@ fn timed_visit(visitor: &mut Visitor) -> (bool, Duration) {
 }
 
 #[test]
-fn a_slow_disk_is_not_a_silent_store() {
+fn a_slow_disk_is_not_a_silent_connection() {
     for (timeout, doubt) in [("6s", Doubt::None), ("2s", Doubt::Possible)] {
         let redis = Redis::durable();
         let (relay, notch) = behind_a_relay(&redis, timeout);
@@ -59,13 +59,13 @@ fn a_slow_disk_is_not_a_silent_store() {
         tally.note_number(notch.visit());
         let lines = notch.log().len();
         let slowed = Slowed::start(&redis, 1200);
-        let over = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(10);
         let visitors: Vec<_> = (0..2)
             .map(|_| {
                 let mut visitor = Visitor::of(&notch);
                 thread::spawn(move || {
                     let mut longest = Duration::ZERO;
-                    while Instant::now() < over {
+                    while Instant::now() < end {
                         longest = longest.max(timed_visit(&mut visitor).1);
                     }
                     (visitor.tally, longest)
@@ -78,8 +78,8 @@ fn a_slow_disk_is_not_a_silent_store() {
             tally.merge(own);
         }
         drop(slowed);
-        let taken = relay.taken();
-        assert!(taken <= 5, "{timeout}: {taken} connections, where one or two were enough");
+        let accepted = relay.accepted();
+        assert!(accepted <= 5, "{timeout}: {accepted} connections, where one or two were enough");
         assert!(notch.log().len() <= lines + 4, "{:#?}", notch.log());
         tally.note_number(notch.visit_when_it_counts());
         tally.audit(redis.query("GET visits").parse().expect("a count"), doubt);
@@ -87,19 +87,19 @@ fn a_slow_disk_is_not_a_silent_store() {
 }
 
 #[test]
-fn every_reply_late_by_as_much_as_the_first() {
+fn a_constant_delay_of_replies_keeps_the_connection() {
     let redis = Redis::start(&[]);
     let (relay, notch) = behind_a_relay(&redis, "8s");
     let mut tally = Tally::default();
     tally.note_number(notch.visit());
     relay.delay(Duration::from_millis(1500));
-    let crowd = Crowd::at(&notch, 3);
-    crowd.until_answered(6);
-    let taken = relay.taken();
-    crowd.until_answered(6);
-    assert_eq!(relay.taken(), taken, "a store that is known to be slow keeps its connection");
+    let load = Load::start(&notch, 3);
+    load.wait_for_answers(6);
+    let accepted = relay.accepted();
+    load.wait_for_answers(6);
+    assert_eq!(relay.accepted(), accepted, "a slow store keeps its connection");
     relay.delay(Duration::ZERO);
-    tally.merge(crowd.leave());
+    tally.merge(load.stop());
     tally.audit(redis.query("GET visits").parse().expect("a count"), Doubt::None);
 }
 
@@ -121,7 +121,7 @@ fn a_connection_that_drops_all_bytes_is_replaced_in_time() {
         visits.collect::<Vec<_>>().into_iter().for_each(|own| tally.merge(own.join().expect("no panic")));
         assert_eq!((tally.answered(), tally.refused), (4 * 21, 0), "{timeout}: {tally:?}");
         tally.audit(redis.query("GET visits").parse().expect("a count"), LOST_CONNECTION);
-        assert_eq!(relay.taken(), 2);
+        assert_eq!(relay.accepted(), 2);
     }
 }
 
@@ -130,12 +130,12 @@ fn a_broken_idle_connection_is_replaced_before_the_next_visit() {
     let redis = Redis::start(&[]);
     let (relay, notch) = behind_a_relay(&redis, "2s");
     assert_eq!(notch.visit(), 1);
-    let taken = relay.taken();
+    let accepted = relay.accepted();
     relay.discard();
-    relay.until_taken_after(taken);
+    relay.wait_for_connection_after(accepted);
     wait_until("the store is up again", || notch.get("/metrics").text().contains("\nnotch_store_up 1\n").then_some(()));
     assert_eq!(notch.visit(), 2);
-    assert_eq!(relay.taken(), taken + 1);
+    assert_eq!(relay.accepted(), accepted + 1);
 }
 
 #[test]
@@ -145,17 +145,17 @@ fn connections_that_fail_after_the_handshake_are_made_with_backoff() {
     let (relay, notch) = behind_a_relay(&redis, "1s");
     let mut tally = Tally::default();
     tally.note_number(notch.visit());
-    for (mode, most) in [(Mode::Mute, 14), (Mode::Slam, 45), (Mode::Silent, 14)] {
+    for (mode, most) in [(Mode::DropReplies, 14), (Mode::Close, 45), (Mode::Silent, 14)] {
         relay.set(mode);
-        let (taken, lines) = (relay.taken(), notch.log().len());
-        let crowd = Crowd::at(&notch, 3);
+        let (accepted, lines) = (relay.accepted(), notch.log().len());
+        let load = Load::start(&notch, 3);
         thread::sleep(WATCHED);
-        let (taken, lines) = (relay.taken() - taken, notch.log().len() - lines);
-        assert!(taken <= most, "{mode:?}: {taken} connections in {WATCHED:?}");
+        let (accepted, lines) = (relay.accepted() - accepted, notch.log().len() - lines);
+        assert!(accepted <= most, "{mode:?}: {accepted} connections in {WATCHED:?}");
         assert!(lines <= 6, "{mode:?}: {:#?}", notch.log());
         relay.set(Mode::Pass);
-        crowd.until_answered(1);
-        tally.merge(crowd.leave());
+        load.wait_for_answers(1);
+        tally.merge(load.stop());
     }
     tally.audit(redis.query("GET visits").parse().expect("a count"), Doubt::Possible);
 }
@@ -167,13 +167,13 @@ fn each_visit_has_its_own_deadline() {
     let notch = Settings::redis(redis.port).with("WORKERS", "1").with("STORE_TIMEOUT", "6s").start();
     let mut tally = Tally::default();
     tally.note_number(notch.visit());
-    let (note, noted) = channel();
+    let (sender, results) = channel();
     let visit = |after: Duration| {
-        let (mut visitor, note) = (Visitor::of(&notch), note.clone());
+        let (mut visitor, sender) = (Visitor::of(&notch), sender.clone());
         thread::spawn(move || {
             thread::sleep(after);
             let (answered, took) = timed_visit(&mut visitor);
-            note.send((after, answered, took, visitor.tally)).expect("the test listens");
+            sender.send((after, answered, took, visitor.tally)).expect("the test receives");
         });
     };
     redis.while_stopped(|| {
@@ -183,11 +183,11 @@ fn each_visit_has_its_own_deadline() {
         thread::sleep(TIMEOUT + TIMEOUT / 4);
     });
     for _ in 0..103 {
-        let (after, answered, took, own) = noted.recv_timeout(2 * TIMEOUT).expect("every visit ends");
+        let (after, answered, took, own) = results.recv_timeout(2 * TIMEOUT).expect("every visit ends");
         if after.is_zero() {
             assert!(!answered && (TIMEOUT - SLACK / 4..TIMEOUT + SLACK).contains(&took), "{answered} after {took:?}");
         } else {
-            assert!(answered, "a visit that could wait was turned away after {took:?}: {own:?}");
+            assert!(answered, "a visit before its deadline was refused after {took:?}: {own:?}");
         }
         tally.merge(own);
     }
@@ -201,15 +201,15 @@ fn a_redis_that_does_not_read_delays_no_other_worker() {
     let settings = Settings::redis(relay.port).with("COUNTERS", "*").with("STORE_TIMEOUT", NEVER);
     let notch = settings.with("WORKERS", "1").start();
     assert_eq!(notch.visit(), 1);
-    // On threads, so many clients at once keep a busy machine from everything else for a moment: that happens now and
-    // then, and being held up by Redis would happen each time.
-    let slowest: Vec<_> = (1..=3).map(|round| slowest_while_deaf(&notch, &relay, round)).collect();
+    // On the driver on threads, so many clients may delay others for a moment on a busy machine. That happens only in
+    // some rounds, a delay by Redis would happen in each.
+    let slowest: Vec<_> = (1..=3).map(|round| slowest_without_reading(&notch, &relay, round)).collect();
     assert!(slowest.iter().any(|took| *took < Duration::from_millis(250)), "others waited for {slowest:?}");
 }
 
-/// Has Redis not read a large batch, and returns how long a request took at most that needs no store.
-fn slowest_while_deaf(notch: &Notch, relay: &Relay, round: i64) -> Duration {
-    relay.set(Mode::Deaf);
+/// Stops the reads of Redis during a large batch. Returns the longest duration of a request that needs no store.
+fn slowest_without_reading(notch: &Notch, relay: &Relay, round: i64) -> Duration {
+    relay.set(Mode::StopReading);
     let mut clients: Vec<_> = (0..900)
         .map(|number| {
             let mut client = notch.client();
@@ -231,5 +231,5 @@ fn slowest_while_deaf(notch: &Notch, relay: &Relay, round: i64) -> Duration {
     slowest
 }
 
-/// What a busy machine may add to a deadline.
+/// Tolerance of deadlines on a busy machine.
 const SLACK: Duration = Duration::from_secs(1);

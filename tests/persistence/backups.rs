@@ -43,16 +43,16 @@ fn a_foreign_or_truncated_backup_changes_nothing() {
     let before = store.files();
     let sums = member(&backup, "SHA256SUMS");
     let file = member(&backup, "appendonly.aof");
-    let mut flipped = backup.clone();
+    let mut corrupted = backup.clone();
     let at = backup.windows(file.len()).position(|window| window == file).expect("the file in the archive");
-    flipped[at + file.len() / 2] ^= 1;
+    corrupted[at + file.len() / 2] ^= 1;
     // Truncated anywhere within the file; the rest is padding.
     let end = at + file.len();
     let lengths =
         [0, 1, 511, 512, 513, 1024, 1536, 1537, 2048, at + 1, end - 1].into_iter().filter(|length| *length < end);
     let mut cases: Vec<Vec<u8>> = lengths.map(|length| backup[..length].to_vec()).collect();
     cases.extend([
-        flipped,
+        corrupted,
         b"no archive".to_vec(),
         file.clone(),
         tar(&[("appendonly.aof", &file)]),
@@ -65,7 +65,7 @@ fn a_foreign_or_truncated_backup_changes_nothing() {
     for case in cases {
         let ended = store.run_with(&["restore"], &case);
         assert!(!ended.success, "{} bytes: {ended:?}", case.len());
-        assert!(ended.stderr.contains("no whole backup of notch-redis: nothing changed"), "{ended:?}");
+        assert!(ended.stderr.contains("not a complete backup of notch-redis: nothing changed"), "{ended:?}");
         assert_eq!(store.files(), before);
     }
     store.start();
@@ -97,7 +97,7 @@ fn a_backup_that_this_server_cannot_load_changes_nothing() {
 }
 
 #[test]
-fn a_backup_that_cannot_be_made_fails() {
+fn a_failed_backup_is_reported() {
     let (mut store, _) = store();
     let full = store.run_into(&["backup"], "/dev/full");
     assert!(!full.success && full.stderr.contains("could not be written"), "{full:?}");
@@ -114,17 +114,17 @@ fn a_backup_that_cannot_be_made_fails() {
 }
 
 #[test]
-fn a_backup_of_a_stopped_server_is_one() {
+fn a_backup_of_a_stopped_server_can_be_restored() {
     let (store, _) = store();
     let backup = store.backup();
-    let mut new = store.elsewhere();
+    let mut new = store.on_new_machine();
     new.restore(&backup);
     new.start();
     assert_eq!(new.total(), 7);
 }
 
 #[test]
-fn a_backup_of_a_file_that_begins_with_a_snapshot_is_one() {
+fn a_backup_with_a_snapshot_can_be_restored() {
     let mut store = Store::new();
     store.configure("aof-use-rdb-preamble yes\nauto-aof-rewrite-percentage 0\n");
     store.start();
@@ -135,7 +135,7 @@ fn a_backup_of_a_file_that_begins_with_a_snapshot_is_one() {
     wait_until("the file is rewritten", || (store.generation() != before).then_some(()));
     assert_eq!(notch.visit(), 3);
     let backup = store.backup();
-    let mut new = store.elsewhere();
+    let mut new = store.on_new_machine();
     new.restore(&backup);
     new.start();
     assert_eq!(new.total(), 3);
@@ -150,7 +150,7 @@ fn a_backup_of_a_file_that_begins_with_a_snapshot_is_one() {
 fn a_start_finishes_a_restore_and_removes_what_was_interrupted() {
     let (mut store, backup) = store();
     // Files of a restore that was interrupted before its last step.
-    let other = store.elsewhere();
+    let other = store.on_new_machine();
     other.restore(&backup);
     fs::create_dir(store.path(".notch-redis.ready")).expect("a folder made for the test");
     for name in ["appendonly.aof", "appendonlydir"] {

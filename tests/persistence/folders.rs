@@ -1,9 +1,9 @@
 //! Data folders that are empty, contain something else, or contain the data of another server: reported, and rejected
-//! where the count would start again beside existing data.
+//! where the count would start at 0 although data exist.
 
 use std::fs;
 
-use crate::image::{Store, is_old};
+use crate::image::{Store, is_before_7};
 
 fn with_files(files: &[(&str, &[u8])]) -> Store {
     let store = Store::new();
@@ -23,7 +23,7 @@ fn an_empty_folder_is_logged() {
         let message = format!("notch-redis: {} is empty: the count begins at 0\n", store.path("").display());
         assert!(log.contains(&message.replace("/ is", " is")), "{log}");
         store.stop();
-        assert!(!store.start().contains("is empty"), "it holds something now");
+        assert!(!store.start().contains("is empty"), "it is not empty any longer");
     }
 }
 
@@ -44,20 +44,23 @@ fn counters_of_another_key_are_logged() {
     let notch = store.notch().with("REDIS_DB", "3").with("COUNTER_KEY", "third").start();
     assert_eq!(notch.visit(), 1);
     store.stop();
-    for (key, words) in [
+    for (key, message) in [
         ("visits", "counter visits in database 0: 2\n"),
         ("third", "counter third in database 3: 1\n"),
-        ("visit", "no counter visit, but 2 keys in database 0, 2 keys in database 3: is COUNTER_KEY what it was?"),
+        (
+            "visit",
+            "no counter visit, but 2 keys in database 0, 2 keys in database 3: is COUNTER_KEY the same as before?",
+        ),
     ] {
         store = store.with("COUNTER_KEY", key);
         let log = store.start();
-        assert!(log.contains(&format!("notch-redis: {words}")), "{log}");
+        assert!(log.contains(&format!("notch-redis: {message}")), "{log}");
         store.stop();
     }
 }
 
 #[test]
-fn data_that_would_be_passed_over_is_refused() {
+fn data_that_redis_would_ignore_is_refused() {
     let ledger = b"*2\r\n$4\r\nECHO\r\n$14\r\nnotch ledger 1\r\n";
     let new: &[(&str, &[u8])] = &[("appendonlydir/appendonly.aof.1.incr.aof", b"")];
     let both: &[(&str, &[u8])] = &[
@@ -65,24 +68,24 @@ fn data_that_would_be_passed_over_is_refused() {
         ("appendonlydir/appendonly.aof.manifest", b"file appendonly.aof.1.incr.aof seq 1 type i\n"),
         ("appendonlydir/appendonly.aof.1.incr.aof", b""),
     ];
-    for (files, words) in [
-        (&[("dump.rdb", &b"REDIS0011"[..])][..], "holds a snapshot (dump.rdb)"),
-        (&[("notch.ledger", ledger)], "holds a ledger of notch (notch.ledger)"),
-        (&[("other.name", ledger)], "holds a ledger of notch (other.name)"),
-        (new, if is_old() { "was written by a later version" } else { "has no appendonly.aof.manifest" }),
-        (both, if is_old() { "was written by a later version" } else { "only the latter would be loaded" }),
+    for (files, message) in [
+        (&[("dump.rdb", &b"REDIS0011"[..])][..], "contains a snapshot (dump.rdb)"),
+        (&[("notch.ledger", ledger)], "contains a ledger of notch (notch.ledger)"),
+        (&[("other.name", ledger)], "contains a ledger of notch (other.name)"),
+        (new, if is_before_7() { "was written by a later version" } else { "has no appendonly.aof.manifest" }),
+        (both, if is_before_7() { "was written by a later version" } else { "would load only the latter" }),
     ] {
         let mut store = with_files(files);
         let before = store.files();
-        let log = store.refuse();
-        assert!(log.contains("notch-redis: ") && log.contains(words), "{words}: {log}");
-        assert_eq!(store.files(), before, "{words}");
+        let log = store.start_and_fail();
+        assert!(log.contains("notch-redis: ") && log.contains(message), "{message}: {log}");
+        assert_eq!(store.files(), before, "{message}");
     }
 }
 
 #[test]
 fn a_missing_file_of_a_manifest_is_reported() {
-    if is_old() {
+    if is_before_7() {
         return;
     }
     let mut store = Store::new();
@@ -95,7 +98,7 @@ fn a_missing_file_of_a_manifest_is_reported() {
             fs::remove_file(entry.path()).expect("a part lost for the test");
         }
     }
-    let log = store.refuse();
+    let log = store.start_and_fail();
     assert!(log.contains("Redis does not load"), "{log}");
     assert!(!store.run(&["backup"]).success);
 }
@@ -103,7 +106,7 @@ fn a_missing_file_of_a_manifest_is_reported() {
 #[test]
 fn a_read_only_folder_is_reported() {
     let mut store = with_files(&[(".notch-redis.lock/x", b"")]);
-    let log = store.refuse();
+    let log = store.start_and_fail();
     assert!(log.contains("cannot write to"), "{log}");
 }
 

@@ -30,7 +30,7 @@ fn a_server_that_hangs_or_is_gone_is_not_healthy() {
 fn a_check_leaves_no_process_without_an_init() {
     let mut store = Store::new().with("REDIS_PASSWORD", "x");
     store.start();
-    assert_eq!(left_by_check(&store), "code 0", "of a server that answers");
+    assert_eq!(left_by_check(&store), "code 0", "of a server that responds");
     store.while_stopped(|| assert_eq!(left_by_check(&store), "code 1", "of a server that hangs"));
     store.stop();
     assert_eq!(left_by_check(&store), "code 1", "without a server");
@@ -47,14 +47,14 @@ fn left_by_check(store: &Store) -> String {
     command.args(["sh", "-c", ENTER, "-"]).arg(check.get_program()).args(check.get_args()).env_clear();
     command.envs(check.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let mut namespace = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("util-linux is installed");
-    let printed = BufReader::new(namespace.stdout.take().expect("it is a pipe")).lines();
-    let printed: Vec<_> = printed.map(|line| line.expect("text")).take_while(|line| line != "end").collect();
+    let lines = BufReader::new(namespace.stdout.take().expect("it is a pipe")).lines();
+    let lines: Vec<_> = lines.map(|line| line.expect("text")).take_while(|line| line != "end").collect();
     namespace.kill().expect("our own child");
     namespace.wait().expect("our own child");
-    assert!(printed.iter().any(|line| line.starts_with("1 (sleep) ")), "the first process was seen: {printed:?}");
+    assert!(lines.iter().any(|line| line.starts_with("1 (sleep) ")), "the first process is not in the list: {lines:?}");
     let is_expected =
         |line: &&String| line.starts_with("1 (sleep) ") || [" (sh) ", " (cat) "].iter().any(|name| line.contains(name));
-    printed.iter().filter(|line| !is_expected(line)).map(String::as_str).collect::<Vec<_>>().join("\n")
+    lines.iter().filter(|line| !is_expected(line)).map(String::as_str).collect::<Vec<_>>().join("\n")
 }
 
 /// Killed as by the time limit of the container: its child processes end by themselves, and in time.
@@ -65,18 +65,20 @@ fn the_children_of_a_killed_check_end_too() {
     store.while_stopped(|| {
         for name in ["TERM", "KILL"] {
             let mut check = store.command(&["healthcheck"]).process_group(0).spawn().expect("a shell");
-            wait_until("it waits for Redis", || living(check.id()).contains(&"redis-cli".to_owned()).then_some(()));
+            wait_until("the check waits for Redis", || {
+                running(check.id()).contains(&"redis-cli".to_owned()).then_some(())
+            });
             signal(check.id(), name);
             check.wait().expect("our own child");
             let start = Instant::now();
-            wait_until("nothing of it runs", || living(check.id()).is_empty().then_some(()));
+            wait_until("no process of the check runs", || running(check.id()).is_empty().then_some(()));
             assert!(start.elapsed() < Duration::from_secs(10), "{name}: {:?}", start.elapsed());
         }
     });
 }
 
 /// Returns the names of the processes of a group, without zombies, which init reaps.
-fn living(group: u32) -> Vec<String> {
+fn running(group: u32) -> Vec<String> {
     let stats = fs::read_dir("/proc").expect("a list of processes").flatten();
     let stats = stats.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
     stats.filter_map(|stat| name_in(&stat, group)).collect()

@@ -72,7 +72,7 @@ impl Store {
         self.variables.remove(name);
     }
 
-    /// Writes a file beside the data folder, removed with this store.
+    /// Writes a file next to the data folder, removed with this store.
     pub(crate) fn write_file(&self, name: &str, content: &[u8]) -> PathBuf {
         let file = self.tools.file(name);
         fs::write(&file, content).expect("a file written for the test");
@@ -80,7 +80,7 @@ impl Store {
     }
 
     /// Returns a store with the same settings and an empty data folder: a new machine.
-    pub(crate) fn elsewhere(&self) -> Self {
+    pub(crate) fn on_new_machine(&self) -> Self {
         let mut store = Self::new();
         store.variables = self.variables.clone();
         store
@@ -142,7 +142,7 @@ impl Store {
     }
 
     /// Starts the server, which must be rejected, and returns the log.
-    pub(crate) fn refuse(&mut self) -> String {
+    pub(crate) fn start_and_fail(&mut self) -> String {
         let log = self.try_start().err();
         log.unwrap_or_else(|| panic!("notch-redis started: {}", self.log()))
     }
@@ -198,16 +198,16 @@ impl Store {
     }
 
     /// Returns the output of `notch-redis cli`.
-    pub(crate) fn cli(&self, words: &[&str]) -> String {
-        let ended = self.run(&[&["cli"], words].concat());
-        assert!(ended.success, "{words:?}: {ended:?}");
+    pub(crate) fn cli(&self, arguments: &[&str]) -> String {
+        let ended = self.run(&[&["cli"], arguments].concat());
+        assert!(ended.success, "{arguments:?}: {ended:?}");
         ended.text()
     }
 
     /// Returns the output of redis-cli with these arguments, without notch-redis.
-    pub(crate) fn stranger(&self, words: &[&str]) -> String {
+    pub(crate) fn other_client(&self, arguments: &[&str]) -> String {
         let mut command = Command::new("redis-cli");
-        command.args(["-p", &self.port.to_string(), "--no-auth-warning"]).args(words).stdin(Stdio::null());
+        command.args(["-p", &self.port.to_string(), "--no-auth-warning"]).args(arguments).stdin(Stdio::null());
         let output = command.output().expect("redis-cli is installed");
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim_end().to_owned()
     }
@@ -247,7 +247,7 @@ impl Store {
 
     /// Returns the name of the rewritten file, which changes with each rewrite.
     pub(crate) fn generation(&self) -> String {
-        if is_old() {
+        if is_before_7() {
             let inode = fs::metadata(self.path("appendonly.aof")).expect("the append-only file").ino();
             return inode.to_string();
         }
@@ -297,14 +297,14 @@ impl Exit {
 fn server() -> PathBuf {
     let name = env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
     let path = env::var_os("PATH").expect("a search path");
-    let places = env::split_paths(&path).map(|folder| folder.join(&name));
-    let found = places.into_iter().find(|place| place.is_file());
+    let candidates = env::split_paths(&path).map(|folder| folder.join(&name));
+    let found = candidates.into_iter().find(|file| file.is_file());
     let found = found.unwrap_or_else(|| panic!("{} is missing (Debian: apt-get install redis-server)", name.display()));
     fs::canonicalize(found).expect("the path of a file")
 }
 
 /// Returns whether the server has a single file and no selectors, as Redis before 7.0.
-pub(crate) fn is_old() -> bool {
+pub(crate) fn is_before_7() -> bool {
     let output = Command::new(server()).arg("--version").output().expect("the server under test");
     String::from_utf8_lossy(&output.stdout).starts_with("Redis server v=6.")
 }

@@ -6,7 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-use support::{audit, crowd};
+use support::{audit, load};
 
 mod image;
 

@@ -2,8 +2,8 @@
 //! may log in.
 
 use crate::audit::{Doubt, Tally};
-use crate::crowd::Crowd;
-use crate::image::{Store, is_old};
+use crate::image::{Store, is_before_7};
+use crate::load::Load;
 use crate::support::wait_until;
 
 const PASSWORD: &str = r#"it"s $3cret \ with spaces"#;
@@ -14,32 +14,32 @@ fn confined(store: Store) -> Store {
 
 #[test]
 fn without_a_password() {
-    keeps_the_count(Store::new());
+    test_operations(Store::new());
 }
 
 #[test]
 fn with_a_password() {
-    keeps_the_count(Store::new().with("REDIS_PASSWORD", PASSWORD));
+    test_operations(Store::new().with("REDIS_PASSWORD", PASSWORD));
 }
 
 #[test]
 fn with_a_password_in_a_file() {
-    keeps_the_count(Store::new().with_file("REDIS_PASSWORD_FILE", format!("{PASSWORD}\r\n")));
+    test_operations(Store::new().with_file("REDIS_PASSWORD_FILE", format!("{PASSWORD}\r\n")));
 }
 
 #[test]
 fn with_a_user() {
-    keeps_the_count(confined(Store::new().with("REDIS_PASSWORD", PASSWORD)));
+    test_operations(confined(Store::new().with("REDIS_PASSWORD", PASSWORD)));
 }
 
 #[test]
 fn with_a_user_and_a_password_in_a_file() {
-    keeps_the_count(confined(Store::new().with_file("REDIS_PASSWORD_FILE", PASSWORD)));
+    test_operations(confined(Store::new().with_file("REDIS_PASSWORD_FILE", PASSWORD)));
 }
 
 #[test]
 fn with_a_user_and_an_administrator() {
-    keeps_the_count(
+    test_operations(
         confined(Store::new().with("REDIS_PASSWORD", PASSWORD)).with("REDIS_ADMIN_PASSWORD", "another $3cret"),
     );
 }
@@ -47,51 +47,51 @@ fn with_a_user_and_an_administrator() {
 #[test]
 fn with_a_user_and_an_administrator_and_passwords_in_files() {
     let store = Store::new().with_file("REDIS_PASSWORD_FILE", format!("{PASSWORD}\n"));
-    keeps_the_count(confined(store).with_file("REDIS_ADMIN_PASSWORD_FILE", "another $3cret\n"));
+    test_operations(confined(store).with_file("REDIS_ADMIN_PASSWORD_FILE", "another $3cret\n"));
 }
 
 #[test]
-fn with_a_user_and_a_file_beside_a_variable() {
+fn with_a_user_and_a_password_in_a_variable_and_one_in_a_file() {
     let store = Store::new().with("REDIS_PASSWORD", PASSWORD);
-    keeps_the_count(confined(store).with_file("REDIS_ADMIN_PASSWORD_FILE", "another $3cret"));
+    test_operations(confined(store).with_file("REDIS_ADMIN_PASSWORD_FILE", "another $3cret"));
 }
 
 #[test]
-fn with_a_user_and_a_variable_beside_a_file() {
+fn with_a_user_and_a_password_in_a_file_and_one_in_a_variable() {
     let store = Store::new().with_file("REDIS_PASSWORD_FILE", PASSWORD);
-    keeps_the_count(confined(store).with("REDIS_ADMIN_PASSWORD", "another $3cret"));
+    test_operations(confined(store).with("REDIS_ADMIN_PASSWORD", "another $3cret"));
 }
 
 #[test]
-fn with_a_user_and_a_key_of_signs() {
+fn with_a_user_and_a_key_of_special_characters() {
     let store = confined(Store::new().with("REDIS_PASSWORD", PASSWORD));
-    keeps_the_count(store.with("COUNTER_KEY", "a*[b]{t?g}(c)"));
+    test_operations(store.with("COUNTER_KEY", "a*[b]{t?g}(c)"));
 }
 
 /// Runs all operations of a store under load; at the end, every number was given once and none is lost.
-fn keeps_the_count(mut store: Store) {
+fn test_operations(mut store: Store) {
     store.start();
     let notch = store.notch().start();
-    let crowd = Crowd::at(&notch, 4);
-    crowd.until_answered(30);
+    let load = Load::start(&notch, 4);
+    load.wait_for_answers(30);
 
     store.kill();
     store.start();
-    crowd.until_answered(30);
+    load.wait_for_answers(30);
 
-    rewrite(&store, &crowd);
+    rewrite(&store, &load);
     store.stop();
     store.start();
-    crowd.until_answered(30);
+    load.wait_for_answers(30);
 
     // A kill in the middle of a rewrite, which leaves its files behind.
     wait_until("a rewrite is in progress", || store.is_rewriting().then_some(()));
     store.kill();
     store.start();
-    rewrite(&store, &crowd);
+    rewrite(&store, &load);
     store.kill();
     store.start();
-    crowd.until_answered(30);
+    load.wait_for_answers(30);
 
     // Under load, each backup contains all visits that were counted before it started, and none that was sent after it
     // ended.
@@ -102,54 +102,54 @@ fn keeps_the_count(mut store: Store) {
         let backup = store.backup();
         backups.push((least, backup, notch.total()));
     }
-    let mut tally = crowd.leave();
+    let mut tally = load.stop();
     tally.audit(notch.total(), Doubt::None);
-    assert!(!notch.log().iter().any(|line| line.contains("receipts")), "visits go with receipts: {:?}", notch.log());
+    assert!(!notch.log().iter().any(|line| line.contains("receipts")), "visits have receipts: {:?}", notch.log());
 
     // `docker compose down` and `up`.
     let total = notch.total();
     let notch = notch.stop();
     store.stop();
     let log = store.start();
-    assert!(log.contains(&format!(": {total}\n")), "the start prints the count: {log}");
+    assert!(log.contains(&format!(": {total}\n")), "the start logs the count: {log}");
     let notch = notch.start();
-    goes_on(&notch, &mut tally, total);
+    continue_counting(&notch, &mut tally, total);
     tally.audit(notch.total(), Doubt::None);
 
     for (least, backup, most) in &backups {
         // On a new machine: only the backup.
-        let mut new = store.elsewhere();
+        let mut new = store.on_new_machine();
         new.restore(backup);
         new.start();
         let notch = new.notch().start();
         let restored = notch.total();
         assert!((least..=most).contains(&&restored), "{restored} is not within {least} and {most}");
-        goes_on(&notch, &mut Tally::default(), restored);
+        continue_counting(&notch, &mut Tally::default(), restored);
         new.kill();
         new.start();
-        goes_on(&notch, &mut Tally::default(), restored + 3);
+        continue_counting(&notch, &mut Tally::default(), restored + 3);
     }
 
     // On the same machine, replacing the existing data.
     let total = notch.total();
     let backup = store.backup();
-    goes_on(&notch, &mut tally, total);
+    continue_counting(&notch, &mut tally, total);
     tally.audit(notch.total(), Doubt::None);
     store.stop();
     store.restore(&backup);
     store.start();
-    assert_eq!(store.total(), total, "the count is the old one again");
+    assert_eq!(store.total(), total, "the count is that of the backup");
 }
 
 /// Waits until Redis has rewritten its file under load.
-fn rewrite(store: &Store, crowd: &Crowd) {
+fn rewrite(store: &Store, load: &Load) {
     let before = store.generation();
     wait_until("the file is rewritten", || (store.generation() != before).then_some(()));
-    crowd.until_answered(30);
+    load.wait_for_answers(30);
 }
 
-/// The next three visits have the next three numbers.
-fn goes_on(notch: &crate::support::Notch, tally: &mut Tally, total: i64) {
+/// Asserts that the next three visits have the next three numbers.
+fn continue_counting(notch: &crate::support::Notch, tally: &mut Tally, total: i64) {
     for number in total + 1..=total + 3 {
         assert_eq!(notch.visit(), number);
         tally.note_number(number);
@@ -161,7 +161,7 @@ fn the_default_user_is_disabled_beside_a_confined_one() {
     let mut store = confined(Store::new().with("REDIS_PASSWORD", PASSWORD));
     store.start();
     assert_eq!(store.cli(&["ping"]), "PONG");
-    for words in [
+    for arguments in [
         &["ping"][..],
         &["get", "visits"],
         &["set", "visits", "1"],
@@ -172,10 +172,10 @@ fn the_default_user_is_disabled_beside_a_confined_one() {
         &["multi"],
         &["subscribe", "x"],
     ] {
-        let reply = store.stranger(words);
-        assert!(reply.starts_with("NOAUTH"), "{words:?}: {reply}");
+        let reply = store.other_client(arguments);
+        assert!(reply.starts_with("NOAUTH"), "{arguments:?}: {reply}");
     }
-    for words in [
+    for arguments in [
         &["auth", ""][..],
         &["auth", "default"],
         &["auth", PASSWORD],
@@ -187,30 +187,32 @@ fn the_default_user_is_disabled_beside_a_confined_one() {
         &["hello", "3", "auth", "default", ""],
         &["hello", "2", "auth", "default", PASSWORD],
     ] {
-        let reply = store.stranger(words);
-        assert!(reply.contains("WRONGPASS"), "{words:?}: {reply}");
+        let reply = store.other_client(arguments);
+        assert!(reply.contains("WRONGPASS"), "{arguments:?}: {reply}");
     }
     // A connection that was reset belongs to the default user again.
     let login = ["--user", "notch", "--pass", PASSWORD];
     let script = store.run_with(&["cli"], b"ping\nreset\nget visits\n").text();
-    if is_old() {
+    if is_before_7() {
         assert!(script.starts_with("PONG\nNOPERM"), "a user of Redis 6 needs a right for it: {script}");
     } else {
         assert_eq!(script, "PONG\nRESET\nNOAUTH Authentication required.");
     }
-    assert_eq!(store.stranger(&[&login[..], &["ping"]].concat()), "PONG");
+    assert_eq!(store.other_client(&[&login[..], &["ping"]].concat()), "PONG");
 }
 
 #[test]
-fn the_confined_user_has_the_rights_that_counting_takes() {
+fn the_confined_user_has_only_the_rights_that_counting_needs() {
     for (key, tag) in [("visits", "visits"), ("a{b}c", "b"), ("x{}", "x{}"), ("p*q", "p*q")] {
-        let store = confined(Store::new().with("REDIS_PASSWORD", PASSWORD)).with("REDIS_ADMIN_PASSWORD", "keeper");
+        let store =
+            confined(Store::new().with("REDIS_PASSWORD", PASSWORD)).with("REDIS_ADMIN_PASSWORD", "administrator");
         let mut store = store.with("COUNTER_KEY", key);
         store.start();
-        let say = |words: &[&str]| store.stranger(&[&["--user", "notch", "--pass", PASSWORD], words].concat());
+        let run_as_notch =
+            |arguments: &[&str]| store.other_client(&[&["--user", "notch", "--pass", PASSWORD], arguments].concat());
         let (receipt, names) = (format!("{{{tag}}}:receipt:1"), format!("{{{tag}}}:<names>"));
         let named = format!("{key}:shop");
-        for words in [
+        for arguments in [
             &["ping"][..],
             &["info", "memory"],
             &["get", key],
@@ -224,8 +226,8 @@ fn the_confined_user_has_the_rights_that_counting_takes() {
             &["script", "load", "return 1"],
             &["eval", "return redis.call('sadd',KEYS[1],'blog')", "1", &names],
         ] {
-            let reply = say(words);
-            assert!(!reply.contains("NOPERM") && !reply.contains("ERR"), "{key}: {words:?}: {reply}");
+            let reply = run_as_notch(arguments);
+            assert!(!reply.contains("NOPERM") && !reply.contains("ERR"), "{key}: {arguments:?}: {reply}");
         }
         let denied = [
             &["select", "0"][..],
@@ -270,21 +272,21 @@ fn the_confined_user_has_the_rights_that_counting_takes() {
             &["incrby", &names, "1"],
             &["sadd", key, "1"],
         ];
-        for words in denied.iter().chain(fine.iter().filter(|_| !is_old())) {
-            let reply = say(words);
+        for arguments in denied.iter().chain(fine.iter().filter(|_| !is_before_7())) {
+            let reply = run_as_notch(arguments);
             let refused = ["NOPERM", "ACL failure in script", "user executing the script can't"];
-            assert!(refused.iter().any(|text| reply.contains(text)), "{key}: {words:?}: {reply}");
+            assert!(refused.iter().any(|text| reply.contains(text)), "{key}: {arguments:?}: {reply}");
         }
         // Patterns match no other keys.
         if key == "p*q" {
-            assert!(say(&["get", "pXq"]).contains("NOPERM"));
+            assert!(run_as_notch(&["get", "pXq"]).contains("NOPERM"));
         }
         assert_eq!(store.cli(&["get", key]), "1", "notch-redis cli is the administrator");
     }
 }
 
 #[test]
-fn settings_that_would_be_ignored_or_leave_the_door_open_are_refused() {
+fn settings_that_would_be_ignored_or_allow_access_are_refused() {
     let name = |name: &str| Store::new().with("REDIS_PASSWORD", "x").with("REDIS_USERNAME", name);
     for (store, failure) in [
         (Store::new().with("REDIS_USERNAME", "notch"), "REDIS_USERNAME needs REDIS_PASSWORD"),
@@ -305,7 +307,7 @@ fn settings_that_would_be_ignored_or_leave_the_door_open_are_refused() {
             name("notch").with("REDIS_ADMIN_PASSWORD", "x").with_file("REDIS_ADMIN_PASSWORD_FILE", "y"),
             "REDIS_ADMIN_PASSWORD and REDIS_ADMIN_PASSWORD_FILE are both set",
         ),
-        (name("two words"), "REDIS_USERNAME"),
+        (name("two names"), "REDIS_USERNAME"),
         (name("line\nuser default on nopass ~* +@all"), "REDIS_USERNAME"),
         (name("a\"b"), "REDIS_USERNAME"),
         (name("notch-redis-rehearsal"), "REDIS_USERNAME: notch-redis-rehearsal is"),
@@ -325,25 +327,26 @@ fn settings_that_would_be_ignored_or_leave_the_door_open_are_refused() {
 
 /// Increments may be negative, and an ACL cannot limit amounts: the password of notch allows setting any total.
 #[test]
-fn what_the_acl_cannot_keep_the_confined_user_from() {
+fn actions_of_the_confined_user_that_no_acl_can_prevent() {
     let mut store = confined(Store::new().with("REDIS_PASSWORD", PASSWORD)).with("COUNTERS", "shop");
     store.start();
     let notch = store.notch().start();
     for number in 1..=5 {
         assert_eq!(notch.visit(), number);
     }
-    let say = |words: &[&str]| store.stranger(&[&["--user", "notch", "--pass", PASSWORD], words].concat());
-    assert_eq!(say(&["incrby", "visits", "-3"]), "2");
+    let run_as_notch =
+        |arguments: &[&str]| store.other_client(&[&["--user", "notch", "--pass", PASSWORD], arguments].concat());
+    assert_eq!(run_as_notch(&["incrby", "visits", "-3"]), "2");
     assert_eq!(notch.visit(), 3, "a number that was given before");
-    wait_until("notch has noticed", || {
+    wait_until("the metric shows it", || {
         let text = notch.get("/metrics");
         text.text().lines().any(|line| line.strip_prefix("notch_store_regressions_total ") == Some("1")).then_some(())
     });
-    assert_eq!(say(&["incrby", "visits:shop", "1000"]), "1000");
-    assert_eq!(say(&["incrby", "visits", "9223372036854775804"]), "9223372036854775807");
+    assert_eq!(run_as_notch(&["incrby", "visits:shop", "1000"]), "1000");
+    assert_eq!(run_as_notch(&["incrby", "visits", "9223372036854775804"]), "9223372036854775807");
     assert_eq!(notch.get("/count").status, 503, "no number is left");
-    assert_eq!(say(&["set", "{visits}:receipt:mine", "x"]), "OK");
-    assert_eq!(say(&["sadd", "{visits}:<names>", "visits:any"]), "1");
+    assert_eq!(run_as_notch(&["set", "{visits}:receipt:mine", "x"]), "OK");
+    assert_eq!(run_as_notch(&["sadd", "{visits}:<names>", "visits:any"]), "1");
 }
 
 #[test]
@@ -356,19 +359,22 @@ fn another_database_is_the_only_one_that_may_be_selected() {
     let log = store.start();
     assert!(log.contains("counter visits in database 3: 2\n"), "{log}");
     assert_eq!(notch.visit(), 3);
-    assert!(!notch.log().iter().any(|line| line.contains("receipts")), "visits go with receipts: {:?}", notch.log());
+    assert!(!notch.log().iter().any(|line| line.contains("receipts")), "visits have receipts: {:?}", notch.log());
     let login = ["--user", "notch", "--pass", PASSWORD];
     let script = |database: &str| format!("redis.call('select',{database}) return redis.call('get','visits')");
-    let say = |words: &[&str]| store.stranger(&[&login[..], words].concat());
-    assert_eq!((&*say(&["-n", "3", "get", "visits"]), &*say(&["eval", &script("3"), "0"])), ("3", "3"));
+    let run_as_notch = |arguments: &[&str]| store.other_client(&[&login[..], arguments].concat());
+    assert_eq!(
+        (&*run_as_notch(&["-n", "3", "get", "visits"]), &*run_as_notch(&["eval", &script("3"), "0"])),
+        ("3", "3")
+    );
     for database in ["0", "1", "30"] {
-        let reply = say(&["select", database]);
+        let reply = run_as_notch(&["select", database]);
         assert!(reply.contains("NOPERM"), "{database}: {reply}");
-        let reply = say(&["eval", &script(database), "0"]);
+        let reply = run_as_notch(&["eval", &script(database), "0"]);
         let refused = ["ACL failure in script", "user executing the script can't"];
         assert!(refused.iter().any(|text| reply.contains(text)), "{database}: {reply}");
     }
     // A connection begins in database 0 with any ACL.
-    assert_eq!(say(&["incrby", "visits", "7"]), "7");
+    assert_eq!(run_as_notch(&["incrby", "visits", "7"]), "7");
     assert_eq!(notch.total(), 3);
 }

@@ -2,14 +2,14 @@
 
 use std::fs;
 
-use crate::image::{Store, is_old};
+use crate::image::{Store, is_before_7};
 
 /// Commands as Redis writes them, one to a line.
 fn commands(lines: &str) -> Vec<u8> {
     let command = |line: &str| {
-        let words: Vec<_> = line.split(' ').collect();
+        let arguments: Vec<_> = line.split(' ').collect();
         let bulk = |word: &&str| format!("${}\r\n{word}\r\n", word.len());
-        format!("*{}\r\n{}", words.len(), words.iter().map(bulk).collect::<String>())
+        format!("*{}\r\n{}", arguments.len(), arguments.iter().map(bulk).collect::<String>())
     };
     lines.lines().map(command).collect::<String>().into_bytes()
 }
@@ -26,7 +26,7 @@ fn store(file: &[u8]) -> Store {
 }
 
 #[test]
-fn a_file_in_order_is_replayed() {
+fn a_valid_file_is_replayed() {
     let mut store = store(&commands(BATCH));
     let log = store.start();
     assert!(log.contains("notch-redis: counter visits in database 0: 3\n"), "{log}");
@@ -39,11 +39,11 @@ fn an_error_in_the_replay_refuses_the_start() {
         ("another type", "LPUSH visits:list 1\nINCRBY visits:list 1"),
         ("no number", "SET visits:text text\nINCRBY visits:text 1"),
         ("overflow", "SET visits:most 9223372036854775807\nINCR visits:most"),
-        ("a database that is not there", "SELECT 99\nINCRBY visits 3"),
-        ("a transaction that was not begun", "EXEC"),
+        ("an unknown database", "SELECT 99\nINCRBY visits 3"),
+        ("EXEC without MULTI", "EXEC"),
         ("an error in a transaction", "MULTI\nLPUSH visits 1\nEXEC"),
-        ("an option that is none", "SET visits:more 1 PX soon"),
-        ("a value that is none", "RESTORE visits:more 0 value"),
+        ("an invalid option", "SET visits:more 1 PX soon"),
+        ("an invalid value", "RESTORE visits:more 0 value"),
         ("an unknown command", "FLY visits"),
         ("an unknown command in a transaction", "MULTI\nFLY visits\nEXEC"),
     ] {
@@ -51,16 +51,16 @@ fn an_error_in_the_replay_refuses_the_start() {
         let mut store = store(&file);
         // Several times, as with a restart policy.
         for _ in 0..2 {
-            let log = store.refuse();
+            let log = store.start_and_fail();
             assert!(log.contains("notch-redis: ") && log.contains("not started, nothing changed"), "{what}: {log}");
             assert!(!store.is_healthy(), "{what}");
         }
-        assert!(store.files().values().any(|kept| *kept == file), "{what}: the file is as it was");
+        assert!(store.files().values().any(|kept| *kept == file), "{what}: the file is unchanged");
     }
 }
 
 #[test]
-fn a_set_up_that_refuses_its_own_replay_does_not_start() {
+fn a_user_without_rights_for_the_replay_prevents_the_start() {
     let mut store = Store::new().with("REDIS_PASSWORD", "x").with("REDIS_USERNAME", "notch");
     store.start();
     let notch = store.notch().start();
@@ -69,7 +69,7 @@ fn a_set_up_that_refuses_its_own_replay_does_not_start() {
     // With a custom configuration, which some servers accept and others reject.
     let mut other = Store::new();
     for (name, content) in store.files() {
-        let folder = if is_old() { String::new() } else { "appendonlydir/".to_owned() };
+        let folder = if is_before_7() { String::new() } else { "appendonlydir/".to_owned() };
         fs::create_dir_all(other.path(&folder)).expect("a folder made for the test");
         fs::write(other.path(&(folder + &name)), content).expect("a file copied for the test");
     }
@@ -82,15 +82,15 @@ fn a_set_up_that_refuses_its_own_replay_does_not_start() {
 
 #[test]
 fn a_torn_last_write_is_truncated() {
-    let whole = commands(BATCH);
-    let file = [&whole[..], &whole[..]].concat();
-    // Within each command of the last transaction. A cut before MULTI leaves the `SELECT` whole, which changes nothing.
-    for cut in [1, 9, 24, 40, 60, 120, 150, whole.len() - 5, whole.len() - 2, whole.len() - 1] {
-        starts_with(&file[..whole.len() + cut], 3);
+    let complete = commands(BATCH);
+    let file = [&complete[..], &complete[..]].concat();
+    // Within each command of the last transaction. A cut before MULTI leaves a complete `SELECT`, which changes nothing.
+    for cut in [1, 9, 24, 40, 60, 120, 150, complete.len() - 5, complete.len() - 2, complete.len() - 1] {
+        assert_starts(&file[..complete.len() + cut], 3);
     }
-    let plain = [&whole[..], &commands("INCRBY visits 1\nINCRBY visits 5\n")[..]].concat();
+    let plain = [&complete[..], &commands("INCRBY visits 1\nINCRBY visits 5\n")[..]].concat();
     for missing in [1, 20] {
-        starts_with(&plain[..plain.len() - missing], 4);
+        assert_starts(&plain[..plain.len() - missing], 4);
     }
 }
 
@@ -104,8 +104,8 @@ fn a_torn_write_is_removed_from_the_file() {
         store.stop();
         let files = store.files();
         let last = files.keys().rfind(|name| *name == "appendonly.aof" || name.ends_with(".incr.aof"));
-        let last = last.expect("the file that grows");
-        let path = if is_old() { store.path(last) } else { store.path("appendonlydir").join(last) };
+        let last = last.expect("the file that Redis appends to");
+        let path = if is_before_7() { store.path(last) } else { store.path("appendonlydir").join(last) };
         fs::write(path, [&files[last], torn.as_bytes()].concat()).expect("a write cut off for the test");
         let log = store.start();
         assert!(log.contains(&format!("removing its {} bytes", torn.len())), "{log}");
@@ -113,29 +113,29 @@ fn a_torn_write_is_removed_from_the_file() {
     }
 }
 
-fn starts_with(file: &[u8], total: i64) {
+fn assert_starts(file: &[u8], total: i64) {
     let mut store = store(file);
     let log = store.start();
     assert!(log.contains(&format!("notch-redis: counter visits in database 0: {total}\n")), "{log}");
     assert_eq!(store.cli(&["get", "visits"]), total.to_string());
     store.stop();
     let again = store.start();
-    assert!(!again.contains("removing"), "what was cut stays cut: {again}");
+    assert!(!again.contains("removing"), "the torn write was removed for good: {again}");
 }
 
 #[test]
 fn damage_before_the_last_write_refuses_the_start() {
     let batch = commands(BATCH);
     // A length beyond the end of the file: Redis itself treats this as a torn last write.
-    let swallow = |length: &str| {
+    let with_length = |length: &str| {
         let damaged = String::from_utf8(batch.clone()).expect("text").replace("$6\r\nINCRBY", length);
         [&batch[..], damaged.as_bytes(), &batch[..]].concat()
     };
     let plain =
         [&batch[..], b"*3\r\n$6\r\nINCRBY\r\n$99999\r\nvisits\r\n$1\r\n1\r\n", &commands("INCRBY visits 1\n")[..]];
     for file in [
-        swallow("$66666\r\nINCRBY"),
-        swallow("$6\r\nINCRB"),
+        with_length("$66666\r\nINCRBY"),
+        with_length("$6\r\nINCRB"),
         plain.concat(),
         [&batch[..], b"no command\r\n", &batch[..]].concat(),
         [&batch[..], &[0; 100]].concat(),
@@ -143,9 +143,9 @@ fn damage_before_the_last_write_refuses_the_start() {
         b"no command at all\r\n".to_vec(),
     ] {
         let mut store = store(&file);
-        let log = store.refuse();
+        let log = store.start_and_fail();
         assert!(log.contains("not started, nothing changed"), "{log}");
-        assert!(store.files().values().any(|kept| *kept == file), "the file is as it was");
-        assert!(!store.run(&["backup"]).success, "a damaged file is no backup");
+        assert!(store.files().values().any(|kept| *kept == file), "the file is unchanged");
+        assert!(!store.run(&["backup"]).success, "a damaged file cannot be backed up");
     }
 }

@@ -34,7 +34,7 @@ impl Drop for Script {
 
 fn wait_until_busy(store: &Store) {
     wait_until("other clients get BUSY", || {
-        let reply = store.stranger(&["--user", "notch", "--pass", "confined", "ping"]);
+        let reply = store.other_client(&["--user", "notch", "--pass", "confined", "ping"]);
         reply.starts_with("BUSY").then_some(())
     });
 }
@@ -57,12 +57,12 @@ fn an_endless_script_makes_visits_fail_until_the_administrator_ends_it() {
     assert_eq!(notch.get("/").status, 200, "the page needs no Redis");
     let check = store.run(&["healthcheck"]);
     assert!(check.code == Some(1) && check.stderr.contains("not healthy: BUSY"), "{check:?}");
-    let own = store.stranger(&["--user", "notch", "--pass", "confined", "script", "kill"]);
-    assert!(own.starts_with("NOPERM"), "the confined user ends none: {own}");
+    let own = store.other_client(&["--user", "notch", "--pass", "confined", "script", "kill"]);
+    assert!(own.starts_with("NOPERM"), "the confined user may not stop it: {own}");
     assert_eq!(store.cli(&["script", "kill"]), "OK");
     drop(script);
     wait_until("visits count again", || (notch.get("/count").status == 200).then_some(()));
-    assert_eq!(notch.total(), 3, "no visit of those that were refused was counted");
+    assert_eq!(notch.total(), 3, "no refused visit was counted");
 }
 
 /// A script that has written can only be ended with the server, which has sent no replies since it began.
@@ -90,15 +90,16 @@ fn an_endless_script_that_has_written_is_ended_by_a_kill_and_leaves_no_trace() {
 
 /// Redis 8 counts the memory of Lua, and rejects writes until it is collected; the others neither count nor limit it.
 #[test]
-fn memory_of_scripts_is_bounded_by_that_of_the_container_alone() {
+fn only_the_memory_of_the_container_bounds_scripts() {
     const FILL: &str = "local t={} for i=1,300000 do t[i]=string.rep('x',90)..i end return #t";
     let mut store = store();
     store.start();
     let notch = store.notch().start();
     assert_eq!(notch.visit(), 1);
     assert_eq!(store.cli(&["config", "set", "maxmemory", "20mb"]), "OK");
-    let say = |words: &[&str]| store.stranger(&[&["--user", "notch", "--pass", "confined"], words].concat());
-    assert_eq!(say(&["eval", FILL, "0"]), "300000", "it takes more than maxmemory");
+    let run_as_notch =
+        |arguments: &[&str]| store.other_client(&[&["--user", "notch", "--pass", "confined"], arguments].concat());
+    assert_eq!(run_as_notch(&["eval", FILL, "0"]), "300000", "it takes more than maxmemory");
     let memory = store.cli(&["info", "memory"]);
     let field = |name: &str| {
         let value = memory.lines().find_map(|line| line.strip_prefix(name)).expect("a field of INFO");
@@ -107,9 +108,9 @@ fn memory_of_scripts_is_bounded_by_that_of_the_container_alone() {
     let (used, lua) = (field("used_memory:"), field("used_memory_lua:"));
     assert!(lua > 30 << 20, "{lua} bytes of Lua");
     if used < lua {
-        assert_eq!(notch.visit(), 2, "it is not counted, so visits go on");
+        assert_eq!(notch.visit(), 2, "the memory is not limited, so visits are counted");
     } else {
-        assert_eq!(notch.get("/count").status, 503, "it is counted, so visits are refused");
+        assert_eq!(notch.get("/count").status, 503, "the memory is limited, so visits are refused");
         assert_eq!(store.cli(&["script", "flush", "sync"]), "OK");
         wait_until("visits count again", || (notch.get("/count").status == 200).then_some(()));
     }
@@ -128,5 +129,5 @@ fn memory_of_scripts_is_bounded_by_that_of_the_container_alone() {
     assert_eq!(notch.get("/count").status, 503);
     assert_eq!(store.cli(&["script", "flush"]), "OK");
     wait_until("visits count again", || (notch.get("/count").status == 200).then_some(()));
-    assert_eq!(notch.total(), 3, "notch brings its own script along again");
+    assert_eq!(notch.total(), 3, "notch loads its script again");
 }

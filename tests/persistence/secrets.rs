@@ -56,13 +56,13 @@ const REFUSED: [(&[u8], &str); 40] = [
 
 /// Each content is tried as a file and as a variable, with both programs.
 #[test]
-fn both_refuse_what_is_ambiguous_in_the_same_words() {
+fn both_reject_ambiguous_passwords_with_the_same_message() {
     let long = "a".repeat(16384);
     let too_long = "is longer than 16384 bytes";
     let long_utf_8 = "\u{e4}".repeat(8192) + "a";
     let more = [(format!("{long}\n"), too_long), (long + "a", too_long), (long_utf_8, too_long)];
-    let more = more.iter().map(|(content, flaw)| (content.as_bytes(), *flaw));
-    for (content, flaw) in REFUSED.into_iter().chain(more) {
+    let more = more.iter().map(|(content, problem)| (content.as_bytes(), *problem));
+    for (content, problem) in REFUSED.into_iter().chain(more) {
         for name in ["REDIS_PASSWORD", "REDIS_PASSWORD_FILE", "REDIS_ADMIN_PASSWORD", "REDIS_ADMIN_PASSWORD_FILE"] {
             let is_file = name.ends_with("_FILE");
             // A variable cannot contain NUL.
@@ -78,7 +78,7 @@ fn both_refuse_what_is_ambiguous_in_the_same_words() {
                 _ => store,
             };
             let store = if is_file { store.with_file(name, content) } else { store.with_bytes(name, content) };
-            let message = format!("{name}: the password {flaw}");
+            let message = format!("{name}: the password {problem}");
             let ended = store.run(&["true"]);
             let expected = format!("notch-redis: {message}\n");
             assert_eq!((ended.code, ended.stderr), (Some(2), expected), "notch-redis: {name}: {shown}");
@@ -94,7 +94,7 @@ fn both_refuse_what_is_ambiguous_in_the_same_words() {
 }
 
 #[test]
-fn both_take_the_same_password_without_the_line_ends_behind_it() {
+fn both_remove_line_ends_after_a_password() {
     let longest = "a".repeat(16384);
     for (password, endings) in [
         (PASSWORD, &["", "\n", "\r\n", "\n\n", "\r\n\r\n", "\n\r\n", "\r\n\n"][..]),
@@ -105,7 +105,7 @@ fn both_take_the_same_password_without_the_line_ends_behind_it() {
     ] {
         let mut store = Store::new().with_file("REDIS_PASSWORD_FILE", [password, endings[endings.len() - 1]].concat());
         store.start();
-        assert_eq!(store.stranger(&["-a", password, "ping"]), "PONG", "{password:?} is the password");
+        assert_eq!(store.other_client(&["-a", password, "ping"]), "PONG", "{password:?} is the password");
         store.unset("REDIS_PASSWORD_FILE");
         let mut number = 0;
         for content in endings.iter().map(|ending| [password, ending].concat()) {
@@ -127,8 +127,8 @@ fn both_take_the_same_password_without_the_line_ends_behind_it() {
             .with("REDIS_PASSWORD", &[password, endings[endings.len() - 1]].concat())
             .with_file("REDIS_ADMIN_PASSWORD_FILE", [password, endings[endings.len() - 1]].concat());
         store.start();
-        assert_eq!(store.stranger(&["-a", password, "acl", "whoami"]), "default");
-        assert_eq!(store.stranger(&["--user", "notch", "-a", password, "ping"]), "PONG");
+        assert_eq!(store.other_client(&["-a", password, "acl", "whoami"]), "default");
+        assert_eq!(store.other_client(&["--user", "notch", "-a", password, "ping"]), "PONG");
     }
 }
 
@@ -160,7 +160,7 @@ fn files_that_cannot_be_read_are_refused_by_both() {
 
 #[test]
 fn an_invalid_user_name_is_rejected_by_both() {
-    for name in ["two words", " notch", "notch ", "notch\n", "notch\r", "no\ttch", "no\u{7f}tch", " "] {
+    for name in ["two names", " notch", "notch ", "notch\n", "notch\r", "no\ttch", "no\u{7f}tch", " "] {
         let store = Store::new().with("REDIS_PASSWORD", "x").with("REDIS_USERNAME", name);
         for (code, stderr) in [
             (store.run(&["true"]).code, store.run(&["true"]).stderr),
@@ -174,7 +174,7 @@ fn an_invalid_user_name_is_rejected_by_both() {
 
 /// Valid for an external Redis, where notch is then the administrator; the Redis of the stack gives notch fewer rights.
 #[test]
-fn the_administrator_is_a_name_for_notch_but_not_for_notch_redis() {
+fn default_is_a_user_name_for_notch_but_not_for_notch_redis() {
     let named = |name: &str| Store::new().with("REDIS_PASSWORD", "x").with("REDIS_USERNAME", name);
     for store in [named("default"), named("default").with("REDIS_ADMIN_PASSWORD", "y")] {
         for command in [&[][..], &["healthcheck"], &["cli", "ping"], &["backup"], &["restore"]] {

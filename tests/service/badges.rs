@@ -29,13 +29,13 @@ fn title(response: &Response) -> &str {
 #[test]
 fn a_badge_counts_and_draws_its_number() {
     let notch = Settings::ledger().with("FSYNC", "never").with("COUNTERS", "blog").start();
-    for (path, words) in [
+    for (path, text) in [
         ("/badge.svg", "visits: 1"),
         ("/badge/blog.svg", "visits: 1"),
         ("/badge/blog.svg?color=red&label=people%20&amp;", "people : 2"),
         ("/badge.svg?label=<b>&color=no", "&lt;b&gt;: 2"),
     ] {
-        assert_eq!(title(&badge(&notch, "GET", path)), words, "{path}");
+        assert_eq!(title(&badge(&notch, "GET", path)), text, "{path}");
     }
     assert_eq!(badge(&notch, "HEAD", "/badge.svg").body.len(), 0);
     assert_eq!(notch.total(), 2);
@@ -71,8 +71,8 @@ fn the_endpoint_of_shields_counts_nothing() {
     notch.visit();
     let json = notch.get("/badge.json").json();
     assert_eq!(json["schemaVersion"], 1);
-    for (name, words) in [("label", "visits"), ("message", "1"), ("color", "blue")] {
-        assert_eq!(json[name], words);
+    for (name, value) in [("label", "visits"), ("message", "1"), ("color", "blue")] {
+        assert_eq!(json[name], value);
     }
     assert_eq!(notch.total(), 1);
 }
@@ -83,9 +83,9 @@ fn a_badge_without_a_store_has_no_number() {
     let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "300ms").start();
     notch.visit_when_it_counts();
     redis.kill();
-    wait_until("notch has noticed that Redis is down", || (notch.get("/total").status == 503).then_some(()));
-    let drawn = badge(&notch, "GET", "/badge.svg");
-    assert_eq!((drawn.status, title(&drawn)), (503, "visits: unavailable"));
+    wait_until("notch has detected that Redis is down", || (notch.get("/total").status == 503).then_some(()));
+    let image = badge(&notch, "GET", "/badge.svg");
+    assert_eq!((image.status, title(&image)), (503, "visits: unavailable"));
     let read = notch.get("/badge.json");
     assert_eq!((read.status, &read.json()["message"]), (503, &"unavailable".into()));
 }

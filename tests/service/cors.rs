@@ -32,7 +32,7 @@ fn shared(origin: &str) -> Vec<(&str, &str)> {
 
 const WITHHELD: &[(&str, &str)] = &[("Vary", "Origin")];
 
-/// Requests that count, or return a count; and requests that look similar.
+/// Requests that count or return a count, and requests with similar targets.
 const SHARED: [(&str, u16); 8] = [
     ("/count", 200),
     ("/count/blog", 200),
@@ -41,7 +41,7 @@ const SHARED: [(&str, u16); 8] = [
     ("/badge.svg", 200),
     ("/badge/blog.json", 200),
     ("/count/shop", 404),
-    ("/nowhere", 404),
+    ("/unknown", 404),
 ];
 
 const OWN: [&str; 6] = ["/", "/livez", "/readyz", "/metrics", "/favicon.ico", "/robots.txt"];
@@ -54,12 +54,12 @@ fn preflight<'a>(origin: &'a str, method: &'a str) -> [(&'a str, &'a str); 2] {
 fn without_cors_origins_no_cors_fields_are_sent() {
     let notch = notch("");
     for path in SHARED.map(|(path, _)| path).iter().chain(&OWN) {
-        let asked = notch.request("GET", path, &[("Origin", HERE)]);
-        assert_eq!(cors_fields(&asked), [], "{path}");
-        let asked = notch.request("OPTIONS", path, &preflight(HERE, "GET"));
+        let response = notch.request("GET", path, &[("Origin", HERE)]);
+        assert_eq!(cors_fields(&response), [], "{path}");
+        let response = notch.request("OPTIONS", path, &preflight(HERE, "GET"));
         assert_eq!(
-            (asked.status, cors_fields(&asked)),
-            (if asked.status == 404 { 404 } else { 405 }, vec![]),
+            (response.status, cors_fields(&response)),
+            (if response.status == 404 { 404 } else { 405 }, vec![]),
             "{path}"
         );
     }
@@ -190,10 +190,10 @@ fn a_page_may_read_what_went_wrong() {
     let notch = settings.start();
     notch.visit_when_it_counts();
     redis.kill();
-    let ask = |path| notch.request("GET", path, &[("Origin", HERE)]);
-    wait_until("notch has noticed that Redis is down", || (ask("/total").status == 503).then_some(()));
+    let get = |path| notch.request("GET", path, &[("Origin", HERE)]);
+    wait_until("notch has detected that Redis is down", || (get("/total").status == 503).then_some(()));
     for path in ["/count", "/total", "/badge.svg", "/badge.json"] {
-        let response = ask(path);
+        let response = get(path);
         assert_eq!((response.status, cors_fields(&response)), (503, shared(HERE)), "{path}: {response:?}");
         assert_eq!(response.field("Retry-After"), Some("1"));
     }
@@ -225,7 +225,7 @@ fn refused() -> Vec<(String, u16)> {
         (format!("GET /count HTTP/1.1\r\nHost: h\r\n{{o}}{}\r\n", "X: y\r\n".repeat(100)), 431),
         ("BREW /count HTTP/1.1\r\nHost: h\r\n{o}\r\n".into(), 501),
         ("GET http://h/count HTTP/1.1\r\nHost: h\r\n{o}Transfer-Encoding: gzip, chunked\r\n\r\n".into(), 501),
-        ("GET /nowhere HTTP/1.1\r\nHost: h\r\n{o}Content-Length: -1\r\n\r\n".into(), 400),
+        ("GET /unknown HTTP/1.1\r\nHost: h\r\n{o}Content-Length: -1\r\n\r\n".into(), 400),
     ]
 }
 

@@ -48,7 +48,7 @@ const LINES: &[Case] = &[
     // Methods (RFC 9110, section 9).
     ("an unknown method", r"BREW /count HTTP/1.1", "501 keep | 501 close"),
     ("a method is case-sensitive", r"get /livez HTTP/1.1", "501 keep | 501 close"),
-    ("an unknown method on nothing", r"BREW /nowhere HTTP/1.1", "501 keep | 501 close"),
+    ("an unknown method on nothing", r"BREW /unknown HTTP/1.1", "501 keep | 501 close"),
     ("DELETE", r"DELETE /count HTTP/1.1", "405 keep"),
     ("OPTIONS", r"OPTIONS /count HTTP/1.1", "405 keep"),
     ("TRACE", r"TRACE /count HTTP/1.1", "405 keep"),
@@ -57,7 +57,7 @@ const LINES: &[Case] = &[
     ("the absolute form in other letters", r"GET HTTP://H:80/count?x HTTP/1.1", "200 keep +1"),
     ("the absolute form without a path", r"GET http://h HTTP/1.1", "200 keep"),
     ("the absolute form with a query only", r"GET http://h?/count HTTP/1.1", "200 keep"),
-    ("the absolute form of nothing", r"GET http://h/nowhere HTTP/1.1", "404 keep"),
+    ("the absolute form of nothing", r"GET http://h/unknown HTTP/1.1", "404 keep"),
     ("the absolute form of another host", r"GET http://other/count HTTP/1.1", "200 keep +1 | 400 close"),
     ("the absolute form with a user", r"GET http://u@h/count HTTP/1.1", "400 close"),
     ("the absolute form of another scheme", r"GET https://h/count HTTP/1.1", "400 close"),
@@ -67,11 +67,11 @@ const LINES: &[Case] = &[
 /// Fields of a `GET /count HTTP/1.1`.
 const FIELDS: &[Case] = &[
     // Persistence (RFC 9112, section 9.3).
-    ("1.1 asked to close", r"Host: h\r\nConnection: close", "200 close +1"),
+    ("1.1 with close", r"Host: h\r\nConnection: close", "200 close +1"),
     ("close in other letters", r"Host: h\r\nconnection: CLOSE", "200 close +1"),
     ("close among others", r"Host: h\r\nConnection: x, close ,y", "200 close +1"),
     ("close in a second line", r"Host: h\r\nConnection: x\r\nConnection: close", "200 close +1"),
-    ("close beats keep-alive", r"Host: h\r\nConnection: keep-alive, close", "200 close +1"),
+    ("close overrides keep-alive", r"Host: h\r\nConnection: keep-alive, close", "200 close +1"),
     ("a word like close", r"Host: h\r\nConnection: closed", "200 keep +1"),
     ("close among names of fields", r"Host: h\r\nConnection: X-Served-By, close, Host", "200 close +1"),
     ("a host that is hop-by-hop", r"Host: h\r\nConnection: Host", "200 keep +1"),
@@ -124,7 +124,7 @@ const BODIES: &[Case] = &[
     // The request line (RFC 9112, section 3).
     ("an empty line behind a body", r"Content-Length: 1\r\n\r\na\r\n", "200 keep +1"),
     // Bodies with a length (RFC 9112, section 6.3).
-    ("a body is read away", r"Content-Length: 5\r\n\r\nhello", "200 keep +1"),
+    ("a body is discarded", r"Content-Length: 5\r\n\r\nhello", "200 keep +1"),
     ("a body of nothing", r"Content-Length: 0\r\n\r\n", "200 keep +1"),
     ("a length with zeros ahead", r"Content-Length: 0005\r\n\r\nhello", "200 keep +1 | 400 close"),
     ("a body that is a request", r"Content-Length: 32\r\n\r\n{visit}", "200 keep +1"),
@@ -308,7 +308,7 @@ const CHUNKS: &[Case] = &[
     ("an extension with a bare CR", r"5;a\rb\r\nhello\r\n0\r\n\r\n", "400 close"),
 ];
 
-/// Pipelined requests: method and path of each, and a word for its error, or `last` if it asks to close.
+/// Pipelined requests: method and path of each, and a word for its error, or `last` if it has `Connection: close`.
 const PIPELINES: &[Case] = &[
     (
         "answers in the order",
@@ -328,18 +328,18 @@ const WHOLE: &[Case] = &[
     ("1.0 closes", r"GET /livez HTTP/1.0\r\n\r\n", "200 close"),
     ("nothing behind close", r"GET /count HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n{visit}", "200 close +1"),
     (
-        "close beside keep-alive, in two lines",
+        "close and keep-alive in two lines",
         r"GET /count HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\nConnection: close\r\n\r\n{visit}",
         "200 close +1",
     ),
     (
-        "1.0 asked to stay, with a body that is a request",
+        "1.0 with keep-alive and a body that is a request",
         r"POST /count HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 32\r\n\r\n{visit}",
         "200 keep +1",
     ),
     ("1.0 without a length", r"POST /count HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "200 keep +1"),
-    ("1.0 asked to stay", r"GET /livez HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "200 keep"),
-    ("1.0 asked to stay, in other letters", r"GET /livez HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", "200 keep"),
+    ("1.0 with keep-alive", r"GET /livez HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "200 keep"),
+    ("1.0 with Keep-Alive in other case", r"GET /livez HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", "200 keep"),
     ("1.0 counts", r"GET /count HTTP/1.0\r\n\r\n", "200 close +1"),
     (
         "1.0 with a body",
@@ -364,7 +364,7 @@ const WHOLE: &[Case] = &[
     ("PUT", r"PUT /count HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n42", "405 keep"),
     ("PATCH", r"PATCH /count HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n", "405 keep"),
     (
-        "POST elsewhere, with a body that is a request",
+        "POST to another path, with a body that is a request",
         r"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 32\r\n\r\n{visit}",
         "405 keep",
     ),
@@ -384,7 +384,7 @@ const WHOLE: &[Case] = &[
     ("a body behind a HEAD", r"HEAD /count HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello", "head:200 keep"),
     (
         "a body behind what is not there",
-        r"POST /nowhere HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello",
+        r"POST /unknown HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello",
         "404 keep",
     ),
     // Chunked bodies (RFC 9112, section 7.1).
@@ -396,7 +396,7 @@ const WHOLE: &[Case] = &[
     // What encodes what, and both at once (RFC 9112, section 6.1).
     ("chunked in 1.0", r"POST /count HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400 close"),
     (
-        "chunked in 1.0 asked to stay",
+        "chunked in 1.0 with keep-alive",
         r"POST /count HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "400 close",
     ),
@@ -439,7 +439,7 @@ fn pipelines() {
                 Some((path, "last")) => (path, "Host: h\\r\\nConnection: close"),
                 Some((path, "unhosted")) => (path, "X: y"),
                 Some((path, "endless")) => (path, "Host: h\\r\\nContent-Length: -1"),
-                Some((_, other)) => panic!("nothing known of {other}"),
+                Some((_, other)) => panic!("unknown expectation {other}"),
             };
             format!("{method} /{path} HTTP/1.1\\r\\n{fields}\\r\\n\\r\\n")
         });
@@ -468,8 +468,8 @@ fn limits_hold_however_the_bytes_come() {
         ("a request line of 8000 octets", line_of("GET", 8000), "200 keep"),
         ("a target of 8 KiB", line_of("GET", (8 << 10) + "GET  HTTP/1.1".len()), "200 keep"),
         ("a target of more", line_of("GET", (8 << 10) + "GET  HTTP/1.1".len() + 1), "414 close"),
-        ("a target of 9 KiB, asked for its head", line_of("HEAD", 9 << 10), "head:414 close"),
-        ("a target without end, asked for its head", format!("HEAD /{}", "x".repeat(40 << 10)), "head:414 close"),
+        ("HEAD of a target of 9 KiB", line_of("HEAD", 9 << 10), "head:414 close"),
+        ("HEAD of a target without end", format!("HEAD /{}", "x".repeat(40 << 10)), "head:414 close"),
         ("a target without end", format!("GET /{}", "x".repeat(40 << 10)), "414 close"),
         ("a method without end", "X".repeat(40 << 10), "400 close | 414 close | 431 close | 501 close"),
         ("a field of 4 KiB", head(&format!("X: {}\r\n", "x".repeat(4 << 10))), "200 keep +1"),
@@ -662,7 +662,7 @@ fn errors_before_routing_have_the_format_of_all_errors() {
 fn refused(notch: &Notch, request: &str, method: &str) -> Response {
     // The client checks Date, X-Served-By and one line of text in every response.
     let mut client = notch.client();
-    // The peer may have heard enough already.
+    // The server may have closed the connection already.
     let _ = client.try_send(request);
     let response = client.response_to(method);
     assert!(response.closes(), "{request}: {response:?}");
@@ -707,7 +707,7 @@ fn run(table: &[Case], frame: impl Fn(&str) -> String) {
     let mut wrong = Vec::new();
     for (name, request, outcomes) in table {
         let bytes = unescape(&frame(request).replace("{visit}", VISIT));
-        let halves = (1..bytes.len()).map(|place| vec![&bytes[..place], &bytes[place..]]);
+        let halves = (1..bytes.len()).map(|cut| vec![&bytes[..cut], &bytes[cut..]]);
         let mut ways = [vec![&bytes[..]], bytes.chunks(1).collect()].into_iter().chain(halves);
         wrong.extend(ways.find_map(|parts| check(&notch, &mut nudge, name, &parts, outcomes).err()));
     }
@@ -720,7 +720,7 @@ fn check(notch: &Notch, nudge: &mut Client, name: &str, parts: &[&[u8]], outcome
     let mut client = notch.client();
     let (last, first) = parts.split_last().expect("no case is empty");
     for part in first {
-        // The peer may have heard enough already.
+        // The server may have closed the connection already.
         let _ = client.try_send(part);
         // A request on another connection gives notch time to read this part alone.
         nudge.get("/livez");

@@ -15,8 +15,8 @@ fn regressions(notch: &Notch) -> u64 {
     number.and_then(|number| number.parse().ok()).expect("a number of regressions")
 }
 
-fn count_in_log(notch: &Notch, words: &str) -> usize {
-    notch.log().iter().filter(|line| line.contains(words)).count()
+fn count_in_log(notch: &Notch, message: &str) -> usize {
+    notch.log().iter().filter(|line| line.contains(message)).count()
 }
 
 fn ready(notch: &Notch) -> bool {
@@ -26,7 +26,7 @@ fn ready(notch: &Notch) -> bool {
 }
 
 /// Visits on enough connections that every worker serves some.
-fn crowd(notch: &Notch) {
+fn visit_concurrently(notch: &Notch) {
     notch.request_at_once(&[("GET", "/count", &[][..])].repeat(16));
 }
 
@@ -40,12 +40,12 @@ fn a_recovered_store_is_detected_without_visits() {
         ("ACL SETUSER default -incrby -evalsha -eval", "ACL SETUSER default +@all"),
     ] {
         wait_until("visits count", || {
-            crowd(&notch);
+            visit_concurrently(&notch);
             (store_up(&notch) && ready(&notch)).then_some(())
         });
         redis.execute(begin);
         wait_until("visits are refused", || {
-            crowd(&notch);
+            visit_concurrently(&notch);
             (!store_up(&notch) && !ready(&notch)).then_some(())
         });
         let total = redis.query("GET visits");
@@ -71,11 +71,11 @@ fn while_the_store_is_unavailable_visits_wait_and_pages_do_not() {
         start.elapsed()
     };
     assert!(timed("/", 200) >= TIMEOUT / 2);
-    wait_until("it is known to be away", || (timed("/", 200) < TIMEOUT / 2).then_some(()));
+    wait_until("notch has detected the failure", || (timed("/", 200) < TIMEOUT / 2).then_some(()));
     for (path, status) in [("/", 200), ("/total", 503), ("/readyz", 503), ("/badge.json", 503)] {
-        assert!(timed(path, status) < TIMEOUT / 2, "{path} waits for a store that is away");
+        assert!(timed(path, status) < TIMEOUT / 2, "{path} waits for a store that is unavailable");
     }
-    assert!(timed("/count", 503) >= TIMEOUT - TIMEOUT / 10, "a visit waits as long as it may");
+    assert!(timed("/count", 503) >= TIMEOUT - TIMEOUT / 10, "a visit waits until its deadline");
     redis.restart();
     wait_until("a total is returned", || (notch.get("/total").status == 200).then_some(()));
     assert_eq!(notch.visit(), 1);
@@ -153,12 +153,12 @@ fn a_store_that_lost_visits_is_logged() {
 #[test]
 fn the_total_of_the_store_is_logged_at_the_start() {
     let redis = Redis::start(&[]);
-    for (value, words) in [(None, "holds no visits of visits yet"), (Some("41"), "holds visits of visits total=41")] {
+    for (value, message) in [(None, "holds no visits of visits yet"), (Some("41"), "holds visits of visits total=41")] {
         if let Some(value) = value {
             redis.execute(&format!("SET visits {value}"));
         }
         let notch = Settings::redis(redis.port).start();
-        wait_until("it is logged", || (count_in_log(&notch, words) == 1).then_some(()));
+        wait_until("it is logged", || (count_in_log(&notch, message) == 1).then_some(()));
     }
     let other = Settings::redis(redis.port).with("COUNTER_KEY", "visitors").start();
     wait_until("it is logged for the key that is set", || {
@@ -183,7 +183,7 @@ fn the_limit_of_names_applies_to_all_clients_of_redis() {
         });
         visitors.collect::<Vec<_>>().into_iter().map(|visitor| visitor.join().expect("no panic")).sum()
     });
-    assert_eq!(refused, 8 * 15, "the names that came first have their place, and no other");
+    assert_eq!(refused, 8 * 15, "only the first names are accepted");
     assert_eq!(redis.query("SCARD {visits}:<names>"), "5");
     assert_eq!(redis.query("KEYS visits:name-*").lines().count(), 5);
     for notch in [&one, &two] {

@@ -77,7 +77,7 @@ fn visitor(notch: &Notch) -> impl FnOnce() -> Vec<i64> + Send + 'static {
 }
 
 #[test]
-fn one_batch_serves_a_crowd() {
+fn one_batch_serves_concurrent_visits() {
     let settings = Settings::ledger().with("FSYNC", "always");
     let notch = settings.start();
     let visitors = 32;
@@ -130,24 +130,24 @@ fn the_format_is_as_described() {
     (0..3).for_each(|_| assert!(notch.visit() > 0));
     notch.stop();
     let file = settings.read_ledger();
-    assert_eq!(commands(&file)[0].words, ["ECHO", "notch ledger 1"]);
+    assert_eq!(commands(&file)[0].arguments, ["ECHO", "notch ledger 1"]);
     let batches = batches(&file);
     assert_eq!(batches.len(), 3, "visitors one after the other are not in one batch");
     for batch in batches {
-        let (seal, counts) = batch.commands.split_last().expect("no batch is empty");
-        assert_eq!(counts.iter().map(|count| &count.words).collect::<Vec<_>>(), [&["INCRBY", "visits", "1"]]);
-        assert_eq!(seal.words.len(), 2);
-        assert_eq!(seal.words[0], "ECHO");
-        assert!(seal.words[1].len() == 8 && seal.words[1].bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let (checksum, counts) = batch.commands.split_last().expect("no batch is empty");
+        assert_eq!(counts.iter().map(|count| &count.arguments).collect::<Vec<_>>(), [&["INCRBY", "visits", "1"]]);
+        assert_eq!(checksum.arguments.len(), 2);
+        assert_eq!(checksum.arguments[0], "ECHO");
+        assert!(checksum.arguments[1].len() == 8 && checksum.arguments[1].bytes().all(|byte| byte.is_ascii_hexdigit()));
     }
 }
 
 #[test]
 fn a_torn_tail_is_truncated() {
-    let (settings, whole) = ledger_of(4);
-    let last = batches(&whole).pop().expect("four batches");
+    let (settings, complete) = ledger_of(4);
+    let last = batches(&complete).pop().expect("four batches");
     for length in last.start..last.end {
-        settings.write_ledger(&whole[..length]);
+        settings.write_ledger(&complete[..length]);
         let notch = settings.start();
         assert_eq!(notch.total(), 3, "cut at {length}, {} into the last batch", length - last.start);
         let cut = notch.log().iter().any(|line| line.contains("cut") || line.contains("torn"));
@@ -165,25 +165,25 @@ fn a_batch_of_many_counts_whole_or_not_at_all() {
     wait_until("the load is on", || (notch.total() > 200).then_some(()));
     notch.kill();
     visitors.into_iter().for_each(|visitor| drop(visitor.join().expect("visitors do not panic")));
-    let whole = settings.read_ledger();
-    let batches = batches(&whole);
+    let complete = settings.read_ledger();
+    let batches = batches(&complete);
     let large = batches.iter().position(|batch| batch.count() > 1).expect("a batch of many among that many visits");
     let before: i64 = batches[..large].iter().map(Batch::count).sum();
-    let seal = batches[large].commands.last().expect("no batch is empty");
-    for length in [seal.start, seal.start + 1, seal.end - 1] {
-        settings.write_ledger(&whole[..length]);
+    let checksum = batches[large].commands.last().expect("no batch is empty");
+    for length in [checksum.start, checksum.start + 1, checksum.end - 1] {
+        settings.write_ledger(&complete[..length]);
         assert_eq!(settings.start().total(), before);
     }
-    settings.write_ledger(&whole[..batches[large].end]);
+    settings.write_ledger(&complete[..batches[large].end]);
     assert_eq!(settings.start().total(), before + batches[large].count());
 }
 
 #[test]
 fn a_torn_header_is_written_again() {
-    let (settings, whole) = ledger_of(1);
-    let header = commands(&whole)[0].end;
+    let (settings, complete) = ledger_of(1);
+    let header = commands(&complete)[0].end;
     for length in 0..=header {
-        settings.write_ledger(&whole[..length]);
+        settings.write_ledger(&complete[..length]);
         let notch = settings.start();
         assert_eq!(notch.total(), 0, "{length} bytes of the first line");
         assert_eq!(notch.visit(), 1);
@@ -193,28 +193,28 @@ fn a_torn_header_is_written_again() {
 
 #[test]
 fn damage_in_the_middle_is_rejected_and_the_file_is_unchanged() {
-    let (settings, whole) = ledger_of(5);
-    let batches = batches(&whole);
+    let (settings, complete) = ledger_of(5);
+    let batches = batches(&complete);
     let (first, last) = (batches[1].start, batches[3].end);
     let mut damaged: Vec<(usize, Vec<u8>)> = Vec::new();
     for place in first..last {
         for flip in [0x01, 0x80] {
-            let mut bytes = whole.clone();
+            let mut bytes = complete.clone();
             bytes[place] ^= flip;
             damaged.push((place, bytes));
         }
     }
     // A length that includes all following bytes must not look like a torn tail.
-    for place in (first..last).filter(|place| whole[*place] == b'$' || whole[*place] == b'*') {
+    for place in (first..last).filter(|place| complete[*place] == b'$' || complete[*place] == b'*') {
         for length in ["9", "99", "999", "9999", "999999999"] {
-            let mut bytes = whole.clone();
+            let mut bytes = complete.clone();
             bytes.splice(place + 1..place + 2, length.bytes());
             damaged.push((place, bytes));
         }
     }
     // A batch that is missing, one that is repeated, two in the wrong order.
-    let (one, two) = (&whole[first..batches[1].end], &whole[batches[2].start..batches[2].end]);
-    let (head, tail) = (&whole[..first], &whole[batches[2].end..]);
+    let (one, two) = (&complete[first..batches[1].end], &complete[batches[2].start..batches[2].end]);
+    let (head, tail) = (&complete[..first], &complete[batches[2].end..]);
     damaged.push((first, [head, two, tail].concat()));
     damaged.push((batches[1].end, [head, one, one, two, tail].concat()));
     damaged.push((first, [head, two, one, tail].concat()));
@@ -228,13 +228,13 @@ fn damage_in_the_middle_is_rejected_and_the_file_is_unchanged() {
     for (place, bytes) in damaged {
         settings.write_ledger(&bytes);
         let refused = settings.try_start().err();
-        let refused = refused.unwrap_or_else(|| panic!("notch counts on over damage at {place}"));
+        let refused = refused.unwrap_or_else(|| panic!("notch starts with damage at {place}"));
         assert_eq!(refused.code, Some(1), "{refused:?}");
         assert!(refused.stderr.contains("notch.ledger"), "names the file: {refused:?}");
         let batch = batches.iter().rfind(|batch| batch.start <= place).expect("damaged within the batches");
         let message: Vec<usize> = refused.stderr.split(|c: char| !c.is_ascii_digit()).flat_map(str::parse).collect();
         let near = message.iter().any(|offset| (batch.start..batch.end).contains(offset));
-        assert!(near, "damage at {place} is found where it is: {refused:?}");
+        assert!(near, "damage at {place} is reported with its position: {refused:?}");
         assert!(settings.read_ledger() == bytes, "damage at {place}: the file was changed");
     }
 }
@@ -252,7 +252,7 @@ fn a_file_of_another_program_is_rejected_and_unchanged() {
         assert!(refused.stderr.contains("notch.ledger"), "names the file: {refused:?}");
         assert_eq!(settings.read_ledger(), bytes);
         let files = fs::read_dir(settings.folder()).expect("the test's own folder").count();
-        assert_eq!(files, 1, "nothing was left beside it");
+        assert_eq!(files, 1, "no other file remains");
     }
 }
 
@@ -261,7 +261,7 @@ fn a_path_that_cannot_be_a_file_is_reported() {
     let settings = Settings::ledger();
     fs::create_dir(settings.folder().join("folder")).expect("a folder of the test's own");
     fs::write(settings.folder().join("file"), "x").expect("a file of the test's own");
-    for place in ["folder", "nowhere/notch.ledger", "file/notch.ledger", "/dev/null"] {
+    for place in ["folder", "missing/notch.ledger", "file/notch.ledger", "/dev/null"] {
         let Err(refused) = settings.clone().with("LEDGER", place).try_start() else { panic!("counts into {place}") };
         assert!(matches!(refused.code, Some(1 | 2)), "{refused:?}");
         assert!(refused.stderr.contains(place), "names the file: {refused:?}");
@@ -293,7 +293,7 @@ fn the_start_line_names_the_file_and_its_total() {
     // Counts of another key are preserved, but not included.
     let notch = settings.clone().with("COUNTER_KEY", "hits").start();
     let warning = message(&notch, "WARN");
-    assert!(["COUNTER_KEY", "visits", "hits"].iter().all(|word| warning.contains(word)), "{warning}");
+    assert!(["COUNTER_KEY", "visits", "hits"].iter().all(|argument| warning.contains(argument)), "{warning}");
     assert_eq!(notch.total(), 0);
     assert_eq!(notch.visit(), 1);
     notch.stop();
@@ -325,8 +325,8 @@ fn a_missing_folder_is_reported() {
 /// Starts notch through a shell that may mount, in a namespace of its own.
 fn mounted(settings: &Settings, mounts: &str) -> Settings {
     let script = format!("{mounts} && exec \"$0\" \"$@\"");
-    let words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", &script];
-    settings.clone().with("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").with_wrapper(&words)
+    let command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", &script];
+    settings.clone().with("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").with_wrapper(&command)
 }
 
 #[test]
@@ -421,10 +421,10 @@ fn a_folder_of_another_user_is_rejected_with_both_users() {
     let refused = settings.with_wrapper(&["unshare", "--user", "--map-user=1234"]).run(&[]);
     assert_eq!((refused.code, refused.stderr.lines().count()), (Some(1), 1), "{refused:?}");
     let folder = folder.display();
-    for words in
+    for message in
         ["notch runs as uid 1234", &format!("{folder} belongs to uid "), &format!("`chown 1234 {folder}`"), "LEDGER"]
     {
-        assert!(refused.stderr.contains(words), "{words}: {refused:?}");
+        assert!(refused.stderr.contains(message), "{message}: {refused:?}");
     }
     assert!(!ledger.exists());
 }
@@ -439,17 +439,17 @@ fn a_folder_that_becomes_read_only_affects_no_visit() {
         assert_eq!(notch.visit(), 1);
         set_mode(settings.folder(), mode);
         let mut client = notch.client();
-        let (laps, breath) = (44, 250);
-        for lap in 0..laps {
+        let (rounds, visits) = (44, 250);
+        for round in 0..rounds {
             // A read in between makes each visit a batch of its own.
             let visit = "GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /favicon.ico HTTP/1.1\r\nHost: h\r\n\r\n";
-            client.send(visit.repeat(breath));
-            for step in 1..=breath {
-                assert_eq!(client.response().number(), (lap * breath + step + 1) as i64);
+            client.send(visit.repeat(visits));
+            for step in 1..=visits {
+                assert_eq!(client.response().number(), (round * visits + step + 1) as i64);
                 assert_eq!(client.response().status, 204);
             }
         }
-        let total = (laps * breath) as i64 + 1;
+        let total = (rounds * visits) as i64 + 1;
         // A batch that does not fit is truncated, without a new file.
         set_mode(settings.folder(), 0o755);
         let size = settings.read_ledger().len();
@@ -475,7 +475,7 @@ fn the_limit_of_names_does_not_include_the_main_counter() {
         assert_eq!(notch.get(&format!("/count/{name}")).number(), 1);
     }
     assert_eq!(notch.get("/count/d").status, 507);
-    assert_eq!(notch.visit(), 1, "the main counter needs no place of theirs");
+    assert_eq!(notch.visit(), 1, "the main counter is not limited");
     assert_eq!(notch.get("/count/a").number(), 2, "those that are there count on");
     assert_eq!(notch.get("/total/d").number(), 0);
     notch.kill();
@@ -519,17 +519,17 @@ fn a_large_ledger_is_rewritten() {
     fs::write(settings.folder().join("notch.ledger.new"), "left over").expect("a file of the test's own");
     let notch = settings.start();
     let mut client = notch.client();
-    let (laps, breath) = (120, 250);
-    for lap in 0..laps {
+    let (rounds, visits) = (120, 250);
+    for round in 0..rounds {
         // Something else in between, so that each visit is a batch of its own.
         let visit = "GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /favicon.ico HTTP/1.1\r\nHost: h\r\n\r\n";
-        client.send(visit.repeat(breath));
-        for step in 1..=breath {
-            assert_eq!(client.response().number(), (lap * breath + step) as i64);
+        client.send(visit.repeat(visits));
+        for step in 1..=visits {
+            assert_eq!(client.response().number(), (round * visits + step) as i64);
             assert_eq!(client.response().status, 204);
         }
     }
-    let total = (laps * breath) as i64;
+    let total = (rounds * visits) as i64;
     notch.kill();
     let file = settings.read_ledger();
     assert!(file.len() < 3 << 19, "{} bytes after {total} visits, one after the other", file.len());
@@ -544,13 +544,13 @@ fn a_full_disk_rejects_visits_and_damages_nothing() {
     let limited = settings.clone().with_wrapper(&["sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""]);
     let mut counted = 0;
     // No space at all, no space for another byte, and space for a part of a batch.
-    for room in [None, Some(0), Some(1), Some(30), Some(50)] {
+    for free_bytes in [None, Some(0), Some(1), Some(30), Some(50)] {
         let notch = limited.start();
         assert_eq!(notch.visit(), counted + 1);
         assert_eq!(notch.visit(), counted + 2);
         counted += 2;
         let size = settings.read_ledger().len();
-        notch.limit("fsize", &room.map_or(1, |room| size + room).to_string());
+        notch.limit("fsize", &free_bytes.map_or(1, |bytes| size + bytes).to_string());
         notch.get("/count").assert_not_counted();
         for _ in 0..3 {
             // A rewritten file may be so much smaller that there is space again.
@@ -561,12 +561,12 @@ fn a_full_disk_rejects_visits_and_damages_nothing() {
             } else {
                 response.assert_not_counted();
             }
-            assert!(room.is_some() || response.status == 503, "there is no room: {response:?}");
+            assert!(free_bytes.is_some() || response.status == 503, "there is no free space: {response:?}");
         }
         assert_eq!(notch.total(), counted);
         assert_eq!(notch.get("/").status, 200);
         notch.limit("fsize", "unlimited");
-        assert_eq!(notch.visit_when_it_counts(), counted + 1, "with room, it counts on");
+        assert_eq!(notch.visit_when_it_counts(), counted + 1, "with free space it counts again");
         counted += 1;
         notch.kill();
         assert_eq!(settings.start().total(), counted);
@@ -602,7 +602,7 @@ fn ledger_of(visits: i64) -> (Settings, Vec<u8>) {
 struct Line {
     start: usize,
     end: usize,
-    words: Vec<String>,
+    arguments: Vec<String>,
 }
 
 struct Batch {
@@ -613,18 +613,18 @@ struct Batch {
 
 impl Batch {
     fn count(&self) -> i64 {
-        let counts = self.commands.iter().filter(|command| command.words[0] == "INCRBY");
-        counts.map(|count| count.words[2].parse::<i64>().expect("a count")).sum()
+        let counts = self.commands.iter().filter(|command| command.arguments[0] == "INCRBY");
+        counts.map(|count| count.arguments[2].parse::<i64>().expect("a count")).sum()
     }
 }
 
-/// Returns the whole commands in a ledger.
+/// Returns the complete commands in a ledger.
 fn commands(file: &[u8]) -> Vec<Line> {
     let mut commands = Vec::new();
     let mut rest = file;
-    while let Some((words, after)) = command(rest) {
+    while let Some((arguments, after)) = command(rest) {
         let (start, end) = (file.len() - rest.len(), file.len() - after.len());
-        commands.push(Line { start, end, words });
+        commands.push(Line { start, end, arguments });
         rest = after;
     }
     commands
@@ -632,14 +632,14 @@ fn commands(file: &[u8]) -> Vec<Line> {
 
 fn command(bytes: &[u8]) -> Option<(Vec<String>, &[u8])> {
     let (count, mut rest) = header(bytes, b'*')?;
-    let mut words = Vec::new();
+    let mut arguments = Vec::new();
     for _ in 0..count {
         let (length, after) = header(rest, b'$')?;
-        let (word, after) = after.split_at_checked(length)?;
-        words.push(String::from_utf8(word.to_vec()).expect("a ledger is ASCII"));
+        let (argument, after) = after.split_at_checked(length)?;
+        arguments.push(String::from_utf8(argument.to_vec()).expect("a ledger is ASCII"));
         rest = after.strip_prefix(b"\r\n")?;
     }
-    Some((words, rest))
+    Some((arguments, rest))
 }
 
 fn header(bytes: &[u8], mark: u8) -> Option<(usize, &[u8])> {
@@ -652,7 +652,7 @@ fn header(bytes: &[u8], mark: u8) -> Option<(usize, &[u8])> {
 /// Returns the batches after the first command, each with its checksum.
 fn batches(file: &[u8]) -> Vec<Batch> {
     let commands = commands(file);
-    let batches = commands[1..].split_inclusive(|command| command.words[0] == "ECHO");
+    let batches = commands[1..].split_inclusive(|command| command.arguments[0] == "ECHO");
     let batch = |commands: &[Line]| Batch {
         start: commands[0].start,
         end: commands[commands.len() - 1].end,

@@ -24,7 +24,7 @@ fn single_requests_are_not_logged() {
         let notch = Settings::ledger().start();
         for _ in 0..visits {
             notch.visit();
-            for path in ["/", "/total", "/livez", "/readyz", "/nowhere", "/favicon.ico"] {
+            for path in ["/", "/total", "/livez", "/readyz", "/unknown", "/favicon.ico"] {
                 notch.get(path);
             }
             notch.request("DELETE", "/count", &[]);
@@ -60,7 +60,7 @@ fn with_debug_each_request_is_a_line() {
         ("GET", "/readyz", "*/*"),
         ("GET", "/metrics", "*/*"),
         ("GET", "/robots.txt", "*/*"),
-        ("GET", "/nowhere%20\\\"'<b>", "application/json"),
+        ("GET", "/unknown%20\\\"'<b>", "application/json"),
         ("DELETE", "/count", "*/*"),
     ] {
         client.request(method, path, &[("Accept", accept)]);
@@ -81,9 +81,9 @@ fn with_debug_each_request_is_a_line() {
         .iter()
         .map(|line| {
             assert_eq!(of(line, "level"), "DEBUG");
-            assert!(line["micros"].is_u64(), "how long it took: {line:?}");
-            let words = ["method", "path", "route"].map(|name| of(line, name));
-            [&words[..], &["status", "number"].map(|name| number(line, name))].concat().join(" ")
+            assert!(line["micros"].is_u64(), "the duration: {line:?}");
+            let values = ["method", "path", "route"].map(|name| of(line, name));
+            [&values[..], &["status", "number"].map(|name| number(line, name))].concat().join(" ")
         })
         .collect();
     let expected = [
@@ -100,7 +100,7 @@ fn with_debug_each_request_is_a_line() {
         "GET /readyz readyz 200 ",
         "GET /metrics metrics 200 ",
         "GET /robots.txt other 200 ",
-        "GET /nowhere%20\\\"'<b> other 404 ",
+        "GET /unknown%20\\\"'<b> other 404 ",
         "DELETE /count count 405 ",
         "BREW /count refused 501 ",
         "?[31m??forged  refused 400 ",
@@ -120,7 +120,7 @@ fn with_debug_a_visit_that_fails_is_a_line_with_its_time() {
     let failed = log.iter().find(|line| line.contains(" status=503")).unwrap_or_else(|| panic!("{log:#?}"));
     assert!(failed.contains(r#"DEBUG request method="GET" path="/count" route="count""#), "{failed}");
     assert!(!failed.contains("number="), "{failed}");
-    let (_, micros) = failed.rsplit_once("micros=").expect("how long it took");
+    let (_, micros) = failed.rsplit_once("micros=").expect("the duration");
     let micros: u64 = micros.parse().expect("a number");
     assert!((1000..15_000_000).contains(&micros), "{failed}");
 }
@@ -130,12 +130,12 @@ fn loss_and_recovery_of_the_store_are_logged_once_each() {
     let mut redis = Redis::durable();
     // Long enough for a busy disk, on which each batch is synced: a timeout would be logged too.
     let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "2s").start();
-    crowd(&notch);
+    visit_concurrently(&notch);
     for round in 1..=2 {
         let before = notch.log().len();
         redis.kill();
-        crowd(&notch);
-        assert_lines_since(&notch, before, 1, &format!("round {round}, away"));
+        visit_concurrently(&notch);
+        assert_lines_since(&notch, before, 1, &format!("round {round}, unavailable"));
         redis.restart();
         assert_lines_since(&notch, before, 2, &format!("round {round}, back"));
     }
@@ -145,7 +145,7 @@ fn loss_and_recovery_of_the_store_are_logged_once_each() {
 fn a_lasting_rejection_is_logged_once() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "4s").start();
-    crowd(&notch);
+    visit_concurrently(&notch);
     for (begin, end) in [
         ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
         ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
@@ -156,7 +156,7 @@ fn a_lasting_rejection_is_logged_once() {
         if begin.starts_with("RENAME") {
             redis.execute("RPUSH visits a");
         }
-        crowd(&notch);
+        visit_concurrently(&notch);
         assert_lines_since(&notch, before, 1, begin);
         redis.execute(end);
         assert_lines_since(&notch, before, 2, end);
@@ -164,7 +164,7 @@ fn a_lasting_rejection_is_logged_once() {
 }
 
 /// Sends enough requests of all kinds that every worker has used the store.
-fn crowd(notch: &Notch) {
+fn visit_concurrently(notch: &Notch) {
     for _ in 0..2 {
         notch.request_at_once(&[("GET", "/count", &[][..]), ("GET", "/", &[]), ("GET", "/total", &[])].repeat(8));
     }
@@ -173,10 +173,10 @@ fn crowd(notch: &Notch) {
 /// Waits until this many lines were logged, and asserts that more requests log no more lines.
 fn assert_lines_since(notch: &Notch, before: usize, lines: usize, what: &str) {
     wait_until(&format!("it is logged: {what}"), || {
-        crowd(notch);
+        visit_concurrently(notch);
         (notch.log().len() >= before + lines).then_some(())
     });
-    crowd(notch);
+    visit_concurrently(notch);
     let log = notch.log();
     assert_eq!(log.len(), before + lines, "{what}: {log:#?}");
 }
@@ -191,7 +191,7 @@ fn every_line_in_json_is_json() {
         .with("COUNTER_KEY", "shop:visits")
         .start();
     notch.visit();
-    notch.get("/nowhere\\\"");
+    notch.get("/unknown\\\"");
     redis.kill();
     notch.get("/count");
     notch.signal("TERM");

@@ -81,7 +81,7 @@ fn metrics_count_every_request() {
             ("GET", "/readyz", 200),
             ("GET", "/favicon.ico", 204),
             ("GET", "/robots.txt", 200),
-            ("GET", "/nowhere", 404),
+            ("GET", "/unknown", 404),
             ("GET", "/count/shop", 404),
             ("POST", "/metrics", 405),
             ("BREW", "/count", 501),
@@ -143,7 +143,7 @@ fn metrics_need_no_store_and_count_nothing() {
     assert_eq!(notch.visit_when_it_counts(), 1);
     wait_until("all workers see the store", || (samples(&notch)["notch_store_up"] == 1.0).then_some(()));
     redis.kill();
-    wait_until("the store is seen to be away", || (samples(&notch)["notch_store_up"] == 0.0).then_some(()));
+    wait_until("the failure is detected", || (samples(&notch)["notch_store_up"] == 0.0).then_some(()));
     wait_until("a visit is refused", || (notch.get("/count").status == 503).then_some(()));
     assert!(samples(&notch)[&visits("refused")] >= 1.0);
     let head = notch.request("HEAD", "/metrics", &[]);
@@ -215,8 +215,10 @@ fn a_slow_store_shows_in_the_metrics() {
 #[test]
 fn connections_are_as_many_as_are_open() {
     let notch = Settings::ledger().with("MAX_CONNECTIONS", "50").start();
-    let open = |wanted: f64| {
-        wait_until("as many are open", || (samples(&notch)["notch_connections"] == wanted).then_some(()));
+    let open = |expected: f64| {
+        wait_until("this many connections are open", || {
+            (samples(&notch)["notch_connections"] == expected).then_some(())
+        });
     };
     open(1.0);
     let clients: Vec<_> = (0..9).map(|_| notch.client()).collect();
@@ -256,9 +258,9 @@ fn under_load_nothing_is_lost_and_totals_never_decrease() {
                 (0..VISITS).for_each(|_| assert!(client.get("/count").number() > 0));
             };
             let visitors: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(visit)).collect();
-            visitors.into_iter().for_each(|visitor| visitor.join().expect("a visitor's wishes are met"));
+            visitors.into_iter().for_each(|visitor| visitor.join().expect("no visit fails"));
             done.store(true, Ordering::Relaxed);
-            watchers.into_iter().for_each(|watcher| watcher.join().expect("nothing goes back"));
+            watchers.into_iter().for_each(|watcher| watcher.join().expect("no metric decreases"));
         });
         let after = samples(&notch);
         let wait_for_growth = |sample: &str| after[sample] - before[sample];
@@ -283,7 +285,7 @@ fn the_length_does_not_depend_on_the_number_of_counters() {
     let mut client = notch.client();
     for name in 0..100 {
         client.get(&format!("/count/{name}"));
-        client.get(&format!("/nowhere/{name}"));
+        client.get(&format!("/unknown/{name}"));
     }
     assert_eq!(samples(&notch).into_keys().collect::<Vec<_>>(), before);
 }
@@ -336,7 +338,7 @@ fn promtool_accepts_the_metrics() {
         stdin.write_all(&page(&notch).body).expect("promtool reads");
         drop(stdin);
         let message = promtool.wait_with_output().expect("promtool ends");
-        let words = [message.stdout, message.stderr].concat();
-        assert!(message.status.success() && words.is_empty(), "{}", String::from_utf8_lossy(&words));
+        let output = [message.stdout, message.stderr].concat();
+        assert!(message.status.success() && output.is_empty(), "{}", String::from_utf8_lossy(&output));
     }
 }

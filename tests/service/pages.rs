@@ -26,15 +26,15 @@ fn page(notch: &Notch, method: &str, path: &str) -> Response {
 fn message(response: &Response) -> String {
     let text = response.text();
     let (_, rest) = text.split_once("<p role=status>").expect("a place for the number");
-    let (words, _) = rest.split_once("</p>").expect("its end");
-    let plain: String = words.split('<').map(|part| part.split_once('>').map_or(part, |(_, text)| text)).collect();
+    let (text, _) = rest.split_once("</p>").expect("its end");
+    let plain: String = text.split('<').map(|part| part.split_once('>').map_or(part, |(_, text)| text)).collect();
     plain.trim().to_owned()
 }
 
 #[test]
 fn a_page_shows_the_number() {
     let notch = notch().start();
-    for (method, path, words) in [
+    for (method, path, text) in [
         ("GET", "/", "0 visits so far"),
         ("GET", "/count", "You are visitor 1"),
         ("GET", "/", "1 visit so far"),
@@ -44,7 +44,7 @@ fn a_page_shows_the_number() {
         ("GET", "/total/blog", "1 visit so far"),
         ("GET", "/total/shop", "0 visits so far"),
     ] {
-        assert_eq!(message(&page(&notch, method, path)), words, "{method} {path}");
+        assert_eq!(message(&page(&notch, method, path)), text, "{method} {path}");
     }
     assert_eq!(notch.total(), 2);
 }
@@ -156,10 +156,10 @@ fn an_error_page_has_the_same_style() {
     let long = format!("/{}", "x".repeat(9 << 10));
     let many = vec![("X", "y"); 100];
     let none = &[][..];
-    for (method, path, fields, status, words) in [
-        ("GET", "/nowhere", none, "404 Not Found", "nothing is here"),
-        ("GET", "/count/nobody", none, "404 Not Found", "COUNTERS"),
-        ("GET", "/badge/nobody.svg", none, "404 Not Found", "COUNTERS"),
+    for (method, path, fields, status, text) in [
+        ("GET", "/unknown", none, "404 Not Found", "nothing is here"),
+        ("GET", "/count/unknown", none, "404 Not Found", "COUNTERS"),
+        ("GET", "/badge/unknown.svg", none, "404 Not Found", "COUNTERS"),
         ("PUT", "/count", none, "405 Method Not Allowed", "use one of GET, HEAD, POST"),
         ("PUT", "/badge.svg", none, "405 Method Not Allowed", "use one of GET, HEAD, POST"),
         ("BREW", "/count", none, "501 Not Implemented", "use GET"),
@@ -170,18 +170,18 @@ fn an_error_page_has_the_same_style() {
         let fields = [&[BROWSER][..], fields].concat();
         let response = notch.request(method, path, &fields);
         assert_eq!(response.status.to_string(), status[..3], "{method} {path}");
-        assert_error_page(&response, status, words);
+        assert_error_page(&response, status, text);
         assert_eq!(style(&response), dress, "{path}");
     }
     assert_eq!(notch.total(), 0);
 }
 
-fn assert_error_page(response: &Response, status: &str, words: &str) {
+fn assert_error_page(response: &Response, status: &str, text: &str) {
     assert_eq!(response.field("Content-Type"), Some("text/html; charset=utf-8"), "{response:?}");
     assert!(response.field("Content-Security-Policy").is_some_and(|policy| policy.starts_with("default-src 'none'")));
     assert_eq!(page_title(response), status);
     assert!(response.text().contains(&format!("<h1>{status}</h1>")), "{response:?}");
-    assert!(message(response).contains(words) && response.text().contains("<a href=/>"), "{response:?}");
+    assert!(message(response).contains(text) && response.text().contains("<a href=/>"), "{response:?}");
     assert_eq!(response.field("Cache-Control"), Some("no-store"), "{response:?}");
 }
 
@@ -193,8 +193,8 @@ fn without_a_store_every_error_is_a_page() {
     assert!(message(&doubt).contains("do not repeat it"), "{doubt:?}");
     script.done();
 
-    let nowhere = Settings::redis(free_port()).with("STORE_TIMEOUT", "300ms").with("COUNTERS", "blog");
-    let notch = nowhere.start();
+    let unavailable = Settings::redis(free_port()).with("STORE_TIMEOUT", "300ms").with("COUNTERS", "blog");
+    let notch = unavailable.start();
     for path in ["/count", "/count/blog", "/total", "/total/blog"] {
         let response = page(&notch, "GET", path);
         assert_eq!(response.status, 503, "{response:?}");

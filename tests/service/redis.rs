@@ -13,7 +13,7 @@ use crate::support::{Client, NEVER, Notch, Redis, Settings, wait_until};
 const JSON: (&str, &str) = ("Accept", "application/json");
 
 #[test]
-fn counts_in_redis_and_nowhere_else() {
+fn counts_only_in_redis() {
     let redis = Redis::start(&[]);
     let settings = Settings::redis(redis.port);
     let notch = settings.start();
@@ -25,7 +25,7 @@ fn counts_in_redis_and_nowhere_else() {
     redis.execute("SET visits 41");
     assert_eq!(notch.total(), 41);
     assert_eq!(notch.visit(), 42);
-    assert!(!settings.ledger_file().exists(), "one store at a time");
+    assert!(!settings.ledger_file().exists(), "there is no ledger");
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn the_key_is_a_setting() {
     assert_eq!(
         redis.query(&format!("GET {receipt}")),
         "1000000000000001 0",
-        "the number of the batch, and what was there before"
+        "the number of the batch, and the count before it"
     );
     let left: i64 = redis.query(&format!("PTTL {receipt}")).parse().expect("a time");
     assert!((1..=302_000).contains(&left), "{left}");
@@ -66,20 +66,20 @@ fn simultaneous_visits_share_one_command() {
 }
 
 #[test]
-fn authenticates_in_every_way() {
+fn every_form_of_credentials_authenticates() {
     let redis = Redis::start(&["--requirepass", "hunter2"]);
     redis.execute(
         "ACL SETUSER al.ice on >p@ss:w/rd%20 ~visits +get +incr +incrby +eval +evalsha +script|load +set +ping +select",
     );
     let folder = crate::support::Folder::new("secrets");
     let secret = |name: &str, text: &str| {
-        fs::write(folder.file(name), text).expect("a secret laid for the test");
+        fs::write(folder.file(name), text).expect("a secret written for the test");
         folder.file(name).display().to_string()
     };
     let file = |text: &str| secret("password", text);
     let parts = || Settings::redis(redis.port);
-    let url = |login: &str, place: &str| {
-        Settings::ledger().with("REDIS_URL", &format!("redis://{login}127.0.0.1:{}{place}", redis.port))
+    let url = |login: &str, path: &str| {
+        Settings::ledger().with("REDIS_URL", &format!("redis://{login}127.0.0.1:{}{path}", redis.port))
     };
     let alice = || parts().with("REDIS_USERNAME", "al.ice");
     let mut number = 0;
@@ -126,9 +126,9 @@ fn without_rights_for_receipts_visits_are_counted() {
         let notch = Settings::redis(redis.port).with("REDIS_USERNAME", "u").with("REDIS_PASSWORD", "any").start();
         assert_eq!(notch.visit(), 3 * number - 2, "{rights}");
         assert_eq!(notch.visit(), 3 * number - 1, "{rights}");
-        let count_in_log = |words: &str| notch.log().iter().filter(|line| line.contains(words)).count();
-        if let Some(words) = receipts {
-            wait_until("it is logged", || (count_in_log(words) > 0).then_some(()));
+        let count_in_log = |text: &str| notch.log().iter().filter(|line| line.contains(text)).count();
+        if let Some(message) = receipts {
+            wait_until("it is logged", || (count_in_log(message) > 0).then_some(()));
         }
         assert_eq!(notch.visit(), 3 * number, "{rights}");
         assert_eq!(count_in_log(refused), usize::from(receipts == Some(refused)), "{rights}");
@@ -137,7 +137,7 @@ fn without_rights_for_receipts_visits_are_counted() {
 }
 
 #[test]
-fn missing_receipts_stay_known_after_a_reconnect() {
+fn missing_rights_for_receipts_are_remembered_after_a_reconnect() {
     let redis = Redis::start(&[]);
     redis.execute("ACL SETUSER u reset on nopass ~visits +get +incr +incrby +ping +info +script|load");
     let settings = Settings::redis(redis.port).with("REDIS_USERNAME", "u").with("REDIS_PASSWORD", "any");
@@ -148,7 +148,7 @@ fn missing_receipts_stay_known_after_a_reconnect() {
         wait_until("it is connected anew", || (reconnects(&notch) >= number).then_some(()));
     }
     assert_eq!(notch.visit_when_it_counts(), 4);
-    let count_in_log = |words: &str| notch.log().iter().filter(|line| line.contains(words)).count();
+    let count_in_log = |text: &str| notch.log().iter().filter(|line| line.contains(text)).count();
     wait_until("it is logged", || (count_in_log("may not keep receipts") > 0).then_some(()));
     redis.execute("ACL SETUSER u +@all allkeys");
     redis.query("CLIENT KILL USER u");
@@ -382,7 +382,7 @@ fn the_last_numbers_there_are_go_to_one_visitor_each() {
     let start = i64::MAX - 10;
     redis.execute(&format!("SET visits {start}"));
     let notch = Settings::redis(redis.port).start();
-    let responses = crowd(&notch, 8, 4, |client| client.get("/count"));
+    let responses = run_clients(&notch, 8, 4, |client| client.get("/count"));
     let mut numbers = Vec::new();
     for response in responses {
         if response.status == 200 {
@@ -481,9 +481,9 @@ fn killed_and_back_on_the_same_port() {
     for round in 1..=3 {
         let before = notch.total();
         redis.kill();
-        let away = notch.get("/");
-        assert_eq!(away.status, 200, "the welcome stands without a store: {away:?}");
-        assert!(away.text().contains("store"), "and the error names the store: {away:?}");
+        let page = notch.get("/");
+        assert_eq!(page.status, 200, "the start page needs no store: {page:?}");
+        assert!(page.text().contains("store"), "the error names the store: {page:?}");
         assert_eq!(notch.request("GET", "/", &[JSON]).status, 200);
         assert_eq!(notch.get("/livez").status, 200);
         for _ in 0..2 {
@@ -570,17 +570,17 @@ fn no_answered_visit_is_lost_or_doubled_when_redis_is_killed_under_load() {
 }
 
 #[test]
-fn a_crowd_is_counted_one_by_one() {
+fn concurrent_visits_get_consecutive_numbers() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).start();
     let (visitors, each) = (64, 50);
     let visits = visitors * each;
-    let numbers = crowd(&notch, visitors, each, |client| client.get("/count").number());
+    let numbers = run_clients(&notch, visitors, each, |client| client.get("/count").number());
     let mut sorted = numbers.clone();
     sorted.sort_unstable();
     assert_eq!(sorted, (1..=visits as i64).collect::<Vec<_>>(), "unique and without a gap");
     for own in numbers.chunks(each) {
-        assert!(own.is_sorted(), "who comes later has the greater number: {own:?}");
+        assert!(own.is_sorted(), "a later visit has the greater number: {own:?}");
     }
     assert_eq!(redis.query("GET visits"), visits.to_string());
 }
@@ -616,7 +616,7 @@ fn while_one_batch_is_in_flight_the_next_one_gathers() {
 fn a_read_in_a_batch_returns_the_total_of_the_batch() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).start();
-    crowd(&notch, 16, 100, |client| {
+    run_clients(&notch, 16, 100, |client| {
         let number = client.get("/count").number();
         let total = client.get("/total").number();
         assert!(total >= number, "{total} after {number}");
@@ -654,10 +654,10 @@ fn assert_refused(notch: &Notch, cause: &str, readable: bool) {
 }
 
 /// Opens `visitors` connections at once, each of which sends `each` requests. Returns all results by visitor.
-fn crowd<T: Send>(notch: &Notch, visitors: usize, each: usize, ask: impl Fn(&mut Client) -> T + Sync) -> Vec<T> {
+fn run_clients<T: Send>(notch: &Notch, visitors: usize, each: usize, send: impl Fn(&mut Client) -> T + Sync) -> Vec<T> {
     let visit = || {
         let mut client = notch.client();
-        (0..each).map(|_| ask(&mut client)).collect::<Vec<_>>()
+        (0..each).map(|_| send(&mut client)).collect::<Vec<_>>()
     };
     thread::scope(|scope| {
         let visitors: Vec<_> = (0..visitors).map(|_| scope.spawn(visit)).collect();
@@ -683,13 +683,13 @@ fn visit_until(notch: &Notch, over: &AtomicBool) -> Vec<crate::support::Response
 fn many_connections_do_not_close_the_connection_to_redis() {
     let mut redis = Redis::durable();
     let notch = Settings::redis(redis.port).with("WORKERS", "1").with_wrapper(&["prlimit", "--nofile=64"]).start();
-    let mut crowd: Vec<_> = (0..100).map(|_| notch.client()).collect();
+    let mut clients: Vec<_> = (0..100).map(|_| notch.client()).collect();
     assert_eq!(notch.visit(), 1);
     redis.kill();
     redis.restart();
     assert_eq!(notch.visit_when_it_counts(), 2);
-    crowd.retain_mut(|client| client.try_send("GET /livez HTTP/1.1\r\nHost: h\r\n\r\n").is_ok());
-    let served = crowd.iter_mut().filter_map(|client| client.next_response("GET")).count();
+    clients.retain_mut(|client| client.try_send("GET /livez HTTP/1.1\r\nHost: h\r\n\r\n").is_ok());
+    let served = clients.iter_mut().filter_map(|client| client.next_response("GET")).count();
     assert!((1..64).contains(&served), "{served} of the first connections are still served");
 }
 
@@ -697,13 +697,13 @@ fn many_connections_do_not_close_the_connection_to_redis() {
 fn a_redis_at_its_client_limit_rejects_visits() {
     let redis = Redis::start(&["--maxclients", "2"]);
     // The connection that waited for the start may still use a slot.
-    let place = || {
-        let mut place = TcpStream::connect(("127.0.0.1", redis.port)).ok()?;
+    let connect = || {
+        let mut stream = TcpStream::connect(("127.0.0.1", redis.port)).ok()?;
         let mut reply = [0; 5];
-        place.write_all(b"PING\r\n").and_then(|()| place.read_exact(&mut reply)).ok()?;
-        (reply == *b"+PONG").then_some(place)
+        stream.write_all(b"PING\r\n").and_then(|()| stream.read_exact(&mut reply)).ok()?;
+        (reply == *b"+PONG").then_some(stream)
     };
-    let crowd: Vec<_> = (0..2).map(|_| wait_until("there is a place", place)).collect();
+    let clients: Vec<_> = (0..2).map(|_| wait_until("a connection is free", connect)).collect();
     let notch = Settings::redis(redis.port).with("WORKERS", "1").with("STORE_TIMEOUT", "100ms").start();
     for _ in 0..3 {
         let response = notch.get("/count");
@@ -712,6 +712,6 @@ fn a_redis_at_its_client_limit_rejects_visits() {
     }
     let warnings = notch.log().iter().filter(|line| line.contains("WARN")).count();
     assert_eq!(warnings, 1, "{:#?}", notch.log());
-    drop(crowd);
+    drop(clients);
     assert_eq!(notch.visit_when_it_counts(), 1);
 }

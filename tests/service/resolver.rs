@@ -22,21 +22,21 @@ impl Names {
     fn new(redis: &Redis, hosts: &str, resolv_conf: &str) -> Self {
         let settings = Settings::redis(redis.port).with("REDIS_HOST", "redis.test").with("STORE_TIMEOUT", "1s");
         let (own, conf) = (settings.folder().join("hosts"), settings.folder().join("resolv.conf"));
-        fs::write(&own, hosts).expect("room for a file");
-        fs::write(&conf, resolv_conf).expect("room for a file");
+        fs::write(&own, hosts).expect("a file can be written");
+        fs::write(&conf, resolv_conf).expect("a file can be written");
         let enter = "mount --bind hosts /etc/hosts && mount --bind resolv.conf /etc/resolv.conf && exec \"$@\"";
-        let words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", enter, "sh"];
-        Self { settings: settings.with_wrapper(&words).with("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), hosts: own }
+        let command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", enter, "sh"];
+        Self { settings: settings.with_wrapper(&command).with("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), hosts: own }
     }
 
     /// Changes the hosts file in place, because the mount refers to its inode.
     fn change(&self, hosts: &str) {
-        fs::write(&self.hosts, hosts).expect("room for a file");
+        fs::write(&self.hosts, hosts).expect("a file can be written");
     }
 }
 
-fn says(notch: &Notch, words: &str) {
-    wait_until("the reason is logged", || notch.log().iter().any(|line| line.contains(words)).then_some(()));
+fn wait_for_log(notch: &Notch, message: &str) {
+    wait_until("the reason is logged", || notch.log().iter().any(|line| line.contains(message)).then_some(()));
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_name_without_an_address_is_looked_up_again() {
     let names = Names::new(&redis, "", "nameserver 127.9.9.1\n");
     let notch = names.settings.start();
     assert_eq!(notch.get("/count").status, 503);
-    says(&notch, "DNS lookup of the Redis host failed: no name server answered; check /etc/resolv.conf");
+    wait_for_log(&notch, "DNS lookup of the Redis host failed: no name server answered; check /etc/resolv.conf");
     names.change("127.0.0.1 redis.test\n");
     assert_eq!(notch.visit_when_it_counts(), 1);
 }
@@ -86,7 +86,7 @@ fn an_invalid_name_is_not_looked_up() {
     let redis = Redis::start(&[]);
     let notch = Settings::redis(redis.port).with("REDIS_HOST", "redis..test").with("STORE_TIMEOUT", "200ms").start();
     assert_eq!(notch.get("/count").status, 503);
-    says(&notch, "DNS lookup of the Redis host failed: no such name; check REDIS_HOST");
+    wait_for_log(&notch, "DNS lookup of the Redis host failed: no such name; check REDIS_HOST");
 }
 
 /// Defines a test that runs in namespaces of its own.
@@ -111,9 +111,9 @@ fn finds(redis: &Redis, settings: &Settings) {
 }
 
 /// Checks that notch does not find Redis, and its log line.
-fn fails(redis: &Redis, words: &str) {
+fn fails(redis: &Redis, message: &str) {
     let notch = named(redis).start();
-    says(&notch, &format!("DNS lookup of the Redis host failed: {words}"));
+    wait_for_log(&notch, &format!("DNS lookup of the Redis host failed: {message}"));
     assert_eq!(notch.get("/count").status, 503);
 }
 
@@ -133,7 +133,7 @@ isolated!(a_dead_name_server_does_not_hide_the_second_candidate, |etc: &Etc| {
         etc.resolv_conf(format!("nameserver {dead}\nnameserver 127.0.0.8\nnameserver 127.0.0.3\n{KUBERNETES}"));
         finds(&redis, &named(&redis));
     }
-    assert!(!silent.received().is_empty() && !live.received().is_empty(), "all servers are asked");
+    assert!(!silent.received().is_empty() && !live.received().is_empty(), "all servers get a query");
 });
 
 isolated!(every_candidate_is_found_behind_a_dead_name_server, |etc: &Etc| {
@@ -225,7 +225,7 @@ isolated!(lost_datagrams_are_sent_again, |etc: &Etc| {
 
 isolated!(questions_for_ipv6_may_be_dropped_refused_or_denied, |etc: &Etc| {
     let redis = Redis::start(&[]);
-    for (server, says) in [
+    for (server, reply) in [
         ("127.0.0.2", (|| DnsReply::Nothing) as fn() -> DnsReply),
         ("127.0.0.3", || DnsReply::Code(4)),
         ("127.0.0.4", || DnsReply::FAILED),
@@ -236,7 +236,7 @@ isolated!(questions_for_ipv6_may_be_dropped_refused_or_denied, |etc: &Etc| {
     ] {
         let _server = NameServer::start(server, move |question, _| match question.kind {
             1 => DnsReply::address("127.0.0.1").late(30),
-            _ => says(),
+            _ => reply(),
         });
         etc.resolv_conf(format!("nameserver {server}\n"));
         finds(&redis, &named(&redis));
@@ -245,9 +245,9 @@ isolated!(questions_for_ipv6_may_be_dropped_refused_or_denied, |etc: &Etc| {
 
 isolated!(a_name_server_may_have_a_link_local_address, |etc: &Etc| {
     let redis = Redis::start(&[]);
-    let run = |words: &str| {
-        let done = Command::new("ip").args(words.split(' ')).status();
-        assert!(done.is_ok_and(|status| status.success()), "ip {words}");
+    let run = |arguments: &str| {
+        let done = Command::new("ip").args(arguments.split(' ')).status();
+        assert!(done.is_ok_and(|status| status.success()), "ip {arguments}");
     };
     run("link add eth0 type veth peer name eth1");
     run("link set eth0 up");
@@ -350,14 +350,14 @@ isolated!(attempts_and_timeout_are_those_of_resolv_conf, |etc: &Etc| {
 isolated!(a_slow_lookup_leaves_time_to_connect, |etc: &Etc| {
     let redis = Redis::start(&[]);
     // These addresses do not exist, and no error is returned.
-    for words in [
+    for arguments in [
         "link add eth0 type veth peer name eth1",
         "link set eth0 up",
         "link set eth1 up",
         "address add 10.9.0.1/24 dev eth0",
     ] {
-        let done = Command::new("ip").args(words.split(' ')).status();
-        assert!(done.is_ok_and(|status| status.success()), "ip {words}");
+        let done = Command::new("ip").args(arguments.split(' ')).status();
+        assert!(done.is_ok_and(|status| status.success()), "ip {arguments}");
     }
     let _server = NameServer::start("127.0.0.2", |_, _| {
         let addresses = ["10.9.0.2", "10.9.0.3", "127.0.0.1"].map(|one| one.parse::<IpAddr>().expect("an address"));
@@ -436,9 +436,9 @@ isolated!(replies_from_other_addresses_are_ignored, |etc: &Etc| {
     let redis = Redis::start(&[]);
     let trap = TcpListener::bind(("127.0.0.66", redis.port)).expect("a port of this namespace");
     trap.set_nonblocking(true).expect("a good listener");
-    // It has id, question and port, and is faster; but it is not the server that was asked.
+    // It has id, question and port, and is faster; but no query was sent to this server.
     let spy = UdpSocket::bind("127.0.0.2:53").expect("port 53 of this namespace");
-    let own = spy.try_clone().expect("room for a file");
+    let own = spy.try_clone().expect("a second handle on a socket");
     let (other_host, other_port) = ("127.0.0.3:53", "127.0.0.2:54");
     let [other_host, other_port] = [other_host, other_port].map(|one| UdpSocket::bind(one).expect("a free port"));
     std::thread::spawn(move || {
@@ -456,7 +456,7 @@ isolated!(replies_from_other_addresses_are_ignored, |etc: &Etc| {
     });
     etc.resolv_conf("nameserver 127.0.0.2\n");
     finds(&redis, &named(&redis));
-    assert!(trap.accept().is_err(), "an address from a stranger");
+    assert!(trap.accept().is_err(), "an address from another server was used");
 });
 
 isolated!(the_log_says_what_kept_the_lookup_from_an_address, |etc: &Etc| {
@@ -469,7 +469,7 @@ isolated!(the_log_says_what_kept_the_lookup_from_an_address, |etc: &Etc| {
         "redis.a" => DnsReply::FAILED,
         _ => DnsReply::NO_NAME,
     });
-    for (server, words) in [
+    for (server, message) in [
         ("127.0.0.2", "no such name; check REDIS_HOST"),
         ("127.0.0.3", "the name has no address; check REDIS_HOST"),
         ("127.0.0.4", "the name servers returned an error"),
@@ -478,7 +478,7 @@ isolated!(the_log_says_what_kept_the_lookup_from_an_address, |etc: &Etc| {
         ("127.0.0.9", "no name server answered; check /etc/resolv.conf"),
     ] {
         etc.resolv_conf(format!("nameserver {server}\nsearch a\n"));
-        fails(&redis, words);
+        fails(&redis, message);
     }
 });
 

@@ -93,7 +93,7 @@ fn the_form_follows_accept() {
     let notch = notch();
     for (accept, form) in table {
         let fields: Vec<_> = accept.iter().map(|value| ("Accept", *value)).collect();
-        for path in ["/", "/count", "/total", "/livez", "/readyz", "/nowhere"] {
+        for path in ["/", "/count", "/total", "/livez", "/readyz", "/unknown"] {
             let response = notch.request("GET", path, &fields);
             let kind = response.field("Content-Type").unwrap_or_default();
             assert!(kind.starts_with(form), "{accept:?} on {path}: {response:?}");
@@ -107,7 +107,7 @@ fn head_is_get_without_a_body_and_never_counts() {
     let (allowed, denied) = (("Origin", "http://a"), ("Origin", "http://b"));
     let counting = ["/count", "/count?x", "/count/blog", "/badge.svg", "/badge/blog.svg?label=x"];
     let others =
-        ["/", "/total", "/total/blog", "/badge.json", "/badge/blog.json", "/nowhere", "/count/nobody", "/badge/x"];
+        ["/", "/total", "/total/blog", "/badge.json", "/badge/blog.json", "/unknown", "/count/unknown", "/badge/x"];
     let prefetch = ("Sec-Purpose", "prefetch");
     // The numbers grow by a digit and a comma meanwhile.
     for before in [0, 9, 99, 999] {
@@ -193,15 +193,15 @@ fn a_prefetch_of_what_counts_is_refused() {
                     let fields = ["Cache-Control", "Retry-After", "Location"].map(|name| response.field(name));
                     let control = if path.starts_with("/badge") { "no-cache, no-store, max-age=0" } else { "no-store" };
                     assert_eq!((response.status, fields), (403, [Some(control), None, None]), "{mark:?}: {response:?}");
-                    let says = response.text().contains("not counted: this is a prefetch");
-                    assert_eq!(says, method != "HEAD" && path.starts_with("/count"), "{mark:?}: {response:?}");
+                    let has_message = response.text().contains("not counted: this is a prefetch");
+                    assert_eq!(has_message, method != "HEAD" && path.starts_with("/count"), "{mark:?}: {response:?}");
                 }
             }
         }
         for path in ["/", "/total", "/total/blog", "/badge.json", "/livez", "/robots.txt"] {
             assert_eq!(notch.request("GET", path, &[mark]).status, 200, "{mark:?} {path}");
         }
-        assert_eq!(notch.request("GET", "/count/nobody", &[mark]).status, 404, "{mark:?}");
+        assert_eq!(notch.request("GET", "/count/unknown", &[mark]).status, 404, "{mark:?}");
         assert_eq!(notch.request("DELETE", "/count", &[mark]).status, 405, "{mark:?}");
     }
     assert_eq!((notch.total(), notch.get("/total/blog").number()), (2, 0));
@@ -251,9 +251,9 @@ fn other_methods_are_rejected_with_the_allowed_ones() {
 #[test]
 fn an_unknown_path_is_404_for_every_method() {
     let notch = notch();
-    let nowhere =
-        ["/nowhere", "/count/", "/COUNT", "/count/visits", "/total/visits", "//count", "/count.html", "/index.html"];
-    for path in nowhere {
+    let unknown =
+        ["/unknown", "/count/", "/COUNT", "/count/visits", "/total/visits", "//count", "/count.html", "/index.html"];
+    for path in unknown {
         for method in ["GET", "POST"] {
             let response = notch.request(method, path, &[]);
             assert_eq!(response.status, 404, "{method} {path}: {response:?}");
@@ -285,7 +285,7 @@ fn the_error_of_an_unlisted_name_mentions_the_setting() {
 #[test]
 fn errors_are_one_line_of_text_or_a_map_of_one() {
     let notch = notch();
-    for (method, path, status) in [("GET", "/nowhere", 404), ("DELETE", "/count", 405)] {
+    for (method, path, status) in [("GET", "/unknown", 404), ("DELETE", "/count", 405)] {
         let text = notch.request(method, path, &[]);
         assert_eq!(text.status, status);
         assert!(text.field("Content-Type").is_some_and(|kind| kind.starts_with("text/plain")), "{text:?}");
@@ -293,7 +293,7 @@ fn errors_are_one_line_of_text_or_a_map_of_one() {
         let json = notch.request(method, path, &[JSON]);
         assert_eq!(json.status, status);
         json.assert_one_line();
-        assert_eq!(json.json(), json!({"error": text.text().trim_end()}), "both forms say the same");
+        assert_eq!(json.json(), json!({"error": text.text().trim_end()}), "both formats have the same message");
     }
 }
 
@@ -330,9 +330,9 @@ fn a_query_changes_nothing() {
     assert_eq!(notch.get("/count?").number(), 1);
     assert_eq!(notch.get("/count?by=10&format=json").number(), 2);
     assert_eq!(notch.get("/total?/count").number(), 2);
-    assert_eq!(notch.get("/?x=/nowhere").status, 200);
+    assert_eq!(notch.get("/?x=/unknown").status, 200);
     assert_eq!(notch.get("/livez?verbose").status, 200);
-    assert_eq!(notch.get("/nowhere?/count").status, 404);
+    assert_eq!(notch.get("/unknown?/count").status, 404);
     assert_eq!(notch.total(), 2);
 }
 
@@ -373,7 +373,7 @@ fn a_counter_beyond_the_limit_is_507_and_the_others_count() {
         let response = client.get(&format!("/count/{name}"));
         (response.status != 200).then_some((name, response))
     });
-    let (name, response) = refused.expect("a name for which there is no room");
+    let (name, response) = refused.expect("a name above the limit");
     assert_eq!(response.status, 507, "{response:?}");
     assert!(response.text().contains("MAX_COUNTERS") && response.text().starts_with("not counted: "), "{response:?}");
     assert_eq!(response.field("Retry-After"), None, "nothing changes by itself: {response:?}");

@@ -19,15 +19,15 @@ fn settings(script: &Script) -> Settings {
 
 #[test]
 fn the_handshake_has_the_commands_that_the_credentials_need() {
-    for (variables, greeting) in [
+    for (variables, credentials) in [
         (&[][..], &[][..]),
         (&[("REDIS_PASSWORD", "p w")], &["AUTH p w"]),
         (&[("REDIS_USERNAME", "u"), ("REDIS_PASSWORD", "p")], &["AUTH u p"]),
         (&[("REDIS_DB", "9")], &["SELECT 9"]),
         (&[("REDIS_PASSWORD", "p"), ("REDIS_DB", "9")], &["AUTH p", "SELECT 9"]),
     ] {
-        let greets: String = greeting.iter().map(|words| format!("> {words}\n< +OK\\r\\n\n")).collect();
-        let script = Script::play(&format!("{greets}> INCR visits\n< :1\\r\\n"));
+        let handshake: String = credentials.iter().map(|line| format!("> {line}\n< +OK\\r\\n\n")).collect();
+        let script = Script::play(&format!("{handshake}> INCR visits\n< :1\\r\\n"));
         let with = |settings: Settings, variable: &(&str, &str)| settings.with(variable.0, variable.1);
         let notch = variables.iter().fold(settings(&script), with).start();
         assert_eq!(notch.visit(), 1);
@@ -170,7 +170,7 @@ fn a_lasting_doubt_gets_its_response_in_time() {
 
 #[test]
 fn a_visit_in_doubt_does_not_wait_for_later_visits() {
-    // No later connection finishes its handshake, so the first visit waits beside the second.
+    // No later connection finishes its handshake, so both visits wait.
     let script = Script::play_with_receipts("> GET visits\n< $-1\\r\\n\n> ONCE visits 1 #1\nhold\nclose\nhold");
     let notch = settings(&script).with("STORE_TIMEOUT", "2s").start();
     assert_eq!(notch.total(), 0, "it is connected");
@@ -216,7 +216,7 @@ fn each_silent_connection_is_replaced_while_a_visit_waits() {
     let connect = || listener.accept().expect("notch connects");
     let first = connect();
     let begun = Instant::now();
-    // One second, and then twice as long.
+    // One second, then two seconds.
     let others = [connect(), connect()];
     assert!(begun.elapsed() < Duration::from_millis(4300), "{:?}", begun.elapsed());
     drop((first, others));
@@ -489,15 +489,15 @@ fn a_silent_connection_to_redis_is_replaced() {
     // Only the handshake was sent, so nothing was counted.
     notch.get("/count").assert_not_counted();
     assert_eq!(notch.get("/readyz").status, 503);
-    let harmless = |words: &str| {
-        matches!(words, "AUTH hunter2" | "INFO memory" | "GET visits" | "PING") || words.starts_with("SCRIPT LOAD ")
+    let is_allowed = |line: &str| {
+        matches!(line, "AUTH hunter2" | "INFO memory" | "GET visits" | "PING") || line.starts_with("SCRIPT LOAD ")
     };
-    assert!(script.received().iter().all(|(_, words)| harmless(words)), "{:?}", script.received());
+    assert!(script.received().iter().all(|(_, line)| is_allowed(line)), "{:?}", script.received());
 }
 
-/// Asserts that the first two `command`s came on different connections.
+/// Asserts that the first two `command`s were received on different connections.
 fn assert_apart(script: &Script, command: &str) {
-    let places: Vec<_> =
-        script.received().into_iter().filter(|(_, words)| words == command).map(|(at, _)| at).collect();
-    assert!(places.len() >= 2 && places[0] != places[1], "{:?}", script.received());
+    let connections: Vec<_> =
+        script.received().into_iter().filter(|(_, line)| line == command).map(|(at, _)| at).collect();
+    assert!(connections.len() >= 2 && connections[0] != connections[1], "{:?}", script.received());
 }

@@ -111,7 +111,7 @@ fn an_invalid_setting_is_one_line_with_its_name_and_an_example() {
         ("REDIS_DB", "first"),
         ("REDIS_DB", "-1"),
         ("REDIS_DB", "1.5"),
-        ("REDIS_PASSWORD_FILE", "nowhere/password"),
+        ("REDIS_PASSWORD_FILE", "missing/password"),
         ("REDIS_PASSWORD_FILE", "."),
         ("COUNTER_KEY", "two words"),
         ("COUNTER_KEY", "with\"quote"),
@@ -235,7 +235,7 @@ fn settings_that_exclude_each_other_are_rejected() {
         (("LISTEN", "127.0.0.1:0"), ("PORT", "8080")),
     ] {
         let settings = Settings::ledger().with(one.0, one.1).with(other.0, other.1);
-        fs::write(settings.folder().join("secret"), "s3cret").expect("a secret laid for the test");
+        fs::write(settings.folder().join("secret"), "s3cret").expect("a secret written for the test");
         let settings = if one.0 == "REDIS_PASSWORD" { settings.with(HOST.0, HOST.1) } else { settings };
         let refused = settings.run(&[]);
         assert_eq!((refused.code, refused.stderr.lines().count()), (Some(2), 1), "{one:?} {other:?}: {refused:?}");
@@ -258,7 +258,7 @@ fn settings_of_redis_need_a_host() {
         ("REDIS_HOTS", "redis"),
         ("REDIS_URI", "redis://redis"),
     ] {
-        for ledger in ["", "elsewhere.ledger"] {
+        for ledger in ["", "other.ledger"] {
             let settings = Settings::ledger().with(name, value).with("LEDGER", ledger).with("REDIS_HOST", "");
             let refused = settings.run(&[]);
             assert_eq!((refused.code, refused.stderr.lines().count()), (Some(2), 1), "{name}: {refused:?}");
@@ -327,8 +327,8 @@ fn listens_on_ipv6_too() {
     let notch = Settings::ledger().with("LISTEN", "[::1]:0").start();
     assert!(notch.address.is_ipv6());
     assert_eq!(notch.visit(), 1);
-    let asked = Settings::ledger().with("LISTEN", &notch.address.to_string()).run(&["healthcheck"]);
-    assert_eq!(asked.code, Some(0), "{asked:?}");
+    let ended = Settings::ledger().with("LISTEN", &notch.address.to_string()).run(&["healthcheck"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
 }
 
 #[test]
@@ -371,17 +371,18 @@ fn the_welcome_is_a_setting_of_any_text() {
 fn a_password_file_is_read_without_its_line_end() {
     let redis = Redis::start(&["--requirepass", "two words"]);
     let settings = Settings::redis(redis.port).with("REDIS_PASSWORD_FILE", "secret");
-    let lay = |text: &str| fs::write(settings.folder().join("secret"), text).expect("a secret laid for the test");
+    let write_secret =
+        |text: &str| fs::write(settings.folder().join("secret"), text).expect("a secret written for the test");
     for (text, fits) in [("two words", true), ("two words\n", true), ("two words\r\n", true), ("two", false)] {
-        lay(text);
+        write_secret(text);
         assert_eq!(settings.start().get("/readyz").status == 200, fits, "{text:?}");
     }
     for text in ["", "\n", "two words\nmore", "two words ", " two words", "two words\r", "\u{feff}two words"] {
-        lay(text);
+        write_secret(text);
         let refused = settings.run(&[]);
-        let words = "notch: REDIS_PASSWORD_FILE: the password ";
-        assert!(refused.code == Some(2) && refused.stderr.starts_with(words), "{text:?}: {refused:?}");
-        assert!(!refused.stderr.contains("two words"), "{text:?}: {refused:?}");
+        let message = "notch: REDIS_PASSWORD_FILE: the password ";
+        assert!(refused.code == Some(2) && refused.stderr.starts_with(message), "{text:?}: {refused:?}");
+        assert!(!refused.stderr.contains("two message"), "{text:?}: {refused:?}");
     }
 }
 
@@ -395,7 +396,7 @@ fn a_password_that_no_file_may_contain_is_accepted_in_a_url() {
         assert_eq!(Settings::ledger().with("REDIS_URL", &url).start().get("/readyz").status, 200, "{password:?}");
     }
     let refused = Settings::ledger().with("REDIS_URL", "redis://two%20words:s3cret@127.0.0.1").run(&[]);
-    let words =
+    let message =
         "notch: REDIS_URL: no user name of Redis contains a space or a control character, for example REDIS_URL=";
-    assert!(refused.code == Some(2) && refused.stderr.starts_with(words), "{refused:?}");
+    assert!(refused.code == Some(2) && refused.stderr.starts_with(message), "{refused:?}");
 }

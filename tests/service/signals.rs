@@ -125,7 +125,7 @@ fn during_the_delay_it_is_not_ready_and_serves() {
     let mut kept = notch.client();
     assert_eq!(kept.get("/readyz").status, 200);
     notch.signal("TERM");
-    wait_until("readiness turns", || (notch.get("/readyz").status == 503).then_some(()));
+    wait_until("/readyz is 503", || (notch.get("/readyz").status == 503).then_some(()));
     for number in 1..=5 {
         assert_eq!(notch.visit(), number, "new connections are served as long as the balancer may send some");
     }
@@ -147,7 +147,7 @@ fn after_the_signal_every_response_closes_the_connection() {
         ("GET", "/metrics", ""),
         ("GET", "/readyz", ""),
         ("GET", "/favicon.ico", ""),
-        ("GET", "/nowhere", ""),
+        ("GET", "/unknown", ""),
         ("DELETE", "/count", ""),
     ];
     let mut kept: Vec<_> = requests.iter().map(|_| notch.client()).collect();
@@ -157,7 +157,7 @@ fn after_the_signal_every_response_closes_the_connection() {
     let mut several = notch.client();
     assert!(!several.get("/livez").closes());
     notch.signal("TERM");
-    wait_until("readiness turns", || (notch.get("/readyz").status == 503).then_some(()));
+    wait_until("/readyz is 503", || (notch.get("/readyz").status == 503).then_some(()));
     for (client, (method, path, fields)) in kept.iter_mut().zip(requests) {
         client.send(format!("{method} {path} HTTP/1.1\r\nHost: h\r\n{fields}\r\n"));
         let response = client.response_to(method);
@@ -202,14 +202,14 @@ fn a_planned_stop_interrupts_no_keep_alive_client() {
         })
     };
     // Each of them sends its next request long before the end of the delay, also on a busy machine.
-    let clients: Vec<_> = (0..24).map(|place| paced(5 + 8 * place)).collect();
+    let clients: Vec<_> = (0..24).map(|index| paced(5 + 8 * index)).collect();
     wait_until("the load is on", || (notch.total() > 100).then_some(()));
     assert!(late.set(Instant::now() + Duration::from_secs(1)).is_ok());
     notch.signal("TERM");
     assert_eq!(notch.ended().0.code(), Some(0));
-    let told: Vec<_> = clients.into_iter().map(|client| client.join().expect("clients do not panic")).collect();
-    let cut: usize = told.iter().map(|(_, cut)| cut).sum();
-    let mut numbers: Vec<_> = told.into_iter().flat_map(|(numbers, _)| numbers).collect();
+    let results: Vec<_> = clients.into_iter().map(|client| client.join().expect("clients do not panic")).collect();
+    let cut: usize = results.iter().map(|(_, cut)| cut).sum();
+    let mut numbers: Vec<_> = results.into_iter().flat_map(|(numbers, _)| numbers).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (1..=numbers.len() as i64).collect::<Vec<_>>());
     assert_eq!(cut, 0, "of {} requests", numbers.len() + cut);
@@ -264,7 +264,7 @@ fn the_delay_ends() {
 fn a_second_signal_does_not_wait() {
     let notch = Settings::ledger().with("DRAIN_DELAY", NEVER).start();
     notch.signal("TERM");
-    wait_until("readiness turns", || (notch.get("/readyz").status == 503).then_some(()));
+    wait_until("/readyz is 503", || (notch.get("/readyz").status == 503).then_some(()));
     notch.signal("TERM");
     // With any exit code: the second signal ends the process at once.
     notch.ended();
@@ -282,7 +282,7 @@ fn signals_for_reload_are_ignored() {
     }
     assert_eq!(notch.get("/readyz").status, 200, "none of them drains");
     notch.signal("TERM");
-    wait_until("readiness turns", || (notch.get("/readyz").status == 503).then_some(()));
+    wait_until("/readyz is 503", || (notch.get("/readyz").status == 503).then_some(()));
     for name in ["HUP", "USR1", "USR2"] {
         notch.signal(name);
     }
@@ -326,19 +326,19 @@ fn visitor(mut client: Client) -> impl FnOnce() -> Vec<i64> + Send + 'static {
 #[test]
 fn as_the_first_process_of_a_container() {
     // The kernel discards signals of process 1 that have no handler, so SIGTERM must work there too.
-    let mut words = vec!["unshare", "--pid", "--fork", "--kill-child"];
-    let allowed = |words: &[&str]| {
-        Command::new(words[0]).args(&words[1..]).arg("true").output().is_ok_and(|o| o.status.success())
+    let mut command = vec!["unshare", "--pid", "--fork", "--kill-child"];
+    let allowed = |command: &[&str]| {
+        Command::new(command[0]).args(&command[1..]).arg("true").output().is_ok_and(|o| o.status.success())
     };
-    if !allowed(&words) {
-        words.extend(["--user", "--map-root-user"]);
-        if !allowed(&words) {
+    if !allowed(&command) {
+        command.extend(["--user", "--map-root-user"]);
+        if !allowed(&command) {
             eprintln!("NOT TESTED: this user may not make a process 1 of its own (unshare is refused)");
             return;
         }
     }
     for name in ["TERM", "INT"] {
-        let settings = Settings::ledger().with("DRAIN_TIMEOUT", NEVER).with_wrapper(&words);
+        let settings = Settings::ledger().with("DRAIN_TIMEOUT", NEVER).with_wrapper(&command);
         let notch = settings.start();
         let outer = notch.id();
         let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).expect("Linux's own account");

@@ -1,6 +1,6 @@
 //! Clients that are slow, silent, or do not read: each timeout disconnects them, and other clients are not affected.
 //!
-//! The timeouts are short and the waits are long, so the tests check that an end comes, not when.
+//! The timeouts are short and the waits are long, so the tests check that the connection ends, not when.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -52,9 +52,9 @@ fn each_request_has_its_own_deadline() {
     let request = "GET /count HTTP/1.1\r\nHost: h\r\n\r\n";
     let (start, rest) = request.split_at(10);
     client.send(start);
-    let begun = Instant::now();
+    let begin = Instant::now();
     // The connection always has an incomplete request, but no request takes long.
-    while begun.elapsed() < Duration::from_secs(2) {
+    while begin.elapsed() < Duration::from_secs(2) {
         client.send([rest, start].concat());
         assert_eq!(client.response().status, 200);
     }
@@ -80,14 +80,14 @@ fn a_connection_without_a_request_is_closed() {
 fn a_client_that_never_reads_is_disconnected() {
     let notch = notch("WRITE_TIMEOUT");
     let mut client = notch.client();
-    let breath = "GET /livez HTTP/1.1\r\nHost: h\r\n\r\n".repeat(1000);
+    let requests = "GET /livez HTTP/1.1\r\nHost: h\r\n\r\n".repeat(1000);
     // The socket buffers of both ends fill, then notch stops reading, then it disconnects the client.
-    let refused = (0..2000).find_map(|_| client.try_send(&breath).err());
-    let why = refused.expect("notch reads sixty megabytes of requests whose responses are not read");
-    assert!(why.kind() != std::io::ErrorKind::WouldBlock, "neither read nor cut off: {why}");
-    assert_eq!(notch.visit(), 1, "and everybody else is served");
+    let refused = (0..2000).find_map(|_| client.try_send(&requests).err());
+    let error = refused.expect("notch reads sixty megabytes of requests whose responses are not read");
+    assert!(error.kind() != std::io::ErrorKind::WouldBlock, "neither read nor closed: {error}");
+    assert_eq!(notch.visit(), 1, "other clients are served");
     let memory = notch.resident_kilobytes();
-    assert!(memory < 40_000, "{memory} kB after one client that did not listen");
+    assert!(memory < 40_000, "{memory} kB after one client that did not read");
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn the_limit_of_connections_is_kept() {
         }
         pair.iter_mut().for_each(Client::close_write);
     }
-    assert_eq!(notch.visit(), 1, "and then there is room again");
+    assert_eq!(notch.visit(), 1, "a slot is free again");
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn sockets(notch: &Notch) -> usize {
 }
 
 #[test]
-fn at_the_bound_every_newcomer_is_heard() {
+fn at_the_limit_every_new_client_is_served() {
     for workers in ["1", "2"] {
         let settings = Settings::ledger().with("FSYNC", "never").with("WORKERS", workers);
         let notch = settings.with("MAX_CONNECTIONS", "4").start();

@@ -71,7 +71,7 @@ impl Tally {
         }
     }
 
-    /// Records the outcome of a visit that was not sent through [`crowd`](super::crowd).
+    /// Records the outcome of a visit that was not sent through [`load`](super::load).
     pub(crate) fn note_number(&mut self, number: i64) {
         self.answers.push(Answer { number, start: None, end: Instant::now() });
     }
@@ -101,7 +101,7 @@ impl Tally {
             answers.windows(2).filter(|pair| pair[0].number == pair[1].number).map(|pair| pair[0].number).collect();
         // The latest start of a visit with a number up to the current one.
         let (mut latest, mut disordered) = (None, 0);
-        for equal in answers.chunk_by(|one, other| one.number == other.number) {
+        for equal in answers.chunk_by(|a, b| a.number == b.number) {
             disordered += equal.iter().filter(|answer| latest.is_some_and(|latest| answer.end < latest)).count();
             latest = latest.max(equal.iter().filter_map(|answer| answer.start).max());
         }
@@ -125,7 +125,7 @@ impl Tally {
     pub(crate) fn audit(&self, total: i64, doubt: Doubt) {
         let findings = self.findings(total);
         assert!(findings.is_exact(), "{findings:#?}");
-        assert!(doubt == Doubt::Possible || self.doubts == 0, "{} visits are in doubt for nothing", self.doubts);
+        assert!(doubt == Doubt::Possible || self.doubts == 0, "{} visits are in doubt without a reason", self.doubts);
     }
 }
 

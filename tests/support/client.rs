@@ -18,7 +18,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn connect(address: SocketAddr) -> Self {
-        Self::try_connect(address).expect("notch takes connections")
+        Self::try_connect(address).expect("notch accepts connections")
     }
 
     /// As [`Self::connect`], for a server that may be gone.
@@ -40,7 +40,7 @@ impl Client {
     }
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.try_send(bytes).expect("notch reads what it is sent");
+        self.try_send(bytes).expect("notch reads requests");
     }
 
     /// As [`Self::send`], for a peer that may have closed already.
@@ -75,7 +75,7 @@ impl Client {
     }
 
     pub(crate) fn response_to(&mut self, method: &str) -> Response {
-        self.next_response(method).expect("an answer, not the end of the connection")
+        self.next_response(method).expect("a response, not the end of the connection")
     }
 
     /// Reads the next response; `None` at the end of the connection. Fails if a response is incomplete.
@@ -87,7 +87,7 @@ impl Client {
             if !self.fill() {
                 assert!(
                     self.received_bytes.is_empty(),
-                    "the answer breaks off: {:?}",
+                    "the response is incomplete: {:?}",
                     String::from_utf8_lossy(&self.received_bytes)
                 );
                 return None;
@@ -95,7 +95,7 @@ impl Client {
         };
         let mut response = Response::parse(&head);
         while self.received_bytes.len() < response.length(method) {
-            assert!(self.fill(), "the body breaks off: {response:?}");
+            assert!(self.fill(), "the body is incomplete: {response:?}");
         }
         response.body = self.received_bytes.drain(..response.length(method)).collect();
         response.check(method);
@@ -110,7 +110,7 @@ impl Client {
     /// As [`Self::remaining_responses`]; `method` returns the method of each request.
     pub(crate) fn remaining_responses_to(&mut self, mut method: impl FnMut() -> &'static str) -> Vec<Response> {
         let responses: Vec<_> = std::iter::from_fn(|| self.next_response(method())).take(ENDLESS).collect();
-        assert!(responses.len() < ENDLESS, "answers without end, the last of them {:?}", responses.last());
+        assert!(responses.len() < ENDLESS, "responses without end, the last of them {:?}", responses.last());
         responses
     }
 
@@ -125,7 +125,7 @@ impl Client {
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => self.fill(),
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => false,
-            Err(error) => panic!("neither an answer nor an end: {error}; so far {:?}", self.received_bytes),
+            Err(error) => panic!("neither a response nor an end: {error}; so far {:?}", self.received_bytes),
         }
     }
 }
@@ -175,16 +175,16 @@ impl Response {
 
     /// Asserts 503: certainly not counted, with a time to retry.
     pub(crate) fn assert_not_counted(&self) {
-        assert_eq!(self.status, 503, "surely not counted is 503: {self:?}");
+        assert_eq!(self.status, 503, "certainly not counted is 503: {self:?}");
         let seconds = self.field("Retry-After").unwrap_or_else(|| panic!("503 has Retry-After: {self:?}"));
         assert!(seconds.parse::<u32>().is_ok(), "Retry-After in seconds: {self:?}");
         assert_eq!(self.field("Cache-Control"), Some("no-store"), "{self:?}");
         self.assert_one_line();
     }
 
-    /// Asserts 504: in doubt, without anything that asks for a retry.
+    /// Asserts 504: in doubt, without `Retry-After`.
     pub(crate) fn assert_in_doubt(&self) {
-        assert_eq!(self.status, 504, "perhaps counted is 504: {self:?}");
+        assert_eq!(self.status, 504, "in doubt is 504: {self:?}");
         assert_eq!(self.field("Retry-After"), None, "a doubtful visit must not be repeated: {self:?}");
         assert_eq!(self.field("Cache-Control"), Some("no-store"), "{self:?}");
         self.assert_one_line();
@@ -198,18 +198,18 @@ impl Response {
             let message = text.split_once("<p role=status>").and_then(|(_, rest)| rest.split_once('\n'));
             assert!(
                 message.is_some_and(|(message, _)| message.ends_with("</span></p>")),
-                "one line that ends: {self:?}"
+                "one complete line: {self:?}"
             );
             return;
         }
-        assert!(text.len() > 1 && text.find('\n') == Some(text.len() - 1), "one line that ends: {self:?}");
+        assert!(text.len() > 1 && text.find('\n') == Some(text.len() - 1), "one complete line: {self:?}");
     }
 
     fn parse(head: &[u8]) -> Self {
-        let head = std::str::from_utf8(head).expect("an answer's head is ASCII");
-        assert!(head.is_ascii(), "an answer's head is ASCII: {head:?}");
-        let mut lines = head.strip_suffix("\r\n\r\n").expect("found by its end").split("\r\n");
-        let first = lines.next().expect("split gives one at least");
+        let head = std::str::from_utf8(head).expect("the head of a response is ASCII");
+        assert!(head.is_ascii(), "the head of a response is ASCII: {head:?}");
+        let mut lines = head.strip_suffix("\r\n\r\n").expect("the head ends with an empty line").split("\r\n");
+        let first = lines.next().expect("split returns at least one part");
         let status = first.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
         let status = status.unwrap_or_else(|| panic!("not a status line: {first:?}"));
         assert_eq!(first.as_bytes().get(12), Some(&b' '), "a space before the reason, even an empty one: {first:?}");
@@ -227,19 +227,19 @@ impl Response {
         match self.field("Content-Length") {
             _ if self.status < 200 || self.status == 204 || method == "HEAD" => 0,
             Some(length) => length.parse().expect("a length in decimal"),
-            None => panic!("an answer without a length: {self:?}"),
+            None => panic!("a response without a length: {self:?}"),
         }
     }
 
     /// Asserts the properties of all responses, errors included.
     fn check(&self, method: &str) {
         if self.status < 200 {
-            return assert!(self.fields.is_empty(), "an interim answer carries nothing: {self:?}");
+            return assert!(self.fields.is_empty(), "an interim response has no fields: {self:?}");
         }
         for once in ["Date", "X-Served-By"] {
-            assert_eq!(self.count(once), 1, "one {once} on every answer: {self:?}");
+            assert_eq!(self.count(once), 1, "every response has one {once}: {self:?}");
         }
-        assert!(self.field("Date").is_some_and(is_date), "a date as RFC 9110, 5.6.7 prefers it: {self:?}");
+        assert!(self.field("Date").is_some_and(is_date), "a date in the format of RFC 9110, section 5.6.7: {self:?}");
         assert_eq!(self.field("X-Served-By"), Some(hostname().as_str()), "{self:?}");
         assert_eq!(self.count("Transfer-Encoding"), 0, "{self:?}");
         match self.status {
@@ -248,8 +248,8 @@ impl Response {
             _ if method == "HEAD" => assert!(self.count("Content-Length") <= 1, "{self:?}"),
             _ => assert_eq!(self.count("Content-Length"), 1, "{self:?}"),
         }
-        let drawn = self.field("X-Content-Type-Options").is_some();
-        if self.status >= 400 && method != "HEAD" && !drawn {
+        let is_image = self.field("X-Content-Type-Options").is_some();
+        if self.status >= 400 && method != "HEAD" && !is_image {
             self.assert_one_line();
         }
     }

@@ -1,13 +1,13 @@
 //! Support of the tests: notch as a process, a real Redis, a scripted one, and an HTTP client.
 
-#![allow(dead_code, unused_imports, reason = "each suite that stands on it takes what it needs")]
+#![allow(dead_code, unused_imports, reason = "each suite uses only a part")]
 
 pub(crate) mod audit;
 mod client;
-pub(crate) mod crowd;
 mod escape;
 mod folder;
 mod json;
+pub(crate) mod load;
 mod name_server;
 mod notch;
 mod redis;
@@ -37,14 +37,14 @@ pub(crate) const NEVER: &str = "10m";
 /// load or the start of a Redis.
 pub(crate) const LONG_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Calls `look` until it returns a value; fails after [`LONG_TIMEOUT`].
-pub(crate) fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+/// Calls `condition` until it returns a value; fails after [`LONG_TIMEOUT`].
+pub(crate) fn wait_until<T>(description: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + LONG_TIMEOUT;
     loop {
-        if let Some(found) = look() {
+        if let Some(found) = condition() {
             return found;
         }
-        assert!(Instant::now() < end, "waited in vain until {what}");
+        assert!(Instant::now() < end, "timed out waiting until {description}");
         thread::sleep(Duration::from_millis(2));
     }
 }

@@ -20,7 +20,7 @@ pub(crate) fn isolated(test: &str, body: impl FnOnce(&Etc)) {
     }
     let folder = Folder::new("etc");
     for name in ["hosts", "resolv.conf"] {
-        fs::write(folder.file(name), "").expect("room for a file");
+        fs::write(folder.file(name), "").expect("a file can be written");
     }
     // The first part of the path is the suite, which is not part of the test's name.
     let (_, name) = test.split_once("::").expect("a path");
@@ -43,11 +43,11 @@ pub(crate) struct Etc(PathBuf);
 
 impl Etc {
     pub(crate) fn hosts(&self, bytes: impl AsRef<[u8]>) {
-        fs::write(self.path().join("hosts"), bytes).expect("room for a file");
+        fs::write(self.path().join("hosts"), bytes).expect("a file can be written");
     }
 
     pub(crate) fn resolv_conf(&self, bytes: impl AsRef<[u8]>) {
-        fs::write(self.path().join("resolv.conf"), bytes).expect("room for a file");
+        fs::write(self.path().join("resolv.conf"), bytes).expect("a file can be written");
     }
 
     fn path(&self) -> &Path {
@@ -122,7 +122,7 @@ impl NameServer {
             let mut query = [0; 512];
             while let Ok((length, client)) = socket.recv_from(&mut query) {
                 let query = query[..length].to_vec();
-                let (socket, response) = (socket.try_clone().expect("room for a file"), response.clone());
+                let (socket, response) = (socket.try_clone().expect("a second handle on a socket"), response.clone());
                 let question = note(&questions, &query, false);
                 thread::spawn(move || {
                     for reply in replies(response(&question, &query), &query, question.kind) {
@@ -197,8 +197,8 @@ fn note(questions: &Mutex<Vec<Question>>, query: &[u8], is_tcp: bool) -> Questio
     question
 }
 
-fn replies(says: DnsReply, query: &[u8], kind: u8) -> Vec<Vec<u8>> {
-    match says {
+fn replies(reply_kind: DnsReply, query: &[u8], kind: u8) -> Vec<Vec<u8>> {
+    match reply_kind {
         DnsReply::Addresses(addresses) => vec![reply(query, kind, &addresses)],
         DnsReply::Code(code) => {
             vec![[&query[..2], &[0x81, 0x80 | code, 0, 1, 0, 0, 0, 0, 0, 0], &query[HEAD..]].concat()]
@@ -206,9 +206,9 @@ fn replies(says: DnsReply, query: &[u8], kind: u8) -> Vec<Vec<u8>> {
         DnsReply::Truncated => vec![[&query[..2], &[0x83, 0x80, 0, 1, 0, 0, 0, 0, 0, 0], &query[HEAD..]].concat()],
         DnsReply::Nothing => Vec::new(),
         DnsReply::Bytes(replies) => replies,
-        DnsReply::Late(after, says) => {
-            thread::sleep(after);
-            replies(*says, query, kind)
+        DnsReply::Late(delay, reply_kind) => {
+            thread::sleep(delay);
+            replies(*reply_kind, query, kind)
         }
     }
 }

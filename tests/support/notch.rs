@@ -43,9 +43,9 @@ impl Settings {
         self
     }
 
-    /// Starts notch through another program: `words` are its path and arguments.
-    pub(crate) fn with_wrapper(mut self, words: &[&str]) -> Self {
-        self.wrapper = words.iter().copied().map(String::from).collect();
+    /// Starts notch through another program: `command` is its path and arguments.
+    pub(crate) fn with_wrapper(mut self, command: &[&str]) -> Self {
+        self.wrapper = command.iter().copied().map(String::from).collect();
         self
     }
 
@@ -59,7 +59,7 @@ impl Settings {
     }
 
     pub(crate) fn write_ledger(&self, bytes: &[u8]) {
-        fs::write(self.ledger_file(), bytes).expect("a ledger laid for the test");
+        fs::write(self.ledger_file(), bytes).expect("a ledger written for the test");
     }
 
     pub(crate) fn read_ledger(&self) -> Vec<u8> {
@@ -163,12 +163,12 @@ impl Notch {
 
     /// Sends all requests at the same time, each on a new connection.
     pub(crate) fn request_at_once(&self, requests: &[Request<'_>]) -> Vec<Response> {
-        let ask = |(method, path, fields): &Request<'_>| {
+        let send = |(method, path, fields): &Request<'_>| {
             let mut client = self.client();
             client.send_request(method, path, fields);
             client
         };
-        let mut clients: Vec<_> = requests.iter().map(ask).collect();
+        let mut clients: Vec<_> = requests.iter().map(send).collect();
         clients.iter_mut().zip(requests).map(|(client, (method, ..))| client.response_to(method)).collect()
     }
 
@@ -186,7 +186,7 @@ impl Notch {
     pub(crate) fn visit_when_it_counts(&self) -> i64 {
         wait_until("a visit is counted", || {
             let response = self.get("/count");
-            assert!(matches!(response.status, 200 | 503), "neither counted nor surely not counted: {response:?}");
+            assert!(matches!(response.status, 200 | 503), "neither counted nor certainly not counted: {response:?}");
             (response.status == 200).then(|| response.number())
         })
     }
@@ -201,13 +201,13 @@ impl Notch {
 
     /// Returns the open files of the process: paths, `socket:[1234]`, and so on.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        let files = fs::read_dir(format!("/proc/{}/fd", self.id())).expect("Linux's own account");
+        let files = fs::read_dir(format!("/proc/{}/fd", self.id())).expect("/proc is mounted");
         // A file may be closed meanwhile.
         files.filter_map(|file| fs::read_link(file.ok()?.path()).ok()).collect()
     }
 
     pub(crate) fn resident_kilobytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).expect("Linux's own account");
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).expect("/proc is mounted");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
         line.trim().trim_end_matches(" kB").parse().expect("kilobytes")
     }
@@ -236,7 +236,7 @@ impl Notch {
         self.signal("TERM");
         let settings = self.settings.clone();
         let (status, log) = self.ended();
-        assert_eq!(status.code(), Some(0), "a stop on request is not a failure; its log: {log:#?}");
+        assert_eq!(status.code(), Some(0), "exit code 0 after SIGTERM; its log: {log:#?}");
         settings
     }
 

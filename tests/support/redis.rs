@@ -21,7 +21,7 @@ const MISSING: &str = "redis-server is missing, and these tests do not pass with
 /// How a server is started.
 #[derive(Clone, Debug)]
 pub(crate) struct Recipe {
-    /// The program, after the words of a wrapper.
+    /// The program, after the command of a wrapper.
     pub(crate) program: Vec<OsString>,
     /// The address that it listens on, and on which the test connects to it.
     pub(crate) address: String,
@@ -64,8 +64,8 @@ impl Redis {
 
     /// Starts a server on a free port.
     pub(crate) fn of(recipe: Recipe) -> Self {
-        let place = recipe.options.iter().position(|word| word == "--requirepass");
-        let password = place.map(|place| recipe.options[place + 1].clone());
+        let index = recipe.options.iter().position(|option| option == "--requirepass");
+        let password = index.map(|index| recipe.options[index + 1].clone());
         let mut redis = Self {
             child: None,
             folder: Folder::new("redis"),
@@ -75,7 +75,7 @@ impl Redis {
             suspended: false,
             password,
         };
-        // Another process may take the port before Redis does: then the next port is tried.
+        // Another process may bind the port before Redis does: then the next port is tried.
         for _ in 0..20 {
             redis.port = free_port();
             redis.second_port = free_port();
@@ -84,7 +84,7 @@ impl Redis {
                 return redis;
             }
         }
-        panic!("{:?} would not start on any of twenty free ports; its log: {}", redis.recipe, redis.log());
+        panic!("{:?} started on none of twenty free ports; its log: {}", redis.recipe, redis.log());
     }
 
     /// Starts a Redis that writes each command to disk before it replies.
@@ -152,7 +152,7 @@ impl Redis {
 
     /// Executes one command and returns the reply as text: an error begins with `-`, null is `(nil)`.
     pub(crate) fn query(&self, command: &str) -> String {
-        self.try_query(command).unwrap_or_else(|why| panic!("{command}: {why}"))
+        self.try_query(command).unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
     /// Executes a command that must succeed, and ignores the reply.
@@ -163,16 +163,16 @@ impl Redis {
 
     /// As [`Self::query`], in another database.
     pub(crate) fn query_in(&self, database: u32, command: &str) -> String {
-        let mut talk = self.connect().expect("Redis takes connections");
-        talk.query(&format!("SELECT {database}")).expect("a database of that number");
-        talk.query(command).unwrap_or_else(|why| panic!("{command}: {why}"))
+        let mut connection = self.connect().expect("Redis accepts connections");
+        connection.query(&format!("SELECT {database}")).expect("a database of that number");
+        connection.query(command).unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
     /// Sends one command and does not wait for its reply.
     pub(crate) fn send_without_waiting(&self, command: &str) {
-        let mut talk = self.connect().expect("Redis takes connections");
-        talk.send(command).expect("Redis reads commands");
-        thread::spawn(move || talk.reply());
+        let mut connection = self.connect().expect("Redis accepts connections");
+        connection.send(command).expect("Redis reads commands");
+        thread::spawn(move || connection.reply());
     }
 
     /// Returns how often a command was called, from `INFO commandstats`.
@@ -208,16 +208,16 @@ impl Redis {
         if self.suspended {
             return Err(ErrorKind::ConnectionRefused.into());
         }
-        let mut talk = Connection::open(&self.recipe.address, self.port)?;
+        let mut connection = Connection::open(&self.recipe.address, self.port)?;
         if let Some(password) = &self.password {
-            talk.query(&format!("AUTH \"{password}\""))?;
+            connection.query(&format!("AUTH \"{password}\""))?;
         }
-        Ok(talk)
+        Ok(connection)
     }
 
     fn write_file(&self) {
         if let Some(content) = &self.recipe.file {
-            fs::write(self.folder.file(FILE), content).expect("room for a file");
+            fs::write(self.folder.file(FILE), content).expect("a file can be written");
         }
     }
 
@@ -238,7 +238,7 @@ impl Redis {
             Err(error) => panic!("{program:?} does not start: {error}"),
         };
         let id = format!("process_id:{}\r\n", child.id());
-        let up = wait_until("redis-server answers or ends", || match child.try_wait().expect("the child is ours") {
+        let up = wait_until("redis-server replies or ends", || match child.try_wait().expect("the child is ours") {
             Some(_) => Some(false),
             None => self.try_query("INFO server").is_ok_and(|info| info.contains(&id)).then_some(true),
         });

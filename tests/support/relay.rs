@@ -19,7 +19,7 @@ pub(crate) enum Fault {
     CutReply(usize),
     DelayReply(Duration),
     /// Forwards one byte at a time.
-    DribbleReply,
+    SplitReply,
     DoubleReply,
     /// Sends these bytes instead of the reply.
     Instead(&'static [u8]),
@@ -34,11 +34,11 @@ pub(crate) enum Mode {
     /// Accepted, never read from, never written to.
     Silent,
     /// Accepted and closed.
-    Slam,
+    Close,
     /// The handshake works; after it, commands are read and replies are dropped.
-    Mute,
+    DropReplies,
     /// The handshake works; after it, nothing that notch sends is read.
-    Deaf,
+    StopReading,
 }
 
 pub(crate) struct Relay {
@@ -54,27 +54,27 @@ struct Shared {
     discarding: usize,
     /// Delay of each reply.
     delay: Duration,
-    /// Number of accepted connections.
-    taken: usize,
+    /// Number of connections accepted so far.
+    accepted: usize,
     /// Both sockets of each open connection.
-    standing: HashMap<usize, Vec<TcpStream>>,
-    over: bool,
+    open: HashMap<usize, Vec<TcpStream>>,
+    stopped: bool,
 }
 
 impl Relay {
     pub(crate) fn to(redis: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
         let port = listener.local_addr().expect("a bound listener has an address").port();
-        let (mode, standing) = (Mode::Pass, HashMap::new());
+        let (mode, open) = (Mode::Pass, HashMap::new());
         let shared = Arc::new(Mutex::new(Shared {
             redis,
             mode,
             fault: None,
             discarding: 0,
             delay: Duration::ZERO,
-            taken: 0,
-            standing,
-            over: false,
+            accepted: 0,
+            open,
+            stopped: false,
         }));
         let own = shared.clone();
         thread::spawn(move || accept(&listener, &own));
@@ -93,7 +93,7 @@ impl Relay {
 
     /// Returns the number of open connections.
     pub(crate) fn open_connections(&self) -> usize {
-        lock(&self.shared).standing.len()
+        lock(&self.shared).open.len()
     }
 
     /// Sets the treatment of new connections, and cuts the open ones.
@@ -105,7 +105,7 @@ impl Relay {
     /// Makes all open connections discard what is sent on them from now on. New connections are not affected.
     pub(crate) fn discard(&self) {
         let mut state = lock(&self.shared);
-        state.discarding = state.taken;
+        state.discarding = state.accepted;
     }
 
     /// Delays each reply from now on.
@@ -115,23 +115,23 @@ impl Relay {
 
     /// Cuts all open connections.
     pub(crate) fn cut(&self) {
-        lock(&self.shared).standing.drain().for_each(|(_, sides)| close_all(&sides));
+        lock(&self.shared).open.drain().for_each(|(_, sides)| close_all(&sides));
     }
 
     /// Returns the number of connections accepted so far.
-    pub(crate) fn taken(&self) -> usize {
-        lock(&self.shared).taken
+    pub(crate) fn accepted(&self) -> usize {
+        lock(&self.shared).accepted
     }
 
     /// Waits until notch has replaced the connection that was cut.
-    pub(crate) fn until_taken_after(&self, taken: usize) {
-        wait_until("notch connects anew", || (self.taken() > taken).then_some(()));
+    pub(crate) fn wait_for_connection_after(&self, accepted: usize) {
+        wait_until("notch connects again", || (self.accepted() > accepted).then_some(()));
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        lock(&self.shared).over = true;
+        lock(&self.shared).stopped = true;
         self.cut();
         // Wakes the listener, which then ends.
         let _ = TcpStream::connect(("127.0.0.1", self.port));
@@ -140,18 +140,18 @@ impl Drop for Relay {
 
 impl Shared {
     /// Takes the fault that applies to these bytes, if one is set.
-    fn fault(&mut self, way: Way, length: usize) -> Option<Fault> {
-        let own = match self.fault.as_ref()? {
-            Fault::CutRequest(passed) => way == Way::Request && *passed <= length,
-            Fault::CutReply(passed) => way == Way::Reply && *passed <= length,
-            _ => way == Way::Reply,
+    fn take_fault(&mut self, direction: Direction, length: usize) -> Option<Fault> {
+        let applies = match self.fault.as_ref()? {
+            Fault::CutRequest(passed) => direction == Direction::Request && *passed <= length,
+            Fault::CutReply(passed) => direction == Direction::Reply && *passed <= length,
+            _ => direction == Direction::Reply,
         };
-        if own { self.fault.take() } else { None }
+        if applies { self.fault.take() } else { None }
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Direction {
     Request,
     Reply,
 }
@@ -160,26 +160,28 @@ fn accept(listener: &TcpListener, shared: &Arc<Mutex<Shared>>) {
     for stream in listener.incoming() {
         let Ok(notch) = stream else { return };
         let mut state = lock(shared);
-        if state.over {
+        if state.stopped {
             return;
         }
-        state.taken += 1;
-        let number = state.taken;
+        state.accepted += 1;
+        let number = state.accepted;
         match state.mode {
-            Mode::Slam => {}
-            Mode::Silent => drop(state.standing.insert(number, vec![notch])),
-            Mode::Pass | Mode::Mute | Mode::Deaf => {
+            Mode::Close => {}
+            Mode::Silent => drop(state.open.insert(number, vec![notch])),
+            Mode::Pass | Mode::DropReplies | Mode::StopReading => {
                 // If Redis is down, the connection is closed at once.
                 let Ok(redis) = TcpStream::connect(("127.0.0.1", state.redis)) else { continue };
-                let again = |stream: &TcpStream| stream.try_clone().expect("a second handle on a socket");
-                state.standing.insert(number, vec![again(&notch), again(&redis)]);
+                let clone = |stream: &TcpStream| stream.try_clone().expect("a second handle on a socket");
+                state.open.insert(number, vec![clone(&notch), clone(&redis)]);
                 let mode = state.mode;
-                for (from, to, way) in [(again(&notch), again(&redis), Way::Request), (redis, notch, Way::Reply)] {
+                for (from, to, direction) in
+                    [(clone(&notch), clone(&redis), Direction::Request), (redis, notch, Direction::Reply)]
+                {
                     let shared = shared.clone();
                     thread::spawn(move || {
-                        pass(&from, &to, Connection { way, number, mode }, &shared);
+                        pass(&from, &to, Connection { direction, number, mode }, &shared);
                         close_all(&[from, to]);
-                        lock(&shared).standing.remove(&number);
+                        lock(&shared).open.remove(&number);
                     });
                 }
             }
@@ -190,7 +192,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Mutex<Shared>>) {
 /// One direction of a connection.
 #[derive(Clone, Copy)]
 struct Connection {
-    way: Way,
+    direction: Direction,
     number: usize,
     /// The treatment that applied when it was accepted.
     mode: Mode,
@@ -198,7 +200,7 @@ struct Connection {
 
 /// Passes bytes on in one direction, up to the end of the connection.
 fn pass(mut from: &TcpStream, mut to: &TcpStream, connection: Connection, shared: &Mutex<Shared>) {
-    let Connection { way, number, mode } = connection;
+    let Connection { direction, number, mode } = connection;
     let _ = to.set_nodelay(true);
     let mut bytes = [0; 64 << 10];
     let mut handshake_done = false;
@@ -206,14 +208,14 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream, connection: Connection, shared
         let bytes = &bytes[..length];
         let (discarded, delay) = {
             let state = lock(shared);
-            (number <= state.discarding, if way == Way::Reply { state.delay } else { Duration::ZERO })
+            (number <= state.discarding, if direction == Direction::Reply { state.delay } else { Duration::ZERO })
         };
-        if discarded || (handshake_done && mode == Mode::Mute && way == Way::Reply) {
+        if discarded || (handshake_done && mode == Mode::DropReplies && direction == Direction::Reply) {
             continue;
         }
         thread::sleep(delay);
         handshake_done |= bytes.ends_with(b"PONG\r\n") || bytes.ends_with(b"PING\r\n");
-        let fault = lock(shared).fault(way, length);
+        let fault = lock(shared).take_fault(direction, length);
         let passed = match fault {
             None => to.write_all(bytes),
             Some(Fault::CutRequest(passed) | Fault::CutReply(passed)) => {
@@ -224,7 +226,7 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream, connection: Connection, shared
                 thread::sleep(delay);
                 to.write_all(bytes)
             }
-            Some(Fault::DribbleReply) => bytes.iter().try_for_each(|byte| {
+            Some(Fault::SplitReply) => bytes.iter().try_for_each(|byte| {
                 thread::sleep(Duration::from_millis(1));
                 to.write_all(&[*byte])
             }),
@@ -238,8 +240,8 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream, connection: Connection, shared
         if passed.is_err() {
             return;
         }
-        if handshake_done && mode == Mode::Deaf && way == Way::Request {
-            wait_until("the connection is given up", || (!lock(shared).standing.contains_key(&number)).then_some(()));
+        if handshake_done && mode == Mode::StopReading && direction == Direction::Request {
+            wait_until("notch has closed the connection", || (!lock(shared).open.contains_key(&number)).then_some(()));
         }
     }
 }

@@ -1,23 +1,23 @@
-//! Random choices that can be made again.
+//! Random choices that a seed repeats.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{env, thread};
 
-/// SplitMix64 (Steele, Lea and Flood, 2014): small, and good enough to choose what breaks next.
+/// SplitMix64 (Steele, Lea and Flood, 2014): small, and random enough to choose faults.
 pub(crate) struct Rng {
     seed: u64,
     state: u64,
 }
 
 impl Rng {
-    /// Seeded by `FAULTS_SEED`, else by the clock.
+    /// Returns a generator seeded by `FAULTS_SEED`, else by the clock.
     pub(crate) fn new() -> Self {
         let clock = || SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock past 1970").as_nanos() as u64;
         let seed = env::var("FAULTS_SEED").map_or_else(|_| clock(), |seed| seed.parse().expect("FAULTS_SEED: digits"));
         Self { seed, state: seed }
     }
 
-    /// A number from 0 to one less than `end`.
+    /// Returns a number from 0 to one less than `end`.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
@@ -26,7 +26,7 @@ impl Rng {
         &items[self.below(items.len())]
     }
 
-    /// Rng for another thread, whose choices follow from the same seed.
+    /// Returns a generator for another thread, whose choices follow from the same seed.
     pub(crate) fn split(&mut self) -> Self {
         Self { seed: self.seed, state: self.next() }
     }
@@ -42,7 +42,7 @@ impl Rng {
 impl Drop for Rng {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("to choose the same again: FAULTS_SEED={}", self.seed);
+            eprintln!("to repeat these choices: FAULTS_SEED={}", self.seed);
         }
     }
 }

@@ -11,7 +11,7 @@
 //! total 7             from now on, the GET of a handshake returns this total
 //! ```
 //!
-//! Commands must arrive as RESP arrays of bulk strings with exact encoding; they are compared word by word, and `INCRBY
+//! Commands must arrive as RESP arrays of bulk strings with exact encoding. Their arguments are compared; `INCRBY
 //! key 1` is written `INCR key`. A `PING` that the script does not expect gets its reply automatically, as do the
 //! commands of a handshake, and an increment by 0, which only probes the store; any other unexpected command fails the
 //! test.
@@ -52,23 +52,23 @@ struct Shared {
 impl Shared {
     /// Replaces the sequence number of a batch by its position among the batches with visits: increments by 0 come at
     /// any time and use sequence numbers too.
-    fn count_batches(&mut self, words: String) -> String {
-        let Some((once, batch)) = words.split_once(" #") else { return words };
+    fn count_batches(&mut self, command: String) -> String {
+        let Some((once, batch)) = command.split_once(" #") else { return command };
         if once.ends_with(" 0") {
             return once.to_owned();
         }
-        let known = self.batches.iter().position(|known| known == batch);
-        let place = known.unwrap_or_else(|| {
+        let seen = self.batches.iter().position(|other| other == batch);
+        let index = seen.unwrap_or_else(|| {
             self.batches.push(batch.to_owned());
             self.batches.len() - 1
         });
-        format!("{once} #{}", place + 1)
+        format!("{once} #{}", index + 1)
     }
 }
 
 enum Step {
-    Hear(String),
-    Say(Option<usize>, Vec<u8>),
+    Expect(String),
+    Send(Option<usize>, Vec<u8>),
     Close,
     Hold,
     Total(String),
@@ -101,7 +101,7 @@ impl Script {
 
     /// Releases the current or next `hold` of the script.
     pub(crate) fn release(&self) {
-        let release = self.release.as_ref().expect("held until the script is done");
+        let release = self.release.as_ref().expect("not yet released");
         release.send(()).expect("the player outlives the script");
     }
 
@@ -129,8 +129,8 @@ impl Script {
         });
     }
 
-    fn with<T>(&self, look: impl FnOnce(&mut Shared) -> T) -> T {
-        look(&mut self.shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    fn with<T>(&self, action: impl FnOnce(&mut Shared) -> T) -> T {
+        action(&mut self.shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
     fn close_all(&self) {
@@ -161,12 +161,12 @@ impl Step {
         match line.split_once(' ') {
             None if line == "close" => Self::Close,
             None if line == "hold" => Self::Hold,
-            None if line == "<" => Self::Say(None, Vec::new()),
-            Some((">", words)) => Self::Hear(words.trim().to_owned()),
+            None if line == "<" => Self::Send(None, Vec::new()),
+            Some((">", command)) => Self::Expect(command.trim().to_owned()),
             Some(("total", number)) => Self::Total(format!("${}\r\n{number}\r\n", number.len())),
-            Some(("<", bytes)) => Self::Say(None, unescape(bytes)),
-            Some((place, bytes)) if place.starts_with('<') => {
-                Self::Say(Some(place[1..].parse().expect("the number of a connection")), unescape(bytes))
+            Some(("<", bytes)) => Self::Send(None, unescape(bytes)),
+            Some((connection, bytes)) if connection.starts_with('<') => {
+                Self::Send(Some(connection[1..].parse().expect("the number of a connection")), unescape(bytes))
             }
             _ => panic!("not a step of a script: {line:?}"),
         }
@@ -188,78 +188,78 @@ impl Player {
     fn play(mut self, steps: Vec<Step>) {
         for step in steps {
             match step {
-                Step::Hear(words) => {
-                    if let Err(why) = self.expect_command(&words) {
-                        return self.fail(why);
+                Step::Expect(command) => {
+                    if let Err(error) = self.expect_command(&command) {
+                        return self.fail(error);
                     }
                 }
-                Step::Say(place, bytes) => self.query(place.unwrap_or(self.last), &bytes),
+                Step::Send(connection, bytes) => self.send(connection.unwrap_or(self.last), &bytes),
                 Step::Close => self.close(),
                 Step::Total(total) => self.total = total,
                 Step::Hold => {
                     if self.held.recv().is_err() {
-                        return self.fail("still held at the end".to_owned());
+                        return self.fail("not released before the end".to_owned());
                     }
                 }
             }
             self.shared().steps_done += 1;
         }
-        while let Ok((connection, words)) = self.commands.recv() {
-            let Some(words) = words else { continue };
-            if !self.reply_automatically(connection, &words) {
-                return self.fail(format!("after the end of the script came {words:?}"));
+        while let Ok((connection, command)) = self.commands.recv() {
+            let Some(command) = command else { continue };
+            if !self.reply_automatically(connection, &command) {
+                return self.fail(format!("after the end of the script, received {command:?}"));
             }
         }
     }
 
     fn expect_command(&mut self, expected: &str) -> Result<(), String> {
         loop {
-            let Ok((connection, words)) = self.commands.recv() else {
-                return Err(format!("{expected:?} never came"));
+            let Ok((connection, command)) = self.commands.recv() else {
+                return Err(format!("{expected:?} was not received"));
             };
-            match words {
-                None => return Err(format!("connection {connection} sent what is not a command")),
-                Some(words) if words == expected && !self.is_handshake(connection, &words) => {
+            match command {
+                None => return Err(format!("connection {connection} sent bytes that are not a command")),
+                Some(command) if command == expected && !self.is_handshake(connection, &command) => {
                     self.last = connection;
-                    self.note_handshake(connection, &words);
+                    self.note_handshake(connection, &command);
                     return Ok(());
                 }
-                Some(words) if self.reply_automatically(connection, &words) => {}
-                Some(words) => return Err(format!("expected {expected:?}, received {words:?}")),
+                Some(command) if self.reply_automatically(connection, &command) => {}
+                Some(command) => return Err(format!("expected {expected:?}, received {command:?}")),
             }
         }
     }
 
     /// Returns whether a `GET` belongs to the handshake, which ends with a `PING`.
-    fn is_handshake(&self, connection: usize, words: &str) -> bool {
-        words.starts_with("GET ") && !self.shared().handshake_done.contains(&connection)
+    fn is_handshake(&self, connection: usize, command: &str) -> bool {
+        command.starts_with("GET ") && !self.shared().handshake_done.contains(&connection)
     }
 
-    fn note_handshake(&self, connection: usize, words: &str) {
-        if words == "PING" {
+    fn note_handshake(&self, connection: usize, command: &str) {
+        if command == "PING" {
             self.shared().handshake_done.insert(connection);
         }
     }
 
     /// Replies to commands that scripts do not list. Returns whether the command is one of them.
-    fn reply_automatically(&self, connection: usize, words: &str) -> bool {
-        let reply = match words.split(' ').next() {
-            _ if words == "INCRBY visits 0" => ":0\r\n",
-            _ if words == "ONCE visits 0" => "$1\r\n0\r\n",
+    fn reply_automatically(&self, connection: usize, command: &str) -> bool {
+        let reply = match command.split(' ').next() {
+            _ if command == "INCRBY visits 0" => ":0\r\n",
+            _ if command == "ONCE visits 0" => "$1\r\n0\r\n",
             Some("PING") => "+PONG\r\n",
-            Some("GET") if self.is_handshake(connection, words) => &self.total,
+            Some("GET") if self.is_handshake(connection, command) => &self.total,
             Some("INFO") => "$11\r\nmaxmemory:0\r\n",
             Some("CLIENT" | "SELECT" | "AUTH") => "+OK\r\n",
             Some("SCRIPT") => self.loaded,
             _ => return false,
         };
-        self.note_handshake(connection, words);
-        self.query(connection, reply.as_bytes());
+        self.note_handshake(connection, command);
+        self.send(connection, reply.as_bytes());
         true
     }
 
     /// Sends bytes, also if the peer has closed the connection.
-    fn query(&self, connection: usize, bytes: &[u8]) {
+    fn send(&self, connection: usize, bytes: &[u8]) {
         let stream = self.shared().streams.get(&connection).and_then(|stream| stream.try_clone().ok());
         if let Some(mut stream) = stream {
             let _ = stream.write_all(bytes);
@@ -272,9 +272,9 @@ impl Player {
         }
     }
 
-    fn fail(&self, why: String) {
+    fn fail(&self, reason: String) {
         let mut shared = self.shared();
-        shared.failure = Some(why);
+        shared.failure = Some(reason);
         shared.streams.drain().for_each(|(_, stream)| {
             let _ = stream.shutdown(Shutdown::Both);
         });
@@ -296,18 +296,18 @@ fn accept(listener: &TcpListener, shared: &Arc<Mutex<Shared>>, sender: &Sender<(
         let _ = stream.set_nodelay(true);
         state.streams.insert(number, stream);
         let (shared, sender) = (shared.clone(), sender.clone());
-        thread::spawn(move || listen(number, reading, &shared, &sender));
+        thread::spawn(move || read_commands(number, reading, &shared, &sender));
     }
 }
 
-fn listen(number: usize, stream: TcpStream, shared: &Mutex<Shared>, sender: &Sender<(usize, Option<String>)>) {
+fn read_commands(number: usize, stream: TcpStream, shared: &Mutex<Shared>, sender: &Sender<(usize, Option<String>)>) {
     let mut stream = BufReader::new(stream);
-    while let Some(command) = command(&mut stream) {
-        let command = command.map(|words| {
+    while let Some(command) = read_command(&mut stream) {
+        let command = command.map(|command| {
             let mut state = shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let words = state.count_batches(words);
-            state.commands_received.push((number, words.clone()));
-            words
+            let command = state.count_batches(command);
+            state.commands_received.push((number, command.clone()));
+            command
         });
         if sender.send((number, command)).is_err() {
             return;
@@ -317,25 +317,25 @@ fn listen(number: usize, stream: TcpStream, shared: &Mutex<Shared>, sender: &Sen
 
 /// Reads one command; `Some(None)` if the bytes are not a command, `None` at the end of the connection.
 #[expect(clippy::option_option, reason = "the end of the connection and an invalid command are different outcomes")]
-fn command(stream: &mut impl BufRead) -> Option<Option<String>> {
-    let count = match header(stream, b'*') {
+fn read_command(stream: &mut impl BufRead) -> Option<Option<String>> {
+    let count = match read_header(stream, b'*') {
         Some(count) => count,
         None if stream.fill_buf().is_ok_and(<[u8]>::is_empty) => return None,
         None => return Some(None),
     };
-    let words: Option<Vec<String>> = (0..count).map(|_| word(stream)).collect();
-    Some(words.map(|words| canonical(&words)))
+    let arguments: Option<Vec<String>> = (0..count).map(|_| read_argument(stream)).collect();
+    Some(arguments.map(|arguments| canonical(&arguments)))
 }
 
-fn word(stream: &mut impl BufRead) -> Option<String> {
-    let length = header(stream, b'$')?;
+fn read_argument(stream: &mut impl BufRead) -> Option<String> {
+    let length = read_header(stream, b'$')?;
     let mut bytes = vec![0; length + 2];
     stream.read_exact(&mut bytes).ok()?;
     let text = bytes.strip_suffix(b"\r\n")?;
     String::from_utf8(text.to_vec()).ok()
 }
 
-fn header(stream: &mut impl BufRead, mark: u8) -> Option<usize> {
+fn read_header(stream: &mut impl BufRead, mark: u8) -> Option<usize> {
     let mut line = Vec::new();
     stream.read_until(b'\n', &mut line).ok()?;
     let digits = line.strip_prefix(&[mark])?.strip_suffix(b"\r\n")?;
@@ -344,14 +344,14 @@ fn header(stream: &mut impl BufRead, mark: u8) -> Option<usize> {
 }
 
 /// Returns the form of a command that scripts use, for all encodings of an increment and of its receipt.
-fn canonical(words: &[String]) -> String {
-    match words {
+fn canonical(arguments: &[String]) -> String {
+    match arguments {
         [name, _, two, key, _, _, number, by] if name == "EVALSHA" && two == "2" => {
             // The sequence number has sixteen digits, so that numbers compare as text.
             let number = number.strip_prefix('1').filter(|rest| rest.len() == 15).expect("a number of a batch");
             format!("ONCE {key} {by} #{}", number.trim_start_matches('0'))
         }
         [name, key, one] if name == "INCRBY" && one == "1" => format!("INCR {key}"),
-        _ => words.join(" "),
+        _ => arguments.join(" "),
     }
 }

@@ -1,4 +1,5 @@
-//! Normal clients: a crowd that sends its next visit after each response, and clients that record how long visits take.
+//! Normal clients: a load of clients that send the next visit after each response, and probes that measure the duration
+//! of visits.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,34 +12,35 @@ use super::{Client, LONG_TIMEOUT, Notch, wait_until};
 
 /// Stops threads, at the latest when it is dropped.
 #[derive(Default)]
-pub(crate) struct Over(Arc<AtomicBool>);
+pub(crate) struct StopFlag(Arc<AtomicBool>);
 
-impl Over {
+impl StopFlag {
     pub(crate) fn flag(&self) -> Arc<AtomicBool> {
         self.0.clone()
     }
 }
 
-impl Drop for Over {
+impl Drop for StopFlag {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
 /// Running clients with keep-alive connections.
-pub(crate) struct Crowd {
-    over: Over,
+pub(crate) struct Load {
+    stop: StopFlag,
     outcomes: Arc<Outcomes>,
     visitors: Vec<JoinHandle<Tally>>,
 }
 
-/// Outcomes of the visits of a crowd so far.
+/// Number of visits so far, by outcome.
 #[derive(Default)]
 struct Outcomes {
     answered: AtomicUsize,
     refused: AtomicUsize,
 }
 
+<<<<<<<< HEAD:tests/support/crowd.rs
 impl Crowd {
     /// Clients that do nothing but visit.
     pub(crate) fn at(notch: &Notch, size: usize) -> Self {
@@ -50,11 +52,18 @@ impl Crowd {
         let (over, outcomes) = (Over::default(), Arc::<Outcomes>::default());
         let visitor = |place| {
             let (over, outcomes, mut visitor) = (over.flag(), outcomes.clone(), Visitor::of(notch));
+========
+impl Load {
+    pub(crate) fn start(notch: &Notch, clients: usize) -> Self {
+        let (stop, outcomes) = (StopFlag::default(), Arc::<Outcomes>::default());
+        let visitor = |index| {
+            let (stop, outcomes, mut visitor) = (stop.flag(), outcomes.clone(), Visitor::of(notch));
+>>>>>>>> dd00a00 (Tests: files, helpers and tests have names in standard terms; messages without personification):tests/faults/load.rs
             thread::spawn(move || {
-                while !over.load(Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) {
                     let (answered, refused) = (visitor.tally.answered(), visitor.tally.refused);
                     // Some pipeline several visits, which go to the store as one command.
-                    visitor.visit(1 + place % 3);
+                    visitor.visit(1 + index % 3);
                     outcomes.answered.fetch_add(visitor.tally.answered() - answered, Ordering::Relaxed);
                     outcomes.refused.fetch_add(visitor.tally.refused - refused, Ordering::Relaxed);
                     thread::sleep(pause);
@@ -62,23 +71,23 @@ impl Crowd {
                 visitor.tally
             })
         };
-        let visitors = (0..size).map(visitor).collect();
-        Self { over, outcomes, visitors }
+        let visitors = (0..clients).map(visitor).collect();
+        Self { stop, outcomes, visitors }
     }
 
     /// Waits until this many more visits are counted.
-    pub(crate) fn until_answered(&self, more: usize) {
-        wait_for_growth("visits are answered", &self.outcomes.answered, more);
+    pub(crate) fn wait_for_answers(&self, count: usize) {
+        wait_for_growth("visits are counted", &self.outcomes.answered, count);
     }
 
     /// Waits until this many more visits are certainly not counted.
-    pub(crate) fn until_refused(&self, more: usize) {
-        wait_for_growth("visits are refused", &self.outcomes.refused, more);
+    pub(crate) fn wait_for_refusals(&self, count: usize) {
+        wait_for_growth("visits are refused", &self.outcomes.refused, count);
     }
 
     /// Lets all clients finish their current visit, and returns the outcomes.
-    pub(crate) fn leave(self) -> Tally {
-        drop(self.over);
+    pub(crate) fn stop(self) -> Tally {
+        drop(self.stop);
         let mut tally = Tally::default();
         self.visitors.into_iter().for_each(|visitor| tally.merge(visitor.join().expect("visitors do not panic")));
         tally
@@ -90,16 +99,16 @@ fn wait_for_growth(what: &str, counter: &AtomicUsize, by: usize) {
     wait_until(what, || (counter.load(Ordering::Relaxed) >= end).then_some(()));
 }
 
-/// A client that visits now and then beside hostile clients.
-pub(crate) struct Neighbour {
-    over: Over,
+/// A client that measures visits on a connection that it keeps open.
+pub(crate) struct KeepAliveProbe {
+    stop: StopFlag,
     visitor: JoinHandle<(Tally, Vec<Duration>)>,
 }
 
-impl Neighbour {
+impl KeepAliveProbe {
     pub(crate) fn of(notch: &Notch) -> Self {
-        let (over, mut visitor, mut waits) = (Over::default(), Visitor::of(notch), Vec::new());
-        let own = over.flag();
+        let (stop, mut visitor, mut waits) = (StopFlag::default(), Visitor::of(notch), Vec::new());
+        let own = stop.flag();
         let visits = move || {
             while !own.load(Ordering::Relaxed) {
                 let (start, before) = (Instant::now(), visitor.tally.answered());
@@ -112,35 +121,35 @@ impl Neighbour {
             }
             (visitor.tally, waits)
         };
-        Self { over, visitor: thread::spawn(visits) }
+        Self { stop, visitor: thread::spawn(visits) }
     }
 
     /// Returns the outcomes, and the durations of the visits in ascending order.
-    pub(crate) fn leave(self) -> (Tally, Vec<Duration>) {
-        drop(self.over);
-        let (tally, mut waits) = self.visitor.join().expect("the neighbour does not panic");
+    pub(crate) fn stop(self) -> (Tally, Vec<Duration>) {
+        drop(self.stop);
+        let (tally, mut waits) = self.visitor.join().expect("the probe does not panic");
         waits.sort_unstable();
         (tally, waits)
     }
 }
 
-/// A client that opens a connection for each visit.
-pub(crate) struct Newcomer {
-    over: Over,
+/// A client that measures visits, each on a new connection.
+pub(crate) struct ConnectProbe {
+    stop: StopFlag,
     visitor: JoinHandle<Vec<Duration>>,
 }
 
-impl Newcomer {
+impl ConnectProbe {
     pub(crate) fn of(notch: &Notch) -> Self {
-        let (over, address, mut waits) = (Over::default(), notch.address, Vec::new());
-        let own = over.flag();
+        let (stop, address, mut waits) = (StopFlag::default(), notch.address, Vec::new());
+        let own = stop.flag();
         let visits = move || {
             while !own.load(Ordering::Relaxed) {
                 let start = Instant::now();
                 while !own.load(Ordering::Relaxed) {
-                    let mut client = Client::try_connect(address).expect("notch takes connections");
+                    let mut client = Client::try_connect(address).expect("notch accepts connections");
                     let _ = client.try_send(VISIT);
-                    // Sent away for want of room, one comes again, and that is part of the wait.
+                    // A client without a slot connects again; that is part of its waiting time.
                     if client.next_response("GET").is_some_and(|response| response.status == 200) {
                         break;
                     }
@@ -150,13 +159,13 @@ impl Newcomer {
             }
             waits
         };
-        Self { over, visitor: thread::spawn(visits) }
+        Self { stop, visitor: thread::spawn(visits) }
     }
 
     /// Returns the durations of the visits in ascending order.
-    pub(crate) fn leave(self) -> Vec<Duration> {
-        drop(self.over);
-        let mut waits = self.visitor.join().expect("the newcomer does not panic");
+    pub(crate) fn stop(self) -> Vec<Duration> {
+        drop(self.stop);
+        let mut waits = self.visitor.join().expect("the probe does not panic");
         waits.sort_unstable();
         waits
     }
@@ -199,16 +208,16 @@ impl Visitor {
     }
 
     /// Closes the connection, and returns the outcomes of all visits.
-    pub(crate) fn leave(self) -> Tally {
+    pub(crate) fn stop(self) -> Tally {
         self.tally
     }
 }
 
-/// Pause between two visits of an observer.
+/// Pause between two visits of a probe.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Time in which a server notices that a client has closed its connection. A connection that is not noticed is one open
 /// file more, so the limit of open files includes it.
-pub(crate) const SETTLED: Duration = Duration::from_millis(50);
+pub(crate) const CLOSE_DETECTION: Duration = Duration::from_millis(50);
 
 const VISIT: &str = "GET /count HTTP/1.1\r\nHost: h\r\n\r\n";
