@@ -40,25 +40,17 @@ struct Outcomes {
     refused: AtomicUsize,
 }
 
-<<<<<<<< HEAD:tests/support/crowd.rs
-impl Crowd {
-    /// Clients that do nothing but visit.
-    pub(crate) fn at(notch: &Notch, size: usize) -> Self {
-        Self::paced(notch, size, Duration::ZERO)
+impl Load {
+    /// Starts clients without pauses between visits.
+    pub(crate) fn start(notch: &Notch, clients: usize) -> Self {
+        Self::paced(notch, clients, Duration::ZERO)
     }
 
-    /// Clients that pause between visits, so that the processors have time for other processes.
-    pub(crate) fn paced(notch: &Notch, size: usize, pause: Duration) -> Self {
-        let (over, outcomes) = (Over::default(), Arc::<Outcomes>::default());
-        let visitor = |place| {
-            let (over, outcomes, mut visitor) = (over.flag(), outcomes.clone(), Visitor::of(notch));
-========
-impl Load {
-    pub(crate) fn start(notch: &Notch, clients: usize) -> Self {
+    /// Starts clients that pause between visits, so that the processors have time for other processes.
+    pub(crate) fn paced(notch: &Notch, clients: usize, pause: Duration) -> Self {
         let (stop, outcomes) = (StopFlag::default(), Arc::<Outcomes>::default());
         let visitor = |index| {
             let (stop, outcomes, mut visitor) = (stop.flag(), outcomes.clone(), Visitor::of(notch));
->>>>>>>> dd00a00 (Tests: files, helpers and tests have names in standard terms; messages without personification):tests/faults/load.rs
             thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     let (answered, refused) = (visitor.tally.answered(), visitor.tally.refused);
