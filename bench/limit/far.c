@@ -1,8 +1,8 @@
 /*
- * Makes Redis look far away: a relay on loopback that passes every byte on after half the round trip, either way.
+ * Simulates a distance to Redis: a relay on loopback that forwards each byte after half the round trip, both ways.
  *
- * What arrives together leaves together, and nothing is held back longer for what came before it, so that this is
- * distance and not a narrow line. One thread; it sleeps until the next bytes are due, to the microsecond.
+ * Bytes that arrive together are forwarded together, and no bytes wait for earlier ones, so this adds latency and does
+ * not limit the bandwidth. One thread; it sleeps until the next bytes are due, to the microsecond.
  *
  * usage: far MICROSECONDS PORT TARGET_PORT
  */
@@ -29,7 +29,7 @@ struct chunk {
     char bytes[];
 };
 
-/* A socket and what is to be written to it. Its peer is its neighbour: sockets come in pairs, even and odd. */
+/* A socket and the bytes to be written to it. Sockets are in pairs: the peer of an even index is the next odd one. */
 struct end {
     struct chunk *first, **last;
 };
@@ -38,7 +38,7 @@ static struct pollfd sockets[MAX_SOCKETS + 1];
 static struct end ends[MAX_SOCKETS];
 static nfds_t open_ends;
 
-static void give_up(const char *what) {
+static void fail(const char *what) {
     fprintf(stderr, "far: %s: %s\n", what, strerror(errno));
     exit(1);
 }
@@ -65,22 +65,22 @@ static void add(int socket) {
 }
 
 static void accept_pair(int listener, const char *port) {
-    struct sockaddr_in there = loopback(port);
-    int near = accept(listener, NULL, NULL), away = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in address = loopback(port);
+    int client = accept(listener, NULL, NULL), server = socket(AF_INET, SOCK_STREAM, 0);
 
-    if (open_ends + 2 > MAX_SOCKETS || near < 0) give_up("accept");
-    if (connect(away, (struct sockaddr *)&there, sizeof there)) give_up("connect");
-    add(near);
-    add(away);
+    if (open_ends + 2 > MAX_SOCKETS || client < 0) fail("accept");
+    if (connect(server, (struct sockaddr *)&address, sizeof address)) fail("connect");
+    add(client);
+    add(server);
 }
 
-/* Both ends of a pair go at once. The last pair takes its place, and has had its turn. */
-static void close_pair(nfds_t place) {
-    for (nfds_t end = place & ~(nfds_t)1; end <= (place | 1); end++) {
+/* Closes both ends of a pair. The last pair, which was already served, moves to its index. */
+static void close_pair(nfds_t index) {
+    for (nfds_t end = index & ~(nfds_t)1; end <= (index | 1); end++) {
         while (ends[end].first) {
-            struct chunk *gone = ends[end].first;
-            ends[end].first = gone->next;
-            free(gone);
+            struct chunk *chunk = ends[end].first;
+            ends[end].first = chunk->next;
+            free(chunk);
         }
         close(sockets[end].fd);
         open_ends--;
@@ -91,14 +91,14 @@ static void close_pair(nfds_t place) {
     }
 }
 
-static int take_in(nfds_t place, long half) {
-    struct end *peer = ends + (place ^ 1);
+static int receive(nfds_t index, long half) {
+    struct end *peer = ends + (index ^ 1);
     static char bytes[MAX_CHUNK];
-    ssize_t got = read(sockets[place].fd, bytes, sizeof bytes);
+    ssize_t got = read(sockets[index].fd, bytes, sizeof bytes);
     struct chunk *chunk;
 
     if (got <= 0) return -1;
-    if (!(chunk = malloc(sizeof *chunk + (size_t)got))) give_up("memory");
+    if (!(chunk = malloc(sizeof *chunk + (size_t)got))) fail("memory");
     *chunk = (struct chunk){.due = now() + half, .length = (size_t)got};
     memcpy(chunk->bytes, bytes, (size_t)got);
     *peer->last = chunk;
@@ -106,12 +106,12 @@ static int take_in(nfds_t place, long half) {
     return 0;
 }
 
-static int pass_on(nfds_t place, long time) {
-    struct end *end = ends + place;
+static int forward(nfds_t index, long time) {
+    struct end *end = ends + index;
 
     while (end->first && end->first->due <= time) {
         struct chunk *chunk = end->first;
-        if (write(sockets[place].fd, chunk->bytes, chunk->length) != (ssize_t)chunk->length) return -1;
+        if (write(sockets[index].fd, chunk->bytes, chunk->length) != (ssize_t)chunk->length) return -1;
         if (!(end->first = chunk->next)) end->last = &end->first;
         free(chunk);
     }
@@ -120,13 +120,13 @@ static int pass_on(nfds_t place, long time) {
 
 static long next_due(void) {
     long due = -1;
-    for (nfds_t place = 0; place < open_ends; place++)
-        if (ends[place].first && (due < 0 || ends[place].first->due < due)) due = ends[place].first->due;
+    for (nfds_t index = 0; index < open_ends; index++)
+        if (ends[index].first && (due < 0 || ends[index].first->due < due)) due = ends[index].first->due;
     return due;
 }
 
-int main(int count, char **words) {
-    struct sockaddr_in here;
+int main(int count, char **arguments) {
+    struct sockaddr_in own;
     int listener = socket(AF_INET, SOCK_STREAM, 0), on = 1;
     long half;
 
@@ -134,22 +134,22 @@ int main(int count, char **words) {
         fprintf(stderr, "usage: far MICROSECONDS PORT TARGET_PORT\n");
         return 2;
     }
-    half = atol(words[1]) * 1000 / 2;
-    here = loopback(words[2]);
+    half = atol(arguments[1]) * 1000 / 2;
+    own = loopback(arguments[2]);
     signal(SIGPIPE, SIG_IGN);
     prctl(PR_SET_TIMERSLACK, 1);
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(listener, (struct sockaddr *)&here, sizeof here) || listen(listener, 64)) give_up("listen");
+    if (bind(listener, (struct sockaddr *)&own, sizeof own) || listen(listener, 64)) fail("listen");
     for (;;) {
         long due = next_due(), left = due < 0 ? 0 : due - now();
         struct timespec pause = {.tv_nsec = left > 0 ? left : 0};
         nfds_t watched = open_ends;
 
         sockets[watched] = (struct pollfd){.fd = listener, .events = POLLIN};
-        if (ppoll(sockets, watched + 1, due < 0 ? NULL : &pause, NULL) < 0) give_up("poll");
-        if (sockets[watched].revents) accept_pair(listener, words[3]);
-        for (nfds_t place = watched; place-- > 0;)
-            if (place < open_ends && ((sockets[place].revents && take_in(place, half)) || pass_on(place, now())))
-                close_pair(place);
+        if (ppoll(sockets, watched + 1, due < 0 ? NULL : &pause, NULL) < 0) fail("poll");
+        if (sockets[watched].revents) accept_pair(listener, arguments[3]);
+        for (nfds_t index = watched; index-- > 0;)
+            if (index < open_ends && ((sockets[index].revents && receive(index, half)) || forward(index, now())))
+                close_pair(index);
     }
 }

@@ -1,20 +1,19 @@
 /*
- * The baseline: what the kernel allows a visit counter that does nothing else.
+ * The baseline: a visit counter that does only what the kernel requires.
  *
- * One thread, one epoll loop, fixed buffers, no parser worth the name: a request is what ends in an empty line, and all
- * that is looked at is whether it starts with GET /count. A wake costs one read for each client that has written and one
- * write for each that is answered, and that is what is measured: a counter can lose against this only by what it does
- * between the system calls, or by doing more of them. The answer has the fields that notch gives, as short as they can
- * be told.
+ * One thread, one epoll loop, fixed buffers, almost no parser: a request ends with an empty line and must start with
+ * GET /count. A wake-up costs one read for each client that has written and one write for each response. A counter is
+ * slower than this only by its work between the system calls, or by more system calls. The response has the fields of
+ * notch in their shortest form.
  *
- * It is no server to run: it trusts its clients and Redis, and gives up at the first thing that it did not expect.
+ * It is not for production: it trusts its clients and Redis, and exits at the first unexpected event.
  *
  * usage: limit MODE PORT [REDIS_PORT [SCRIPT]]
  *
- *   combine  one INCRBY for all visits that arrived while the one before was on its way
- *   once     the same by SCRIPT, notch's own, which keeps a receipt: what that costs, and what is left to notch
- *   each     one INCR for each visit, sent as they come
- *   static   no Redis at all: the number is the process's own
+ *   combine  one INCRBY for all visits that arrived while the previous one was in flight
+ *   once     the same with SCRIPT, the script of notch, which stores a receipt
+ *   each     one INCR for each visit, sent at once
+ *   static   without Redis: the number is a counter of the process
  */
 
 #define _GNU_SOURCE
@@ -29,115 +28,120 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_EVENTS = 512, MAX_UNREAD = 4096, MAX_ANSWER = 300, MAX_UNSENT = 32768, MAX_REDIS = 1 << 20 };
+enum { MAX_EVENTS = 512, MAX_UNREAD = 4096, MAX_RESPONSE = 300, MAX_UNSENT = 32768, MAX_REDIS = 1 << 20 };
 
 struct client {
     int socket;
     size_t unread, unsent;
-    int waiting;            /* visits sent to Redis, or about to be */
-    int dirty;              /* in the list of those to write to */
+    int waiting;            /* visits without a response */
+    int dirty;              /* in the list of clients with pending responses */
     char in[MAX_UNREAD];
     char out[MAX_UNSENT];
 };
 
-/* Who waits, in the order of their visits. In combining, the first `sent` of them are on their way. */
-struct ask {
+/* Waiting clients, in the order of their visits. In `combine`, the first `sent` of them are in flight. */
+struct waiter {
     struct client *client;
     int visits;
 };
 
 static enum { COMBINE, ONCE, EACH, STATIC } mode;
 static int poller, listener, redis;
-static struct ask *asks;
-static size_t first, last, room, sent;
+static struct waiter *waiters;
+static size_t first, last, capacity, sent;
 static long sent_visits, own_total;
 static struct client **dirty;
-static size_t dirty_length, dirty_room;
+static size_t dirty_length, dirty_capacity;
 static char redis_in[MAX_REDIS], redis_out[MAX_REDIS];
 static size_t redis_unread, redis_unsent;
 static const char INCR[] = "*2\r\n$4\r\nINCR\r\n$6\r\nvisits\r\n";
 static char digest[41];
-static char head[MAX_ANSWER], tail[MAX_ANSWER];
+static char head[MAX_RESPONSE], tail[MAX_RESPONSE];
 static size_t head_length, tail_length;
 
-static void give_up(const char *what) {
+static void fail(const char *what) {
     fprintf(stderr, "limit: %s: %s\n", what, strerror(errno));
     exit(1);
 }
 
 static void no_delay(int socket) {
     int on = 1;
-    if (setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on)) give_up("TCP_NODELAY");
+    if (setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on)) fail("TCP_NODELAY");
 }
 
-static void watch(int socket, void *who) {
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = who};
-    if (epoll_ctl(poller, EPOLL_CTL_ADD, socket, &event)) give_up("epoll_ctl");
+static void watch(int socket, void *source) {
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = source};
+    if (epoll_ctl(poller, EPOLL_CTL_ADD, socket, &event)) fail("epoll_ctl");
 }
 
-/* All of an answer but its length, its number, and what is between them changes once a second. */
-static void renew_head(void) {
-    static time_t made;
+/* The constant parts of a response; the date changes once a second. */
+static void update_head(void) {
+    static time_t updated;
     static char host[65];
     time_t now = time(NULL);
     char date[64];
 
-    if (now == made) return;
-    if (!made) {
+    if (now == updated) return;
+    if (!updated) {
         gethostname(host, sizeof host - 1);
         tail_length = (size_t)snprintf(tail, sizeof tail,
             "\r\nCache-Control: no-store\r\nX-Served-By: %s\r\n\r\n", host);
     }
-    made = now;
+    updated = now;
     strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime(&now));
     head_length = (size_t)snprintf(head, sizeof head,
         "HTTP/1.1 200 OK\r\nDate: %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: ", date);
 }
 
-static char *put(char *at, const char *bytes, size_t length) {
+static char *append(char *at, const char *bytes, size_t length) {
     memcpy(at, bytes, length);
     return at + length;
 }
 
-/* Writes the digits before `end` and says where they begin. */
-static char *digits(char *end, long number) {
+/* Writes the digits before `end`, and returns their start. */
+static char *write_digits(char *end, long number) {
     do *--end = (char)('0' + number % 10);
     while (number /= 10);
     return end;
 }
 
-static void answer(struct client *client, long number) {
+static void respond(struct client *client, long number) {
     char body[24], length[4], *body_end = body + sizeof body, *length_end = length + sizeof length;
     char *at = client->out + client->unsent, *body_start, *length_start;
 
-    if (client->unsent + MAX_ANSWER * 2 > MAX_UNSENT) give_up("a client does not read its answers");
+    if (client->unsent + MAX_RESPONSE * 2 > MAX_UNSENT) fail("a client does not read its responses");
     body_end[-1] = '\n';
-    body_start = digits(body_end - 1, number);
-    length_start = digits(length_end, body_end - body_start);
-    at = put(at, head, head_length);
-    at = put(at, length_start, (size_t)(length_end - length_start));
-    at = put(at, tail, tail_length);
-    at = put(at, body_start, (size_t)(body_end - body_start));
+    body_start = write_digits(body_end - 1, number);
+    length_start = write_digits(length_end, body_end - body_start);
+    at = append(at, head, head_length);
+    at = append(at, length_start, (size_t)(length_end - length_start));
+    at = append(at, tail, tail_length);
+    at = append(at, body_start, (size_t)(body_end - body_start));
     client->unsent = (size_t)(at - client->out);
     if (client->dirty) return;
-    if (dirty_length == dirty_room && !(dirty = realloc(dirty, (dirty_room = dirty_room * 2 + 64) * sizeof *dirty)))
-        give_up("memory");
+    if (dirty_length == dirty_capacity) {
+        dirty_capacity = dirty_capacity * 2 + 64;
+        if (!(dirty = realloc(dirty, dirty_capacity * sizeof *dirty))) fail("memory");
+    }
     dirty[dirty_length++] = client;
     client->dirty = 1;
 }
 
-static void ask(struct client *client, int visits) {
-    if (last == room) {
-        if (first) memmove(asks, asks + first, (last - first) * sizeof *asks);
+static void enqueue(struct client *client, int visits) {
+    if (last == capacity) {
+        if (first) memmove(waiters, waiters + first, (last - first) * sizeof *waiters);
         last -= first;
         first = 0;
-        if (last * 2 >= room && !(asks = realloc(asks, (room = room * 2 + 64) * sizeof *asks))) give_up("memory");
+        if (last * 2 >= capacity) {
+            capacity = capacity * 2 + 64;
+            if (!(waiters = realloc(waiters, capacity * sizeof *waiters))) fail("memory");
+        }
     }
-    asks[last++] = (struct ask){client, visits};
+    waiters[last++] = (struct waiter){client, visits};
     client->waiting += visits;
 }
 
-/* A client that is gone stays as long as the queue or the list of those to write to knows it. */
+/* Frees a disconnected client when neither the queue nor the list of pending responses contains it. */
 static void release(struct client *client) {
     if (client->socket < 0 && !client->waiting && !client->dirty) free(client);
 }
@@ -148,13 +152,13 @@ static void close_client(struct client *client) {
     release(client);
 }
 
-/* The numbers from `number` on go to whoever is next. */
-static void settle(long number) {
-    struct ask *next = asks + first++;
+/* Gives the next waiter its numbers, which start with `number`. */
+static void complete(long number) {
+    struct waiter *next = waiters + first++;
     struct client *client = next->client;
 
     for (int visit = 0; visit < next->visits; visit++)
-        if (client->socket >= 0) answer(client, number + visit);
+        if (client->socket >= 0) respond(client, number + visit);
     client->waiting -= next->visits;
     release(client);
 }
@@ -170,21 +174,21 @@ static void read_client(struct client *client) {
     }
     client->unread += (size_t)got;
     while ((end = memmem(start, client->unread, "\r\n\r\n", 4))) {
-        if (strncmp(start, "GET /count ", 11)) give_up("a request for something else");
+        if (strncmp(start, "GET /count ", 11)) fail("an unexpected request");
         end += 4;
         client->unread -= (size_t)(end - start);
         start = end;
         visits++;
     }
     memmove(client->in, start, client->unread);
-    if (mode <= ONCE && visits) ask(client, visits);
+    if (mode <= ONCE && visits) enqueue(client, visits);
     for (; mode > ONCE && visits; visits--) {
         if (mode == STATIC) {
-            answer(client, ++own_total);
+            respond(client, ++own_total);
         } else {
-            ask(client, 1);
-            if (redis_unsent + 64 > MAX_REDIS) give_up("Redis does not read");
-            redis_unsent = (size_t)(put(redis_out + redis_unsent, INCR, sizeof INCR - 1) - redis_out);
+            enqueue(client, 1);
+            if (redis_unsent + 64 > MAX_REDIS) fail("Redis does not read");
+            redis_unsent = (size_t)(append(redis_out + redis_unsent, INCR, sizeof INCR - 1) - redis_out);
         }
     }
 }
@@ -192,7 +196,7 @@ static void read_client(struct client *client) {
 static void accept_client(void) {
     struct client *client = malloc(sizeof *client);
 
-    if (!client) give_up("memory");
+    if (!client) fail("memory");
     client->socket = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     client->unread = client->unsent = 0;
     client->waiting = client->dirty = 0;
@@ -208,28 +212,28 @@ static void read_redis(void) {
     ssize_t got = read(redis, redis_in + redis_unread, MAX_REDIS - redis_unread);
     char *start = redis_in, *end;
 
-    if (got <= 0) give_up("Redis is gone");
+    if (got <= 0) fail("Redis closed the connection");
     redis_unread += (size_t)got;
     while ((end = memchr(start, '\n', redis_unread))) {
         long total = strtol(start + 1, NULL, 10);
         if (mode == ONCE) {
-            /* A bulk string: what there was before. Its second line has at least a digit. */
+            /* A bulk string with the count before this batch. Its second line has at least one digit. */
             char *next = end + 1;
-            if (*start != '$') give_up("Redis refuses");
+            if (*start != '$') fail("Redis returned an error");
             if (!(end = memchr(next, '\n', redis_unread - (size_t)(next - start)))) break;
             total = strtol(next, NULL, 10) + sent_visits;
         } else if (*start != ':') {
-            give_up("Redis refuses");
+            fail("Redis returned an error");
         }
         redis_unread -= (size_t)(end + 1 - start);
         start = end + 1;
         if (mode == EACH) {
-            settle(total);
+            complete(total);
             continue;
         }
         for (long number = total - sent_visits + 1; sent; sent--) {
-            int visits = asks[first].visits;
-            settle(number);
+            int visits = waiters[first].visits;
+            complete(number);
             number += visits;
         }
     }
@@ -243,8 +247,8 @@ static void send_batch(void) {
     if (sent || first == last) return;
     sent = last - first;
     sent_visits = 0;
-    for (size_t i = first; i < last; i++) sent_visits += asks[i].visits;
-    start = digits(end, sent_visits);
+    for (size_t i = first; i < last; i++) sent_visits += waiters[i].visits;
+    start = write_digits(end, sent_visits);
     if (mode == ONCE) {
         redis_unsent = (size_t)snprintf(redis_out, MAX_REDIS,
             "*8\r\n$7\r\nEVALSHA\r\n$40\r\n%s\r\n$1\r\n2\r\n$6\r\nvisits\r\n"
@@ -256,10 +260,10 @@ static void send_batch(void) {
         (int)(end - start), (int)(end - start), start);
 }
 
-/* What the socket does not take at once is more than any load here writes unread. */
+/* A write that is not complete is an error: no load address exceeds the socket buffers. */
 static void flush(void) {
     if (mode <= ONCE) send_batch();
-    if (redis_unsent && write(redis, redis_out, redis_unsent) != (ssize_t)redis_unsent) give_up("Redis does not read");
+    if (redis_unsent && write(redis, redis_out, redis_unsent) != (ssize_t)redis_unsent) fail("Redis does not read");
     redis_unsent = 0;
     for (size_t i = 0; i < dirty_length; i++) {
         struct client *client = dirty[i];
@@ -276,57 +280,57 @@ static struct sockaddr_in loopback(const char *port) {
         .sin_family = AF_INET, .sin_port = htons((in_port_t)atoi(port)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 }
 
-/* Leaves the script with Redis, which says what to call it. */
+/* Loads the script into Redis, which returns its digest. */
 static void load(const char *script) {
     int length = snprintf(redis_out, MAX_REDIS, "*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n$%zu\r\n%s\r\n",
         strlen(script), script);
 
-    if (write(redis, redis_out, (size_t)length) != length) give_up("Redis does not read");
+    if (write(redis, redis_out, (size_t)length) != length) fail("Redis does not read");
     if (recv(redis, redis_in, 47, MSG_WAITALL) != 47 || memcmp(redis_in, "$40\r\n", 5))
-        give_up("Redis takes no script");
+        fail("SCRIPT LOAD failed");
     memcpy(digest, redis_in + 5, 40);
 }
 
 static void open_sockets(const char *port, const char *redis_port) {
-    struct sockaddr_in here = loopback(port);
+    struct sockaddr_in address = loopback(port);
     int on = 1;
 
     poller = epoll_create1(EPOLL_CLOEXEC);
     listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(listener, (struct sockaddr *)&here, sizeof here) || listen(listener, 4096)) give_up("listen");
+    if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 4096)) fail("listen");
     watch(listener, &listener);
     if (mode == STATIC) return;
-    here = loopback(redis_port);
+    address = loopback(redis_port);
     redis = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (connect(redis, (struct sockaddr *)&here, sizeof here)) give_up("connect to Redis");
+    if (connect(redis, (struct sockaddr *)&address, sizeof address)) fail("connect to Redis");
     no_delay(redis);
     watch(redis, &redis);
 }
 
-int main(int count, char **words) {
+int main(int count, char **arguments) {
     static struct epoll_event events[MAX_EVENTS];
 
     signal(SIGPIPE, SIG_IGN);
-    if (count == 4 && !strcmp(words[1], "combine")) mode = COMBINE;
-    else if (count == 5 && !strcmp(words[1], "once")) mode = ONCE;
-    else if (count == 4 && !strcmp(words[1], "each")) mode = EACH;
-    else if (count == 3 && !strcmp(words[1], "static")) mode = STATIC;
+    if (count == 4 && !strcmp(arguments[1], "combine")) mode = COMBINE;
+    else if (count == 5 && !strcmp(arguments[1], "once")) mode = ONCE;
+    else if (count == 4 && !strcmp(arguments[1], "each")) mode = EACH;
+    else if (count == 3 && !strcmp(arguments[1], "static")) mode = STATIC;
     else {
         fprintf(stderr, "usage: limit combine|once|each|static PORT [REDIS_PORT [SCRIPT]]\n");
         return 2;
     }
-    open_sockets(words[2], words[3]);
-    if (mode == ONCE) load(words[4]);
+    open_sockets(arguments[2], arguments[3]);
+    if (mode == ONCE) load(arguments[4]);
     for (;;) {
         int ready = epoll_wait(poller, events, MAX_EVENTS, -1);
-        if (ready < 0 && errno != EINTR) give_up("epoll_wait");
-        renew_head();
+        if (ready < 0 && errno != EINTR) fail("epoll_wait");
+        update_head();
         for (int i = 0; i < ready; i++) {
-            void *who = events[i].data.ptr;
-            if (who == &listener) accept_client();
-            else if (who == &redis) read_redis();
-            else read_client(who);
+            void *source = events[i].data.ptr;
+            if (source == &listener) accept_client();
+            else if (source == &redis) read_redis();
+            else read_client(source);
         }
         flush();
     }

@@ -1,1 +1,1 @@
-"""What `scripts/bench` is made of: processes, who is measured, the load on them, and what is said of it."""
+"""The parts of `scripts/bench`: processes, subjects, load, and report."""

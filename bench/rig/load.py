@@ -1,4 +1,4 @@
-"""The load: wrk or redis-benchmark on a core of its own, and whether what was answered is what was counted."""
+"""The load: wrk or redis-benchmark on its own core, and the check that the count equals the responses."""
 
 import csv
 import dataclasses
@@ -6,13 +6,13 @@ import io
 import re
 import time
 
-from rig.processes import Failed, Process, core_seconds, say
+from rig.processes import Failed, Process, core_seconds, log_line
 
-# `done` prints what the summary for people rounds; `PIPELINE` is a whole number of requests in each write.
+# `done` prints exact figures, which the summary of wrk rounds; `PIPELINE` is the number of requests in each write.
 SCRIPT = """
 init = function()
     local all = {}
-    for place = 1, PIPELINE do all[place] = wrk.format(nil, wrk.path) end
+    for index = 1, PIPELINE do all[index] = wrk.format(nil, wrk.path) end
     written = table.concat(all)
 end
 request = function() return written end
@@ -26,8 +26,8 @@ end
 
 @dataclasses.dataclass
 class Run:
-    """What one run of load showed: processor seconds are for 100,000 good answers, `trouble` are error answers
-    and broken sockets, `foreign` is a share of the core."""
+    """The result of one run of load: processor seconds are per 100,000 successful responses, `trouble` counts error
+    responses and broken sockets, `foreign` is the share of the core that other processes took."""
 
     rate: float
     p99: float
@@ -44,8 +44,8 @@ class Run:
         return self.server + self.store
 
 
-def settled(running):
-    """Twice the same total, so that the visits of connections just cut off are in."""
+def settled_total(running):
+    """Waits until the total is constant, so that it includes visits of connections that were just closed."""
     total = running.total()
     for _ in range(100):
         time.sleep(0.03)
@@ -53,72 +53,72 @@ def settled(running):
         if again == total:
             return total
         total = again
-    raise Failed(f"{running.contender.label} goes on counting although nobody asks")
+    raise Failed(f"{running.subject.label} counts without requests")
 
 
 def wrk(running, connections, depth, seconds):
-    """Answered, seconds, p99 in ms, error answers, broken sockets."""
-    arena = running.arena
-    script = arena.folder / f"wrk-{depth}.lua"
+    """Returns responses, seconds, p99 in ms, error responses, broken sockets."""
+    testbed = running.testbed
+    script = testbed.folder / f"wrk-{depth}.lua"
     script.write_text(SCRIPT.replace("PIPELINE", str(depth)))
-    url = f"http://127.0.0.1:{running.port}{running.contender.path}"
-    words = ["wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds}s", "-s", str(script), url]
-    with Process(words, {arena.load_core}, arena.log()) as process:
-        said = process.finish(seconds + 30)
-    report = re.search(r"^report (\d+) (\d+) (\d+) (\d+) (\d+)$", said, re.MULTILINE)
+    url = f"http://127.0.0.1:{running.port}{running.subject.path}"
+    command = ["wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds}s", "-s", str(script), url]
+    with Process(command, {testbed.load_core}, testbed.log()) as process:
+        output = process.finish(seconds + 30)
+    report = re.search(r"^report (\d+) (\d+) (\d+) (\d+) (\d+)$", output, re.MULTILINE)
     if not report:
-        raise Failed(f"wrk said nothing of {running.contender.label}: {said[-300:]}")
+        raise Failed(f"no report of wrk for {running.subject.label}: {output[-300:]}")
     answered, microseconds, p99, refused, broken = map(int, report.groups())
     return answered, microseconds / 1e6, p99 / 1000, refused, broken
 
 
 def redis_benchmark(running, connections, seconds):
-    """The same out of Redis's own tool, which wants to be told how many instead of how long."""
-    arena = running.arena
-    depth = int(running.contender.what.rpartition("-")[2])
-    # As many as take about that long at the usual speed of one core.
-    asked = int(seconds * 50_000 * min(depth, 8))
-    words = [*arena.workshop.commands[running.contender.name], "-p", str(running.store_port), "-c", str(connections),
-             "-n", str(asked), "--csv", "INCR", "visits"]
-    with Process(words, {arena.load_core}, arena.log()) as process:
-        said = process.finish(seconds * 20 + 30)
-    rows = list(csv.DictReader(io.StringIO(said[said.index('"test"'):])))
+    """The same with redis-benchmark, which takes a number of requests instead of a duration."""
+    testbed = running.testbed
+    depth = int(running.subject.variant.rpartition("-")[2])
+    # About as many as take that long on one core.
+    requests = int(seconds * 50_000 * min(depth, 8))
+    command = [*testbed.builder.commands[running.subject.name], "-p", str(running.store_port), "-c", str(connections),
+             "-n", str(requests), "--csv", "INCR", "visits"]
+    with Process(command, {testbed.load_core}, testbed.log()) as process:
+        output = process.finish(seconds * 20 + 30)
+    rows = list(csv.DictReader(io.StringIO(output[output.index('"test"'):])))
     rate = float(rows[0]["rps"])
-    return asked, asked / rate, float(rows[0]["p99_latency_ms"]), 0, 0
+    return requests, requests / rate, float(rows[0]["p99_latency_ms"]), 0, 0
 
 
-def put(running, connections, depth, seconds):
-    """Loads what runs, and judges its count."""
-    arena, contender = running.arena, running.contender
+def apply_load(running, connections, depth, seconds):
+    """Loads a running subject, and checks its count."""
+    testbed, subject = running.testbed, running.subject
     processes = {name: process for name, process in (("server", running.server), ("store", running.store)) if process}
-    before = settled(running)
+    before = settled_total(running)
     used = {name: -process.seconds() for name, process in processes.items()}
-    core = -core_seconds(arena.server_core)
-    if contender.kind == "tool":
+    core = -core_seconds(testbed.server_core)
+    if subject.kind == "tool":
         answered, lasted, p99, refused, broken = redis_benchmark(running, connections, seconds)
     else:
         answered, lasted, p99, refused, broken = wrk(running, connections, depth, seconds)
-    core += core_seconds(arena.server_core)
-    running.check_alive()
+    core += core_seconds(testbed.server_core)
+    running.check_running()
     for name, process in processes.items():
         used[name] += process.seconds()
     if answered == refused:
-        raise Failed(f"{contender.label} answered nothing but errors")
-    counted = settled(running) - before
+        raise Failed(f"{subject.label} returned only errors")
+    counted = settled_total(running) - before
 
-    # wrk cuts its connections off at the end, and each may have had what it wrote last under way: counted, not
-    # answered. The same holds for a socket that broke, and for an error that leaves the visit in doubt.
+    # wrk closes its connections at the end, while the last write of each may be in flight: counted, not answered. The
+    # same holds for a broken socket, and for an error that leaves the visit in doubt.
     least, most = answered - refused, answered + (connections + broken) * depth
-    if contender.kind == "tool":
+    if subject.kind == "tool":
         most = answered
     if not running.counts:
         least = most = 0
     wrong = not least <= counted <= most
     if wrong:
-        say(f"WRONG COUNT: {contender.label}: answered {answered - refused}, counted {counted}, "
-            f"should be {least} to {most}")
+        log_line(f"WRONG COUNT: {subject.label}: answered {answered - refused}, counted {counted}, "
+            f"expected {least} to {most}")
     if refused + broken:
-        say(f"{contender.label}: {refused} error answers, {broken} broken sockets")
+        log_line(f"{subject.label}: {refused} error responses, {broken} broken sockets")
     good = answered - refused
     return Run(rate=good / lasted, p99=p99, server=used.get("server", 0) / good * 1e5,
                store=used.get("store", 0) / good * 1e5, foreign=max(0, core - sum(used.values())) / lasted,

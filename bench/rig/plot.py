@@ -1,4 +1,4 @@
-"""The picture: requests per second as bars, a panel for each number of connections, readable on light and on dark."""
+"""The plot: requests per second as a bar chart for each number of connections, on light and dark backgrounds."""
 
 from html import escape
 
@@ -13,11 +13,11 @@ STYLE = """text { font: 13px system-ui, sans-serif; fill: #212529 }
 def panel(rows, top, title):
     """`rows` of label, kind, rate and p99, the fastest first."""
     most = max(rate for _, _, rate, _ in rows)
-    room = WIDTH - LABELS - 170
+    space = WIDTH - LABELS - 170
     yield f'<text class="title" x="0" y="{top + 20}">{escape(title)}</text>'
-    for place, (label, kind, rate, p99) in enumerate(rows):
-        y = top + PANEL - 12 + place * ROW
-        width = max(1, rate / most * room)
+    for index, (label, kind, rate, p99) in enumerate(rows):
+        y = top + PANEL - 12 + index * ROW
+        width = max(1, rate / most * space)
         weight = ' font-weight="600"' if kind == "notch" else ""
         yield f'<text x="{LABELS - 8}" y="{y + 13}" text-anchor="end"{weight}>{escape(label)}</text>'
         yield f'<rect x="{LABELS}" y="{y}" width="{width:.1f}" height="{ROW - 5}" fill="{COLOURS[kind]}"/>'
@@ -26,13 +26,13 @@ def panel(rows, top, title):
 
 
 def plot(results, path, note):
-    """Writes the main scenario; what runs on one write per request only."""
+    """Writes the plot of the main scenario, only of subjects with one request per write."""
     parts, top = [], 0
     for count in sorted({case.connections for case in results.cases("main")}):
-        rows = [(case.contender.label.replace("`", ""), case.contender.kind, results.median("main", case, "rate"),
+        rows = [(case.subject.label.replace("`", ""), case.subject.kind, results.median("main", case, "rate"),
                  results.median("main", case, "p99"))
                 for case in results.cases("main") if case.connections == count
-                and case.contender.name != "tool/redis-benchmark-16"]
+                and case.subject.name != "tool/redis-benchmark-16"]
         rows.sort(key=lambda row: -row[2])
         parts += panel(rows, top, f"visits per second, {count} keep-alive connections")
         top += PANEL + len(rows) * ROW

@@ -1,18 +1,18 @@
-"""Medians, ratios within a round, the tables, and which bars are met."""
+"""Medians, ratios within a round, the tables, and the targets that are met."""
 
 import dataclasses
 import statistics
 
-from rig.contenders import Contender
+from rig.subjects import Subject
 
 BASELINE = "limit/combine"
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One row of a table: who, with how many connections, and how many requests in each write."""
+    """One row of a table: the subject, the number of connections, and the number of requests in each write."""
 
-    contender: object
+    subject: object
     connections: int
     depth: int = 1
 
@@ -33,11 +33,11 @@ class Results:
         return [run for cases in self.runs.values() for rounds in cases.values() for run in rounds.values()]
 
     def find(self, scenario, name, connections, **marks):
-        """The case of a contender, or None if it was not measured."""
+        """The case of a subject, or None if it was not measured."""
         for case in self.cases(scenario):
-            wanted = {"name": name, **marks}
+            expected = {"name": name, **marks}
             if case.connections == connections and \
-                    all(getattr(case.contender, mark) == value for mark, value in wanted.items()):
+                    all(getattr(case.subject, mark) == value for mark, value in expected.items()):
                 return case
         return None
 
@@ -45,29 +45,31 @@ class Results:
         return statistics.median(getattr(run, figure) for run in self.runs[scenario][case].values())
 
     def ratio(self, scenario, case, base, figure="rate"):
-        """Taken within each round, since a busy moment of the machine hits a round rather than a row."""
-        ours, theirs = self.runs[scenario].get(case), self.runs[scenario].get(base)
-        if not ours or not theirs:
+        """Returns the median of the ratios within each round, because other load affects a round rather than a row."""
+        case_runs, base_runs = self.runs[scenario].get(case), self.runs[scenario].get(base)
+        if not case_runs or not base_runs:
             return None
-        pairs = [(getattr(ours[at], figure), getattr(theirs[at], figure)) for at in ours if at in theirs]
-        pairs = [(one, other) for one, other in pairs if other]
-        return statistics.median(one / other for one, other in pairs) if pairs else None
+        pairs = [(getattr(case_runs[number], figure), getattr(base_runs[number], figure))
+                 for number in case_runs if number in base_runs]
+        ratios = [value / base for value, base in pairs if base]
+        return statistics.median(ratios) if ratios else None
 
 
-# What a row is held against, if not the baseline: the same contender, but for this, and how the column is called.
+# What a row is compared with if not with the baseline: the title of the column, and the field of the subject that
+# differs.
 BASES = {
     "paths": ("of `/livez`", {"path": "/livez"}),
     "workers": ("of one worker", {"workers": 1}),
-    "crowd": ("of none at rest", {"crowd": 0}),
+    "idle": ("of none idle", {"idle": 0}),
 }
 
 
 def base_of(results, scenario, case):
     if scenario in BASES:
-        wanted = dataclasses.replace(case.contender, **BASES[scenario][1])
+        reference = dataclasses.replace(case.subject, **BASES[scenario][1])
     else:
-        wanted = Contender(BASELINE, distance=case.contender.distance)
-    return dataclasses.replace(case, contender=wanted)
+        reference = Subject(BASELINE, distance=case.subject.distance)
+    return dataclasses.replace(case, subject=reference)
 
 
 def number(value, form):
@@ -83,41 +85,41 @@ def table(results, scenario):
         base = base_of(results, scenario, case)
         runs = results.runs[scenario][case].values()
         rate, p99, server, store = (results.median(scenario, case, name) for name in ("rate", "p99", "server", "store"))
-        has_server, has_store = case.contender.kind != "tool", case.contender.store.startswith("redis")
+        has_server, has_store = case.subject.kind != "tool", case.subject.store.startswith("redis")
         cells = [
-            str(case.connections), case.contender.label, f"{rate:,.0f}",
+            str(case.connections), case.subject.label, f"{rate:,.0f}",
             number(results.ratio(scenario, case, base), ".2f"),
             f"{server:.2f}" if has_server else "", f"{store:.2f}" if has_store else "",
             number(results.ratio(scenario, case, base, "cost"), ".2f"),
-            # wrk times a write, not the requests in it.
+            # wrk measures a write, not the requests in it.
             f"{p99:.2f}" if case.depth == 1 else "",
             f"{sum(run.answered for run in runs):,}", f"{sum(run.counted for run in runs):,}"]
         lines.append("| " + " | ".join(cells) + " |")
     for case in cases:
         trouble = sum(run.trouble for run in results.runs[scenario][case].values())
         if trouble:
-            lines.append(f"\n{case.contender.label}, {case.connections} connections: {trouble:,} error answers and "
+            lines.append(f"\n{case.subject.label}, {case.connections} connections: {trouble:,} error responses and "
                          "broken sockets, which are not in its rate.")
     return "\n".join(lines)
 
 
 def against_best(results, notch, peers, connections):
-    """The rate against the best of `peers`, and which that is."""
+    """Returns the ratio of the rate to that of the best peer, and the label of that peer."""
     ours = results.find("main", notch, connections, store="redis/everysec")
     theirs = [case for case in results.cases("main")
-              if case.contender.name in peers and case.connections == connections]
+              if case.subject.name in peers and case.connections == connections]
     if not ours or not theirs:
         return None, ""
     best = max(theirs, key=lambda case: results.median("main", case, "rate"))
-    return results.ratio("main", ours, best), best.contender.label
+    return results.ratio("main", ours, best), best.subject.label
 
 
-def bars(results, peers):
-    """What is asked of notch: words, sign, bound, figure. A figure of None was not measured."""
+def check_targets(results, peers):
+    """Returns the targets of notch: title, sign, bound, figure. A figure of None was not measured."""
     found = []
 
-    def bar(words, sign, bound, figure):
-        found.append((words, sign, bound, figure))
+    def add_target(title, sign, bound, figure):
+        found.append((title, sign, bound, figure))
 
     def compare(scenario, ours, theirs, figure="rate"):
         return results.ratio(scenario, ours, theirs, figure) if ours and theirs else None
@@ -125,57 +127,58 @@ def bars(results, peers):
     for count in (8, 64, 512):
         ours = results.find("main", "notch/tokio", count, store="redis/everysec")
         base = results.find("main", BASELINE, count)
-        bar(f"rate of the baseline, {count} connections", ">=", 0.95, compare("main", ours, base))
-        bar(f"CPU per visit of the baseline, {count} connections", "<=", 1.15, compare("main", ours, base, "cost"))
+        add_target(f"rate of the baseline, {count} connections", ">=", 0.95, compare("main", ours, base))
+        cost = compare("main", ours, base, "cost")
+        add_target(f"CPU per visit of the baseline, {count} connections", "<=", 1.15, cost)
     for count, bound in ((8, 1.0), (64, 1.3), (512, 1.5)):
         ratio, best = against_best(results, "notch/tokio", peers, count)
-        bar(f"rate of the best peer, {count} connections" + (f" ({best})" if best else ""), ">=", bound, ratio)
+        add_target(f"rate of the best peer, {count} connections" + (f" ({best})" if best else ""), ">=", bound, ratio)
     for count in (8, 64, 512):
         ours = results.find("main", "notch/tokio", count, store="redis/everysec")
         theirs = [results.median("main", case, "p99") for case in results.cases("main")
-                  if case.contender.name in peers and case.connections == count]
+                  if case.subject.name in peers and case.connections == count]
         figure = results.median("main", ours, "p99") / min(theirs) if ours and theirs else None
-        bar(f"p99 of the best peer's, {count} connections", "<", 1.0, figure)
-    bar("pipelined by 16, rate of the baseline, 64 connections", ">=", 0.7, compare(
+        add_target(f"p99 of the best peer's, {count} connections", "<", 1.0, figure)
+    add_target("pipelined by 16, rate of the baseline, 64 connections", ">=", 0.7, compare(
         "pipelined", results.find("pipelined", "notch/tokio", 64, store="redis/everysec"),
         results.find("pipelined", BASELINE, 64)))
     for distance in (1000, 200):
-        bar(f"Redis {distance / 1000:g} ms away, rate of the baseline, 64 connections", ">=", 0.95, compare(
+        add_target(f"Redis at {distance / 1000:g} ms, rate of the baseline, 64 connections", ">=", 0.95, compare(
             "far", results.find("far", "notch/tokio", 64, distance=distance),
             results.find("far", BASELINE, 64, distance=distance)))
-    bar("`appendfsync always`, rate of `everysec`, 512 connections", ">=", 0.8, compare(
+    add_target("`appendfsync always`, rate of `everysec`, 512 connections", ">=", 0.8, compare(
         "fsync", results.find("fsync", "notch/tokio", 512, store="redis/always"),
         results.find("fsync", "notch/tokio", 512, store="redis/everysec")))
-    for count, name, words in (
+    for count, name, load in (
             (64, "tool/redis-benchmark-1", "one INCR for each visit on its own"),
             (512, "tool/redis-benchmark-1", "one INCR for each visit on its own"),
             (64, "limit/each", "one INCR for each visit down one connection")):
-        bar(f"Redis's CPU per visit of that for {words}, {count} connections", "<=", 0.1, compare(
+        add_target(f"Redis's CPU per visit of that for {load}, {count} connections", "<=", 0.1, compare(
             "main", results.find("main", "notch/tokio", count, store="redis/everysec"),
             results.find("main", name, count), "store"))
-    with_crowd = [case for case in results.cases("crowd") if case.contender.name == "notch/tokio"
-                  and case.contender.crowd]
-    bar("10,000 connections at rest, rate of 64 alone", ">=", 0.9, compare(
-        "crowd", with_crowd[0] if with_crowd else None, results.find("crowd", "notch/tokio", 64, crowd=0)))
-    bar("CPU per visit of two workers on two cores, of one on one, 64 connections", "<=", 1.15, compare(
+    with_idle = [case for case in results.cases("idle") if case.subject.name == "notch/tokio"
+                  and case.subject.idle]
+    add_target("10,000 idle connections, rate of 64 connections without them", ">=", 0.9, compare(
+        "idle", with_idle[0] if with_idle else None, results.find("idle", "notch/tokio", 64, idle=0)))
+    add_target("CPU per visit of two workers on two cores, of one on one, 64 connections", "<=", 1.15, compare(
         "workers", results.find("workers", "notch/tokio", 64, workers=2),
         results.find("workers", "notch/tokio", 64, workers=1), "cost"))
     for name in ("peer/flask", "peer/node", "peer/go", "peer/nginx-lua"):
         ours = results.find("main", "notch/threads", 64, store="redis/everysec")
         theirs = results.find("main", name, 64)
-        label = theirs.contender.label if theirs else name
-        bar(f"threads, rate of {label}, 64 connections", ">", 1.0, compare("main", ours, theirs))
+        label = theirs.subject.label if theirs else name
+        add_target(f"threads, rate of {label}, 64 connections", ">", 1.0, compare("main", ours, theirs))
     return found
 
 
-def is_met(sign, bound, figure):
+def meets_target(sign, bound, figure):
     return {">=": figure >= bound, "<=": figure <= bound, ">": figure > bound, "<": figure < bound}[sign]
 
 
 def verdicts(found):
-    lines = ["| bar | wanted | measured | met |", "|---|--:|--:|---|"]
-    for words, sign, bound, figure in found:
+    lines = ["| target | expected | measured | met |", "|---|--:|--:|---|"]
+    for title, sign, bound, figure in found:
         if figure is not None:
-            met = "yes" if is_met(sign, bound, figure) else "**no**"
-            lines.append(f"| {words} | {sign} {bound:g} | {figure:.3f} | {met} |")
+            met = "yes" if meets_target(sign, bound, figure) else "**no**"
+            lines.append(f"| {title} | {sign} {bound:g} | {figure:.3f} | {met} |")
     return "\n".join(lines) if len(lines) > 2 else ""

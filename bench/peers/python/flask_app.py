@@ -1,4 +1,4 @@
-"""The exercise as it is usually solved: Flask's own server, one INCR for each visit."""
+"""The usual tutorial: the development server of Flask, one INCR for each visit."""
 import os
 
 import redis

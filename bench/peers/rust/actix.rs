@@ -14,11 +14,11 @@ async fn count(redis: Data<MultiplexedConnection>) -> Result<String> {
 
 fn main() -> std::io::Result<()> {
     rt::System::new().block_on(async {
-        let redis = Data::new(store::connect().await.expect("Redis answers"));
+        let redis = Data::new(store::connect().await.expect("Redis accepts the connection"));
         HttpServer::new(move || App::new().app_data(redis.clone()).route("/count", get().to(count)))
             .workers(1)
             .tcp_nodelay(true)
-            .bind(store::here())?
+            .bind(store::listen_address())?
             .run()
             .await
     })

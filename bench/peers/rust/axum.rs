@@ -17,9 +17,9 @@ async fn count(State(redis): State<MultiplexedConnection>) -> Result<String, Sta
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let redis = store::connect().await.expect("Redis answers");
+    let redis = store::connect().await.expect("Redis accepts the connection");
     let app = Router::new().route("/count", get(count)).with_state(redis);
-    let listener = TcpListener::bind(store::here()).await.expect("the port is free");
-    let listener = listener.tap_io(|socket| socket.set_nodelay(true).expect("a socket takes its options"));
-    serve(listener, app).await.expect("serving goes on");
+    let listener = TcpListener::bind(store::listen_address()).await.expect("the port is free");
+    let listener = listener.tap_io(|socket| socket.set_nodelay(true).expect("TCP_NODELAY is supported"));
+    serve(listener, app).await.expect("the server does not fail");
 }

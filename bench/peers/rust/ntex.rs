@@ -14,11 +14,11 @@ async fn count(redis: State<MultiplexedConnection>) -> Result<String, Error> {
 #[ntex::main]
 async fn main() -> std::io::Result<()> {
     HttpServer::new(async || {
-        let redis = store::connect().await.expect("Redis answers");
+        let redis = store::connect().await.expect("Redis accepts the connection");
         App::new().state(redis).route("/count", get().to(count))
     })
     .workers(1)
-    .bind(store::here())?
+    .bind(store::listen_address())?
     .run()
     .await
 }

@@ -1,4 +1,4 @@
-//! The way to Redis that the three share: one multiplexed connection, which pipelines what is asked at the same time.
+//! The connection to Redis of all three servers: multiplexed, so that it pipelines concurrent commands.
 
 use std::env;
 
@@ -6,7 +6,7 @@ use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{AsyncCommands, Client, IntoConnectionInfo, RedisResult};
 
-pub(crate) fn here() -> String {
+pub(crate) fn listen_address() -> String {
     format!("127.0.0.1:{}", env::var("PORT").expect("PORT is set"))
 }
 
