@@ -305,8 +305,8 @@ impl Reader {
     fn attribute(&mut self, tokens: &[TokenTree], at: usize) -> usize {
         let at = at + 1 + usize::from(tokens.get(at + 1).is_some_and(|next| is(next, '!')));
         let Some(TokenTree::Group(group)) = tokens.get(at) else { return at };
-        let words: String = group.stream().to_string().split_whitespace().collect();
-        if words.starts_with("cfg(test)") || words.starts_with("cfg(all(test,") {
+        let tokens: String = group.stream().to_string().split_whitespace().collect();
+        if tokens.starts_with("cfg(test)") || tokens.starts_with("cfg(all(test,") {
             let ends = |token: &TokenTree| {
                 is(token, ';') || matches!(token, TokenTree::Group(group) if group.delimiter() == Delimiter::Brace)
             };
@@ -320,7 +320,7 @@ impl Reader {
             }
             return at + 1 + length;
         }
-        if !words.starts_with("doc=") {
+        if !tokens.starts_with("doc=") {
             self.read(group.stream(), "");
         }
         at + 1

@@ -1,13 +1,13 @@
-//! RESP2 as replies come over the wire: one vector a line, each read whole, at every cut, and with bytes behind it.
+//! The RESP2 decoder: one test vector per line, each decoded whole, at every cut, and with trailing bytes.
 //!
-//! While this table was written, hiredis 1.3 (by way of hiredis-py 3.5.0) gave a second opinion on every vector. The
-//! two agree but for the following, where we are the stricter, because a counter talks to nothing but Redis, and a byte
-//! that Redis would not send means that we have lost step with it:
+//! Every vector was compared with hiredis 1.3 (hiredis-py 3.5.0). The decoders agree except for the following cases,
+//! where notch is stricter, because notch connects only to Redis, and a byte that Redis would not send means that the
+//! stream is out of sync:
 //!
-//! - A line feed alone ends no line, and is refused at once (`+OK\n`, `:1\n`): hiredis waits for a CR LF.
-//! - The two bytes behind a bulk string have to be CR LF (`$1\r\nab\r\n`): hiredis skips them unseen.
+//! - A line feed without CR does not end a line, and is rejected at once (`+OK\n`, `:1\n`): hiredis waits for CR LF.
+//! - The two bytes behind a bulk string have to be CR LF (`$1\r\nab\r\n`): hiredis skips them.
 //! - Lengths are bounded (`$536870913`, `*2147483648`): hiredis waits for as many bytes as an address can count.
-//! - The kinds that RESP3 added (`_ # , ( = % ~ > |`) are none: Redis sends them to nobody who has not asked by `HELLO`.
+//! - The types of RESP3 (`_ # , ( = % ~ > |`) are rejected: Redis sends them only after `HELLO 3`.
 
 #[path = "support/escape.rs"]
 mod escape;
@@ -15,8 +15,8 @@ mod escape;
 use escape::unescape;
 use notch::resp::{MAX_BULK, MAX_DEPTH, MAX_ITEMS, MAX_LINE, Malformed, Reply, decode};
 
-/// Bytes with `\r`, `\n`, `\0`, `\\` and `\xFF`; then the reply in them, `...` where more has to come, `!` where none
-/// can be made of them.
+/// Bytes with `\r`, `\n`, `\0`, `\\` and `\xFF`; then the decoded reply, `...` if it is incomplete, `!` if it is
+/// malformed.
 type Vector = (&'static str, &'static str);
 
 const SIMPLE: &[Vector] = &[

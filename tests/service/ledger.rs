@@ -197,19 +197,19 @@ fn damage_in_the_middle_is_rejected_and_the_file_is_unchanged() {
     let batches = batches(&complete);
     let (first, last) = (batches[1].start, batches[3].end);
     let mut damaged: Vec<(usize, Vec<u8>)> = Vec::new();
-    for place in first..last {
+    for offset in first..last {
         for flip in [0x01, 0x80] {
             let mut bytes = complete.clone();
-            bytes[place] ^= flip;
-            damaged.push((place, bytes));
+            bytes[offset] ^= flip;
+            damaged.push((offset, bytes));
         }
     }
     // A length that includes all following bytes must not look like a torn tail.
-    for place in (first..last).filter(|place| complete[*place] == b'$' || complete[*place] == b'*') {
+    for offset in (first..last).filter(|offset| complete[*offset] == b'$' || complete[*offset] == b'*') {
         for length in ["9", "99", "999", "9999", "999999999"] {
             let mut bytes = complete.clone();
-            bytes.splice(place + 1..place + 2, length.bytes());
-            damaged.push((place, bytes));
+            bytes.splice(offset + 1..offset + 2, length.bytes());
+            damaged.push((offset, bytes));
         }
     }
     // A batch that is missing, one that is repeated, two in the wrong order.
@@ -225,17 +225,17 @@ fn damage_in_the_middle_is_rejected_and_the_file_is_unchanged() {
     damaged.push((first, [head, b"*2\r\n$3\r\nDEL\r\n$6\r\nvisits\r\n", one, two, tail].concat()));
     damaged.push((first, [head, b"\r\n", one, two, tail].concat()));
 
-    for (place, bytes) in damaged {
+    for (offset, bytes) in damaged {
         settings.write_ledger(&bytes);
         let refused = settings.try_start().err();
-        let refused = refused.unwrap_or_else(|| panic!("notch starts with damage at {place}"));
+        let refused = refused.unwrap_or_else(|| panic!("notch starts with damage at {offset}"));
         assert_eq!(refused.code, Some(1), "{refused:?}");
         assert!(refused.stderr.contains("notch.ledger"), "names the file: {refused:?}");
-        let batch = batches.iter().rfind(|batch| batch.start <= place).expect("damaged within the batches");
+        let batch = batches.iter().rfind(|batch| batch.start <= offset).expect("damaged within the batches");
         let message: Vec<usize> = refused.stderr.split(|c: char| !c.is_ascii_digit()).flat_map(str::parse).collect();
         let near = message.iter().any(|offset| (batch.start..batch.end).contains(offset));
-        assert!(near, "damage at {place} is reported with its position: {refused:?}");
-        assert!(settings.read_ledger() == bytes, "damage at {place}: the file was changed");
+        assert!(near, "damage at {offset} is reported with its position: {refused:?}");
+        assert!(settings.read_ledger() == bytes, "damage at {offset}: the file was changed");
     }
 }
 
@@ -261,10 +261,10 @@ fn a_path_that_cannot_be_a_file_is_reported() {
     let settings = Settings::ledger();
     fs::create_dir(settings.folder().join("folder")).expect("a folder of the test's own");
     fs::write(settings.folder().join("file"), "x").expect("a file of the test's own");
-    for place in ["folder", "missing/notch.ledger", "file/notch.ledger", "/dev/null"] {
-        let Err(refused) = settings.clone().with("LEDGER", place).try_start() else { panic!("counts into {place}") };
+    for offset in ["folder", "missing/notch.ledger", "file/notch.ledger", "/dev/null"] {
+        let Err(refused) = settings.clone().with("LEDGER", offset).try_start() else { panic!("counts into {offset}") };
         assert!(matches!(refused.code, Some(1 | 2)), "{refused:?}");
-        assert!(refused.stderr.contains(place), "names the file: {refused:?}");
+        assert!(refused.stderr.contains(offset), "names the file: {refused:?}");
         assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
     }
 }
@@ -313,8 +313,8 @@ fn the_start_line_names_the_file_and_its_total() {
 #[test]
 fn a_missing_folder_is_reported() {
     let settings = Settings::ledger();
-    for (place, folder) in [("data/notch.ledger", "data"), ("/no/such/folder/file", "/no/such/folder")] {
-        let Err(refused) = settings.clone().with("LEDGER", place).try_start() else { panic!("counts into {place}") };
+    for (offset, folder) in [("data/notch.ledger", "data"), ("/no/such/folder/file", "/no/such/folder")] {
+        let Err(refused) = settings.clone().with("LEDGER", offset).try_start() else { panic!("counts into {offset}") };
         assert_eq!(refused.code, Some(1), "{refused:?}");
         assert!(refused.stderr.contains("there is no folder /"), "{refused:?}");
         assert!(refused.stderr.contains(&format!("{folder}: create it")), "{refused:?}");
@@ -333,7 +333,7 @@ fn mounted(settings: &Settings, mounts: &str) -> Settings {
 fn a_file_that_cannot_be_replaced_is_rejected_at_the_start() {
     let sound = ledger_of(3).1;
     // Bind-mounted on itself, from another folder, from another file system; in a read-only folder; and by a link.
-    for (mounts, place, reason) in [
+    for (mounts, offset, reason) in [
         ("mount --bind notch.ledger notch.ledger", "notch.ledger", "mount its folder"),
         ("mkdir data && touch data/file && mount --bind notch.ledger data/file", "data/file", "mount its folder"),
         (
@@ -353,10 +353,10 @@ fn a_file_that_cannot_be_replaced_is_rejected_at_the_start() {
         for content in [&sound[..], b""] {
             let settings = Settings::ledger();
             settings.write_ledger(content);
-            let started = mounted(&settings, mounts).with("LEDGER", place).try_start();
-            let Err(refused) = started else { panic!("{place} of {mounts} can never be replaced") };
+            let started = mounted(&settings, mounts).with("LEDGER", offset).try_start();
+            let Err(refused) = started else { panic!("{offset} of {mounts} can never be replaced") };
             assert_eq!(refused.code, Some(1), "{refused:?}");
-            assert!(refused.stderr.contains(place) && refused.stderr.contains(reason), "{mounts}: {refused:?}");
+            assert!(refused.stderr.contains(offset) && refused.stderr.contains(reason), "{mounts}: {refused:?}");
             assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
             assert!(settings.read_ledger() == content, "{mounts}: the file was changed");
             for folder in ["", "data"] {

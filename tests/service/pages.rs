@@ -25,7 +25,7 @@ fn page(notch: &Notch, method: &str, path: &str) -> Response {
 /// Returns the text of a page without tags.
 fn message(response: &Response) -> String {
     let text = response.text();
-    let (_, rest) = text.split_once("<p role=status>").expect("a place for the number");
+    let (_, rest) = text.split_once("<p role=status>").expect("a status element");
     let (text, _) = rest.split_once("</p>").expect("its end");
     let plain: String = text.split('<').map(|part| part.split_once('>').map_or(part, |(_, text)| text)).collect();
     plain.trim().to_owned()

@@ -145,14 +145,14 @@ fn missing_rights_for_receipts_are_remembered_after_a_reconnect() {
     for number in 1..=3 {
         assert_eq!(notch.visit_when_it_counts(), number);
         redis.query("CLIENT KILL USER u");
-        wait_until("it is connected anew", || (reconnects(&notch) >= number).then_some(()));
+        wait_until("notch connects again", || (reconnects(&notch) >= number).then_some(()));
     }
     assert_eq!(notch.visit_when_it_counts(), 4);
     let count_in_log = |text: &str| notch.log().iter().filter(|line| line.contains(text)).count();
     wait_until("it is logged", || (count_in_log("may not keep receipts") > 0).then_some(()));
     redis.execute("ACL SETUSER u +@all allkeys");
     redis.query("CLIENT KILL USER u");
-    wait_until("it is connected anew", || (reconnects(&notch) >= 4).then_some(()));
+    wait_until("notch connects again", || (reconnects(&notch) >= 4).then_some(()));
     assert_eq!(notch.visit_when_it_counts(), 5);
     wait_until("the log takes it back", || (count_in_log("the store keeps receipts") > 0).then_some(()));
     assert_eq!(

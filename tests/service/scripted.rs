@@ -375,7 +375,7 @@ fn a_late_reply_reaches_no_client() {
         let notch = settings(&script).with("STORE_TIMEOUT", "200ms").start();
         notch.get("/count").assert_in_doubt();
         // The connection is replaced at about the same time, and the reply must be later.
-        wait_until("notch connects anew", || script.received().iter().any(|(at, _)| *at == 2).then_some(()));
+        wait_until("notch connects again", || script.received().iter().any(|(at, _)| *at == 2).then_some(()));
         script.release();
         assert_eq!(notch.visit_when_it_counts(), 42);
         assert_eq!(notch.visit_when_it_counts(), 43);
