@@ -1,6 +1,6 @@
 //! Parses the environment once into a [`Config`]. The values in it need no further check.
 //!
-//! An empty value counts as unset. An invalid one stops the start with one line that names the variable, says what is
+//! An empty value counts as unset. An invalid one stops the start with one line that names the variable, states what is
 //! wrong and shows an example. Values that may contain a password are never repeated. A setting that another one would
 //! override, or a variable `REDIS_*` that notch does not read, is invalid too, so no setting is ignored silently.
 //!
@@ -350,7 +350,7 @@ impl Env {
     }
 }
 
-/// Files open beside connections: the log, the ledger and its replacement, the listener, the signals, a file that is
+/// Open files other than connections: the log, the ledger and its replacement, the listener, the signals, a file that is
 /// read.
 const BASE_FILES: usize = 16;
 

@@ -84,8 +84,7 @@ pub(super) fn nearest_setting(name: &str) -> &'static Setting {
     redis_settings.min_by_key(distance).unwrap_or(&SETTINGS[0])
 }
 
-/// Returns the Levenshtein distance: how many letters must be added, removed or replaced to turn one word into the
-/// other.
+/// Returns the Levenshtein distance: the number of letters to add, remove or replace.
 fn edit_distance(one: &[u8], other: &[u8]) -> usize {
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (index, letter) in one.iter().enumerate() {
@@ -100,10 +99,10 @@ fn edit_distance(one: &[u8], other: &[u8]) -> usize {
 }
 
 const USAGE: &str = "\
-notch counts visits: GET /count over HTTP, in Redis or in a file of its own.
+notch counts visits: GET /count over HTTP, in Redis or in its own file.
 
 Usage: notch                      serve
-       notch healthcheck          exit 0 if a running notch is alive, else 1
+       notch healthcheck          exit 0 if a running notch responds, else 1
        notch healthcheck ready    exit 0 if it is ready for visits, else 1
        notch --help, notch --version
 

@@ -2,7 +2,7 @@
 //!
 //! As in musl, all servers get the query at once and the first addresses win. After a reply without addresses, the
 //! other servers have [`GRACE`] to reply, because one of them may have the name: glibc queries them in order, and a
-//! name that glibc finds must be found here. As in glibc, the search continues after a candidate for which a server
+//! name that glibc finds must be found by notch. As in glibc, the search continues after a candidate for which a server
 //! failed or none replied, and the failure is reported only if nothing is found. A server that was silent for one
 //! candidate gets the queries for the next ones, but is not waited for where another server has replied. If servers are
 //! slow, the query for the next candidate is sent before the current one has ended, but the current one is preferred.

@@ -306,17 +306,17 @@ const UNSUPPORTED_VERSION: &RequestError =
 const MALFORMED: &RequestError = &bad_request("this is not a well-formed HTTP/1.1 request");
 const NO_REQUEST: &RequestError = &bad_request("empty lines are no request");
 const UNKNOWN_METHOD: &RequestError =
-    &RequestError::new(Status::NotImplemented, "this method is not known here: use GET");
+    &RequestError::new(Status::NotImplemented, "this method is not supported: use GET");
 const INVALID_TARGET: &RequestError = &bad_request("the request target has to begin with a slash");
 const INVALID_HOST: &RequestError = &bad_request("one valid Host field is needed");
 const INVALID_LENGTH: &RequestError = &bad_request("the Content-Length is not a number");
 const DUPLICATE_LENGTH: &RequestError = &bad_request("one Content-Length is enough");
 const UNKNOWN_CODING: &RequestError =
-    &RequestError::new(Status::NotImplemented, "the only transfer coding known here is chunked");
+    &RequestError::new(Status::NotImplemented, "the only transfer coding supported is chunked");
 const INVALID_CODING: &RequestError = &bad_request("the Transfer-Encoding is no list of transfer codings");
 const CHUNKED_NOT_LAST: &RequestError = &bad_request("the last transfer coding has to be chunked, once");
 const UNKNOWN_EXPECTATION: &RequestError =
-    &RequestError::new(Status::ExpectationFailed, "the only expectation known here is 100-continue");
+    &RequestError::new(Status::ExpectationFailed, "the only expectation supported is 100-continue");
 const LENGTH_AND_CODING: &RequestError = &bad_request("Content-Length and Transfer-Encoding contradict each other");
 const HTTP10_CODING: &RequestError = &bad_request("HTTP/1.0 has no Transfer-Encoding");
 const TARGET_TOO_LONG: &RequestError = &RequestError::new(Status::UriTooLong, "the request target is too long");

@@ -19,8 +19,8 @@ pub fn holds(data: &[u8]) {
     let settings: Vec<(&[u8], &[u8])> = data.split(|&byte| byte == b'\n').filter_map(setting).collect();
     let variable = |(name, value): &(&[u8], &[u8])| {
         // Arbitrary files are not read: their content is not under test, and a device file may not end.
-        let nowhere = if name.ends_with(b"_FILE") && !value.is_empty() { &b"/dev/null/"[..] } else { b"" };
-        (OsString::from_vec(name.to_vec()), OsString::from_vec([nowhere, *value].concat()))
+        let missing = if name.ends_with(b"_FILE") && !value.is_empty() { &b"/dev/null/"[..] } else { b"" };
+        (OsString::from_vec(name.to_vec()), OsString::from_vec([missing, *value].concat()))
     };
     match Env::new(settings.iter().map(variable).collect()).config() {
         Ok(config) => check(&config),
@@ -42,9 +42,9 @@ fn check(config: &Config) {
             assert!(Names::is_well_formed(name) && config.context.counters.key_of(name).is_some());
         }
     }
-    let origins = (0..).map_while(|place| config.context.origins.header_value(CorsDecision::Allowed(place)));
-    for (place, origin) in origins.enumerate() {
-        assert!(place < Origins::MAX && !origin.is_empty() && origin.bytes().all(|byte| byte.is_ascii_graphic()));
+    let origins = (0..).map_while(|index| config.context.origins.header_value(CorsDecision::Allowed(index)));
+    for (index, origin) in origins.enumerate() {
+        assert!(index < Origins::MAX && !origin.is_empty() && origin.bytes().all(|byte| byte.is_ascii_graphic()));
     }
     if let Store::Redis(redis) = &config.store {
         assert!(!redis.host.is_empty() && redis.port > 0);

@@ -39,7 +39,7 @@ fn check_message(message: &[u8], query: &[u8], is_reply: bool) {
     let decode = |message: &[u8]| {
         let mut found = Vec::new();
         let kind = dns::decode_reply(message, query, &mut found);
-        assert!(kind == ReplyKind::Exists || found.is_empty(), "addresses without an answer");
+        assert!(kind == ReplyKind::Exists || found.is_empty(), "addresses in a reply without records");
         assert!(found.len() <= MAX_ADDRESSES);
         (kind, found)
     };

@@ -97,7 +97,10 @@ impl Simulation {
             let need = self.connection.advance(&self.context, &mut self.worker, &mut self.buffers);
             assert!(self.buffers.pending().len() <= MAX_PENDING && self.buffers.received().len() <= MAX_RECEIVED);
             if !lazy || need != Need::Store {
-                assert!(need != Need::Room || !self.buffers.pending().is_empty(), "needs room although there is some");
+                assert!(
+                    need != Need::Room || !self.buffers.pending().is_empty(),
+                    "requires free space although there is some"
+                );
                 self.send();
             }
             match need {

@@ -24,8 +24,8 @@ use notch::resp;
 /// | `drop 35 60` | removes the bytes between these offsets |
 /// | `copy 35 60` | appends a copy of the bytes between these offsets |
 /// | `zeros 100` | appends this many zeros |
-/// | `put words` | appends the words |
-/// | `forge INCRBY a 5` | appends the words as a command with a valid checksum |
+/// | `put text` | appends the text |
+/// | `forge INCRBY a 5` | appends the arguments as a command with a valid checksum |
 /// | other | opens the file, if it is closed |
 pub fn holds(data: &[u8]) {
     let folder = Folder::new();
@@ -93,9 +93,11 @@ impl Scenario {
     /// Performs one step. Returns `None` if the file is rejected, which ends the scenario.
     fn step(&mut self, line: &[u8]) -> Option<()> {
         let text = String::from_utf8_lossy(line);
-        let words: Vec<&str> = text.split(' ').collect();
-        let number = |at: usize| words.get(at).and_then(|word| word.parse::<usize>().ok()).unwrap_or(0).min(MAX_LENGTH);
-        match words[0] {
+        let arguments: Vec<&str> = text.split(' ').collect();
+        let number = |at: usize| {
+            arguments.get(at).and_then(|argument| argument.parse::<usize>().ok()).unwrap_or(0).min(MAX_LENGTH)
+        };
+        match arguments[0] {
             "gone" => {
                 self.open()?;
                 // It may have been removed before.
@@ -114,12 +116,12 @@ impl Scenario {
             "zeros" => self.damage(|file| file.resize(file.len() + number(1), 0)),
             "put" => self.damage(|file| file.extend_from_slice(&line[4.min(line.len())..])),
             "forge" => {
-                self.keys.extend(words.get(2).and_then(|word| Key::new(word.as_bytes())));
+                self.keys.extend(arguments.get(2).and_then(|argument| Key::new(argument.as_bytes())));
                 self.is_forged = true;
-                self.damage(|file| forge(file, &words[1..]))
+                self.damage(|file| forge(file, &arguments[1..]))
             }
             _ => {
-                let counts = words.chunks_exact(2).filter_map(|pair| {
+                let counts = arguments.chunks_exact(2).filter_map(|pair| {
                     let by = pair[1].parse().ok().filter(|&by| by > 0)?;
                     Some((Key::new(pair[0].as_bytes())?, by))
                 });
@@ -229,12 +231,12 @@ fn totals(ledger: &mut Ledger, keys: &[Key]) -> Totals {
     totals.filter(|(_, total)| *total != 0).collect()
 }
 
-fn forge(file: &mut Vec<u8>, words: &[&str]) {
+fn forge(file: &mut Vec<u8>, arguments: &[&str]) {
     // The previous checksum is the last line without its end; the header has none.
     let digits = file.len().checked_sub(10).and_then(|start| std::str::from_utf8(&file[start..start + 8]).ok());
     let seed = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0);
     let mut out = Vec::new();
-    resp::write_command(&mut out, &words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>());
+    resp::write_command(&mut out, &arguments.iter().map(|argument| argument.as_bytes()).collect::<Vec<_>>());
     let checksum = format!("{:08x}", crc32(seed, &out));
     resp::write_command(&mut out, &[b"ECHO", checksum.as_bytes()]);
     file.extend_from_slice(&out);

@@ -21,9 +21,9 @@ use super::arrival::{Arrival, Pieces};
 /// are ignored. The rest is sent by Redis.
 pub fn holds(data: &[u8]) {
     let (plan, sent) = data.split_at(data.iter().position(|&byte| byte == b'\n').map_or(data.len(), |end| end + 1));
-    let mut words = plan.split(u8::is_ascii_whitespace);
-    let config = config(words.next().unwrap_or_default());
-    let batches: Vec<Vec<Command>> = words.map(|word| word.iter().filter_map(command).collect()).collect();
+    let mut parts = plan.split(u8::is_ascii_whitespace);
+    let config = config(parts.next().unwrap_or_default());
+    let batches: Vec<Vec<Command>> = parts.map(|word| word.iter().filter_map(command).collect()).collect();
     for pieces in Pieces::of(data) {
         for accepted in [usize::MAX, 1, 0] {
             let arrival = Arrival::new(sent, pieces);
