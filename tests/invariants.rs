@@ -301,12 +301,12 @@ impl Reader {
         }
     }
 
-    /// Reads over an attribute, and over what it is an attribute of if that is for tests.
+    /// Skips an attribute, and its item if that is only for tests.
     fn attribute(&mut self, tokens: &[TokenTree], at: usize) -> usize {
         let at = at + 1 + usize::from(tokens.get(at + 1).is_some_and(|next| is(next, '!')));
         let Some(TokenTree::Group(group)) = tokens.get(at) else { return at };
-        let tokens: String = group.stream().to_string().split_whitespace().collect();
-        if tokens.starts_with("cfg(test)") || tokens.starts_with("cfg(all(test,") {
+        let attribute: String = group.stream().to_string().split_whitespace().collect();
+        if attribute.starts_with("cfg(test)") || attribute.starts_with("cfg(all(test,") {
             let ends = |token: &TokenTree| {
                 is(token, ';') || matches!(token, TokenTree::Group(group) if group.delimiter() == Delimiter::Brace)
             };
@@ -320,7 +320,7 @@ impl Reader {
             }
             return at + 1 + length;
         }
-        if !tokens.starts_with("doc=") {
+        if !attribute.starts_with("doc=") {
             self.read(group.stream(), "");
         }
         at + 1
