@@ -51,7 +51,7 @@ pub(super) fn increment_prefix(
 ) -> Vec<u8> {
     let expiry = Decimal::new((producer.retry_window + RECEIPT_GRACE).as_millis() as i64);
     let id = Decimal::new((producer.id >> 1) as i64);
-    let receipt = [b"{", hash_tag(key.as_bytes()), b"}:receipt:", &id].concat();
+    let receipt = receipt_key(key.as_bytes(), &id);
     // No counter can have this key, because a `Key` has no angle brackets.
     let names = limit.map(|limit| [b"{", hash_tag(limit.main.as_bytes()), b"}:<names>"].concat());
     let (keys, count) = if limit.is_some() { (b"3", 10) } else { (b"2", 8) };
@@ -60,6 +60,18 @@ pub(super) fn increment_prefix(
     names.iter().for_each(|names| resp::write_argument(&mut prefix, names));
     resp::write_argument(&mut prefix, &expiry);
     prefix
+}
+
+/// Returns the key of the receipt of a counter, in the counter's slot. Counters with one hash tag have receipts of their
+/// own: a batch has one number for all its counters.
+fn receipt_key(counter: &[u8], id: &[u8]) -> Vec<u8> {
+    let tag = hash_tag(counter);
+    let mut key = [b"{", tag, b"}:receipt:", id].concat();
+    if tag != counter {
+        key.extend_from_slice(b":");
+        key.extend_from_slice(counter);
+    }
+    key
 }
 
 /// Returns the part of a key that determines its slot in a cluster: the content of the first pair of braces if it is
@@ -113,6 +125,19 @@ mod tests {
             ("{{a}", "{a"),
         ] {
             assert_eq!(hash_tag(key.as_bytes()), tag.as_bytes(), "{key}");
+        }
+    }
+
+    #[test]
+    fn counters_in_one_slot_have_receipts_of_their_own() {
+        for (counter, receipt) in [
+            ("visits", "{visits}:receipt:42"),
+            ("visits:a", "{visits:a}:receipt:42"),
+            ("{visits}", "{visits}:receipt:42:{visits}"),
+            ("{visits}:a", "{visits}:receipt:42:{visits}:a"),
+        ] {
+            assert_eq!(receipt_key(counter.as_bytes(), b"42"), receipt.as_bytes(), "{counter}");
+            assert_eq!(hash_tag(receipt.as_bytes()), hash_tag(counter.as_bytes()), "{counter}");
         }
     }
 }

@@ -58,6 +58,26 @@ fn the_key_is_a_setting() {
 }
 
 #[test]
+fn counters_with_one_hash_tag_are_counted_in_one_batch() {
+    let redis = Redis::start(&[]);
+    let settings = Settings::redis(redis.port).with("COUNTER_KEY", "{visits}").with("COUNTERS", "a,b");
+    let notch = settings.with("WORKERS", "1").start();
+    assert_eq!(notch.visit(), 1);
+    let mut clients: Vec<_> = (0..6).map(|_| notch.client()).collect();
+    // While the first batch waits for Redis, the others gather in the second.
+    redis.execute("CLIENT PAUSE 300 WRITE");
+    for (client, path) in clients.iter_mut().zip(["/count", "/count/a", "/count", "/count/b", "/count/a", "/count"]) {
+        client.send_request("GET", path, &[JSON]);
+        thread::sleep(Duration::from_millis(10));
+    }
+    let numbers: Vec<_> = clients.iter_mut().map(|client| client.response().json()["count"].as_i64()).collect();
+    assert_eq!(numbers, [2, 1, 3, 1, 2, 4].map(Some));
+    for (key, total) in [("{visits}", "4"), ("{visits}:a", "2"), ("{visits}:b", "1")] {
+        assert_eq!(redis.query(&format!("GET {key}")), total, "{key}");
+    }
+}
+
+#[test]
 fn simultaneous_visits_share_one_command() {
     let redis = Redis::start(&[]);
     let (one, two) = (Settings::redis(redis.port).start(), Settings::redis(redis.port).start());
