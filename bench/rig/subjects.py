@@ -129,8 +129,8 @@ class Builder:
     def build_notch(self, driver):
         binary = self.options.binary
         if not binary:
-            built = subprocess.run(["scripts/build", "--std", self.options.std, "--driver", driver], cwd=self.root,
-                                   stdout=subprocess.PIPE, check=False, text=True, timeout=BUILD_SECONDS)
+            built = subprocess.run(["scripts/build", *["--stable"] * self.options.stable, "--driver", driver],
+                                   cwd=self.root, stdout=subprocess.PIPE, check=False, text=True, timeout=BUILD_SECONDS)
             if built.returncode:
                 raise Failed(f"notch does not build with driver {driver}")
             binary = self.root / built.stdout.strip()
