@@ -1,6 +1,6 @@
 //! Converts between a file with a case in each line and a folder with a case in each file, as fuzzers use it.
 //!
-//! `cases spread FILE FOLDER` writes each case to a file of its own. `cases gather FILE FOLDER` appends the new cases
+//! `cases spread FILE FOLDER` writes each case to its own file. `cases gather FILE FOLDER` appends the new cases
 //! of the folder to the lines, the shortest first. `cases show FILE` prints one case as a line.
 
 use std::path::Path;

@@ -128,7 +128,7 @@ fn a_large_ledger_whose_rewrite_fails_grows() {
         let notch = injected(&settings, fault).start();
         let mut client = notch.client();
         for _ in 0..PIPELINES {
-            // A read in between makes each visit a batch of its own.
+            // A read in between makes each visit its own batch.
             let visit = "GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /favicon.ico HTTP/1.1\r\nHost: h\r\n\r\n";
             let _ = client.try_send(visit.repeat(VISITS_PER_PIPELINE));
             let responses: Vec<_> = (0..2 * VISITS_PER_PIPELINE).map_while(|_| client.next_response("GET")).collect();

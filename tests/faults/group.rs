@@ -49,7 +49,7 @@ impl Group {
         });
         if let Err(error) = made {
             panic!(
-                "this test needs a memory control group of its own: run it as root where {} is writable \
+                "this test needs its own memory control group: run it as root where {} is writable \
                  (in a container: --privileged): {error}",
                 parent.display()
             );
@@ -57,7 +57,7 @@ impl Group {
         group
     }
 
-    /// A group without a quota of its own within one that has this quota and period, in microseconds.
+    /// A group without its own quota within one that has this quota and period, in microseconds.
     #[cfg(feature = "tokio")]
     pub(crate) fn of_processors(quota: &str) -> Self {
         let version_1 = Path::new("/sys/fs/cgroup/cpu");
@@ -74,7 +74,7 @@ impl Group {
         });
         if let Err(error) = made.and_then(|()| fs::create_dir(&group.folder)) {
             panic!(
-                "this test needs control groups of its own: run it as root where {} is writable: {error}",
+                "this test needs its own control groups: run it as root where {} is writable: {error}",
                 parent.display()
             );
         }

@@ -137,7 +137,7 @@ impl Connection {
 fn connect_with_small_buffer(address: SocketAddr) -> Option<TcpStream> {
     let SocketAddr::V4(address) = address else { panic!("loopback is {address}") };
     let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).ok()?;
-    setsockopt(&socket, sockopt::RcvBuf, &1).expect("a socket with a buffer of its own");
+    setsockopt(&socket, sockopt::RcvBuf, &1).expect("a socket with its own buffer");
     connect(socket.as_raw_fd(), &SockaddrIn::from(address)).ok()?;
     Some(socket.into())
 }

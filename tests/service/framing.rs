@@ -393,7 +393,7 @@ const WHOLE: &[Case] = &[
         r"POST /livez HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n20\r\n{visit}\r\n0\r\n\r\n",
         "405 keep",
     ),
-    // What encodes what, and both at once (RFC 9112, section 6.1).
+    // Transfer codings in other orders, and both framings at once (RFC 9112, section 6.1).
     ("chunked in 1.0", r"POST /count HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400 close"),
     (
         "chunked in 1.0 with keep-alive",

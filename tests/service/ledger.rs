@@ -322,7 +322,7 @@ fn a_missing_folder_is_reported() {
     }
 }
 
-/// Starts notch through a shell that may mount, in a namespace of its own.
+/// Starts notch through a shell that may mount, in its own namespace.
 fn mounted(settings: &Settings, mounts: &str) -> Settings {
     let script = format!("{mounts} && exec \"$0\" \"$@\"");
     let command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", &script];
@@ -441,7 +441,7 @@ fn a_folder_that_becomes_read_only_affects_no_visit() {
         let mut client = notch.client();
         let (rounds, visits) = (44, 250);
         for round in 0..rounds {
-            // A read in between makes each visit a batch of its own.
+            // A read in between makes each visit its own batch.
             let visit = "GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /favicon.ico HTTP/1.1\r\nHost: h\r\n\r\n";
             client.send(visit.repeat(visits));
             for step in 1..=visits {
@@ -521,7 +521,7 @@ fn a_large_ledger_is_rewritten() {
     let mut client = notch.client();
     let (rounds, visits) = (120, 250);
     for round in 0..rounds {
-        // Something else in between, so that each visit is a batch of its own.
+        // Something else in between, so that each visit is its own batch.
         let visit = "GET /count HTTP/1.1\r\nHost: h\r\n\r\nGET /favicon.ico HTTP/1.1\r\nHost: h\r\n\r\n";
         client.send(visit.repeat(visits));
         for step in 1..=visits {

@@ -53,7 +53,7 @@ fn assert_grown(before: &Samples, after: &Samples, by: &[(String, f64)]) {
     let counted = |sample: &&String| !sample.starts_with("notch_connections") && !is_duration(sample);
     let mut wait_for_growth: Samples =
         after.iter().map(|(sample, value)| (sample.clone(), value - before[sample])).collect();
-    *wait_for_growth.get_mut(&requests("metrics", "2xx")).expect("a route of its own") -= 1.0;
+    *wait_for_growth.get_mut(&requests("metrics", "2xx")).expect("its own route") -= 1.0;
     wait_for_growth.retain(|sample, by| *by != 0.0 && counted(&sample));
     assert_eq!(wait_for_growth, by.iter().cloned().collect());
 }
@@ -204,7 +204,10 @@ fn a_slow_store_shows_in_the_metrics() {
     assert_eq!(samples["notch_store_round_trip_seconds_count"], 2.0);
     let took = samples["notch_store_round_trip_seconds_sum"];
     let held = HELD.as_secs_f64();
-    assert!((held..2.0 * held).contains(&took), "that a batch waits for another is no part of its own: {took}");
+    assert!(
+        (held..2.0 * held).contains(&took),
+        "the time in which a batch waits for another one is not included: {took}"
+    );
     for (le, batches) in [("1", 1.0), ("4", 1.0), ("16", 2.0), ("+Inf", 2.0)] {
         assert_eq!(samples[&format!("notch_batch_commands_bucket{{le=\"{le}\"}}")], batches, "{le}");
     }

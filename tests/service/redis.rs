@@ -487,7 +487,7 @@ fn a_redis_that_is_too_slow_leaves_visits_in_doubt() {
     notch.get("/count").assert_in_doubt();
     assert_eq!(notch.get("/livez").status, 200);
     redis.execute("CLIENT UNPAUSE");
-    // The visit in doubt was counted or was not; the next visit has a number of its own.
+    // The visit in doubt was counted or was not; the next visit has its own number.
     let next = notch.visit_when_it_counts();
     assert!((2..=3).contains(&next), "{next}");
     assert_eq!(redis.query("GET visits"), next.to_string());

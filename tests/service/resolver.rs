@@ -1,8 +1,8 @@
 //! Resolution of the Redis host: in the hosts file, through name servers with any or no reply, and again after its
 //! address has changed.
 //!
-//! In the tests of files alone, notch gets system files of its own, in a mount namespace. With name servers, the whole
-//! test runs in namespaces of its own.
+//! In the tests of files alone, notch gets its own system files, in a mount namespace. With name servers, the whole
+//! test runs in its own namespaces.
 
 use std::fs;
 use std::net::{IpAddr, TcpListener, UdpSocket};
@@ -89,7 +89,7 @@ fn an_invalid_name_is_not_looked_up() {
     wait_for_log(&notch, "DNS lookup of the Redis host failed: no such name; check REDIS_HOST");
 }
 
-/// Defines a test that runs in namespaces of its own.
+/// Defines a test that runs in its own namespaces.
 macro_rules! isolated {
     ($name:ident, $body:expr) => {
         #[test]

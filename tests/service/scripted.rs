@@ -388,10 +388,10 @@ fn a_late_reply_reaches_no_client() {
 fn the_number_of_a_client_that_left_is_not_given_again() {
     let script = Script::play("> INCR visits\nhold\n< :41\\r\\n\n> INCR visits\n< :42\\r\\n");
     let notch = notch(&script);
-    let mut gone = notch.client();
-    gone.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
+    let mut leaving = notch.client();
+    leaving.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
     script.reach(1);
-    drop(gone);
+    drop(leaving);
     let mut next = notch.client();
     next.send("GET /count HTTP/1.1\r\nHost: h\r\n\r\n");
     // A request on another connection gives notch time to notice both events.

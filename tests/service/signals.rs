@@ -333,7 +333,7 @@ fn as_the_first_process_of_a_container() {
     if !allowed(&command) {
         command.extend(["--user", "--map-root-user"]);
         if !allowed(&command) {
-            eprintln!("NOT TESTED: this user may not make a process 1 of its own (unshare is refused)");
+            eprintln!("NOT TESTED: this user may not create its own process 1 (unshare is refused)");
             return;
         }
     }

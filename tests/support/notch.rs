@@ -22,7 +22,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Settings that count into `./notch.ledger`, by default, in a folder of its own.
+    /// Settings that count into `./notch.ledger`, by default, in its own folder.
     pub(crate) fn ledger() -> Self {
         let variables = BTreeMap::from([("LISTEN".into(), "127.0.0.1:0".into())]);
         Self { folder: Arc::new(Folder::new("notch")), variables, wrapper: Vec::new() }

@@ -3,7 +3,7 @@
 //! - The same bytes in other pieces get the same responses and cause the same commands. A draining server may close
 //!   after any response: then its responses are a prefix of those.
 //! - httparse parses each response, with the fields and the length that it should have.
-//! - Each of `n` visits gets a number of its own, the last one that of the store.
+//! - Each of `n` visits gets its own number, the last one that of the store.
 //! - Received and pending bytes stay bounded, and there is room for bytes that are needed.
 
 use bytes::BufMut;

@@ -18,7 +18,7 @@ use notch::resp;
 /// | line | step |
 /// |---|---|
 /// | `a 1 b 40` | commits a batch: keys and visits |
-/// | `gone` | removes the file while it is open, and counts a visit of `gone` |
+/// | `remove` | removes the file while it is open, and counts a visit of `removed` |
 /// | `cut 57` | truncates the file to this length |
 /// | `flip 30 1` | XORs the byte at this offset |
 /// | `drop 35 60` | removes the bytes between these offsets |
@@ -98,12 +98,12 @@ impl Scenario {
             arguments.get(at).and_then(|argument| argument.parse::<usize>().ok()).unwrap_or(0).min(MAX_LENGTH)
         };
         match arguments[0] {
-            "gone" => {
+            "remove" => {
                 self.open()?;
                 // It may have been removed before.
                 let _ = fs::remove_file(&self.path);
                 // The next commit writes the whole file again.
-                self.count(&[(Key::new(b"gone").expect("a valid key"), 1)])
+                self.count(&[(Key::new(b"removed").expect("a valid key"), 1)])
             }
             "cut" => self.damage(|file| file.truncate(number(1))),
             "flip" => self.damage(|file| {
