@@ -2,9 +2,18 @@
 //!
 //! The viewer draws the letters; a table of the widths of Verdana gives the lengths of the texts. An invalid label or
 //! colour is replaced by the default, so that a badge is drawn in any case.
+//!
+//! ```
+//! use notch::badge::BadgeStyle;
+//!
+//! let mut svg = Vec::new();
+//! let style = BadgeStyle::new(b"label=guests&color=green");
+//! BadgeStyle::write_svg(Some(&style), &mut svg, Some(42));
+//! assert!(svg.starts_with(b"<svg ") && String::from_utf8_lossy(&svg).contains("guests: 42"));
+//! ```
 
 use crate::decimal::Decimal;
-use crate::render::{escape, template};
+use crate::render::{self, escape, write_template};
 
 /// The label and the colour of a badge.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,17 +33,19 @@ impl BadgeStyle {
         Self { label: label.unwrap_or_else(|| DEFAULT_LABEL.into()), color: color.unwrap_or_else(|| BLUE.into()) }
     }
 
-    /// Returns the SVG of a number, or of [`UNAVAILABLE`] in grey where there is none.
-    #[must_use]
-    pub fn svg(&self, number: Option<&[u8]>) -> Vec<u8> {
-        let message = number.and_then(|number| str::from_utf8(number).ok()).unwrap_or(UNAVAILABLE);
-        let color = if number.is_some() { &self.color } else { GREY };
-        let (label_length, message_length) = (text_length(&self.label), text_length(message));
+    /// Appends the SVG of a number, or of [`UNAVAILABLE`] in grey if there is none. Without a style, it has the default
+    /// label and colour.
+    pub fn write_svg(style: Option<&Self>, out: &mut Vec<u8>, number: Option<i64>) {
+        let (label, color) = style.map_or((DEFAULT_LABEL, BLUE), |style| (&style.label, &style.color));
+        let color = if number.is_some() { color } else { GREY };
+        let number = number.map(Decimal::new);
+        let message = number.as_deref().and_then(|digits| str::from_utf8(digits).ok()).unwrap_or(UNAVAILABLE);
+        let (label_length, message_length) = (text_length(label), text_length(message));
         // Widths in pixels, rounded up, with five pixels on either side of a text.
         let (left, right) = ((label_length + 109) / 10, (message_length + 109) / 10);
-        template(TEMPLATE, &mut |out, placeholder| {
+        write_template(out, TEMPLATE, &mut |out, placeholder| {
             let number = match placeholder {
-                b"label" => return escape(out, &self.label),
+                b"label" => return escape(out, label),
                 b"message" => return escape(out, message),
                 b"color" => return escape(out, color),
                 b"left" => left,
@@ -46,7 +57,15 @@ impl BadgeStyle {
                 _ => left * 10 + right * 5,
             };
             out.extend_from_slice(&Decimal::new(number));
-        })
+        });
+    }
+}
+
+/// Appends the object from which shields.io draws the badge of a number, or of [`UNAVAILABLE`] in grey if there is none.
+pub fn write_object(out: &mut Vec<u8>, number: Option<i64>) {
+    match number {
+        Some(number) => render::write_badge_object(out, &Decimal::new(number), "blue"),
+        None => render::write_badge_object(out, UNAVAILABLE.as_bytes(), "lightgrey"),
     }
 }
 
@@ -158,8 +177,12 @@ mod tests {
 
     #[test]
     fn badge_shows_its_number_or_unavailable() {
-        let draw = |query: &[u8], number| String::from_utf8(BadgeStyle::new(query).svg(number)).expect("UTF-8");
-        let badge = draw(b"label=<%22%26", Some(b"42"));
+        let draw = |query: &[u8], number| {
+            let mut svg = Vec::new();
+            BadgeStyle::write_svg(Some(&BadgeStyle::new(query)), &mut svg, number);
+            String::from_utf8(svg).expect("UTF-8")
+        };
+        let badge = draw(b"label=<%22%26", Some(42));
         assert!(badge.contains("<title>&lt;&quot;&amp;: 42</title>") && badge.contains(BLUE), "{badge}");
         let badge = draw(b"color=red", None);
         assert!(badge.contains("<title>visits: unavailable</title>") && badge.contains(GREY), "{badge}");

@@ -9,24 +9,71 @@
 //!                 └─> AwaitingStore ─> Head, or Closed
 //! any state but AwaitingStore, on an invalid or late request ──> Closed
 //! ```
+//!
+//! A visit from bytes to bytes, with a store that replies 7:
+//!
+//! ```
+//! use notch::buffers::Buffers;
+//! use notch::connection::{HttpConnection, Need, ServerContext, WorkerContext};
+//! use notch::cors::Origins;
+//! use notch::counter::{Command, Counters, Key, Names};
+//! use notch::metrics::{Metrics, ServerInfo};
+//! use notch::render::Welcome;
+//!
+//! let key = Key::new(b"visits").expect("printable ASCII");
+//! let server = ServerContext {
+//!     counters: Counters { main: key, names: Names::Any },
+//!     origins: Origins::default(),
+//!     served_by: "web-1".to_owned(),
+//!     welcome: Welcome::new("Hello"),
+//!     metrics: Metrics::new(ServerInfo::default(), 1, false),
+//!     records_requests: false,
+//! };
+//! let mut worker = WorkerContext::new();
+//! worker.set_time(784_111_777);
+//! let (mut connection, mut buffers) = (HttpConnection::default(), Buffers::default());
+//!
+//! // Part of a request arrives, then the rest.
+//! buffers.receive(b"GET /count HTTP/1.1\r\nHo");
+//! assert_eq!(connection.advance(&server, &mut worker, &mut buffers), Need::Bytes(1));
+//! buffers.receive(b"st: localhost\r\n\r\n");
+//! assert_eq!(connection.advance(&server, &mut worker, &mut buffers), Need::Store);
+//!
+//! // The driver sends the command to the store, and passes on the reply.
+//! assert_eq!(connection.command(), Command::Increment { key, by: 1 });
+//! connection.complete(Ok(7), &server, &mut worker, &mut buffers);
+//! assert_eq!(connection.advance(&server, &mut worker, &mut buffers), Need::Request);
+//! assert_eq!(
+//!     String::from_utf8_lossy(buffers.pending()),
+//!     "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Type: text/plain; charset=utf-8\r\n\
+//!      Content-Length: 2\r\nCache-Control: no-store\r\nX-Served-By: web-1\r\n\r\n7\n"
+//! );
+//!
+//! // The bytes were sent, and a request of an unknown version arrives: the connection closes after the response.
+//! buffers.mark_sent(buffers.pending().len());
+//! buffers.receive(b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n");
+//! assert_eq!(connection.advance(&server, &mut worker, &mut buffers), Need::Close);
+//! assert!(buffers.pending().starts_with(b"HTTP/1.1 505 HTTP Version Not Supported\r\n"));
+//! ```
 
 mod caches;
+mod content;
 mod record;
 mod responses;
 
-use caches::{HeadCache, ParsedHead, RequestCache};
+use caches::{ParsedHead, RequestCache, VisitCache};
 use record::PendingRecord;
 pub use record::Record;
-use responses::{PendingRequest, default_head};
+use responses::{Outcome, PendingRequest};
 
 use crate::badge::BadgeStyle;
 use crate::buffers::Buffers;
 use crate::cors::Origins;
 use crate::counter::{Command, Counters, StoreError};
-use crate::http::{self, Body, Framing, Persistence, RequestError, ResponseHead, Status};
+use crate::http::{self, Body, Framing, Persistence, RequestError};
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::render::{Format, Welcome};
-use crate::routes::{self, Handler, Route, RouteMatch};
+use crate::routes::{self, Handler, Operation, Route};
 
 /// What all responses of a server have in common.
 pub struct ServerContext {
@@ -57,7 +104,7 @@ pub struct WorkerContext {
     second: Option<u64>,
     date: [u8; 29],
     request_cache: RequestCache,
-    head_cache: HeadCache,
+    visit_cache: VisitCache,
     /// The requests answered since the driver has last logged them, if they are recorded at all.
     pub records: Vec<Record>,
     /// The current time in microseconds since any fixed moment, if requests are recorded.
@@ -85,7 +132,7 @@ impl WorkerContext {
             second: None,
             date: [b' '; 29],
             request_cache: RequestCache::EMPTY,
-            head_cache: HeadCache::EMPTY,
+            visit_cache: VisitCache::EMPTY,
             records: Vec::new(),
             micros: 0,
             index: 0,
@@ -101,7 +148,7 @@ impl WorkerContext {
         }
         self.second = Some(second);
         self.date = http::date(second);
-        self.head_cache.clear();
+        self.visit_cache.clear();
     }
 }
 
@@ -127,7 +174,7 @@ pub struct HttpConnection {
     state: State,
     /// The request that awaits its response, in [`State::Body`] and [`State::AwaitingStore`].
     request: PendingRequest,
-    /// The style of the requested badge; boxed, since few connections draw any.
+    /// The style in the query of the requested badge; boxed, since few connections draw any.
     badge_style: Option<Box<BadgeStyle>>,
     /// The log record of the request, if requests are recorded.
     record: Option<Box<PendingRecord>>,
@@ -149,21 +196,21 @@ enum State {
 
 impl HttpConnection {
     /// Processes the received bytes as far as possible.
-    pub fn advance(&mut self, context: &ServerContext, worker: &mut WorkerContext, buffers: &mut Buffers) -> Need {
+    pub fn advance(&mut self, server: &ServerContext, worker: &mut WorkerContext, buffers: &mut Buffers) -> Need {
         loop {
             if buffers.pending().len() > MAX_PENDING {
                 return Need::Room;
             }
             let step = match self.state {
-                State::Head => self.read_head(context, worker, buffers),
-                State::Body(body) => self.read_body(body, context, worker, buffers),
+                State::Head => self.read_head(server, worker, buffers),
+                State::Body(body) => self.read_body(body, server, worker, buffers),
                 State::AwaitingStore(_) => Ok(Some(Need::Store)),
                 State::Closed => Ok(Some(Need::Close)),
             };
             match step {
                 Ok(Some(need)) => return need,
                 Ok(None) => {}
-                Err(error) => self.reject(error, context, worker, buffers),
+                Err(error) => self.reject(error, server, worker, buffers),
             }
         }
     }
@@ -172,46 +219,44 @@ impl HttpConnection {
     #[must_use]
     pub fn command(&self) -> Command {
         let visits = if let State::AwaitingStore(visits) = self.state { visits } else { 0 };
-        match self.request.route_match.handler {
-            Handler::Count(key) => Command::Increment { key, by: visits },
-            Handler::Welcome(key) | Handler::Total(key) | Handler::Prefetch(key) => Command::Get { key },
-            _ => Command::Ping,
-        }
+        self.request.route_match.handler.command(visits)
     }
 
     /// Takes the store's reply to [`Need::Store`] and writes the responses.
     pub fn complete(
         &mut self,
         total: Result<i64, StoreError>,
-        context: &ServerContext,
+        server: &ServerContext,
         worker: &mut WorkerContext,
         buffers: &mut Buffers,
     ) {
         let State::AwaitingStore(visits) = self.state else { return };
-        if let Handler::Count(_) = self.request.route_match.handler {
-            context.metrics(worker).record_visits(visits as u64, total);
+        if self.request.route_match.handler.is_visit() {
+            server.metrics(worker).record_visits(visits as u64, total);
         }
         for position in 1..visits {
             // The store returned the number of the last visit.
             let number = total.map(|total| total.wrapping_sub(visits - position));
-            self.request.write_response(number, None, context, worker, buffers);
+            if let Some(outcome) = self.request.outcome(Some(number), None, worker.draining) {
+                self.request.write_response(outcome, server, worker, buffers.output());
+            }
         }
-        self.finish(total, context, worker, buffers);
+        self.finish(Some(total), server, worker, buffers);
     }
 
     /// Rejects a request that has begun and has not arrived whole in time.
-    pub fn time_out(&mut self, context: &ServerContext, worker: &mut WorkerContext, buffers: &mut Buffers) {
-        self.reject(http::REQUEST_TIMEOUT, context, worker, buffers);
+    pub fn time_out(&mut self, server: &ServerContext, worker: &mut WorkerContext, buffers: &mut Buffers) {
+        self.reject(http::REQUEST_TIMEOUT, server, worker, buffers);
     }
 
     fn read_head(
         &mut self,
-        context: &ServerContext,
+        server: &ServerContext,
         worker: &mut WorkerContext,
         buffers: &mut Buffers,
     ) -> Result<Option<Need>, &'static RequestError> {
         let (true, Some(ParsedHead { request, framing, used, badge_style })) =
-            (self.parse_head(context, worker, buffers)?, &mut worker.request_cache.parsed)
+            (self.parse_head(server, worker, buffers)?, &mut worker.request_cache.parsed)
         else {
             return Ok(Some(if buffers.received().is_empty() {
                 Need::Request
@@ -232,7 +277,7 @@ impl HttpConnection {
     /// parsed again only after another line of it has arrived.
     fn parse_head(
         &mut self,
-        context: &ServerContext,
+        server: &ServerContext,
         worker: &mut WorkerContext,
         buffers: &Buffers,
     ) -> Result<bool, &'static RequestError> {
@@ -245,11 +290,12 @@ impl HttpConnection {
             && let Some((head, used)) = http::parse_head(received)?
         {
             self.scanned = 0;
-            let route_match = routes::match_route(&head, &context.counters, &context.origins);
+            let route_match = routes::match_route(&head, &server.counters, &server.origins);
             let request = PendingRequest { route_match, persistence: persistence(&head.framing) };
-            let badge_style = (route_match.format == Format::Badge).then(|| Box::new(BadgeStyle::new(head.query)));
+            let is_badge = matches!(route_match.handler, Handler::Counter(_, Operation::Badge(_)));
+            let badge_style = (is_badge && !head.query.is_empty()).then(|| Box::new(BadgeStyle::new(head.query)));
             worker.request_cache.bytes.clear();
-            if context.records_requests {
+            if server.records_requests {
                 self.record = Some(Box::new(PendingRecord::new(received, worker)));
             } else if badge_style.is_none() {
                 worker.request_cache.store(&received[..used]);
@@ -264,7 +310,7 @@ impl HttpConnection {
     fn read_body(
         &mut self,
         mut body: Body,
-        context: &ServerContext,
+        server: &ServerContext,
         worker: &mut WorkerContext,
         buffers: &mut Buffers,
     ) -> Result<Option<Need>, &'static RequestError> {
@@ -274,29 +320,25 @@ impl HttpConnection {
             self.state = State::Body(body);
             return Ok(Some(Need::Bytes(self.requests + 1)));
         }
-        if self.request.needs_store(worker) {
-            self.state = State::AwaitingStore(self.coalesce_pipelined(context, worker, buffers));
+        if self.request.outcome(None, None, worker.draining).is_none() {
+            self.state = State::AwaitingStore(self.coalesce_pipelined(server, worker, buffers));
         } else {
-            self.finish(Ok(0), context, worker, buffers);
+            self.finish(None, server, worker, buffers);
         }
         Ok(None)
     }
 
     /// Consumes the received requests that are equal to the current visit; returns the number of visits, at most
     /// [`MAX_COALESCED`]. Pages and badges are too large to be written many at once.
-    fn coalesce_pipelined(
-        &mut self,
-        context: &ServerContext,
-        worker: &mut WorkerContext,
-        buffers: &mut Buffers,
-    ) -> i64 {
+    fn coalesce_pipelined(&mut self, server: &ServerContext, worker: &mut WorkerContext, buffers: &mut Buffers) -> i64 {
         let mut visits = 1;
-        while let Handler::Count(_) = self.request.route_match.handler
+        while !buffers.received().is_empty()
+            && let Handler::Counter(_, Operation::Count) = self.request.route_match.handler
             && self.request.persistence != Persistence::Close
-            && matches!(self.request.route_match.format, Format::Text | Format::Json)
+            && self.request.route_match.format != Format::Html
             && visits < MAX_COALESCED
-            && !context.records_requests
-            && let (Ok(true), Some(parsed)) = (self.parse_head(context, worker, buffers), &worker.request_cache.parsed)
+            && !server.records_requests
+            && let (Ok(true), Some(parsed)) = (self.parse_head(server, worker, buffers), &worker.request_cache.parsed)
             && parsed.request == self.request
             && parsed.framing.body.is_complete()
         {
@@ -308,11 +350,12 @@ impl HttpConnection {
         visits
     }
 
-    /// Writes the last response that is due, and decides whether another request may follow.
+    /// Writes the last response that is due, and decides whether another request may follow. `reply` is that of the
+    /// store, if the response depends on it.
     fn finish(
         &mut self,
-        total: Result<i64, StoreError>,
-        context: &ServerContext,
+        reply: Option<Result<i64, StoreError>>,
+        server: &ServerContext,
         worker: &mut WorkerContext,
         buffers: &mut Buffers,
     ) {
@@ -322,9 +365,10 @@ impl HttpConnection {
             self.request.persistence = Persistence::Close;
         }
         let badge_style = self.badge_style.take();
-        let status = self.request.write_response(total, badge_style.as_deref(), context, worker, buffers);
-        if context.records_requests {
-            self.push_record(self.request.route_match.route, status, total.ok(), worker);
+        let Some(outcome) = self.request.outcome(reply, badge_style.as_deref(), worker.draining) else { return };
+        let status = self.request.write_response(outcome, server, worker, buffers.output());
+        if let Some(record) = self.record.take() {
+            worker.records.push(record.finish(self.request.route_match.route, status, outcome.number(), worker.micros));
         }
         self.requests += 1;
         self.state = if self.request.persistence == Persistence::Close { State::Closed } else { State::Head };
@@ -334,40 +378,26 @@ impl HttpConnection {
     /// `HEAD`.
     fn reject(
         &mut self,
-        error: &RequestError,
-        context: &ServerContext,
+        error: &'static RequestError,
+        server: &ServerContext,
         worker: &mut WorkerContext,
         buffers: &mut Buffers,
     ) {
-        if context.records_requests {
-            self.record.get_or_insert_with(|| Box::new(PendingRecord::new(buffers.received(), worker)));
-            self.push_record(Route::Refused, error.status, None, worker);
-        }
         let route_match = match self.state {
             State::Head => {
                 let head = http::parse_partial_head(buffers.received());
-                routes::match_rejected(&head, &context.counters, &context.origins)
+                routes::match_rejected(&head, &server.counters, &server.origins)
             }
-            _ => RouteMatch { route: Route::Refused, handler: Handler::NotFound, ..self.request.route_match },
+            _ => self.request.route_match.rejected(),
         };
-        let persistence = Persistence::Close;
-        let head = ResponseHead { status: error.status, persistence, ..default_head(route_match.format) };
-        context.write_message(&route_match, head, [error.message, ""], worker, buffers);
-        self.state = State::Closed;
-    }
-
-    /// Adds the record of the request, for the driver to log. Kept out of the hot path, since few servers record.
-    #[cold]
-    #[inline(never)]
-    fn push_record(&mut self, route: Route, status: Status, number: Option<i64>, worker: &mut WorkerContext) {
-        if let Some(pending) = self.record.take() {
-            let PendingRecord { method, path, started } = *pending;
-            let micros = worker.micros.saturating_sub(started);
-            let handler = self.request.route_match.handler;
-            let has_number = matches!(handler, Handler::Welcome(_) | Handler::Count(_) | Handler::Total(_));
-            let number = number.filter(|_| has_number);
-            worker.records.push(Record { method, path, route, status, number, micros });
+        if server.records_requests {
+            let record = self.record.take().unwrap_or_else(|| Box::new(PendingRecord::new(buffers.received(), worker)));
+            worker.records.push(record.finish(Route::Refused, error.status, None, worker.micros));
         }
+        self.request = PendingRequest { route_match, persistence: Persistence::Close };
+        let outcome = Outcome::Rejected(self.request.route_match.format, error);
+        self.request.write_response(outcome, server, worker, buffers.output());
+        self.state = State::Closed;
     }
 }
 

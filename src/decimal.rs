@@ -41,6 +41,14 @@ impl Deref for Decimal {
     }
 }
 
+/// Overwrites all of `digits` with the last digits of `number`, and with zeros before them if it has fewer.
+pub fn overwrite(digits: &mut [u8], mut number: u64) {
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +57,15 @@ mod tests {
     fn decimals_match_the_standard_library() {
         for number in [0, 1, 9, 10, 99, 100, -1, -10, 1_234_567_890, i64::MAX, i64::MIN] {
             assert_eq!(&*Decimal::new(number), number.to_string().as_bytes());
+        }
+    }
+
+    #[test]
+    fn digits_are_overwritten_from_the_last() {
+        for (number, digits) in [(0, "00"), (7, "07"), (42, "42"), (123, "23"), (9_223_372_036_854_775_807, "07")] {
+            let mut text = *b"xx";
+            overwrite(&mut text, number);
+            assert_eq!(&text, digits.as_bytes());
         }
     }
 }

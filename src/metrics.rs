@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::counter::StoreError;
 use crate::decimal::Decimal;
 use crate::http::Status;
-use crate::render::template;
+use crate::render::write_template;
 use crate::routes::Route;
 
 /// The metrics of one server.
@@ -65,12 +65,11 @@ impl Metrics {
         &self.workers[index]
     }
 
-    /// Returns the page, of type [`MEDIA`].
-    #[must_use]
-    pub fn page(&self) -> Vec<u8> {
+    /// Appends the page, of type [`MEDIA`].
+    pub fn write_page(&self, out: &mut Vec<u8>) {
         let mut samples = self.samples().into_iter().map(|sample| sample as i64);
         let mut next = || samples.next().unwrap_or_default();
-        template(TEMPLATE, &mut |out, placeholder| {
+        write_template(out, TEMPLATE, &mut |out, placeholder| {
             let number;
             let text = match placeholder {
                 b"requests" => return write_requests(out, &mut next),
@@ -84,7 +83,7 @@ impl Metrics {
                 }
             };
             out.extend_from_slice(text);
-        })
+        });
     }
 
     /// Returns the samples in their order on the page.
@@ -232,7 +231,9 @@ mod tests {
     use crate::counter::Rejection;
 
     fn page(metrics: &Metrics) -> String {
-        String::from_utf8(metrics.page()).expect("ASCII")
+        let mut page = Vec::new();
+        metrics.write_page(&mut page);
+        String::from_utf8(page).expect("ASCII")
     }
 
     /// Returns the value of the sample with this name and these labels.

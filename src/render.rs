@@ -1,14 +1,23 @@
-//! The formats of a response: which one a request prefers, and the body in each.
+//! The formats of a response: which one a request prefers, and the bodies in each.
 //!
-//! A body is a few slices, most of them constant, so that its length is known and it is copied only once, to the
-//! output.
-
-use std::ops::Deref;
+//! A body is appended to the output piece by piece, without a copy of it in between. Which response has which body is in
+//! `connection::responses`.
+//!
+//! ```
+//! use notch::counter::Key;
+//! use notch::render::{self, Format};
+//!
+//! assert_eq!(Format::choose(&[b"text/plain;q=0.5, application/json"]), Format::Json);
+//!
+//! let mut body = Vec::new();
+//! render::write_count_object(&mut body, &Key::new(b"visits").expect("printable ASCII"), 7);
+//! assert_eq!(body, b"{\"counter\":\"visits\",\"count\":7}\n");
+//! ```
 
 use crate::counter::{Key, StoreError};
 use crate::decimal::Decimal;
 
-/// The format of a response.
+/// The format that a request prefers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// A bare number and a newline, for scripts: `n=$(curl -s localhost/count)`.
@@ -18,10 +27,6 @@ pub enum Format {
     Json,
     /// A page for browsers.
     Html,
-    /// An SVG of the number; selected by its path, never by `Accept`.
-    Badge,
-    /// The JSON from which shields.io draws a badge (its endpoint schema); also selected by its path.
-    Shield,
 }
 
 impl Format {
@@ -54,17 +59,6 @@ impl Format {
             () => None,
         }
     }
-
-    /// Returns the value of `Content-Type`.
-    #[must_use]
-    pub fn media(self) -> &'static str {
-        match self {
-            Self::Text => "text/plain; charset=utf-8",
-            Self::Json | Self::Shield => "application/json",
-            Self::Html => "text/html; charset=utf-8",
-            Self::Badge => "image/svg+xml",
-        }
-    }
 }
 
 /// Parses a weight to thousandths: `q=0.5` is 500 (RFC 9110, section 12.4.2). `None` for other parameters.
@@ -78,60 +72,32 @@ fn weight(parameter: &[u8]) -> Option<u32> {
 /// The largest weight, which is also the default.
 const MAX_WEIGHT: u32 = 1000;
 
-/// A body in pieces, to be written one after another.
-pub struct Pieces<'a> {
-    pieces: [&'a [u8]; MAX_PIECES],
-    length: usize,
+/// Appends a number on a line: the visitor's own, or the total.
+pub fn write_number(out: &mut Vec<u8>, number: i64) {
+    extend(out, &[&Decimal::new(number), b"\n"]);
 }
 
-impl<'a> Pieces<'a> {
-    /// Returns a body of these pieces, at most nine.
-    #[must_use]
-    pub fn new(given: &[&'a [u8]]) -> Self {
-        let mut pieces: [&[u8]; MAX_PIECES] = [b""; MAX_PIECES];
-        for (piece, content) in pieces.iter_mut().zip(given) {
-            *piece = content;
-        }
-        Self { pieces, length: given.len() }
-    }
+/// Appends the object of a counter and its number.
+pub fn write_count_object(out: &mut Vec<u8>, key: &Key, number: i64) {
+    let number = Decimal::new(number);
+    extend(out, &[br#"{"counter":""#, key.as_bytes(), br#"","count":"#, &number, b"}\n"]);
 }
 
-/// Most pieces in one body.
-const MAX_PIECES: usize = 9;
-
-impl<'a> Deref for Pieces<'a> {
-    type Target = [&'a [u8]];
-
-    fn deref(&self) -> &Self::Target {
-        self.pieces.get(..self.length).unwrap_or_default()
-    }
+/// Appends a message on a line: a state, or an error and its remedy, in two parts.
+pub fn write_message(out: &mut Vec<u8>, message: [&str; 2]) {
+    extend(out, &[message[0].as_bytes(), message[1].as_bytes(), b"\n"]);
 }
 
-/// Returns the body with one number: the visitor's own, or the total.
-#[must_use]
-pub fn count<'a>(format: Format, key: &'a Key, number: &'a Decimal) -> Pieces<'a> {
-    match format {
-        Format::Json => Pieces::new(&[br#"{"counter":""#, key.as_bytes(), br#"","count":"#, number, b"}\n"]),
-        Format::Shield => shield(number, b"blue"),
-        _ => Pieces::new(&[number, b"\n"]),
-    }
+/// Appends the object of a message in two parts, which need no escaping. `name` is its key.
+pub fn write_message_object(out: &mut Vec<u8>, name: &str, message: [&str; 2]) {
+    extend(out, &[br#"{""#, name.as_bytes(), br#"":""#, message[0].as_bytes(), message[1].as_bytes(), b"\"}\n"]);
 }
 
-/// Returns the JSON from which shields.io draws a badge.
-#[must_use]
-pub fn shield<'a>(message: &'a [u8], color: &'a [u8]) -> Pieces<'a> {
+/// Appends the object from which shields.io draws a badge (its endpoint schema). The message and the name of the colour
+/// need no escaping.
+pub fn write_badge_object(out: &mut Vec<u8>, message: &[u8], color: &str) {
     let start = br#"{"schemaVersion":1,"label":"visits","message":""#;
-    Pieces::new(&[start, message, br#"","color":""#, color, b"\"}\n"])
-}
-
-/// Returns the body with one message: a state, or an error and its remedy. `name` is its key in JSON.
-#[must_use]
-pub fn message<'a>(format: Format, name: &'static str, parts: [&'a str; 2]) -> Pieces<'a> {
-    let parts = parts.map(str::as_bytes);
-    match format {
-        Format::Json => Pieces::new(&[br#"{""#, name.as_bytes(), br#"":""#, parts[0], parts[1], b"\"}\n"]),
-        _ => Pieces::new(&[parts[0], parts[1], b"\n"]),
-    }
+    extend(out, &[start, message, br#"","color":""#, color.as_bytes(), b"\"}\n"]);
 }
 
 /// The sentence of the start page, as text and escaped for JSON.
@@ -156,35 +122,34 @@ impl Welcome {
         welcome
     }
 
-    /// Returns the start page as text or JSON: the sentence, and the total or the error.
-    #[must_use]
-    pub fn body<'a>(&'a self, format: Format, key: &'a Key, total: &'a Result<Decimal, StoreError>) -> Pieces<'a> {
-        match (format, total) {
-            (Format::Json, total) => {
-                let (number, before, message, end) = match total {
-                    Ok(total) => (&**total, &b""[..], "", &b"}\n"[..]),
-                    Err(error) => (&b"null"[..], &br#","error":""#[..], error_message(*error), &b"\"}\n"[..]),
-                };
-                let (start, welcome, counter) = (br#"{"welcome":""#, self.json.as_bytes(), br#"","counter":""#);
-                let (key, message) = (key.as_bytes(), message.as_bytes());
-                Pieces::new(&[start, welcome, counter, key, br#"","count":"#, number, before, message, end])
-            }
-            (_, Ok(total)) => Pieces::new(&[self.text.as_bytes(), b"\nvisits so far: ", total, b"\n"]),
-            (_, Err(error)) => {
-                Pieces::new(&[self.text.as_bytes(), b"\nno count right now: ", error_message(*error).as_bytes(), b"\n"])
-            }
+    /// Appends the start page as text: the sentence, and the total or the error.
+    pub fn write_text(&self, out: &mut Vec<u8>, total: Result<i64, StoreError>) {
+        out.extend_from_slice(self.text.as_bytes());
+        match total {
+            Ok(total) => extend(out, &[b"\nvisits so far: ", &Decimal::new(total), b"\n"]),
+            Err(error) => extend(out, &[b"\nno count right now: ", error_message(error).as_bytes(), b"\n"]),
+        }
+    }
+
+    /// Appends the start page as an object; without a total, its `count` is `null` and there is an `error`.
+    pub fn write_object(&self, out: &mut Vec<u8>, key: &Key, total: Result<i64, StoreError>) {
+        let (welcome, key) = (self.json.as_bytes(), key.as_bytes());
+        extend(out, &[br#"{"welcome":""#, welcome, br#"","counter":""#, key, br#"","count":"#]);
+        match total {
+            Ok(total) => extend(out, &[&Decimal::new(total), b"}\n"]),
+            Err(error) => extend(out, &[br#"null,"error":""#, error_message(error).as_bytes(), b"\"}\n"]),
         }
     }
 }
 
-/// The contents of a page: a number with text around it, or text alone where there is none.
+/// The contents of a page: a number with text around it, or text alone if there is no number.
 pub struct Page<'a> {
     /// The sentence at the top.
     pub welcome: &'a Welcome,
     /// The text before the number.
     pub before: &'a str,
     /// The number.
-    pub number: &'a [u8],
+    pub number: Option<i64>,
     /// The text after the number, in two parts.
     pub after: [&'a str; 2],
     /// The counter's name, empty for the main counter; it needs no escaping.
@@ -196,10 +161,9 @@ pub struct Page<'a> {
 }
 
 impl Page<'_> {
-    /// Returns the page.
-    #[must_use]
-    pub fn html(&self) -> Vec<u8> {
-        template(PAGE, &mut |out, name| self.fill(out, name))
+    /// Appends the page.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        write_template(out, PAGE, &mut |out, placeholder| self.fill(out, placeholder));
     }
 
     /// Appends the value of a placeholder.
@@ -207,7 +171,7 @@ impl Page<'_> {
         match placeholder {
             b"welcome" => escape(out, &self.welcome.text),
             b"before" => escape(out, self.before),
-            b"number" => write_grouped(out, self.number),
+            b"number" => self.number.iter().for_each(|&number| write_grouped(out, number)),
             b"after" => self.after.iter().for_each(|part| escape(out, part)),
             b"style" => out.extend_from_slice(STYLE),
             b"title" | b"name" | b"counter" | b"back" if self.name.is_empty() => {}
@@ -228,34 +192,32 @@ impl Page<'_> {
     }
 }
 
-/// Returns the page of an error: `status` is the code and the reason, `message` the error and its remedy in two parts.
-#[must_use]
-pub fn error_page(status: &str, message: [&str; 2], replica: &str) -> Vec<u8> {
-    template(ERROR, &mut |out, placeholder| match placeholder {
+/// Appends the page of an error: `status` is the code and the reason, `message` the error and its remedy in two parts.
+pub fn write_error_page(out: &mut Vec<u8>, status: &str, message: [&str; 2], replica: &str) {
+    write_template(out, ERROR, &mut |out, placeholder| match placeholder {
         b"style" => out.extend_from_slice(STYLE),
         b"status" => escape(out, status),
         b"message" => message.iter().for_each(|part| escape(out, part)),
         b"back" => out.extend_from_slice(BACK),
         _ => escape(out, replica),
-    })
+    });
 }
 
 fn extend(out: &mut Vec<u8>, parts: &[&[u8]]) {
     parts.iter().for_each(|part| out.extend_from_slice(part));
 }
 
-/// Returns a template with its placeholders, which are names between tildes, replaced by what `fill` appends for them.
-pub fn template(text: &[u8], fill: &mut dyn FnMut(&mut Vec<u8>, &[u8])) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len() + 512);
+/// Appends a template with its placeholders, which are names between tildes, replaced by what `fill` appends for them.
+pub fn write_template(out: &mut Vec<u8>, text: &[u8], fill: &mut dyn FnMut(&mut Vec<u8>, &[u8])) {
+    out.reserve(text.len() + 512);
     // Every other part is the name of a placeholder.
     for (index, part) in text.split(|&byte| byte == b'~').enumerate() {
         if index % 2 == 0 {
             out.extend_from_slice(part);
         } else {
-            fill(&mut out, part);
+            fill(out, part);
         }
     }
-    out
 }
 
 /// Appends text, escaped for element contents and attributes in double quotes.
@@ -272,7 +234,8 @@ pub fn escape(out: &mut Vec<u8>, text: &str) {
 }
 
 /// Appends an integer with commas between groups of three digits.
-fn write_grouped(out: &mut Vec<u8>, number: &[u8]) {
+fn write_grouped(out: &mut Vec<u8>, number: i64) {
+    let number = Decimal::new(number);
     for (index, &byte) in number.iter().enumerate() {
         if out.last().is_some_and(u8::is_ascii_digit) && (number.len() - index).is_multiple_of(3) {
             out.push(b',');
@@ -347,28 +310,31 @@ mod tests {
     fn welcome_is_one_line_and_one_json_string() {
         let welcome = Welcome::new("say \"hi\"\\\nthere");
         let key = Key::new(b"visits").expect("a good name");
-        let render = |format, total: Result<i64, StoreError>| {
-            let body = welcome.body(format, &key, &total.map(Decimal::new)).concat();
-            String::from_utf8(body).expect("UTF-8")
-        };
-        assert_eq!(render(Format::Text, Ok(3)), "say \"hi\"\\ there\nvisits so far: 3\n");
+        let text = |total| text_of(|out| welcome.write_text(out, total));
+        let object_of = |total| text_of(|out| welcome.write_object(out, &key, total));
+        assert_eq!(text(Ok(3)), "say \"hi\"\\ there\nvisits so far: 3\n");
         assert_eq!(
-            render(Format::Text, Err(StoreError::Unavailable)),
+            text(Err(StoreError::Unavailable)),
             "say \"hi\"\\ there\nno count right now: the store is unavailable\n"
         );
         let object = r#"{"welcome":"say \"hi\"\\ there","counter":"visits","count":"#;
-        assert_eq!(render(Format::Json, Ok(3)), format!("{object}3}}\n"));
+        assert_eq!(object_of(Ok(3)), format!("{object}3}}\n"));
         assert_eq!(
-            render(Format::Json, Err(StoreError::Unavailable)),
+            object_of(Err(StoreError::Unavailable)),
             format!("{object}null,\"error\":\"the store is unavailable\"}}\n")
         );
     }
 
+    fn text_of(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).expect("UTF-8")
+    }
+
     fn page(welcome: &str, number: i64, names: &[String], replica: &str) -> String {
-        let (welcome, number) = (&Welcome::new(welcome), Decimal::new(number));
-        let page =
-            Page { welcome, before: "", number: &number, after: ["<", "&"], name: b"shop", names, replica }.html();
-        String::from_utf8(page).expect("UTF-8")
+        let (welcome, number) = (&Welcome::new(welcome), Some(number));
+        let page = Page { welcome, before: "", number, after: ["<", "&"], name: b"shop", names, replica };
+        text_of(|out| page.write(out))
     }
 
     #[test]
@@ -414,7 +380,7 @@ mod tests {
 
     #[test]
     fn policy_allows_the_style_and_the_script() {
-        let error = String::from_utf8(error_page("", ["", ""], "")).expect("UTF-8");
+        let error = text_of(|out| write_error_page(out, "", ["", ""], ""));
         for (page, tag) in [(&page("", 1, &[], ""), "style"), (&page("", 1, &[], ""), "script"), (&error, "style")] {
             let (_, rest) = page.split_once(&format!("<{tag}>")).expect("one of each");
             let (text, _) = rest.split_once(&format!("</{tag}>")).expect("an end");

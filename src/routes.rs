@@ -1,31 +1,48 @@
 //! Routing: maps the method, path and fields of a request head to a handler. No other module contains paths.
+//!
+//! ```
+//! use notch::cors::Origins;
+//! use notch::counter::{Counters, Key, Names};
+//! use notch::http;
+//! use notch::routes::{self, Handler, Operation};
+//!
+//! let main = Key::new(b"visits").expect("printable ASCII");
+//! let counters = Counters { main, names: Names::Any };
+//! let handler_of = |request: &[u8]| {
+//!     let (head, _length) = http::parse_head(request).expect("well-formed").expect("complete");
+//!     routes::match_route(&head, &counters, &Origins::default()).handler
+//! };
+//! assert_eq!(handler_of(b"GET /count HTTP/1.1\r\nHost: localhost\r\n\r\n"), Handler::Counter(main, Operation::Count));
+//! assert_eq!(handler_of(b"HEAD /count HTTP/1.1\r\nHost: localhost\r\n\r\n"), Handler::Counter(main, Operation::Total));
+//! assert_eq!(handler_of(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"), Handler::Livez);
+//! ```
 
 use crate::cors::{CorsDecision, Origins};
-use crate::counter::{Counters, Key};
-use crate::http::{Head, Method, PartialHead};
+use crate::counter::{Command, Counters, Key};
+use crate::http::{BodyMode, Head, Method, PartialHead};
 use crate::render::Format;
 
-/// The handler of a request, and the format of its response.
+/// The handler of a request, and what its response depends on besides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RouteMatch {
     /// The handler.
     pub handler: Handler,
     /// The route, as in the metrics.
     pub route: Route,
-    /// The format of the response.
+    /// The format that the request prefers, for handlers that have several, and for errors.
     pub format: Format,
     /// Whether the page that sent the request may read the response.
     pub cors: CorsDecision,
-    /// The request is a `HEAD`: the response has no body.
-    pub is_head: bool,
+    /// Whether the response has its body.
+    pub body: BodyMode,
 }
 
 impl RouteMatch {
-    /// Returns whether the body of `GET` may differ in length from this one, because `GET` would count and return
-    /// another number: `HEAD` of a path that counts.
+    /// Returns the match of the same request after its body was rejected.
     #[must_use]
-    pub fn has_unknown_length(&self) -> bool {
-        matches!(self.handler, Handler::Total(_)) && (self.route == Route::Count || self.format == Format::Badge)
+    pub fn rejected(&self) -> Self {
+        let body = if self.body == BodyMode::Sent { BodyMode::Sent } else { BodyMode::Omitted };
+        Self { handler: Handler::default(), route: Route::Refused, body, ..*self }
     }
 }
 
@@ -59,31 +76,25 @@ impl Route {
         ["page", "count", "total", "badge", "livez", "readyz", "metrics", "other", "refused"];
 
     /// Returns the route of a path's handler.
-    fn of_handler(handler: Handler, is_badge: bool) -> Self {
+    fn of_handler(handler: &Handler) -> Self {
         match handler {
-            _ if is_badge => Self::Badge,
-            Handler::Welcome(_) => Self::Page,
-            Handler::Count(_) => Self::Count,
-            Handler::Total(_) => Self::Total,
+            Handler::Counter(_, Operation::Welcome) => Self::Page,
+            Handler::Counter(_, Operation::Count) => Self::Count,
+            Handler::Counter(_, Operation::Total) => Self::Total,
+            Handler::Counter(_, Operation::Badge(_) | Operation::BadgeObject) => Self::Badge,
             Handler::Livez => Self::Livez,
             Handler::Readyz => Self::Readyz,
             Handler::Metrics => Self::Metrics,
-            _ => Self::Other,
+            Handler::Icon | Handler::Robots | Handler::Preflight(_) | Handler::Error(_) => Self::Other,
         }
     }
 }
 
 /// The action for a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handler {
-    /// Shows the start page with the total.
-    Welcome(Key),
-    /// Counts one visit.
-    Count(Key),
-    /// Shows the total and counts nothing.
-    Total(Key),
-    /// Refuses to count a prefetch, so that the browser sends the request again at the visit.
-    Prefetch(Key),
+    /// Counts a visit, or shows the total of a counter.
+    Counter(Key, Operation),
     /// Responds while the process runs.
     Livez,
     /// Shows whether the store replies and this server is not shutting down.
@@ -96,103 +107,174 @@ pub enum Handler {
     Robots,
     /// Allows these methods to a page of another origin.
     Preflight(&'static str),
-    /// Responds that the path is unknown.
-    #[default]
+    /// Responds with an error.
+    Error(RouteError),
+}
+
+/// The action for a counter, and what shows its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Shows the start page with the total.
+    Welcome,
+    /// Counts one visit.
+    Count,
+    /// Shows the total.
+    Total,
+    /// Draws the badge.
+    Badge(BadgeVisit),
+    /// Shows the total as the object from which shields.io draws a badge.
+    BadgeObject,
+}
+
+/// Whether a request of a badge is a visit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadgeVisit {
+    /// It is, and is counted.
+    Counted,
+    /// It is a `HEAD`, and is not counted.
+    Head,
+    /// It is a prefetch, and is not counted, but the badge is drawn: a browser does not request the images of a
+    /// prerendered page again at the visit.
+    Prefetch,
+}
+
+/// Why a request that is well-formed is not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteError {
+    /// The path is unknown.
     NotFound,
-    /// Responds that the counter's name is not allowed.
+    /// The counter's name is not allowed.
     InvalidCounter,
-    /// Responds that the path allows only these methods.
+    /// The path allows only these methods.
     MethodNotAllowed(&'static str),
+    /// A prefetch is not counted, so that the browser sends the request again at the visit.
+    Prefetch,
+}
+
+impl Default for Handler {
+    fn default() -> Self {
+        Self::Error(RouteError::NotFound)
+    }
+}
+
+impl Handler {
+    /// Returns whether the request is a visit.
+    #[must_use]
+    pub fn is_visit(&self) -> bool {
+        matches!(self, Self::Counter(_, Operation::Count | Operation::Badge(BadgeVisit::Counted)))
+    }
+
+    /// Returns the command for the store, which counts `visits` if the request is a visit. A handler without a counter
+    /// only checks the store.
+    #[must_use]
+    pub fn command(&self, visits: i64) -> Command {
+        match *self {
+            Self::Counter(key, _) if self.is_visit() => Command::Increment { key, by: visits },
+            Self::Counter(key, _) => Command::Get { key },
+            _ => Command::Ping,
+        }
+    }
 }
 
 /// Finds the handler of a request.
 #[must_use]
 pub fn match_route(head: &Head<'_>, counters: &Counters, origins: &Origins) -> RouteMatch {
-    let (handler, badge_format) = find(head.path, counters);
-    let route = Route::of_handler(handler, badge_format.is_some());
-    let allowed = match handler {
-        Handler::Count(_) => COUNTING,
-        _ => READING,
-    };
-    let cors = decide_cors(handler, head.origin, origins);
+    let handler = find(head.path, counters);
+    let route = Route::of_handler(&handler);
+    let allowed = if handler.is_visit() { COUNTING } else { READING };
+    let cors = decide_cors(&handler, head.origin, origins);
     let handler = match (head.method, handler) {
-        (_, Handler::NotFound | Handler::InvalidCounter) => handler,
+        (_, error @ Handler::Error(_)) => error,
         (Method::Options, _)
             if head.is_preflight && !head.origin.is_empty() && matches!(cors, CorsDecision::Allowed(_)) =>
         {
             Handler::Preflight(allowed)
         }
-        (Method::Options | Method::Other, _) => Handler::MethodNotAllowed(allowed),
-        (Method::Post, _) if allowed == READING => Handler::MethodNotAllowed(READING),
-        // A prefetch is no visit, and its response would be shown at the visit. A `HEAD` is no visit either.
-        (_, Handler::Count(key)) if head.is_prefetch => Handler::Prefetch(key),
-        (Method::Head, Handler::Count(key)) => Handler::Total(key),
+        (Method::Options | Method::Other, _) => Handler::Error(RouteError::MethodNotAllowed(allowed)),
+        (Method::Post, _) if allowed == READING => Handler::Error(RouteError::MethodNotAllowed(READING)),
+        (method, Handler::Counter(key, operation)) => match (operation, method == Method::Head) {
+            // A prefetch is no visit, and its response would be shown at the visit. A `HEAD` is no visit either.
+            (Operation::Count, _) if head.is_prefetch => Handler::Error(RouteError::Prefetch),
+            (Operation::Count, true) => Handler::Counter(key, Operation::Total),
+            (Operation::Badge(_), _) if head.is_prefetch => {
+                Handler::Counter(key, Operation::Badge(BadgeVisit::Prefetch))
+            }
+            (Operation::Badge(_), true) => Handler::Counter(key, Operation::Badge(BadgeVisit::Head)),
+            (operation, _) => Handler::Counter(key, operation),
+        },
         (_, handler) => handler,
     };
-    let format = match (badge_format, handler) {
-        (Some(format), Handler::Count(_) | Handler::Total(_) | Handler::Prefetch(_)) => format,
+    let body = match (head.method, route, &handler) {
+        // `GET` would count and return another number, which may be longer.
+        (Method::Head, Route::Count, Handler::Counter(..))
+        | (_, _, Handler::Counter(_, Operation::Badge(BadgeVisit::Head))) => BodyMode::OmittedUnsized,
+        (Method::Head, ..) => BodyMode::Omitted,
+        _ => BodyMode::Sent,
+    };
+    let format = match handler {
+        // A badge has the format of its path, and an error in its body is text.
+        Handler::Counter(_, Operation::Badge(_) | Operation::BadgeObject) => Format::Text,
         _ => Format::choose(&head.accept),
     };
-    RouteMatch { handler, route, format, cors, is_head: head.method == Method::Head }
+    RouteMatch { handler, route, format, cors, body }
 }
 
 /// Returns the match of a request with a rejected head: the format of the error, and whether a page may read it.
 #[must_use]
 pub fn match_rejected(head: &PartialHead<'_>, counters: &Counters, origins: &Origins) -> RouteMatch {
-    let (handler, _) = find(head.path, counters);
     RouteMatch {
         route: Route::Refused,
         format: Format::choose(&head.accept),
-        cors: decide_cors(handler, head.origin, origins),
-        is_head: head.is_head,
+        cors: decide_cors(&find(head.path, counters), head.origin, origins),
+        body: if head.is_head { BodyMode::Omitted } else { BodyMode::Sent },
         ..RouteMatch::default()
     }
 }
 
 /// Returns the CORS decision for a path. It also covers unknown paths, so that a page with a wrong counter name can
 /// read the error.
-fn decide_cors(handler: Handler, origin: &[u8], origins: &Origins) -> CorsDecision {
+fn decide_cors(handler: &Handler, origin: &[u8], origins: &Origins) -> CorsDecision {
     match handler {
-        Handler::Count(_) | Handler::Total(_) | Handler::NotFound | Handler::InvalidCounter => origins.decide(origin),
+        Handler::Counter(_, Operation::Welcome) => CorsDecision::NotApplicable,
+        Handler::Counter(..) | Handler::Error(_) => origins.decide(origin),
         _ => CorsDecision::NotApplicable,
     }
 }
 
-/// Returns the handler of a path, and the format if it is a badge.
-fn find(path: &[u8], counters: &Counters) -> (Handler, Option<Format>) {
-    match find_unformatted(path, counters) {
-        Handler::NotFound => find_badge(path, counters).unwrap_or((Handler::NotFound, None)),
-        handler => (handler, None),
-    }
-}
-
-/// Returns the handler of a path whose format the `Accept` fields decide.
-fn find_unformatted(path: &[u8], counters: &Counters) -> Handler {
+/// Returns the handler of a path.
+fn find(path: &[u8], counters: &Counters) -> Handler {
     match PATHS.iter().find(|(known, _)| known.as_bytes() == path) {
         Some((_, to_handler)) => to_handler(counters.main),
-        None => find_named(path, counters).unwrap_or(Handler::NotFound),
+        None => find_named(path, counters)
+            .or_else(|| find_badge(path, counters))
+            .unwrap_or(Handler::Error(RouteError::NotFound)),
     }
 }
 
 /// Returns the handler of `/count/NAME` or `/total/NAME`.
 fn find_named(path: &[u8], counters: &Counters) -> Option<Handler> {
-    let (to_handler, name): (ToHandler, _) = match path.strip_prefix(b"/count/") {
-        Some(name) => (Handler::Count, name),
-        None => (Handler::Total, path.strip_prefix(b"/total/")?),
+    let (operation, name) = match path.strip_prefix(b"/count/") {
+        Some(name) => (Operation::Count, name),
+        None => (Operation::Total, path.strip_prefix(b"/total/")?),
     };
-    (!name.is_empty()).then(|| counters.key_of(name).map_or(Handler::InvalidCounter, to_handler))
+    (!name.is_empty()).then(|| of_counter(counters.key_of(name), operation))
 }
 
-/// Returns the handler and the format of a badge's path. An SVG is requested at each visit of the page that shows it,
-/// so it counts; shields.io requests the JSON at times of its own, so that does not.
-fn find_badge(path: &[u8], counters: &Counters) -> Option<(Handler, Option<Format>)> {
+/// Returns the handler of a badge's path. An SVG is requested at each visit of the page that shows it, so it counts;
+/// shields.io requests the object at times of its own, so that does not.
+fn find_badge(path: &[u8], counters: &Counters) -> Option<Handler> {
     let path = path.strip_prefix(b"/badge")?;
-    let ((to_handler, format), path): ((ToHandler, _), _) = match path.strip_suffix(b".svg") {
-        Some(path) => ((Handler::Count, Format::Badge), path),
-        None => ((Handler::Total, Format::Shield), path.strip_suffix(b".json")?),
+    let (operation, path) = match path.strip_suffix(b".svg") {
+        Some(path) => (Operation::Badge(BadgeVisit::Counted), path),
+        None => (Operation::BadgeObject, path.strip_suffix(b".json")?),
     };
     let key = if path.is_empty() { Some(counters.main) } else { counters.key_of(path.strip_prefix(b"/")?) };
-    Some(key.map_or((Handler::InvalidCounter, None), |key| (to_handler(key), Some(format))))
+    Some(of_counter(key, operation))
+}
+
+/// Returns the handler of a counter; there is no key if its name is not allowed.
+fn of_counter(key: Option<Key>, operation: Operation) -> Handler {
+    key.map_or(Handler::Error(RouteError::InvalidCounter), |key| Handler::Counter(key, operation))
 }
 
 /// Returns the handler for a counter.
@@ -200,9 +282,9 @@ type ToHandler = fn(Key) -> Handler;
 
 /// The paths without a counter's name.
 const PATHS: [(&str, ToHandler); 8] = [
-    ("/count", Handler::Count),
-    ("/", Handler::Welcome),
-    ("/total", Handler::Total),
+    ("/count", |key| Handler::Counter(key, Operation::Count)),
+    ("/", |key| Handler::Counter(key, Operation::Welcome)),
+    ("/total", |key| Handler::Counter(key, Operation::Total)),
     ("/livez", |_| Handler::Livez),
     ("/readyz", |_| Handler::Readyz),
     ("/metrics", |_| Handler::Metrics),

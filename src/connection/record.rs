@@ -23,16 +23,25 @@ pub struct Record {
 
 /// The record of a request without a response.
 pub(super) struct PendingRecord {
-    pub(super) method: String,
-    pub(super) path: String,
+    method: String,
+    path: String,
     /// The time when the head was parsed, on the clock of [`WorkerContext::micros`].
-    pub(super) started: u64,
+    started: u64,
 }
 
 impl PendingRecord {
     pub(super) fn new(head: &[u8], worker: &WorkerContext) -> Self {
         let (method, path) = http::request_line(head);
         Self { method: printable(method, 16), path: printable(path, 128), started: worker.micros }
+    }
+
+    /// Returns the whole record; `now` is the time of its response in microseconds. Kept out of the hot path, since few
+    /// servers record.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn finish(self, route: Route, status: Status, number: Option<i64>, now: u64) -> Record {
+        let Self { method, path, started } = self;
+        Record { method, path, route, status, number, micros: now.saturating_sub(started) }
     }
 }
 

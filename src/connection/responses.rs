@@ -1,14 +1,227 @@
-//! The response to each request: status, fields and body, from its handler, the store's reply and the format.
+//! The table of responses: from what a handler found out, in the format of the request, to status, caching and content.
+//!
+//! ```text
+//! request head ──> Handler ──┬──────────────────> Outcome ──> Response ──> bytes
+//!                            └─> reply of the store ─┘
+//! ```
+//!
+//! [`PendingRequest::outcome`] joins a handler with the reply of the store, and [`Outcome::response`] is the table. An
+//! [`Outcome`] has only the combinations of handler, reply and format that exist: there is no badge in JSON, and the
+//! metrics have no format at all.
 
+use super::content::{Content, PageText};
 use super::{ServerContext, WorkerContext};
-use crate::badge::{self, BadgeStyle};
-use crate::buffers::Buffers;
-use crate::counter::{Key, Names, Rejection, StoreError};
-use crate::decimal::Decimal;
-use crate::http::{self, Persistence, ResponseHead, Status};
-use crate::metrics;
-use crate::render::{self, Format, Page};
-use crate::routes::{Handler, RouteMatch};
+use crate::badge::BadgeStyle;
+use crate::counter::{Key, Rejection, StoreError};
+use crate::http::{self, Persistence, RequestError, ResponseHead, Status};
+use crate::render::{Format, error_message};
+use crate::routes::{BadgeVisit, Handler, Operation, RouteError, RouteMatch};
+
+/// What a handler found out about a request. Each variant has what the response depends on, and nothing else.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Outcome<'a> {
+    /// The total, for the start page.
+    Welcome(Format, &'a Key, Result<i64, StoreError>),
+    /// The number of a visit.
+    Count(Format, &'a Key, Result<i64, StoreError>),
+    /// The total.
+    Total(Format, &'a Key, Result<i64, StoreError>),
+    /// The number in a badge, which has a style if the query does: of the visit if it was counted, otherwise the total.
+    Badge(Option<&'a BadgeStyle>, BadgeVisit, Result<i64, StoreError>),
+    /// The total in the object of a badge.
+    BadgeObject(Result<i64, StoreError>),
+    /// The process runs.
+    Alive(Format),
+    /// Whether the server is ready.
+    Readiness(Format, Result<(), NotReady>),
+    /// Nothing, for `/metrics`.
+    Metrics,
+    /// Nothing, for `/favicon.ico`.
+    Icon,
+    /// Nothing, for `/robots.txt`.
+    Robots,
+    /// The methods that a page of another origin may use.
+    Preflight(&'static str),
+    /// The request is well-formed and is not served.
+    RouteError(Format, RouteError),
+    /// The request is not well-formed, or did not arrive in time.
+    Rejected(Format, &'static RequestError),
+}
+
+/// Why a server is not ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotReady {
+    /// It is shutting down.
+    Draining,
+    /// The store did not reply.
+    Store(StoreError),
+}
+
+/// A response, without what depends on the connection, the origin and the time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Response<'a> {
+    pub(super) status: Status,
+    pub(super) caching: Caching,
+    /// The methods in `Allow`, or those that a preflight request may use.
+    pub(super) methods: Option<&'static str>,
+    pub(super) content: Content<'a>,
+}
+
+/// How long caches may store a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Caching {
+    /// Not at all.
+    None,
+    /// Not at all, in words that the image proxy of GitHub obeys.
+    NoneByProxies,
+    /// For a day: the response never changes while a server runs.
+    OneDay,
+}
+
+impl<'a> Outcome<'a> {
+    /// The table of all responses.
+    pub(super) fn response(self) -> Response<'a> {
+        use Format::{Html, Json, Text};
+        match self {
+            // The start page is shown without a number, too.
+            Self::Welcome(Text, _, total) => ok(Content::WelcomeText(total)),
+            Self::Welcome(Json, key, total) => ok(Content::WelcomeObject(key, total)),
+            Self::Welcome(Html, key, Ok(total)) => ok(Content::WelcomePage(key, PageText::Total(total))),
+            Self::Welcome(Html, key, Err(error)) => {
+                let message = ["no count right now: ", error_message(error)];
+                ok(Content::WelcomePage(key, PageText::Message(message)))
+            }
+
+            Self::Count(Text, _, Ok(number)) | Self::Total(Text, _, Ok(number)) => ok(Content::Number(number)),
+            Self::Count(Json, key, Ok(number)) | Self::Total(Json, key, Ok(number)) => {
+                ok(Content::CountObject(key, number))
+            }
+            Self::Count(Html, key, Ok(number)) => ok(Content::CounterPage(key, PageText::Visitor(number))),
+            Self::Total(Html, key, Ok(total)) => ok(Content::CounterPage(key, PageText::Total(total))),
+            Self::Count(format, key, Err(error)) => {
+                let (status, prefix) = uncounted(error);
+                counter_error(format, key, status, [prefix, error_message(error)])
+            }
+            Self::Total(format, key, Err(error)) => {
+                counter_error(format, key, Status::ServiceUnavailable, ["no total, try again: ", error_message(error)])
+            }
+
+            // Browsers draw a badge whatever its status, which is that of the response as text.
+            Self::Badge(style, BadgeVisit::Counted, Ok(number)) => badge(Status::Ok, style, Some(number)),
+            Self::Badge(style, BadgeVisit::Counted, Err(error)) => badge(uncounted(error).0, style, None),
+            Self::Badge(style, BadgeVisit::Head, Ok(total)) => badge(Status::Ok, style, Some(total)),
+            Self::Badge(style, BadgeVisit::Head, Err(_)) => badge(Status::ServiceUnavailable, style, None),
+            Self::Badge(style, BadgeVisit::Prefetch, total) => badge(Status::Forbidden, style, total.ok()),
+            Self::BadgeObject(Ok(total)) => ok(Content::BadgeObject(Some(total))),
+            Self::BadgeObject(Err(_)) => with_status(Status::ServiceUnavailable, Content::BadgeObject(None)),
+
+            Self::Alive(format) => state(format, "alive"),
+            Self::Readiness(format, Ok(())) => state(format, "ready"),
+            Self::Readiness(format, Err(NotReady::Draining)) => {
+                error(format, Status::ServiceUnavailable, ["not ready: this server is shutting down", ""])
+            }
+            Self::Readiness(format, Err(NotReady::Store(cause))) => {
+                error(format, Status::ServiceUnavailable, ["not ready: ", error_message(cause)])
+            }
+
+            Self::Metrics => ok(Content::Metrics),
+            Self::Robots => Response { caching: Caching::OneDay, ..ok(Content::Robots) },
+            Self::Icon => Response { caching: Caching::OneDay, ..with_status(Status::NoContent, Content::Empty) },
+            Self::Preflight(methods) => {
+                Response { methods: Some(methods), ..with_status(Status::NoContent, Content::Empty) }
+            }
+
+            Self::RouteError(format, RouteError::NotFound) => {
+                error(format, Status::NotFound, ["nothing is here: try /count or /total", ""])
+            }
+            Self::RouteError(format, RouteError::InvalidCounter) => {
+                error(format, Status::NotFound, [INVALID_COUNTER, ""])
+            }
+            Self::RouteError(format, RouteError::MethodNotAllowed(methods)) => Response {
+                methods: Some(methods),
+                ..error(format, Status::MethodNotAllowed, ["this method is not allowed here: use one of ", methods])
+            },
+            Self::RouteError(format, RouteError::Prefetch) => error(format, Status::Forbidden, [PREFETCH, ""]),
+            Self::Rejected(format, cause) => error(format, cause.status, [cause.message, ""]),
+        }
+    }
+
+    /// Returns the visitor's number or the total, for the log.
+    pub(super) fn number(&self) -> Option<i64> {
+        match *self {
+            Self::Badge(_, BadgeVisit::Prefetch, _) => None,
+            Self::Welcome(_, _, total)
+            | Self::Count(_, _, total)
+            | Self::Total(_, _, total)
+            | Self::Badge(_, _, total)
+            | Self::BadgeObject(total) => total.ok(),
+            _ => None,
+        }
+    }
+}
+
+/// Returns the status of a visit without a number, and the first part of its message.
+fn uncounted(error: StoreError) -> (Status, &'static str) {
+    match error {
+        StoreError::OutcomeUnknown => (Status::GatewayTimeout, "this visit may have been counted, do not repeat it: "),
+        StoreError::Rejected(Rejection::TooManyCounters | Rejection::ScriptsRequired) => {
+            (Status::InsufficientStorage, "not counted: ")
+        }
+        _ => (Status::ServiceUnavailable, "not counted, try again: "),
+    }
+}
+
+/// Returns a response that caches may not store.
+fn with_status(status: Status, content: Content<'_>) -> Response<'_> {
+    Response { status, caching: Caching::None, methods: None, content }
+}
+
+fn ok(content: Content<'_>) -> Response<'_> {
+    with_status(Status::Ok, content)
+}
+
+/// Returns a response with a state. It has no page.
+fn state(format: Format, state: &'static str) -> Response<'static> {
+    ok(match format {
+        Format::Json => Content::MessageObject("status", [state, ""]),
+        Format::Text | Format::Html => Content::Message([state, ""]),
+    })
+}
+
+/// Returns a response with an error and its remedy.
+fn error(format: Format, status: Status, message: [&'static str; 2]) -> Response<'static> {
+    with_status(
+        status,
+        match format {
+            Format::Text => Content::Message(message),
+            Format::Json => Content::MessageObject("error", message),
+            Format::Html => Content::ErrorPage(status, message),
+        },
+    )
+}
+
+/// Returns a response without the number of a counter. Browsers get the page of that counter, which tries again.
+fn counter_error<'a>(format: Format, key: &'a Key, status: Status, message: [&'static str; 2]) -> Response<'a> {
+    match format {
+        Format::Html => with_status(status, Content::CounterPage(key, PageText::Message(message))),
+        _ => error(format, status, message),
+    }
+}
+
+fn badge(status: Status, style: Option<&BadgeStyle>, number: Option<i64>) -> Response<'_> {
+    Response { caching: Caching::NoneByProxies, ..with_status(status, Content::Badge(style, number)) }
+}
+
+impl Caching {
+    /// Returns the value of `Cache-Control`.
+    pub(super) fn directives(self) -> &'static str {
+        match self {
+            Self::None => "no-store",
+            Self::NoneByProxies => "no-cache, no-store, max-age=0",
+            Self::OneDay => "public, max-age=86400",
+        }
+    }
+}
 
 /// A request, as far as its response depends on it.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -18,241 +231,86 @@ pub(super) struct PendingRequest {
 }
 
 impl PendingRequest {
-    /// Returns whether the response depends on the store. A server that is shutting down is not ready in any case.
-    pub(super) fn needs_store(&self, worker: &WorkerContext) -> bool {
-        match self.route_match.handler {
-            Handler::Welcome(_) | Handler::Count(_) | Handler::Total(_) => true,
-            Handler::Readyz => !worker.draining,
-            // A prefetched badge is drawn: a browser does not request the images of a prerendered page again at the
-            // visit.
-            Handler::Prefetch(_) => self.route_match.format == Format::Badge,
-            _ => false,
-        }
+    /// Returns the outcome of the request, or `None` if it depends on a reply of the store and there is none yet.
+    /// `badge_style` is that of the query of a badge.
+    pub(super) fn outcome<'a>(
+        &'a self,
+        reply: Option<Result<i64, StoreError>>,
+        badge_style: Option<&'a BadgeStyle>,
+        draining: bool,
+    ) -> Option<Outcome<'a>> {
+        let RouteMatch { handler, format, .. } = &self.route_match;
+        let format = *format;
+        Some(match (handler, reply) {
+            (Handler::Livez, _) => Outcome::Alive(format),
+            // A server that is shutting down is not ready in any case.
+            (Handler::Readyz, _) if draining => Outcome::Readiness(format, Err(NotReady::Draining)),
+            (Handler::Metrics, _) => Outcome::Metrics,
+            (Handler::Icon, _) => Outcome::Icon,
+            (Handler::Robots, _) => Outcome::Robots,
+            (Handler::Preflight(methods), _) => Outcome::Preflight(methods),
+            (Handler::Error(error), _) => Outcome::RouteError(format, *error),
+            (Handler::Readyz | Handler::Counter(..), None) => return None,
+            (Handler::Readyz, Some(reply)) => Outcome::Readiness(format, reply.map(drop).map_err(NotReady::Store)),
+            (Handler::Counter(key, operation), Some(number)) => match operation {
+                Operation::Welcome => Outcome::Welcome(format, key, number),
+                Operation::Count => Outcome::Count(format, key, number),
+                Operation::Total => Outcome::Total(format, key, number),
+                Operation::Badge(visit) => Outcome::Badge(badge_style, *visit, number),
+                Operation::BadgeObject => Outcome::BadgeObject(number),
+            },
+        })
     }
 
-    /// Writes the response and returns its status. `total` is the store's reply, if there was a command; `badge_style`
-    /// is set for a badge.
+    /// Appends the response to an outcome, and counts it in the metrics. Returns its status.
     pub(super) fn write_response(
         &self,
-        total: Result<i64, StoreError>,
-        badge_style: Option<&BadgeStyle>,
-        context: &ServerContext,
+        outcome: Outcome<'_>,
+        server: &ServerContext,
         worker: &mut WorkerContext,
-        buffers: &mut Buffers,
+        out: &mut Vec<u8>,
     ) -> Status {
-        let RouteMatch { ref handler, route, format, .. } = self.route_match;
-        if let (Format::Html, Handler::Welcome(key) | Handler::Count(key) | Handler::Total(key)) = (format, handler) {
-            return self.write_page(key, total, context, worker, buffers);
-        }
-        if let Some(style) = badge_style {
-            return self.write_badge(total, style, context, worker, buffers);
-        }
-        let number = total.map(Decimal::new);
-        if let (Handler::Count(key), Ok(number)) = (handler, &number) {
-            worker.write_count(buffers.output(), self, context, &render::count(format, key, number));
-            context.metrics(worker).record_response(route, Status::Ok);
-            return Status::Ok;
-        }
-        let page;
-        let mut head = ResponseHead { persistence: self.persistence, ..default_head(format) };
-        let body = match (handler, &number) {
-            (Handler::Welcome(key), number) => context.welcome.body(format, key, number),
-            (Handler::Total(_), Err(_)) if format == Format::Shield => {
-                head.status = message(handler, total, worker.draining).0;
-                render::shield(badge::UNAVAILABLE.as_bytes(), b"lightgrey")
-            }
-            (Handler::Total(key), Ok(number)) => render::count(format, key, number),
-            (Handler::Icon, _) => {
-                head = ResponseHead { status: Status::NoContent, media: None, cache: ONE_DAY, ..head };
-                render::Pieces::new(&[])
-            }
-            (Handler::Metrics, _) => {
-                head.media = Some(metrics::MEDIA);
-                page = context.metrics.page();
-                render::Pieces::new(&[&page])
-            }
-            (&Handler::Preflight(methods), _) => {
-                head = ResponseHead { status: Status::NoContent, media: None, allow: Some(methods), ..head };
-                render::Pieces::new(&[])
-            }
-            (Handler::Robots, _) => {
-                head = ResponseHead { media: Some(Format::Text.media()), cache: ONE_DAY, ..head };
-                render::Pieces::new(&[ROBOTS])
+        let status = match outcome {
+            Outcome::Count(Format::Text | Format::Json, key, Ok(number)) => {
+                if !worker.visit_cache.write(self, key, number, out) {
+                    let start = out.len();
+                    self.render(&outcome.response(), server, worker, out);
+                    worker.visit_cache.store(self, key, number, &out[start..]);
+                }
+                Status::Ok
             }
             _ => {
-                let (status, message) = message(handler, total, worker.draining);
-                head.status = status;
-                if let Handler::MethodNotAllowed(methods) = *handler {
-                    head.allow = Some(methods);
-                }
-                return context.write_message(&self.route_match, head, message, worker, buffers);
+                let response = outcome.response();
+                self.render(&response, server, worker, out);
+                response.status
             }
         };
-        context.write_response(&self.route_match, head, &body, worker, buffers)
+        server.metrics(worker).record_response(self.route_match.route, status);
+        status
     }
 
-    /// Writes the page of a counter.
-    fn write_page(
-        &self,
-        key: &Key,
-        total: Result<i64, StoreError>,
-        context: &ServerContext,
-        worker: &WorkerContext,
-        buffers: &mut Buffers,
-    ) -> Status {
-        let RouteMatch { handler, format, .. } = self.route_match;
-        let (status, after) = match (handler, total) {
-            (Handler::Welcome(_), Err(error)) => (Status::Ok, ["no count right now: ", render::error_message(error)]),
-            (_, Err(_)) => message(&handler, total, worker.draining),
-            (Handler::Count(_), Ok(_)) => (Status::Ok, ["", ""]),
-            (_, Ok(1)) => (Status::Ok, ["visit so far", ""]),
-            (_, Ok(_)) => (Status::Ok, ["visits so far", ""]),
-        };
-        let number = total.map(Decimal::new);
-        let names: &[_] = match (handler, &context.counters.names) {
-            (Handler::Welcome(_), Names::List(names)) => names,
-            _ => &[],
-        };
-        let page = Page {
-            welcome: &context.welcome,
-            before: if let (Handler::Count(_), Ok(_)) = (handler, total) { "You are visitor" } else { "" },
-            number: number.as_deref().unwrap_or_default(),
-            after,
-            name: context.counters.name_of(key),
-            names,
-            replica: &context.served_by,
-        };
-        let policy = Some(render::POLICY);
-        let head = ResponseHead { status, policy, persistence: self.persistence, ..default_head(format) };
-        context.write_response(&self.route_match, head, &[&page.html()], worker, buffers)
-    }
-
-    /// Writes a badge. Browsers draw it whatever its status; the status is the same as that of the text response.
-    fn write_badge(
-        &self,
-        total: Result<i64, StoreError>,
-        style: &BadgeStyle,
-        context: &ServerContext,
-        worker: &WorkerContext,
-        buffers: &mut Buffers,
-    ) -> Status {
-        let RouteMatch { handler, format, .. } = self.route_match;
-        let status = match (handler, total) {
-            (Handler::Count(_) | Handler::Total(_), Ok(_)) => Status::Ok,
-            _ => message(&handler, total, worker.draining).0,
-        };
+    /// Appends a response.
+    fn render(&self, response: &Response<'_>, server: &ServerContext, worker: &WorkerContext, out: &mut Vec<u8>) {
+        let Response { status, caching, methods, content } = response;
+        let (media, policy) = content.media();
         let head = ResponseHead {
-            status,
-            policy: Some("default-src 'none'"),
-            cache: UNCACHED_BY_PROXIES,
+            status: *status,
+            media,
+            cache: caching.directives(),
+            policy,
+            allow: *methods,
+            origin: server.origins.header_value(self.route_match.cors),
+            body: self.route_match.body,
             persistence: self.persistence,
-            ..default_head(format)
         };
-        let svg = style.svg(total.map(Decimal::new).as_deref().ok());
-        context.write_response(&self.route_match, head, &[&svg], worker, buffers)
+        http::write_response(out, &head, &worker.date, &server.served_by, &mut |out| content.write(server, out));
     }
 }
 
-impl ServerContext {
-    /// Writes a response and counts it in the metrics. Returns its status.
-    fn write_response(
-        &self,
-        route_match: &RouteMatch,
-        head: ResponseHead<'_>,
-        body: &[&[u8]],
-        worker: &WorkerContext,
-        buffers: &mut Buffers,
-    ) -> Status {
-        let head = ResponseHead {
-            origin: self.origins.header_value(route_match.cors),
-            head_only: route_match.is_head,
-            unsized_body: route_match.has_unknown_length(),
-            ..head
-        };
-        http::write_response(buffers.output(), &head, &worker.date, &self.served_by, body);
-        self.metrics(worker).record_response(route_match.route, head.status);
-        head.status
-    }
-
-    /// Writes a response with a message and no number: one line, or a page for an error that a browser gets.
-    pub(super) fn write_message(
-        &self,
-        route_match: &RouteMatch,
-        head: ResponseHead<'_>,
-        message: [&str; 2],
-        worker: &WorkerContext,
-        buffers: &mut Buffers,
-    ) -> Status {
-        let is_error = head.status != Status::Ok;
-        if route_match.format == Format::Html && is_error {
-            let page = render::error_page(head.status.line(), message, &self.served_by);
-            let (media, policy) = (Some(route_match.format.media()), Some(render::POLICY));
-            return self.write_response(route_match, ResponseHead { media, policy, ..head }, &[&page], worker, buffers);
-        }
-        let format = if route_match.format == Format::Json { Format::Json } else { Format::Text };
-        let body = render::message(format, if is_error { "error" } else { "status" }, message);
-        let head = ResponseHead { media: Some(format.media()), ..head };
-        self.write_response(route_match, head, &body, worker, buffers)
-    }
-}
-
-/// Returns the status and the message of a response without a number: a state, or an error and its remedy.
-fn message(handler: &Handler, total: Result<i64, StoreError>, draining: bool) -> (Status, [&'static str; 2]) {
-    match (handler, total) {
-        (Handler::Livez, _) => (Status::Ok, ["alive", ""]),
-        (Handler::Readyz, _) if draining => {
-            (Status::ServiceUnavailable, ["not ready: this server is shutting down", ""])
-        }
-        (Handler::Readyz, Ok(_)) => (Status::Ok, ["ready", ""]),
-        (Handler::Readyz, Err(error)) => (Status::ServiceUnavailable, ["not ready: ", render::error_message(error)]),
-        (Handler::Count(_), Err(error @ StoreError::OutcomeUnknown)) => {
-            (Status::GatewayTimeout, [IN_DOUBT, render::error_message(error)])
-        }
-        (
-            Handler::Count(_),
-            Err(error @ StoreError::Rejected(Rejection::TooManyCounters | Rejection::ScriptsRequired)),
-        ) => (Status::InsufficientStorage, ["not counted: ", render::error_message(error)]),
-        (Handler::Count(_), Err(error)) => {
-            (Status::ServiceUnavailable, ["not counted, try again: ", render::error_message(error)])
-        }
-        (Handler::Total(_), Err(error)) => {
-            (Status::ServiceUnavailable, ["no total, try again: ", render::error_message(error)])
-        }
-        (Handler::Prefetch(_), _) => (Status::Forbidden, [PREFETCH, ""]),
-        (Handler::MethodNotAllowed(methods), _) => {
-            (Status::MethodNotAllowed, ["this method is not allowed here: use one of ", methods])
-        }
-        (Handler::InvalidCounter, _) => (Status::NotFound, [INVALID_COUNTER, ""]),
-        _ => (Status::NotFound, ["nothing is here: try /count or /total", ""]),
-    }
-}
-
-/// Returns the head that most responses have: 200, and not to be stored by caches.
-pub(super) fn default_head(format: Format) -> ResponseHead<'static> {
-    ResponseHead {
-        status: Status::Ok,
-        media: Some(format.media()),
-        cache: "no-store",
-        policy: None,
-        allow: None,
-        origin: None,
-        head_only: false,
-        unsized_body: false,
-        persistence: Persistence::Open,
-    }
-}
-
-pub(super) const INVALID_COUNTER: &str = "no such counter: COUNTERS lists the names that are allowed, of 1 to 32 \
-                                          letters, digits, dots, hyphens, underscores";
+pub(super) const INVALID_COUNTER: &str = "no such counter: COUNTERS lists the names that are allowed, of 1 to 32 letters, digits, \
+                               dots, hyphens, underscores";
 
 const PREFETCH: &str = "not counted: this is a prefetch, and the visit is counted when it is made";
 
-const IN_DOUBT: &str = "this visit may have been counted, do not repeat it: ";
-
-/// For responses that never change while a server runs.
-const ONE_DAY: &str = "public, max-age=86400";
-
-/// For badges, since the image proxy of GitHub obeys no weaker directives.
-const UNCACHED_BY_PROXIES: &str = "no-cache, no-store, max-age=0";
-
-const ROBOTS: &[u8] = b"User-agent: *\nDisallow: /count\nDisallow: /badge\n";
+#[cfg(test)]
+mod tests;

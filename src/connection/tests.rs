@@ -1,10 +1,11 @@
 use super::responses::INVALID_COUNTER;
 use super::*;
 use crate::counter::{Key, Names, Rejection};
+use crate::http::Status;
 use crate::metrics::ServerInfo;
 use bytes::BufMut;
 
-fn context() -> ServerContext {
+pub(super) fn context() -> ServerContext {
     let main = Key::new(b"visits").expect("a good name");
     let names = Names::List(vec!["blog".into()]);
     let metrics = Metrics::new(ServerInfo::default(), 1, false);

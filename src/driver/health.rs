@@ -478,7 +478,9 @@ mod tests {
     fn a_total_below_the_previous_one_is_a_regression() {
         let mut health = health(2);
         let regressions = |health: &Health| {
-            let page = String::from_utf8(health.metrics.page()).expect("text");
+            let mut page = Vec::new();
+            health.metrics.write_page(&mut page);
+            let page = String::from_utf8(page).expect("text");
             let line = page.lines().find_map(|line| line.strip_prefix("notch_store_regressions_total "));
             line.and_then(|number| number.parse::<u64>().ok()).expect("a number")
         };

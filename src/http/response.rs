@@ -21,13 +21,23 @@ pub struct ResponseHead<'a> {
     /// Origin`; an empty one adds that alone. A response without content and with `allow` is that to a preflight
     /// request (Fetch standard, "CORS protocol").
     pub origin: Option<&'a str>,
-    /// The body is left out although the fields describe it: the response to `HEAD`.
-    pub head_only: bool,
-    /// `Content-Length` is left out, because the length of the body that `GET` would get is unknown (RFC 9110, section
-    /// 8.6).
-    pub unsized_body: bool,
+    /// Whether the body follows.
+    pub body: BodyMode,
     /// Whether the connection stays open.
     pub persistence: Persistence,
+}
+
+/// Whether the body of a response follows its head.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BodyMode {
+    /// It follows.
+    #[default]
+    Sent,
+    /// It is left out although the fields describe it: the response to `HEAD`.
+    Omitted,
+    /// It is left out, and so is `Content-Length`, because the length of the body that `GET` would get is unknown (RFC
+    /// 9110, section 8.6).
+    OmittedUnsized,
 }
 
 /// Whether a connection stays open after a response, and whether a field announces it (RFC 9112, section 9.3).
@@ -42,29 +52,41 @@ pub enum Persistence {
     Close,
 }
 
-/// Appends a response with the body in `pieces`. The other parameters are those of [`write_head`].
-pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead<'_>, date: &[u8], served_by: &str, pieces: &[&[u8]]) {
-    let length = pieces.iter().map(|piece| piece.len()).sum();
-    out.reserve(TYPICAL_HEAD + length);
-    write_head(out, head, date, served_by, length);
-    if !head.head_only {
-        for piece in pieces {
-            out.extend_from_slice(piece);
-        }
+/// Appends a response with the body that `write_body` appends. A 503 gets `Retry-After: 1`. `date` is the current second
+/// as [`date()`] renders it, and `served_by` the value of `X-Served-By`.
+pub fn write_response(
+    out: &mut Vec<u8>,
+    head: &ResponseHead<'_>,
+    date: &[u8],
+    served_by: &str,
+    write_body: &mut dyn FnMut(&mut Vec<u8>),
+) {
+    out.reserve(TYPICAL_LENGTH);
+    let length_at = write_head(out, head, date, served_by);
+    let start = out.len();
+    write_body(out);
+    let length = out.len() - start;
+    if head.body != BodyMode::Sent {
+        out.truncate(start);
+    }
+    if let Some(index) = length_at {
+        insert(out, index, &Decimal::new(length as i64));
     }
 }
 
-/// Appends the head of a response with a body of `length` bytes. A 503 gets `Retry-After: 1`. `date` is the current
-/// second as [`date()`] renders it, and `served_by` the value of `X-Served-By`.
-pub fn write_head(out: &mut Vec<u8>, head: &ResponseHead<'_>, date: &[u8], served_by: &str, length: usize) {
+/// Appends the head of a response. Returns the index of the value of `Content-Length`, which is still empty, if there is
+/// such a field.
+fn write_head(out: &mut Vec<u8>, head: &ResponseHead<'_>, date: &[u8], served_by: &str) -> Option<usize> {
     for piece in ["HTTP/1.1 ", head.status.line(), "\r\nDate: "] {
         out.extend_from_slice(piece.as_bytes());
     }
     out.extend_from_slice(date);
+    let mut length_at = None;
     if let Some(media) = head.media {
         write_field(out, "Content-Type", media.as_bytes());
-        if !head.unsized_body {
-            write_field(out, "Content-Length", &Decimal::new(length as i64));
+        if head.body != BodyMode::OmittedUnsized {
+            write_field(out, "Content-Length", b"");
+            length_at = Some(out.len());
         }
     }
     write_field(out, "Cache-Control", head.cache.as_bytes());
@@ -89,6 +111,15 @@ pub fn write_head(out: &mut Vec<u8>, head: &ResponseHead<'_>, date: &[u8], serve
         Persistence::Close => write_field(out, "Connection", b"close"),
     }
     out.extend_from_slice(b"\r\n\r\n");
+    length_at
+}
+
+/// Inserts bytes at an index.
+fn insert(out: &mut Vec<u8>, index: usize, bytes: &[u8]) {
+    let end = out.len();
+    out.extend_from_slice(bytes);
+    out.copy_within(index..end, index + bytes.len());
+    out[index..][..bytes.len()].copy_from_slice(bytes);
 }
 
 /// Appends the CORS fields: the origin, and the readable fields or, for a preflight request, the allowed methods.
@@ -149,8 +180,8 @@ const MONTHS: [[u8; 3]; 12] =
 /// The last second of the year 9999.
 const LAST_SECOND: u64 = 253_402_300_799;
 
-/// Typical length of a response head in bytes, reserved at once.
-const TYPICAL_HEAD: usize = 256;
+/// Typical length of a response in bytes, reserved at once.
+const TYPICAL_LENGTH: usize = 256;
 
 #[cfg(test)]
 mod tests {
