@@ -24,7 +24,7 @@ pub struct Metrics {
     info: ServerInfo,
     workers: Vec<WorkerMetrics>,
     /// Open connections of clients.
-    pub open: AtomicUsize,
+    pub open_connections: AtomicUsize,
     /// Whether the store is available to all workers.
     pub store_up: AtomicBool,
 }
@@ -101,7 +101,7 @@ impl Metrics {
             }
         }
         samples[CELLS] = self.store_up.load(Ordering::Relaxed).into();
-        samples[CELLS + 1] = self.open.load(Ordering::Relaxed) as u64;
+        samples[CELLS + 1] = self.open_connections.load(Ordering::Relaxed) as u64;
         samples[CELLS + 2] = self.info.connections as u64;
         samples[CELLS + 3] = self.info.start_time;
         samples
@@ -177,6 +177,11 @@ impl WorkerMetrics {
         self.add(REGRESSIONS, 1);
     }
 
+    /// Counts a connection of a client that was evicted: it had `stalled`, or it was idle.
+    pub fn record_eviction(&self, stalled: bool) {
+        self.add(EVICTIONS + usize::from(stalled), 1);
+    }
+
     /// Adds a value to the histogram at an offset.
     fn observe(&self, histogram: usize, bounds: [u64; BUCKETS - 1], value: u64) {
         let bucket = bounds.iter().position(|&bound| value <= bound).unwrap_or(bounds.len());
@@ -223,7 +228,8 @@ const BATCH_SIZES: usize = VISITS + 3;
 const ROUND_TRIPS: usize = BATCH_SIZES + BUCKETS + 2;
 const RECONNECTS: usize = ROUND_TRIPS + BUCKETS + 2;
 const REGRESSIONS: usize = RECONNECTS + 1;
-const CELLS: usize = REGRESSIONS + 1;
+const EVICTIONS: usize = REGRESSIONS + 1;
+const CELLS: usize = EVICTIONS + 2;
 
 #[cfg(test)]
 mod tests {
@@ -251,7 +257,8 @@ mod tests {
         let requests = |route, class| format!("notch_requests_total{{route=\"{route}\",class=\"{class}\"}}");
         let visits = |outcome| format!("notch_visits_total{{outcome=\"{outcome}\"}}");
         let name = str::to_owned;
-        let table: [(Record, String); 16] = [
+        let evicted = |state| format!("notch_connections_evicted_total{{state=\"{state}\"}}");
+        let table: [(Record, String); 18] = [
             (|metrics| metrics.record_response(Route::Page, Status::Ok), requests("page", "2xx")),
             (|metrics| metrics.record_response(Route::Count, Status::ServiceUnavailable), requests("count", "5xx")),
             (|metrics| metrics.record_response(Route::Count, Status::GatewayTimeout), requests("count", "5xx")),
@@ -268,6 +275,8 @@ mod tests {
             (|metrics| metrics.record_visits(1, Ok(7)), visits("counted")),
             (|metrics| metrics.record_visits(1, Err(StoreError::OutcomeUnknown)), visits("in_doubt")),
             (|metrics| metrics.record_visits(1, Err(StoreError::Rejected(Rejection::Disk))), visits("refused")),
+            (|metrics| metrics.record_eviction(false), evicted("idle")),
+            (|metrics| metrics.record_eviction(true), evicted("stalled")),
             (WorkerMetrics::record_reconnect, name("notch_store_reconnects_total")),
             (|metrics| metrics.record_batch(1, Duration::ZERO), name("notch_batch_commands_sum")),
             (|metrics| metrics.record_batch(1, Duration::ZERO), name("notch_store_round_trip_seconds_count")),
@@ -327,7 +336,7 @@ mod tests {
     fn page_shows_the_facts_of_the_server() {
         let info = ServerInfo { driver: "tokio", store: "redis", connections: 300, start_time: 1_792_000_000 };
         let metrics = Metrics::new(info, 1, false);
-        metrics.open.store(5, Ordering::Relaxed);
+        metrics.open_connections.store(5, Ordering::Relaxed);
         metrics.store_up.store(true, Ordering::Relaxed);
         let build =
             concat!("notch_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\",driver=\"tokio\",store=\"redis\"}");
@@ -359,6 +368,6 @@ mod tests {
                 _ => assert!(families.last().is_some_and(|family| line.starts_with(family)), "{line}"),
             }
         }
-        assert_eq!(families.len(), 11, "{families:?}");
+        assert_eq!(families.len(), 12, "{families:?}");
     }
 }

@@ -53,12 +53,13 @@ impl<W> Queue<W> {
         Self { gathering: Batch::new(), in_doubt: None, taken: 0, is_down: false, cutoff: None, slots: Slots::new() }
     }
 
-    /// Adds a command to the gathering batch. Returns whether it is the first. After the cutoff, the client gets an
+    /// Adds a command to the gathering batch, and marks its client as waiting. Returns whether it is the first. After the cutoff, the client gets an
     /// error at once, and the command is not sent. So does a read or a readiness check while the store is down, since a
     /// page should not wait for it; and a command for which the batch has no room.
     ///
     /// The counter without a name, `main`, always has room, so that many names cannot block it.
     pub(super) fn push(&mut self, command: &Command, main: &Key, waiter: Waiter) -> bool {
+        self.slots.mark_waiting(waiter.slot);
         let may_wait = !self.is_down || matches!(command, Command::Increment { by: 1.., .. });
         if self.cutoff.is_some() || !may_wait {
             self.slots.set_answer(waiter.slot, Err(StoreError::Unavailable));

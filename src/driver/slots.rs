@@ -7,8 +7,31 @@
 //! position whatever it sends or reads: a byte now and then is not progress, only a whole request or a whole response
 //! is.
 //!
+//! ```text
+//!           allocate            command             reply of the store
+//!    Free ------------> Active ---------> Waiting ---------------------> Answered
+//!      ^                ^ |  ^ |                                            |
+//!      |                | |  | |                take_answer                 |
+//!      |                | |  +-|--------------------------------------------+
+//!      |        request | |    | part of a request, or the socket is full
+//!      |                | |    +-----------> Stalled
+//!      |                | | response sent    |     |
+//!      |                | v                  |     | evict, or its memory is needed
+//!      |                Idle <---------------+     v
+//!      |                  | evict                Evicted
+//!      |    free          v                        |
+//!      +-------------- Closing                     |
+//!      +-------------------------------------------+
+//! ```
+//!
+//! A request may arrive while an idle client is evicted. It is answered (`Closing` to `Active`), but then the client
+//! has no `keep_alive` any more: it returns to `Closing` where it would become idle.
+//!
 //! `W` is the driver's handle to wake a client: a task's waker, or a thread and its socket.
 
+use std::io;
+use std::mem;
+use std::num::NonZeroU32;
 use std::ops::{Index, IndexMut};
 use std::time::{Duration, Instant};
 
@@ -45,44 +68,66 @@ impl<W> IndexMut<usize> for All<W> {
 
 struct Slot<W> {
     waker: Option<W>,
-    answer: Option<Result<i64, StoreError>>,
-    /// Since when the client is in its queue.
-    since: Option<Instant>,
-    wait: Option<WaitsFor>,
-    eviction: Eviction,
-    /// The neighbours in the queue.
+    state: State,
+    /// The neighbours in the queue, in a state that has one.
     next: Link,
     previous: Link,
-    /// The buffers of a client that has stalled.
-    held: Option<Box<Buffers>>,
 }
 
-/// The number of a slot, plus one.
-type Link = Option<std::num::NonZeroU32>;
+impl<W> Slot<W> {
+    const fn new(state: State) -> Self {
+        Self { waker: None, state, next: None, previous: None }
+    }
+}
 
-/// What a client waits for, other than the store.
+/// The state of a slot. `keep_alive` is `false` if the client was evicted while it was idle, and a request that had
+/// already arrived is answered first.
+enum State {
+    /// No client has the slot.
+    Free,
+    /// The client is served.
+    Active { keep_alive: bool },
+    /// A command of the client is in a batch.
+    Waiting { keep_alive: bool },
+    /// The answer to the command, until the client takes it.
+    Answered { keep_alive: bool, answer: Result<i64, StoreError> },
+    /// The client waits for a request: the first one, or after it was `served`, the next one.
+    Idle { served: bool, since: Instant },
+    /// The client waits for the rest of a request, or for space in the socket for the rest of a response. `held` are its
+    /// buffers, except while it uses them.
+    Stalled { keep_alive: bool, since: Instant, held: Option<Box<Buffers>> },
+    /// The client was evicted while it was idle. Its connection is closed unless a request has already arrived.
+    Closing,
+    /// The client was evicted while it had stalled. Its buffers were freed, and its connection is closed at once.
+    Evicted,
+}
+
+impl State {
+    /// Returns whether the connection stays open after the request in progress.
+    fn keep_alive(&self) -> bool {
+        match *self {
+            Self::Free | Self::Idle { .. } => true,
+            Self::Active { keep_alive }
+            | Self::Waiting { keep_alive }
+            | Self::Answered { keep_alive, .. }
+            | Self::Stalled { keep_alive, .. } => keep_alive,
+            Self::Closing | Self::Evicted => false,
+        }
+    }
+}
+
+/// The queues.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum WaitsFor {
-    /// Its first request: no byte has arrived yet.
-    FirstRequest,
-    /// Its next request.
-    NextRequest,
-    /// The rest of a request, or space in the socket for the rest of a response.
-    Peer,
+enum Kind {
+    /// Idle clients that have not sent any byte yet.
+    Unused,
+    /// Idle clients that were served.
+    Idle,
+    /// Stalled clients.
+    Stalled,
 }
 
-/// Whether a client is evicted.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Eviction {
-    #[default]
-    None,
-    /// Its connection is closed when it is idle.
-    WhenIdle,
-    /// Its connection is closed at once: its buffers were freed.
-    Now,
-}
-
-/// Clients with the same [`WaitsFor`], longest wait first.
+/// Clients in the order in which they began to wait.
 #[derive(Clone, Copy)]
 struct Queue {
     first: Link,
@@ -94,18 +139,25 @@ impl Queue {
     const EMPTY: Self = Self { first: None, last: None, length: 0 };
 }
 
-impl<W> Default for Slot<W> {
-    fn default() -> Self {
-        Self {
-            waker: None,
-            answer: None,
-            since: None,
-            wait: None,
-            eviction: Eviction::None,
-            next: None,
-            previous: None,
-            held: None,
-        }
+/// The number of a slot, plus one.
+type Link = Option<NonZeroU32>;
+
+/// How the connection of an evicted client ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Eviction {
+    /// It was idle: its connection is closed once it is idle again, if a request has arrived meanwhile.
+    Idle,
+    /// It had stalled: its connection is closed at once, since its buffers were freed.
+    Stalled,
+}
+
+/// The error of a client that was evicted while it had stalled.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Evicted;
+
+impl From<Evicted> for io::Error {
+    fn from(_: Evicted) -> Self {
+        io::ErrorKind::ConnectionAborted.into()
     }
 }
 
@@ -115,20 +167,31 @@ impl<W> Slots<W> {
         Self { all: All(Vec::new()), free: Vec::new(), queues: [Queue::EMPTY; 3], held: 0, pressure_since: None }
     }
 
-    /// Returns a free slot for a client.
+    /// Returns a free slot for a client, which is active.
     pub(super) fn allocate(&mut self) -> usize {
-        self.free.pop().unwrap_or_else(|| {
-            self.all.0.push(Slot::default());
-            self.all.0.len() - 1
-        })
+        let slot = Slot::new(State::Active { keep_alive: true });
+        match self.free.pop() {
+            Some(free) => {
+                self.all[free] = slot;
+                free
+            }
+            None => {
+                self.all.0.push(slot);
+                self.all.0.len() - 1
+            }
+        }
     }
 
-    /// Frees a client's slot. No command of the client may be in flight.
-    pub(super) fn free(&mut self, slot: usize) {
-        self.mark_active(slot);
-        drop(self.take(slot));
-        self.all[slot] = Slot::default();
+    /// Frees a client's slot. No command of the client may be in flight. Returns whether it was evicted.
+    pub(super) fn free(&mut self, slot: usize) -> Option<Eviction> {
+        let eviction = match &self.all[slot].state {
+            State::Evicted => Some(Eviction::Stalled),
+            state => (!state.keep_alive()).then_some(Eviction::Idle),
+        };
+        self.leave_queue(slot);
+        self.all[slot] = Slot::new(State::Free);
         self.free.push(slot);
+        eviction
     }
 
     /// Returns the waker of the client in a slot.
@@ -136,18 +199,166 @@ impl<W> Slots<W> {
         &mut self.all[slot].waker
     }
 
-    /// Marks a client as idle since `now`. One that was not `served` waits for its first request.
-    pub(super) fn mark_idle(&mut self, slot: usize, now: Instant, served: bool) {
-        self.mark_active(slot);
-        self.enqueue(slot, if served { WaitsFor::NextRequest } else { WaitsFor::FirstRequest }, now);
+    /// Marks a client as active: it no longer waits.
+    pub(super) fn mark_active(&mut self, slot: usize) {
+        if !matches!(self.all[slot].state, State::Active { .. } | State::Evicted) {
+            let keep_alive = self.leave_queue(slot);
+            self.all[slot].state = State::Active { keep_alive };
+        }
     }
 
-    /// Marks a client as active: it no longer waits, except for the store.
-    pub(super) fn mark_active(&mut self, slot: usize) {
+    /// Marks a client as waiting for the store, until [`Slots::set_answer`].
+    pub(super) fn mark_waiting(&mut self, slot: usize) {
+        let keep_alive = self.leave_queue(slot);
+        self.all[slot].state = State::Waiting { keep_alive };
+    }
+
+    /// Stores the answer for the client in a slot, and returns its waker.
+    pub(super) fn set_answer(&mut self, slot: usize, answer: Result<i64, StoreError>) -> Option<&W> {
         let slot = &mut self.all[slot];
-        let Some(wait) = slot.wait.take() else { return };
+        let State::Waiting { keep_alive } = slot.state else { return None };
+        slot.state = State::Answered { keep_alive, answer };
+        slot.waker.as_ref()
+    }
+
+    /// Takes the answer for the client in a slot, if there is one. The client is active then.
+    pub(super) fn take_answer(&mut self, slot: usize) -> Option<Result<i64, StoreError>> {
+        let state = &mut self.all[slot].state;
+        let State::Answered { keep_alive, answer } = *state else { return None };
+        *state = State::Active { keep_alive };
+        Some(answer)
+    }
+
+    /// Marks a client as idle since `now`. One that was not `served` waits for its first request.
+    pub(super) fn mark_idle(&mut self, slot: usize, now: Instant, served: bool) {
+        self.all[slot].state = if self.leave_queue(slot) {
+            self.enter_queue(slot, if served { Kind::Idle } else { Kind::Unused });
+            State::Idle { served, since: now }
+        } else {
+            State::Closing
+        };
+    }
+
+    /// Marks a client as stalled, since `now` unless it already was, and keeps its buffers. If all kept buffers then
+    /// exceed `share` bytes, evicts the clients that have stalled longest, frees their buffers at once, and calls
+    /// `wake` for each.
+    ///
+    /// # Errors
+    /// [`Evicted`], if this client is one of them, or was evicted before.
+    pub(super) fn mark_stalled(
+        &mut self,
+        slot: usize,
+        now: Instant,
+        buffers: &mut Buffers,
+        share: usize,
+        wake: impl FnMut(&W),
+    ) -> Result<(), Evicted> {
+        match self.all[slot].state {
+            State::Evicted => return Err(Evicted),
+            State::Stalled { .. } => {}
+            _ => {
+                let keep_alive = self.leave_queue(slot);
+                self.enter_queue(slot, Kind::Stalled);
+                self.all[slot].state = State::Stalled { keep_alive, since: now, held: None };
+            }
+        }
+        buffers.shrink();
+        // A second call during one wait brings empty buffers.
+        if buffers.capacity() > 0
+            && let State::Stalled { held: held @ None, .. } = &mut self.all[slot].state
+        {
+            self.held += size(buffers);
+            *held = Some(Box::new(mem::take(buffers)));
+            self.free_memory(share, wake);
+        }
+        self.check_not_evicted(slot)
+    }
+
+    /// Returns a client's buffers, if they were kept, through `buffers`.
+    ///
+    /// # Errors
+    /// [`Evicted`], if it was evicted while it had stalled.
+    pub(super) fn resume(&mut self, slot: usize, buffers: &mut Buffers) -> Result<(), Evicted> {
+        if let Some(held) = self.take_held(slot) {
+            *buffers = *held;
+        }
+        self.check_not_evicted(slot)
+    }
+
+    fn check_not_evicted(&self, slot: usize) -> Result<(), Evicted> {
+        if matches!(self.all[slot].state, State::Evicted) { Err(Evicted) } else { Ok(()) }
+    }
+
+    /// Returns the wakers of all idle clients.
+    pub(super) fn idle_wakers(&self) -> impl Iterator<Item = &W> {
+        let is_idle = |slot: &&Slot<W>| matches!(slot.state, State::Idle { .. });
+        self.all.0.iter().filter(is_idle).filter_map(|slot| slot.waker.as_ref())
+    }
+
+    /// Evicts a client, and returns its waker and how it closes. Unused connections come first; then the client that
+    /// has stalled longest or the one that has been idle longest, from the longer queue. A client is spared for
+    /// [`IDLE_GRACE`] or [`STALLED_GRACE`], in which its next bytes may arrive.
+    pub(super) fn evict(&mut self, now: Instant) -> Option<(&W, Eviction)> {
+        let length = |kind: Kind| self.queues[kind as usize].length;
+        let priority = if length(Kind::Stalled) > length(Kind::Idle) {
+            [Kind::Unused, Kind::Stalled, Kind::Idle]
+        } else {
+            [Kind::Unused, Kind::Idle, Kind::Stalled]
+        };
+        let Some(slot) = priority.into_iter().find_map(|kind| self.first_evictable(kind, now)) else {
+            self.pressure_since.get_or_insert(now);
+            return None;
+        };
+        self.pressure_since = None;
+        let eviction = self.evict_slot(slot);
+        self.all[slot].waker.as_ref().map(|waker| (waker, eviction))
+    }
+
+    /// Returns whether the client in a slot has to close its connection now that it is idle or has ended. If no client
+    /// could be evicted for 2 × [`IDLE_GRACE`], the next one to become idle is: otherwise new clients would wait as long
+    /// as all others are busy.
+    pub(super) fn should_close(&mut self, slot: usize) -> bool {
+        if let Some(pressure_since) = self.pressure_since
+            && let State::Idle { served: true, since } = self.all[slot].state
+            && since >= pressure_since + 2 * IDLE_GRACE
+        {
+            self.pressure_since = None;
+            self.evict_slot(slot);
+        }
+        !self.all[slot].state.keep_alive()
+    }
+
+    /// Records that no slot is needed now.
+    pub(super) fn clear_pressure(&mut self) {
+        self.pressure_since = None;
+    }
+
+    /// Appends a client that is in no queue to one, which its new state must have.
+    fn enter_queue(&mut self, slot: usize, kind: Kind) {
+        let queue = &mut self.queues[kind as usize];
+        queue.length += 1;
+        let previous = mem::replace(&mut queue.last, link(slot));
+        match previous {
+            Some(previous) => self.all[index(previous)].next = link(slot),
+            None => queue.first = link(slot),
+        }
+        self.all[slot].previous = previous;
+    }
+
+    /// Removes a client from the queue of its state, if that has one, and frees buffers that are kept for it. Its state
+    /// must change next. Returns whether its connection stays open after the request in progress.
+    fn leave_queue(&mut self, slot: usize) -> bool {
+        let (kind, keep_alive) = match self.all[slot].state {
+            State::Idle { served, .. } => (if served { Kind::Idle } else { Kind::Unused }, true),
+            State::Stalled { keep_alive, .. } => {
+                drop(self.take_held(slot));
+                (Kind::Stalled, keep_alive)
+            }
+            ref state => return state.keep_alive(),
+        };
+        let slot = &mut self.all[slot];
         let (previous, next) = (slot.previous.take(), slot.next.take());
-        let queue = &mut self.queues[wait as usize];
+        let queue = &mut self.queues[kind as usize];
         queue.length -= 1;
         match previous {
             Some(previous) => self.all[index(previous)].next = next,
@@ -157,136 +368,40 @@ impl<W> Slots<W> {
             Some(next) => self.all[index(next)].previous = previous,
             None => queue.last = previous,
         }
-    }
-
-    /// Marks a client as stalled, since `now` unless it already was, and keeps its buffers. If all kept buffers then
-    /// exceed `share` bytes, evicts the clients that have stalled longest, frees their buffers at once, and calls
-    /// `wake` for each. This client may be one of them.
-    pub(super) fn mark_stalled(
-        &mut self,
-        slot: usize,
-        now: Instant,
-        buffers: &mut Buffers,
-        share: usize,
-        wake: impl FnMut(&W),
-    ) -> Eviction {
-        if self.all[slot].wait != Some(WaitsFor::Peer) {
-            self.mark_active(slot);
-            self.enqueue(slot, WaitsFor::Peer, now);
-        }
-        buffers.shrink();
-        // A second call during one wait brings empty buffers.
-        if buffers.capacity() > 0 && self.all[slot].held.is_none() {
-            self.held += size(buffers);
-            self.all[slot].held = Some(Box::new(std::mem::take(buffers)));
-            self.free_memory(share, wake);
-        }
-        self.all[slot].eviction
-    }
-
-    /// Returns a client's buffers, if they were kept, through `buffers`, and whether it is evicted.
-    pub(super) fn resume(&mut self, slot: usize, buffers: &mut Buffers) -> Eviction {
-        if let Some(held) = self.take(slot) {
-            *buffers = *held;
-        }
-        self.all[slot].eviction
-    }
-
-    /// Returns the wakers of all idle clients.
-    pub(super) fn idle_wakers(&self) -> impl Iterator<Item = &W> {
-        let is_idle = |slot: &&Slot<W>| matches!(slot.wait, Some(WaitsFor::FirstRequest | WaitsFor::NextRequest));
-        self.all.0.iter().filter(is_idle).filter_map(|slot| slot.waker.as_ref())
-    }
-
-    /// Evicts a client, and returns its waker and when it closes. Unused connections come first; then the client that
-    /// has stalled longest or the one that has been idle longest, from the longer queue. A client is spared for
-    /// [`IDLE_GRACE`] or [`STALLED_GRACE`], in which its next bytes may arrive.
-    pub(super) fn evict(&mut self, now: Instant) -> Option<(&W, Eviction)> {
-        let stalled_count = self.queues[WaitsFor::Peer as usize].length;
-        let idle_count = self.queues[WaitsFor::NextRequest as usize].length;
-        let priority = if stalled_count > idle_count {
-            [WaitsFor::FirstRequest, WaitsFor::Peer, WaitsFor::NextRequest]
-        } else {
-            [WaitsFor::FirstRequest, WaitsFor::NextRequest, WaitsFor::Peer]
-        };
-        let Some(slot) = priority.into_iter().find_map(|wait| self.first_evictable(wait, now)) else {
-            self.pressure_since.get_or_insert(now);
-            return None;
-        };
-        self.pressure_since = None;
-        self.evict_slot(slot);
-        let slot = &self.all[slot];
-        slot.waker.as_ref().map(|waker| (waker, slot.eviction))
-    }
-
-    /// Returns whether the idle client in a slot has to close. If no client could be evicted for 2 × [`IDLE_GRACE`],
-    /// the next one to become idle is: otherwise new clients would wait as long as all others are busy.
-    pub(super) fn should_close(&mut self, slot: usize) -> bool {
-        let slot = &mut self.all[slot];
-        if let (Some(WaitsFor::NextRequest), Some(since), Some(pressure_since)) =
-            (slot.wait, slot.since, self.pressure_since)
-            && since >= pressure_since + 2 * IDLE_GRACE
-        {
-            (slot.eviction, self.pressure_since) = (Eviction::WhenIdle, None);
-        }
-        slot.eviction != Eviction::None
-    }
-
-    /// Records that no slot is needed now.
-    pub(super) fn clear_pressure(&mut self) {
-        self.pressure_since = None;
-    }
-
-    /// Stores the answer for the client in a slot, and returns its waker.
-    pub(super) fn set_answer(&mut self, slot: usize, answer: Result<i64, StoreError>) -> Option<&W> {
-        let slot = &mut self.all[slot];
-        slot.answer = Some(answer);
-        slot.waker.as_ref()
-    }
-
-    /// Takes the answer for the client in a slot, if there is one.
-    pub(super) fn take_answer(&mut self, slot: usize) -> Option<Result<i64, StoreError>> {
-        self.all[slot].answer.take()
-    }
-
-    /// Appends a client that is in no queue to one.
-    fn enqueue(&mut self, slot: usize, wait: WaitsFor, now: Instant) {
-        let queue = &mut self.queues[wait as usize];
-        queue.length += 1;
-        let previous = std::mem::replace(&mut queue.last, link(slot));
-        match previous {
-            Some(previous) => self.all[index(previous)].next = link(slot),
-            None => queue.first = link(slot),
-        }
-        let slot = &mut self.all[slot];
-        (slot.wait, slot.since, slot.previous) = (Some(wait), Some(now), previous);
+        keep_alive
     }
 
     /// Returns the client that has waited longest in a queue, if its grace period has passed.
-    fn first_evictable(&self, wait: WaitsFor, now: Instant) -> Option<usize> {
-        let first = index(self.queues[wait as usize].first?);
-        let grace = if wait == WaitsFor::NextRequest { IDLE_GRACE } else { STALLED_GRACE };
-        self.all[first].since.filter(|since| *since + grace <= now).map(|_| first)
+    fn first_evictable(&self, kind: Kind, now: Instant) -> Option<usize> {
+        let first = index(self.queues[kind as usize].first?);
+        let (grace, since) = match self.all[first].state {
+            State::Idle { served: true, since } => (IDLE_GRACE, since),
+            State::Idle { served: false, since } | State::Stalled { since, .. } => (STALLED_GRACE, since),
+            _ => return None,
+        };
+        (since + grace <= now).then_some(first)
     }
 
-    /// Removes a client from its queue and marks it as evicted.
-    fn evict_slot(&mut self, slot: usize) {
-        let is_stalled = self.all[slot].wait == Some(WaitsFor::Peer);
-        self.mark_active(slot);
-        drop(self.take(slot));
-        self.all[slot].eviction = if is_stalled { Eviction::Now } else { Eviction::WhenIdle };
+    /// Evicts a client that is idle or has stalled, and frees its buffers.
+    fn evict_slot(&mut self, slot: usize) -> Eviction {
+        let is_stalled = matches!(self.all[slot].state, State::Stalled { .. });
+        self.leave_queue(slot);
+        let (state, eviction) =
+            if is_stalled { (State::Evicted, Eviction::Stalled) } else { (State::Closing, Eviction::Idle) };
+        self.all[slot].state = state;
+        eviction
     }
 
     /// Evicts the clients that have stalled longest until at most `share` bytes are kept.
     fn free_memory(&mut self, share: usize, mut wake: impl FnMut(&W)) {
-        let mut next = self.queues[WaitsFor::Peer as usize].first;
+        let mut next = self.queues[Kind::Stalled as usize].first;
         while self.held > share
             && let Some(link) = next
         {
             let slot = index(link);
             next = self.all[slot].next;
             // A client that has just been woken has its buffers itself, and will leave them here again.
-            if self.all[slot].held.is_some() {
+            if matches!(self.all[slot].state, State::Stalled { held: Some(_), .. }) {
                 self.evict_slot(slot);
                 self.all[slot].waker.iter().for_each(&mut wake);
             }
@@ -294,18 +409,19 @@ impl<W> Slots<W> {
     }
 
     /// Takes the buffers that are kept for a client.
-    fn take(&mut self, slot: usize) -> Option<Box<Buffers>> {
-        let held = self.all[slot].held.take()?;
+    fn take_held(&mut self, slot: usize) -> Option<Box<Buffers>> {
+        let State::Stalled { held, .. } = &mut self.all[slot].state else { return None };
+        let held = held.take()?;
         self.held -= size(&held);
         Some(held)
     }
 }
 
 fn link(slot: usize) -> Link {
-    std::num::NonZeroU32::new(slot as u32 + 1)
+    NonZeroU32::new(slot as u32 + 1)
 }
 
-fn index(link: std::num::NonZeroU32) -> usize {
+fn index(link: NonZeroU32) -> usize {
     link.get() as usize - 1
 }
 
@@ -356,7 +472,7 @@ mod tests {
         assert_eq!(slots.evict(later + IDLE_GRACE).map(|(slot, _)| *slot), Some(ids[0]), "it was idle longest");
         assert!(slots.should_close(ids[2]) && slots.should_close(ids[0]) && !slots.should_close(ids[1]));
         assert_eq!(slots.idle_wakers().collect::<Vec<_>>(), [&ids[1]]);
-        slots.free(ids[0]);
+        assert_eq!((slots.free(ids[0]), slots.free(ids[1])), (Some(Eviction::Idle), None));
         let again = slots.allocate();
         assert!(!slots.should_close(again), "a slot is reset for the next client");
     }
@@ -388,18 +504,18 @@ mod tests {
         let later = start + 2 * IDLE_GRACE;
         slots.mark_idle(ids[0], start, true);
         for &slot in &ids[1..] {
-            slots.mark_stalled(slot, start, &mut buffers(1), usize::MAX, |_| ());
+            assert_eq!(slots.mark_stalled(slot, start, &mut buffers(1), usize::MAX, |_| ()), Ok(()));
         }
         // A request that arrives byte by byte does not reset the time.
-        assert!(slots.resume(ids[1], &mut Buffers::default()) == Eviction::None);
-        slots.mark_stalled(ids[1], later, &mut buffers(2), usize::MAX, |_| ());
-        assert!(slots.evict(later) == Some((&ids[1], Eviction::Now)));
-        assert!(slots.evict(later) == Some((&ids[2], Eviction::Now)));
-        assert!(slots.evict(later) == Some((&ids[0], Eviction::WhenIdle)), "as many are idle as have stalled");
+        assert_eq!(slots.resume(ids[1], &mut Buffers::default()), Ok(()));
+        assert_eq!(slots.mark_stalled(ids[1], later, &mut buffers(2), usize::MAX, |_| ()), Ok(()));
+        assert_eq!(slots.evict(later), Some((&ids[1], Eviction::Stalled)));
+        assert_eq!(slots.evict(later), Some((&ids[2], Eviction::Stalled)));
+        assert_eq!(slots.evict(later), Some((&ids[0], Eviction::Idle)), "as many are idle as have stalled");
         slots.mark_active(ids[3]);
-        slots.mark_stalled(ids[3], later, &mut Buffers::default(), usize::MAX, |_| ());
-        assert!(slots.evict(later).is_none(), "another request has another start");
-        assert!(slots.all[ids[3]].eviction == Eviction::None);
+        assert_eq!(slots.mark_stalled(ids[3], later, &mut Buffers::default(), usize::MAX, |_| ()), Ok(()));
+        assert_eq!(slots.evict(later), None, "another request has another start");
+        assert_eq!(slots.free(ids[3]), None);
     }
 
     #[test]
@@ -408,23 +524,50 @@ mod tests {
         let (start, share) = (Instant::now(), 3 * size(&buffers(1000)));
         let mut evicted = Vec::new();
         for &slot in &ids {
-            slots.mark_stalled(slot, start, &mut buffers(1000), share, |slot| evicted.push(*slot));
+            let stalled = slots.mark_stalled(slot, start, &mut buffers(1000), share, |slot| evicted.push(*slot));
+            assert_eq!(stalled, Ok(()));
             assert!(slots.held <= share);
         }
         assert_eq!(evicted, ids[..1]);
         let mut back = Buffers::default();
-        assert!(slots.resume(ids[0], &mut back) == Eviction::Now && back.received().is_empty());
-        assert!(slots.resume(ids[1], &mut back) == Eviction::None && back.received() == [b'x'; 1000]);
+        assert_eq!((slots.resume(ids[0], &mut back), back.received()), (Err(Evicted), &b""[..]));
+        assert_eq!((slots.resume(ids[1], &mut back), back.received()), (Ok(()), &[b'x'; 1000][..]));
         // The longest stalled of those whose buffers are kept.
-        slots.mark_stalled(ids[1], start, &mut buffers(1000), share, |slot| evicted.push(*slot));
-        slots.mark_stalled(ids[0], start, &mut buffers(1500), share, |slot| evicted.push(*slot));
-        assert_eq!(evicted, ids[..3]);
-        assert!(slots.resume(ids[3], &mut back) == Eviction::None);
-        let eviction = slots.mark_stalled(ids[3], start, &mut buffers(9000), share, |slot| evicted.push(*slot));
-        assert!(eviction == Eviction::Now && slots.held <= share, "more than the share of all");
+        for (slot, length, freed) in [(ids[1], 1000, 1), (ids[1], 1000, 1), (ids[2], 0, 1)] {
+            let stalled = slots.mark_stalled(slot, start, &mut buffers(length), share, |slot| evicted.push(*slot));
+            assert_eq!((stalled, evicted.len()), (Ok(()), freed));
+        }
+        assert_eq!(slots.resume(ids[3], &mut back), Ok(()));
+        let stalled = slots.mark_stalled(ids[3], start, &mut buffers(1500), share, |slot| evicted.push(*slot));
+        assert_eq!((stalled, &evicted[..]), (Ok(()), &ids[..2]));
+        assert_eq!(slots.resume(ids[3], &mut back), Ok(()));
+        let stalled = slots.mark_stalled(ids[3], start, &mut buffers(9000), share, |slot| evicted.push(*slot));
+        assert_eq!(stalled, Err(Evicted), "more than the share of all");
+        assert_eq!(slots.mark_stalled(ids[3], start, &mut buffers(1), share, |_| ()), Err(Evicted), "it stays evicted");
+        assert!(slots.held <= share);
         for &slot in &ids {
-            slots.free(slot);
+            assert_eq!(slots.free(slot), Some(Eviction::Stalled));
         }
         assert_eq!((slots.held, slots.queues.map(|queue| queue.length)), (0, [0; 3]));
+    }
+
+    #[test]
+    fn a_request_that_arrives_while_its_client_is_evicted_is_answered() {
+        let (mut slots, ids) = slots_of(1);
+        let [slot] = ids[..] else { panic!("one slot") };
+        let start = Instant::now();
+        slots.mark_idle(slot, start, true);
+        assert_eq!(slots.evict(start + IDLE_GRACE), Some((&slot, Eviction::Idle)));
+        // A part of the request, the rest of it, the answer.
+        slots.mark_active(slot);
+        assert_eq!(slots.mark_stalled(slot, start, &mut buffers(1), usize::MAX, |_| ()), Ok(()));
+        assert_eq!(slots.resume(slot, &mut Buffers::default()), Ok(()));
+        slots.mark_waiting(slot);
+        assert_eq!(slots.take_answer(slot), None);
+        assert_eq!(slots.set_answer(slot, Ok(7)), Some(&slot));
+        assert_eq!((slots.take_answer(slot), slots.take_answer(slot)), (Some(Ok(7)), None));
+        slots.mark_idle(slot, start, true);
+        assert!(slots.should_close(slot) && slots.idle_wakers().next().is_none());
+        assert_eq!(slots.free(slot), Some(Eviction::Idle));
     }
 }

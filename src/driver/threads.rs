@@ -85,7 +85,7 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     detach("timer", Box::new(move || server.expire_waiters(&config.store)))?;
     serving.store(true, Ordering::Relaxed);
     let deadline = run_until_shutdown(server, listener, address, stop)?;
-    let is_drained = server.wait(Duration::ZERO, |state| state.open() == 0);
+    let is_drained = server.wait(Duration::ZERO, |state| state.open_connections() == 0);
     server.state().stopped = true;
     server.gathered.notify_one();
     // The disk gets this time even if the clients have used all of it.
@@ -124,13 +124,13 @@ fn run_until_shutdown(
     let _ = TcpStream::connect_timeout(&super::reachable(address), IDLE_GRACE);
     server.wait(remaining(store_deadline), |state| !state.accepting);
     // Idle clients get a grace period, in which a request already sent arrives.
-    server.wait(remaining(store_deadline).min(IDLE_GRACE), |state| state.open() == 0);
+    server.wait(remaining(store_deadline).min(IDLE_GRACE), |state| state.open_connections() == 0);
     server.close();
-    if !server.wait(remaining(store_deadline), |state| state.open() == 0) {
+    if !server.wait(remaining(store_deadline), |state| state.open_connections() == 0) {
         let mut state = server.state();
         state.cut_off();
         server.release(state);
-        server.wait(remaining(deadline), |state| state.open() == 0);
+        server.wait(remaining(deadline), |state| state.open_connections() == 0);
     }
     Ok(deadline)
 }
@@ -259,8 +259,8 @@ impl State {
     }
 
     /// Returns the number of open connections.
-    fn open(&self) -> usize {
-        self.metrics.open.load(Ordering::Relaxed)
+    fn open_connections(&self) -> usize {
+        self.metrics.open_connections.load(Ordering::Relaxed)
     }
 
     /// Submits a batch that has begun, if no other is in flight; [`Server::send`] then writes it. Wakes the ledger's
@@ -308,8 +308,8 @@ impl State {
     /// Evicts a connection that is idle or has stalled.
     fn evict(&mut self) {
         match self.queue.slots.evict(Instant::now()) {
-            Some((client, Eviction::Now)) => client.shut_down(),
-            Some((client, _)) => {
+            Some((client, Eviction::Stalled)) => client.shut_down(),
+            Some((client, Eviction::Idle)) => {
                 let _ = client.socket.shutdown(Shutdown::Read);
             }
             None => {}

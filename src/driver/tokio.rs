@@ -81,7 +81,7 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     let server = leak(Server { context, limits, share, health, closed: Mutex::new(None) });
     let mut workers = Vec::new();
     for (index, runtime) in runtimes.iter().enumerate() {
-        workers.push(Worker { index, server, handle: runtime.handle().clone(), open: AtomicUsize::new(0) });
+        workers.push(Worker { index, server, handle: runtime.handle().clone(), open_connections: AtomicUsize::new(0) });
     }
     let workers: &'static [Worker] = workers.leak();
     for worker in workers {
@@ -96,7 +96,7 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     }
     serving.store(true, Ordering::Relaxed);
     let deadline = block_on(runtimes[0], Box::pin(run_until_shutdown(server, workers, listener, stop)))?;
-    let is_drained = server.open().load(Ordering::SeqCst) == 0;
+    let is_drained = server.open_connections().load(Ordering::SeqCst) == 0;
     let is_synced = match store {
         StoreHandle::Ledger(queue) => queue.close(deadline.into_std()),
         StoreHandle::Redis(_) => true,
@@ -213,8 +213,8 @@ struct Server {
 
 impl Server {
     /// Returns the number of open connections.
-    fn open(&self) -> &AtomicUsize {
-        &self.context.metrics.open
+    fn open_connections(&self) -> &AtomicUsize {
+        &self.context.metrics.open_connections
     }
 
     /// Waits until fewer than `bound` connections are open. Returns `false` if `deadline` passes first.
@@ -222,7 +222,7 @@ impl Server {
         let mut timer = DeadlineTimer::new(deadline);
         poll_fn(|cx| {
             *lock(&self.closed) = Some(cx.waker().clone());
-            match self.open().load(Ordering::SeqCst) < bound {
+            match self.open_connections().load(Ordering::SeqCst) < bound {
                 true => Poll::Ready(true),
                 false => timer.poll(deadline, cx).map(|()| false),
             }
@@ -241,8 +241,7 @@ struct Worker {
     index: usize,
     server: &'static Server,
     handle: Handle,
-    /// The number of its open connections.
-    open: AtomicUsize,
+    open_connections: AtomicUsize,
 }
 
 thread_local! {

@@ -231,6 +231,22 @@ fn connections_are_as_many_as_are_open() {
     assert_eq!(samples(&notch)["notch_connections_max"], 50.0);
 }
 
+#[test]
+fn evicted_connections_are_counted_by_their_state() {
+    let request = "GET /livez HTTP/1.1\r\nHost: h\r\n\r\n";
+    for (state, sent) in [("idle", ""), ("idle", request), ("stalled", &request[..20])] {
+        let notch = Settings::ledger().with("MAX_CONNECTIONS", "2").with("WORKERS", "1").start();
+        let evicted = |state| samples(&notch)[&format!("notch_connections_evicted_total{{state=\"{state}\"}}")];
+        let mut clients = [notch.client(), notch.client()];
+        for client in &mut clients {
+            // One of them may have been evicted already for the other.
+            let _ = client.try_send(sent);
+        }
+        wait_until("the metrics needed a slot", || (evicted(state) >= 1.0).then_some(()));
+        assert!(state == "stalled" || evicted("stalled") == 0.0, "no client has stalled");
+    }
+}
+
 /// Metrics are the sum of all workers, each of which serves some clients; while they run, every number read grows or
 /// stays the same.
 #[test]

@@ -52,12 +52,12 @@ impl Server {
     /// Waits until there is room for a connection, and starts its thread.
     fn start_client(&'static self, socket: &Arc<TcpStream>) {
         let mut state = self.state();
-        while state.open() >= self.limits.connections {
+        while state.open_connections() >= self.limits.connections {
             state.evict();
             state = wait_timeout(&self.changed, state, STALLED_GRACE);
         }
         state.queue.slots.clear_pressure();
-        state.metrics.open.fetch_add(1, Ordering::Relaxed);
+        state.metrics.open_connections.fetch_add(1, Ordering::Relaxed);
         drop(state);
         let mut is_logged = false;
         loop {

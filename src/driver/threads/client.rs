@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 
 use super::super::queue::Waiter;
-use super::super::slots::{Eviction, STALLED_GRACE};
+use super::super::slots::{Evicted, Eviction, STALLED_GRACE};
 use super::super::{
     LINGER, deadline_after, has_stalled, has_unacknowledged, log_requests, micros, remaining, reset_on_close, unix_time,
 };
@@ -38,7 +38,6 @@ impl Client {
     fn request_total(&self, mut command: Command, buffers: &mut Buffers) -> Result<i64, StoreError> {
         let deadline = deadline_after(self.server.limits.store);
         let mut state = self.server.state();
-        state.queue.slots.mark_active(self.slot);
         buffers.release(&mut state.pool);
         // Only the command of `/readyz` depends on the store's health.
         if command == Command::Ping {
@@ -68,21 +67,16 @@ impl Client {
 
     /// Marks the client as stalled, and leaves its buffers with the server. Returns an error if the client was evicted.
     /// Evicting it later shuts its socket down.
-    fn mark_stalled(&self, buffers: &mut Buffers) -> io::Result<()> {
+    fn mark_stalled(&self, buffers: &mut Buffers) -> Result<(), Evicted> {
         let mut state = self.server.state();
         buffers.release(&mut state.pool);
-        check_not_evicted(state.queue.slots.mark_stalled(
-            self.slot,
-            Instant::now(),
-            buffers,
-            self.server.share,
-            ClientHandle::shut_down,
-        ))
+        let (now, share) = (Instant::now(), self.server.share);
+        state.queue.slots.mark_stalled(self.slot, now, buffers, share, ClientHandle::shut_down)
     }
 
     /// Takes the buffers back. Returns an error if the client was evicted.
-    fn resume(&self, buffers: &mut Buffers) -> io::Result<()> {
-        check_not_evicted(self.server.state().queue.slots.resume(self.slot, buffers))
+    fn resume(&self, buffers: &mut Buffers) -> Result<(), Evicted> {
+        self.server.state().queue.slots.resume(self.slot, buffers)
     }
 
     /// Marks the client as active: it no longer waits for its peer, or waits for something else from now on.
@@ -94,18 +88,12 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         let mut state = self.server.state();
-        state.queue.slots.free(self.slot);
-        state.metrics.open.fetch_sub(1, Ordering::Relaxed);
+        if let Some(eviction) = state.queue.slots.free(self.slot) {
+            state.metrics.worker(0).record_eviction(eviction == Eviction::Stalled);
+        }
+        state.metrics.open_connections.fetch_sub(1, Ordering::Relaxed);
         drop(state);
         self.server.changed.notify_all();
-    }
-}
-
-/// Returns an error if a client was evicted, which ends its connection.
-fn check_not_evicted(eviction: Eviction) -> io::Result<()> {
-    match eviction {
-        Eviction::Now => Err(ErrorKind::ConnectionAborted.into()),
-        _ => Ok(()),
     }
 }
 

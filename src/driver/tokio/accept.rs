@@ -46,10 +46,12 @@ pub(super) async fn accept(
         match accepted.and_then(|(socket, _)| socket.into_std()) {
             Ok(socket) => {
                 backoff = Backoff::default();
-                if server.open().load(Ordering::SeqCst) >= server.limits.connections {
+                if server.open_connections().load(Ordering::SeqCst) >= server.limits.connections {
                     make_room(server, workers).await;
                 }
-                if let Some(worker) = workers.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed)) {
+                if let Some(worker) =
+                    workers.iter().min_by_key(|worker| worker.open_connections.load(Ordering::Relaxed))
+                {
                     worker.spawn(Box::pin(serve(ConnectionPermit::take(worker), socket)));
                 }
             }
@@ -84,7 +86,7 @@ async fn make_room(server: &Server, workers: &[Worker]) {
 
 /// Evicts an idle or stalled connection of the worker that has the most connections, or of the `attempt`-th after it.
 fn evict(workers: &[Worker], attempt: usize) {
-    let open = |&index: &usize| workers[index].open.load(Ordering::Relaxed);
+    let open = |&index: &usize| workers[index].open_connections.load(Ordering::Relaxed);
     if let Some(first) = (0..workers.len()).max_by_key(open) {
         workers[(first + attempt) % workers.len()].run_on_worker(State::evict);
     }
@@ -97,16 +99,16 @@ pub(super) struct ConnectionPermit {
 
 impl ConnectionPermit {
     fn take(worker: &'static Worker) -> Self {
-        worker.open.fetch_add(1, Ordering::Relaxed);
-        worker.server.open().fetch_add(1, Ordering::SeqCst);
+        worker.open_connections.fetch_add(1, Ordering::Relaxed);
+        worker.server.open_connections().fetch_add(1, Ordering::SeqCst);
         Self { worker }
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.worker.open.fetch_sub(1, Ordering::Relaxed);
-        self.worker.server.open().fetch_sub(1, Ordering::SeqCst);
+        self.worker.open_connections.fetch_sub(1, Ordering::Relaxed);
+        self.worker.server.open_connections().fetch_sub(1, Ordering::SeqCst);
         if let Some(waker) = lock(&self.worker.server.closed).take() {
             waker.wake();
         }

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
-use super::super::slots::{Eviction, STALLED_GRACE};
+use super::super::slots::{Evicted, Eviction, STALLED_GRACE};
 use super::super::{LINGER, has_stalled, has_unacknowledged, log_requests, micros, reset_on_close};
 use super::accept::ConnectionPermit;
 use super::timer::DeadlineTimer;
@@ -55,7 +55,6 @@ impl Client {
             command = self.permit.worker.readiness();
         }
         state(|state| {
-            state.queue.slots.mark_active(self.slot);
             buffers.release(&mut state.pool);
             state.request_total(&command, &self.server().context.counters.main, self.slot, self.server().limits.store);
         });
@@ -79,22 +78,17 @@ impl Client {
         self.with_slot(cx, |state| state.context.closing || state.queue.slots.should_close(self.slot))
     }
 
-    /// Marks the client as stalled, and leaves its buffers with the worker. Returns whether the client was evicted.
-    fn mark_stalled(&self, buffers: &mut Buffers, cx: &Context<'_>) -> bool {
+    /// Marks the client as stalled, and leaves its buffers with the worker. Returns an error if the client was evicted.
+    fn mark_stalled(&self, buffers: &mut Buffers, cx: &Context<'_>) -> Result<(), Evicted> {
         let share = self.server().share;
         self.with_slot(cx, |state| {
-            let eviction =
-                state.queue.slots.mark_stalled(self.slot, StdInstant::now(), buffers, share, Waker::wake_by_ref);
-            eviction == Eviction::Now
+            state.queue.slots.mark_stalled(self.slot, StdInstant::now(), buffers, share, Waker::wake_by_ref)
         })
     }
 
     /// Takes the buffers back. Returns an error if the client was evicted.
-    fn resume(&self, buffers: &mut Buffers) -> io::Result<()> {
-        match state(|state| state.queue.slots.resume(self.slot, buffers)) {
-            Eviction::Now => Err(io::ErrorKind::ConnectionAborted.into()),
-            _ => Ok(()),
-        }
+    fn resume(&self, buffers: &mut Buffers) -> Result<(), Evicted> {
+        state(|state| state.queue.slots.resume(self.slot, buffers))
     }
 
     /// Marks the client as active: it no longer waits for its peer, or waits for something else from now on.
@@ -116,7 +110,10 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        state(|state| state.queue.slots.free(self.slot));
+        if let Some(eviction) = state(|state| state.queue.slots.free(self.slot)) {
+            let metrics = &self.server().context.metrics;
+            metrics.worker(self.permit.worker.index).record_eviction(eviction == Eviction::Stalled);
+        }
     }
 }
 
@@ -216,8 +213,8 @@ impl ClientConnection {
                         Instant::now() + limit
                     });
                     let ready = poll_fn(|cx| match self.socket.poll_write_ready(cx) {
-                        Poll::Pending if self.client.mark_stalled(&mut self.buffers, cx) => {
-                            Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
+                        Poll::Pending if self.client.mark_stalled(&mut self.buffers, cx).is_err() => {
+                            Poll::Ready(Err(Evicted.into()))
                         }
                         Poll::Pending => self.timer.poll(deadline, cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
                         ready => ready,
@@ -244,8 +241,8 @@ impl ClientConnection {
             let wake = poll_fn(|cx| match self.socket.poll_read_ready(cx) {
                 Poll::Ready(ready) => Poll::Ready(ready.map(|()| Wake::Ready)),
                 Poll::Pending if is_idle && self.client.must_close(cx) => Poll::Ready(Ok(Wake::Closing)),
-                Poll::Pending if !is_idle && self.client.mark_stalled(&mut self.buffers, cx) => {
-                    Poll::Ready(Ok(Wake::Closing))
+                Poll::Pending if !is_idle && self.client.mark_stalled(&mut self.buffers, cx).is_err() => {
+                    Poll::Ready(Err(Evicted.into()))
                 }
                 Poll::Pending => self.timer.poll(deadline, cx).map(|()| Ok(Wake::TimedOut)),
             })
@@ -309,8 +306,8 @@ impl ClientConnection {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             poll_fn(|cx| match self.client.mark_stalled(&mut self.buffers, cx) {
-                true => Poll::Ready(()),
-                false => self.timer.poll(next, cx),
+                Err(Evicted) => Poll::Ready(()),
+                Ok(()) => self.timer.poll(next, cx),
             })
             .await;
         }
