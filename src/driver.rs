@@ -16,6 +16,7 @@ use nix::sys::signal::{SigSet, Signal};
 use tracing::{debug, info, warn};
 
 use self::capacity::{Capacity, capacity, has_stalled, has_unacknowledged, reset_on_close, set_socket_limits};
+use self::deadline::{Deadline, Timer};
 use self::health::{Health, StoreHealth};
 use self::queue::Waiter;
 use crate::batch::Batch;
@@ -29,6 +30,7 @@ use crate::routes::Route;
 use crate::system;
 
 mod capacity;
+mod deadline;
 mod health;
 mod queue;
 mod reply_timeout;
@@ -160,9 +162,9 @@ fn open_ledger(path: &Path, fsync: Fsync, counters: &Counters, limits: &Limits) 
 }
 
 /// Syncs the ledger if `due` has passed, under `FSYNC=everysec`. Returns the time of the next sync, if one is needed.
-fn sync_if_due(ledger: &mut Ledger, due: Option<Instant>) -> Option<Instant> {
-    let due = due.or_else(|| ledger.needs_sync().then(|| deadline_after(SYNC_INTERVAL)))?;
-    if Instant::now() < due {
+fn sync_if_due(ledger: &mut Ledger, due: Option<Deadline>, limits: &Limits) -> Option<Deadline> {
+    let due = due.or_else(|| ledger.needs_sync().then(|| Timer::Sync.start(limits)))?;
+    if !due.has_passed() {
         return Some(due);
     }
     let was_sound = ledger.is_sound();
@@ -173,7 +175,7 @@ fn sync_if_due(ledger: &mut Ledger, due: Option<Instant>) -> Option<Instant> {
         }
         Err(_) => {}
     }
-    Some(deadline_after(SYNC_INTERVAL))
+    Some(Timer::Sync.start(limits))
 }
 
 /// Starts a thread that waits for `signals`. A slow disk or a full pipe of the log does not block this thread.
@@ -188,7 +190,7 @@ fn watch_signals(
     stop: Box<dyn Fn(&'static str) + Send>,
 ) -> io::Result<&'static AtomicBool> {
     let serving: &AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
-    let timeout = limits.drain_delay + limits.drain + EXIT_GRACE;
+    let timeout = Timer::Exit.duration(limits);
     let work = move || {
         let signal = wait_for_signal(signals);
         if !serving.load(Ordering::Relaxed) {
@@ -213,11 +215,6 @@ fn wait_for_signal(signals: SigSet) -> Signal {
             return signal;
         }
     }
-}
-
-/// Returns when waiting for the store ends, so that the responses are sent before `deadline`.
-fn store_deadline(deadline: Instant, limits: &Limits) -> Instant {
-    deadline - (limits.drain / 4).min(RESPONSE_RESERVE)
 }
 
 /// Logs the end of the process: a warning for each thing left undone, and a debug line.
@@ -301,14 +298,14 @@ fn producer(context: &ServerContext, limits: &Limits) -> Producer {
     Producer { id: system::random(), retry_window: limits.store, name_limit }
 }
 
-/// Returns the command that probes the store, if one is needed, and the time until the next call. So the store's health
+/// Returns the command that probes the store, if one is needed, and the timer of the next call. So the store's health
 /// is known without visits: if it `is_refusing`, whether it counts again; if its connection `is_idle`, whether the
 /// connection is still open.
-fn next_probe(is_refusing: bool, is_idle: bool, store: &Store, main: Key) -> (Option<Command>, Duration) {
+fn next_probe(is_refusing: bool, is_idle: bool, store: &Store, main: Key) -> (Option<Command>, Timer) {
     match store {
-        _ if is_refusing => (Some(Command::Increment { key: main, by: 0 }), PROBE_REFUSING),
-        Store::Redis(_) if is_idle => (Some(Command::Ping), PROBE_IDLE),
-        _ => (None, PROBE_IDLE),
+        _ if is_refusing => (Some(Command::Increment { key: main, by: 0 }), Timer::RefusalProbe),
+        Store::Redis(_) if is_idle => (Some(Command::Ping), Timer::Probe),
+        _ => (None, Timer::Probe),
     }
 }
 
@@ -386,28 +383,8 @@ const SILENT: StoreHealth = StoreHealth::Down("no reply in time");
 
 const CLOSED: StoreHealth = StoreHealth::Down("the connection was closed");
 
-/// The longest time until the process exits once `DRAIN_TIMEOUT` has passed.
-const EXIT_GRACE: Duration = Duration::from_millis(250);
-
-/// How long before the end of `DRAIN_TIMEOUT` waiting for the store ends; at most a quarter of `DRAIN_TIMEOUT`.
-const RESPONSE_RESERVE: Duration = Duration::from_millis(500);
-
-/// How long a connection to the store may be idle before it is probed, so that a dead one is replaced before a visit
-/// needs it.
-const PROBE_IDLE: Duration = Duration::from_secs(5);
-
-/// Pause between probes of a store that refuses to count.
-const PROBE_REFUSING: Duration = Duration::from_secs(1);
-
 /// Time between log lines about a disk that fails.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
-
-/// The longest time from a batch to its sync under `FSYNC=everysec`.
-const SYNC_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How long received bytes are read and discarded before a connection is closed. Closing with unread bytes would send
-/// RST and discard the response.
-const LINGER: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

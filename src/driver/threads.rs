@@ -18,10 +18,11 @@ use nix::sys::signal::SigSet;
 
 use self::ledger::Written;
 use self::redis::RedisConnection;
+use super::deadline::{Deadline, Timer};
 use super::queue::{Queue, Waiter};
 use super::reply_timeout::ReplyTimeout;
-use super::slots::{Eviction, IDLE_GRACE};
-use super::{Capacity, EXIT_GRACE, Failure, Health, StoreHealth, deadline_after, remaining, spawn, store_deadline};
+use super::slots::Eviction;
+use super::{Capacity, Failure, Health, StoreHealth, spawn};
 use crate::batch::Batch;
 use crate::buffers::Buffers;
 use crate::config::{Config, Limits, Store};
@@ -88,8 +89,8 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     let is_drained = server.wait(Duration::ZERO, |state| state.open_connections() == 0);
     server.state().stopped = true;
     server.gathered.notify_one();
-    // The disk gets this time even if the clients have used all of it.
-    let is_synced = server.wait(remaining(deadline).max(EXIT_GRACE / 2), |state| state.synced);
+    // The disk gets some time even if the clients have used all of it.
+    let is_synced = server.wait(deadline.remaining().max(Timer::LastSync.duration(&limits)), |state| state.synced);
     super::log_stopped(is_drained, is_synced);
     Ok(())
 }
@@ -105,7 +106,7 @@ fn run_until_shutdown(
     listener: TcpListener,
     address: SocketAddr,
     stop: &OnceLock<&'static str>,
-) -> io::Result<Instant> {
+) -> io::Result<Deadline> {
     detach("accept", Box::new(move || server.accept(listener)))?;
     let signal = loop {
         match stop.get() {
@@ -115,22 +116,22 @@ fn run_until_shutdown(
     };
     server.draining.store(true, Ordering::Relaxed);
     super::log_info(&["received ", signal, ", draining"].concat());
-    thread::sleep(server.limits.drain_delay);
+    thread::sleep(Timer::DrainDelay.duration(&server.limits));
 
-    let deadline = deadline_after(server.limits.drain);
-    let store_deadline = store_deadline(deadline, &server.limits);
+    let (deadline, visits_deadline) = (Timer::Drain.start(&server.limits), Timer::DrainVisits.start(&server.limits));
     server.stop_accepting.store(true, Ordering::Relaxed);
     // One more connection wakes the accepting thread, if no other arrives.
-    let _ = TcpStream::connect_timeout(&super::reachable(address), IDLE_GRACE);
-    server.wait(remaining(store_deadline), |state| !state.accepting);
+    let _ = TcpStream::connect_timeout(&super::reachable(address), Timer::DrainIdle.duration(&server.limits));
+    server.wait(visits_deadline.remaining(), |state| !state.accepting);
     // Idle clients get a grace period, in which a request already sent arrives.
-    server.wait(remaining(store_deadline).min(IDLE_GRACE), |state| state.open_connections() == 0);
+    let idle_timeout = Timer::DrainIdle.duration(&server.limits);
+    server.wait(visits_deadline.remaining().min(idle_timeout), |state| state.open_connections() == 0);
     server.close();
-    if !server.wait(remaining(store_deadline), |state| state.open_connections() == 0) {
+    if !server.wait(visits_deadline.remaining(), |state| state.open_connections() == 0) {
         let mut state = server.state();
         state.cut_off();
         server.release(state);
-        server.wait(remaining(deadline), |state| state.open_connections() == 0);
+        server.wait(deadline.remaining(), |state| state.open_connections() == 0);
     }
     Ok(deadline)
 }

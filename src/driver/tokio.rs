@@ -27,8 +27,8 @@ use self::accept::accept;
 use self::ledger::{LedgerQueue, ledger};
 use self::redis::redis;
 use self::timer::{DeadlineTimer, expire_waiters, pause};
+use super::deadline::{Deadline, Timer};
 use super::queue::{Attempt, Queue, Waiter};
-use super::slots::IDLE_GRACE;
 use super::{Capacity, Failure, Health, StoreHealth, spawn};
 use crate::batch::Batch;
 use crate::buffers::Buffers;
@@ -71,7 +71,7 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
         Store::Redis(config) => (StoreHandle::Redis(config), super::redis_address(config)),
         Store::Ledger(path, fsync) => {
             let (ledger, description) = super::open_ledger(path, *fsync, &config.context.counters, limits)?;
-            (StoreHandle::Ledger(LedgerQueue::open(ledger, count)?), description)
+            (StoreHandle::Ledger(LedgerQueue::open(ledger, count, limits)?), description)
         }
     };
     super::log_start(listener.local_addr().unwrap_or(config.listen), &description, count, limits);
@@ -98,7 +98,8 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     let deadline = block_on(runtimes[0], Box::pin(run_until_shutdown(server, workers, listener, stop)))?;
     let is_drained = server.open_connections().load(Ordering::SeqCst) == 0;
     let is_synced = match store {
-        StoreHandle::Ledger(queue) => queue.close(deadline.into_std()),
+        // The disk gets some time even if the clients have used all of it.
+        StoreHandle::Ledger(queue) => queue.close(deadline.remaining().max(Timer::LastSync.duration(limits))),
         StoreHandle::Redis(_) => true,
     };
     super::log_stopped(is_drained, is_synced);
@@ -123,7 +124,7 @@ fn runtime() -> io::Result<&'static Runtime> {
 }
 
 /// Runs an event loop until a task is done. The task is boxed for the same reason as in [`Worker::spawn`].
-fn block_on(runtime: &Runtime, task: Pin<Box<dyn Future<Output = io::Result<Instant>>>>) -> io::Result<Instant> {
+fn block_on(runtime: &Runtime, task: Pin<Box<dyn Future<Output = io::Result<Deadline>>>>) -> io::Result<Deadline> {
     runtime.block_on(task)
 }
 
@@ -141,7 +142,7 @@ async fn run_until_shutdown(
     workers: &'static [Worker],
     listener: StdListener,
     stop: &Inbox<&'static str>,
-) -> io::Result<Instant> {
+) -> io::Result<Deadline> {
     let stop_accepting = leak(Inbox::new());
     let accepting = accept(server, workers, TcpListener::from_std(listener)?, stop_accepting);
     let mut accepting = workers[0].spawn(Box::pin(accepting));
@@ -150,26 +151,25 @@ async fn run_until_shutdown(
         worker.run_on_worker(|state| state.context.draining = true);
     }
     super::log_info(&["received ", signal, ", draining"].concat());
-    pause(server.limits.drain_delay).await;
+    pause(Timer::DrainDelay.duration(server.limits)).await;
 
-    let deadline = Instant::now() + server.limits.drain;
-    let store_deadline = Instant::from_std(super::store_deadline(deadline.into_std(), server.limits));
+    let (deadline, visits_deadline) = (Timer::Drain.start(server.limits), Timer::DrainVisits.start(server.limits));
     stop_accepting.put(());
-    let mut timer = DeadlineTimer::new(store_deadline);
+    let mut timer = DeadlineTimer::new(visits_deadline.at.into());
     poll_fn(|cx| match Pin::new(&mut accepting).poll(cx) {
         Poll::Ready(_) => Poll::Ready(()),
-        Poll::Pending => timer.poll(store_deadline, cx),
+        Poll::Pending => timer.poll(visits_deadline.at.into(), cx),
     })
     .await;
     accepting.abort();
-    // Idle clients get a grace period, in which a request already sent arrives.
-    server.wait_for_capacity(1, store_deadline.min(Instant::now() + IDLE_GRACE)).await;
+    let idle_deadline = Timer::DrainIdle.start(server.limits);
+    server.wait_for_capacity(1, idle_deadline.at.min(visits_deadline.at)).await;
     for worker in workers {
         worker.run_on_worker(State::close);
     }
-    if !server.wait_for_capacity(1, store_deadline).await {
+    if !server.wait_for_capacity(1, visits_deadline.at).await {
         workers.iter().for_each(|worker| worker.run_on_worker(State::cut_off));
-        server.wait_for_capacity(1, deadline).await;
+        server.wait_for_capacity(1, deadline.at).await;
     }
     Ok(deadline)
 }
@@ -218,7 +218,8 @@ impl Server {
     }
 
     /// Waits until fewer than `bound` connections are open. Returns `false` if `deadline` passes first.
-    async fn wait_for_capacity(&self, bound: usize, deadline: Instant) -> bool {
+    async fn wait_for_capacity(&self, bound: usize, deadline: StdInstant) -> bool {
+        let deadline = deadline.into();
         let mut timer = DeadlineTimer::new(deadline);
         poll_fn(|cx| {
             *lock(&self.closed) = Some(cx.waker().clone());
@@ -405,9 +406,9 @@ impl State {
         }
     }
 
-    /// Adds a command to the gathering batch, with the deadline `timeout` from now.
-    fn request_total(&mut self, command: &Command, main: &Key, slot: usize, timeout: Duration) {
-        let deadline = self.now() + timeout;
+    /// Adds a command to the gathering batch.
+    fn request_total(&mut self, command: &Command, main: &Key, slot: usize, limits: &Limits) {
+        let deadline = Timer::Visit.start_at(self.now(), limits).at;
         if self.queue.push(command, main, Waiter { slot, deadline }) {
             self.notify_store();
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 
-use super::super::slots::STALLED_GRACE;
+use super::super::deadline::Timer;
 use super::super::{Backoff, log_warning};
 use super::client::{Client, serve};
 use super::{Server, detach, wait_timeout};
@@ -54,7 +54,7 @@ impl Server {
         let mut state = self.state();
         while state.open_connections() >= self.limits.connections {
             state.evict();
-            state = wait_timeout(&self.changed, state, STALLED_GRACE);
+            state = wait_timeout(&self.changed, state, Timer::Eviction.duration(&self.limits));
         }
         state.queue.slots.clear_pressure();
         state.metrics.open_connections.fetch_add(1, Ordering::Relaxed);

@@ -12,11 +12,10 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 
+use super::super::deadline::Timer;
 use super::super::queue::Waiter;
 use super::super::slots::{Evicted, Eviction, STALLED_GRACE};
-use super::super::{
-    LINGER, deadline_after, has_stalled, has_unacknowledged, log_requests, micros, remaining, reset_on_close, unix_time,
-};
+use super::super::{has_stalled, has_unacknowledged, log_requests, micros, reset_on_close, unix_time};
 use super::{CHUNK, ClientHandle, Server};
 use crate::buffers::Buffers;
 use crate::connection::{HttpConnection, Need, WorkerContext};
@@ -36,7 +35,7 @@ impl Client {
 
     /// Adds a command to the batch, and waits for the store's reply. Meanwhile, the client's buffers are in the pool.
     fn request_total(&self, mut command: Command, buffers: &mut Buffers) -> Result<i64, StoreError> {
-        let deadline = deadline_after(self.server.limits.store);
+        let deadline = Timer::Visit.start(&self.server.limits).at;
         let mut state = self.server.state();
         buffers.release(&mut state.pool);
         // Only the command of `/readyz` depends on the store's health.
@@ -135,10 +134,9 @@ impl ClientConnection {
     fn serve(&mut self) -> io::Result<()> {
         let limits = self.client.server.limits;
         let mut connection = HttpConnection::default();
-        // The number of the current request, and the deadline of its last byte. The first request also has to begin
-        // before its deadline.
-        let (mut current_request, mut deadline) = (0, deadline_after(limits.request));
-        let (mut idle_timeout, mut served) = (limits.request, false);
+        // The number of the current request, and the deadline of its last byte.
+        let (mut current_request, mut deadline) = (0, Timer::Request.start(&limits));
+        let mut served = false;
         loop {
             self.tick();
             let need = connection.advance(self.client.server.context, &mut self.context, &mut self.buffers);
@@ -149,18 +147,19 @@ impl ClientConnection {
                 Need::Request => {
                     self.send()?;
                     self.mark_idle(served);
-                    if self.receive(idle_timeout, true)? != Wake::Ready {
+                    let timer = if served { Timer::Idle } else { Timer::FirstRequest };
+                    if self.receive(timer, timer.duration(&limits))? != Wake::Ready {
                         return Ok(());
                     }
-                    (idle_timeout, served) = (limits.idle, true);
+                    served = true;
                 }
                 Need::Bytes(request) => {
                     if request != current_request {
-                        (current_request, deadline) = (request, deadline_after(limits.request));
+                        (current_request, deadline) = (request, Timer::Request.start(&limits));
                         self.client.mark_active();
                     }
                     self.send()?;
-                    if self.receive(remaining(deadline), false)? != Wake::Ready {
+                    if self.receive(deadline.timer, deadline.remaining())? != Wake::Ready {
                         self.tick();
                         connection.time_out(self.client.server.context, &mut self.context, &mut self.buffers);
                     }
@@ -200,12 +199,12 @@ impl ClientConnection {
                 Ok(length) => self.buffers.mark_sent(length),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
-                    let limit = self.client.server.limits.write;
+                    let limits = &self.client.server.limits;
                     let deadline = *deadline.get_or_insert_with(|| {
                         self.client.mark_active();
-                        deadline_after(limit)
+                        Timer::Write.start(limits)
                     });
-                    self.wait_for_room(remaining(deadline))?;
+                    self.wait_for_room(deadline.remaining())?;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -231,8 +230,9 @@ impl ClientConnection {
     }
 
     /// Waits for bytes and reads them. While the connection waits, its buffers are in the pool, or left with the server
-    /// if they hold bytes.
-    fn receive(&mut self, timeout: Duration, is_idle: bool) -> io::Result<Wake> {
+    /// if they hold bytes. `timeout` is what remains of the `timer`.
+    fn receive(&mut self, timer: Timer, timeout: Duration) -> io::Result<Wake> {
+        let is_idle = timer.is_between_requests();
         self.set_read_timeout(timeout)?;
         let mut chunk = [0; CHUNK];
         let capacity = CHUNK.min(crate::buffers::MAX_RECEIVED - self.buffers.received().len());
@@ -300,9 +300,9 @@ impl ClientConnection {
     /// Waits until the peer has acknowledged all bytes.
     fn wait_for_acknowledgement(&mut self) -> io::Result<()> {
         self.buffers = Buffers::default();
-        let deadline = deadline_after(LINGER);
+        let deadline = Timer::Acknowledgement.start(&self.client.server.limits);
         while has_unacknowledged(&self.socket) {
-            if remaining(deadline) == Duration::ZERO || self.client.must_close() {
+            if deadline.has_passed() || self.client.must_close() {
                 return Err(ErrorKind::TimedOut.into());
             }
             self.client.mark_stalled(&mut self.buffers)?;
@@ -311,15 +311,15 @@ impl ClientConnection {
         Ok(())
     }
 
-    /// Shuts down sending, and discards received bytes for [`LINGER`], so that the last response arrives.
+    /// Shuts down sending, and discards received bytes for [`Timer::Linger`], so that the last response arrives.
     fn linger(&mut self) -> io::Result<()> {
         self.socket.shutdown(Shutdown::Write)?;
-        let deadline = deadline_after(LINGER);
+        let deadline = Timer::Linger.start(&self.client.server.limits);
         loop {
             let received = self.buffers.received().len();
             self.buffers.consume(received);
-            let timeout = remaining(deadline);
-            if timeout == Duration::ZERO || self.receive(timeout, false)? != Wake::Ready {
+            let timeout = deadline.remaining();
+            if timeout == Duration::ZERO || self.receive(deadline.timer, timeout)? != Wake::Ready {
                 return Ok(());
             }
         }

@@ -3,8 +3,9 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use super::super::deadline::Deadline;
 use super::super::queue::Waiter;
-use super::super::{StoreHealth, record_batch, remaining, report_disk, sync_at_end, sync_if_due};
+use super::super::{StoreHealth, record_batch, report_disk, sync_at_end, sync_if_due};
 use super::{Server, State, wait_timeout};
 use crate::batch::Batch;
 use crate::counter::{Command, StoreError};
@@ -26,7 +27,7 @@ impl Server {
             results.drain(..).for_each(|result| written.batch.record_reply(result));
             state.complete_written();
             self.release(state);
-            sync_at = sync_if_due(&mut ledger, sync_at);
+            sync_at = sync_if_due(&mut ledger, sync_at, &self.limits);
         }
         sync_at_end(&mut ledger);
         self.state().synced = true;
@@ -35,7 +36,7 @@ impl Server {
 
     /// Takes the commands of the next batch. Waits for them, until `deadline` at most. Returns `false` once the server
     /// stops.
-    fn collect(&self, commands: &mut Vec<Command>, deadline: Option<Instant>) -> bool {
+    fn collect(&self, commands: &mut Vec<Command>, deadline: Option<Deadline>) -> bool {
         commands.clear();
         let mut state = self.state();
         loop {
@@ -48,7 +49,7 @@ impl Server {
                 commands.extend(written.batch.pending_commands());
                 return true;
             }
-            state = match deadline.map(remaining) {
+            state = match deadline.map(|deadline| deadline.remaining()) {
                 None => self.gathered.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(Duration::ZERO) => return true,
                 Some(timeout) => wait_timeout(&self.gathered, state, timeout),

@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use super::super::{PROBE_IDLE, deadline_after, next_probe, remaining};
+use super::super::deadline::Timer;
+use super::super::{next_probe, remaining};
 use super::{Server, wait_timeout};
 use crate::config::Store;
 
@@ -10,10 +11,10 @@ impl Server {
     /// Completes the visits whose deadline has passed, shuts down a connection to Redis that is silent, and probes the
     /// store.
     pub(super) fn expire_waiters(&'static self, store: &Store) {
-        let (mut probe_at, mut taken) = (deadline_after(PROBE_IDLE), 0);
+        let (mut probe, mut taken) = (Timer::Probe.start(&self.limits), 0);
         let mut state = self.state();
         loop {
-            let next = state.deadline().map_or(probe_at, |deadline| deadline.min(probe_at));
+            let next = state.deadline().map_or(probe.at, |deadline| deadline.min(probe.at));
             if Instant::now() < next {
                 state.timer_deadline = Some(next);
                 state = wait_timeout(&self.timer, state, remaining(next));
@@ -21,9 +22,9 @@ impl Server {
                 continue;
             }
             state.expire(Instant::now());
-            if Instant::now() >= probe_at {
+            if probe.has_passed() {
                 let is_refusing = state.health.is_refusing(0);
-                let (command, pause) = next_probe(is_refusing, state.queue.batches_taken() == taken, store, state.main);
+                let (command, next) = next_probe(is_refusing, state.queue.batches_taken() == taken, store, state.main);
                 // A probe is a batch too.
                 taken = state.queue.batches_taken() + i64::from(command.is_some());
                 if let Some(command) = command
@@ -31,7 +32,7 @@ impl Server {
                 {
                     state.notify_store(self);
                 }
-                probe_at = deadline_after(pause);
+                probe = next.start(&self.limits);
             }
             self.send(state);
             state = self.state();

@@ -8,9 +8,8 @@ use std::task::Poll;
 
 use tokio::net::TcpListener;
 use tokio::task::yield_now;
-use tokio::time::Instant;
 
-use super::super::slots::STALLED_GRACE;
+use super::super::deadline::Timer;
 use super::super::{Backoff, log_warning};
 use super::client::serve;
 use super::timer::pause;
@@ -75,7 +74,7 @@ pub(super) async fn accept(
 async fn make_room(server: &Server, workers: &[Worker]) {
     let mut attempt = 0;
     evict(workers, attempt);
-    while !server.wait_for_capacity(server.limits.connections, Instant::now() + STALLED_GRACE).await {
+    while !server.wait_for_capacity(server.limits.connections, Timer::Eviction.start(server.limits).at).await {
         attempt += 1;
         evict(workers, attempt);
     }

@@ -12,8 +12,9 @@ use tokio::net::TcpStream;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
+use super::super::deadline::{Deadline, Timer};
 use super::super::slots::{Evicted, Eviction, STALLED_GRACE};
-use super::super::{LINGER, has_stalled, has_unacknowledged, log_requests, micros, reset_on_close};
+use super::super::{has_stalled, has_unacknowledged, log_requests, micros, reset_on_close};
 use super::accept::ConnectionPermit;
 use super::timer::DeadlineTimer;
 use super::{Server, State, read, state};
@@ -56,7 +57,7 @@ impl Client {
         }
         state(|state| {
             buffers.release(&mut state.pool);
-            state.request_total(&command, &self.server().context.counters.main, self.slot, self.server().limits.store);
+            state.request_total(&command, &self.server().context.counters.main, self.slot, self.server().limits);
         });
     }
 
@@ -150,28 +151,28 @@ impl ClientConnection {
         let limits = &self.client.server().limits;
         let mut connection = HttpConnection::default();
         state(State::tick);
-        // The number of the current request, and the deadline of its last byte. The first request also has to begin
-        // before its deadline.
-        let (mut current_request, mut deadline) = (0, Instant::now() + limits.request);
-        let mut idle_timeout = None;
+        // The deadlines of the first byte of a request, and of the rest of the current request, which has this number.
+        let first_byte = Timer::FirstRequest.start(limits);
+        let (mut current_request, mut deadline) = (0, first_byte);
+        let mut served = false;
         loop {
             match self.client.with_context(|server, worker| connection.advance(server, worker, &mut self.buffers)) {
                 Need::Request => {
                     self.send().await?;
-                    let now = self.mark_idle(idle_timeout.is_some());
-                    let deadline = idle_timeout.map_or(deadline, |timeout| now + timeout);
-                    if self.receive(deadline, true).await? != Wake::Ready {
+                    let now = self.mark_idle(served);
+                    let deadline = if served { Timer::Idle.start_at(now, limits) } else { first_byte };
+                    if self.receive(deadline).await? != Wake::Ready {
                         return Ok(());
                     }
-                    idle_timeout = Some(limits.idle);
+                    served = true;
                 }
                 Need::Bytes(request) => {
                     if request != current_request {
-                        (current_request, deadline) = (request, Instant::now() + limits.request);
+                        (current_request, deadline) = (request, Timer::Request.start(limits));
                         self.client.mark_active();
                     }
                     self.send().await?;
-                    if self.receive(deadline, false).await? != Wake::Ready {
+                    if self.receive(deadline).await? != Wake::Ready {
                         state(|state| {
                             state.tick();
                             self.client.set_micros(&mut state.context);
@@ -207,16 +208,18 @@ impl ClientConnection {
             match self.socket.try_write(self.buffers.pending()) {
                 Ok(length) => self.buffers.mark_sent(length),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let limit = self.client.server().limits.write;
+                    let limits = self.client.server().limits;
                     let deadline = *deadline.get_or_insert_with(|| {
                         self.client.mark_active();
-                        Instant::now() + limit
+                        Timer::Write.start(limits)
                     });
                     let ready = poll_fn(|cx| match self.socket.poll_write_ready(cx) {
                         Poll::Pending if self.client.mark_stalled(&mut self.buffers, cx).is_err() => {
                             Poll::Ready(Err(Evicted.into()))
                         }
-                        Poll::Pending => self.timer.poll(deadline, cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+                        Poll::Pending => {
+                            self.timer.poll(deadline.at.into(), cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+                        }
                         ready => ready,
                     })
                     .await;
@@ -235,7 +238,8 @@ impl ClientConnection {
 
     /// Waits for bytes and reads them. While the connection waits, its buffers are in the pool, or left with the worker
     /// if they hold bytes.
-    async fn receive(&mut self, deadline: Instant, is_idle: bool) -> io::Result<Wake> {
+    async fn receive(&mut self, deadline: Deadline) -> io::Result<Wake> {
+        let is_idle = deadline.timer.is_between_requests();
         loop {
             state(|state| self.buffers.release(&mut state.pool));
             let wake = poll_fn(|cx| match self.socket.poll_read_ready(cx) {
@@ -244,7 +248,7 @@ impl ClientConnection {
                 Poll::Pending if !is_idle && self.client.mark_stalled(&mut self.buffers, cx).is_err() => {
                     Poll::Ready(Err(Evicted.into()))
                 }
-                Poll::Pending => self.timer.poll(deadline, cx).map(|()| Ok(Wake::TimedOut)),
+                Poll::Pending => self.timer.poll(deadline.at.into(), cx).map(|()| Ok(Wake::TimedOut)),
             })
             .await?;
             if !is_idle {
@@ -269,11 +273,11 @@ impl ClientConnection {
     }
 
     /// Marks the client as idle. Returns the time since when it is.
-    fn mark_idle(&self, served: bool) -> Instant {
+    fn mark_idle(&self, served: bool) -> StdInstant {
         state(|state| {
             let now = state.now();
             state.queue.slots.mark_idle(self.client.slot, now, served);
-            now.into()
+            now
         })
     }
 
@@ -299,29 +303,29 @@ impl ClientConnection {
     /// Waits until the peer has acknowledged all bytes.
     async fn wait_for_acknowledgement(&mut self) -> io::Result<()> {
         self.buffers = Buffers::default();
-        let deadline = Instant::now() + LINGER;
+        let deadline = Timer::Acknowledgement.start(self.client.server().limits);
         while has_unacknowledged(&self.socket) {
-            let next = Instant::now() + STALLED_GRACE;
-            if next > deadline || state(|state| state.queue.slots.should_close(self.client.slot)) {
+            let next = StdInstant::now() + STALLED_GRACE;
+            if next > deadline.at || state(|state| state.queue.slots.should_close(self.client.slot)) {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             poll_fn(|cx| match self.client.mark_stalled(&mut self.buffers, cx) {
                 Err(Evicted) => Poll::Ready(()),
-                Ok(()) => self.timer.poll(next, cx),
+                Ok(()) => self.timer.poll(next.into(), cx),
             })
             .await;
         }
         Ok(())
     }
 
-    /// Shuts down sending, and discards received bytes for [`LINGER`], so that the last response arrives.
+    /// Shuts down sending, and discards received bytes for [`Timer::Linger`], so that the last response arrives.
     async fn linger(&mut self) -> io::Result<()> {
         poll_fn(|cx| Pin::new(&mut self.socket).poll_shutdown(cx)).await?;
-        let deadline = Instant::now() + LINGER;
+        let deadline = Timer::Linger.start(self.client.server().limits);
         loop {
             let received = self.buffers.received().len();
             self.buffers.consume(received);
-            if self.receive(deadline, false).await? != Wake::Ready {
+            if self.receive(deadline).await? != Wake::Ready {
                 return Ok(());
             }
         }

@@ -4,15 +4,17 @@ use std::future::poll_fn;
 use std::io;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant as StdInstant};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::super::deadline::Deadline;
 use super::super::queue::Waiter;
-use super::super::{EXIT_GRACE, StoreHealth, remaining, report_disk, spawn, sync_at_end, sync_if_due};
+use super::super::{StoreHealth, report_disk, spawn, sync_at_end, sync_if_due};
 use super::timer::DeadlineTimer;
 use super::{STACK, Worker, leak, lock, state};
 use crate::batch::Batch;
+use crate::config::Limits;
 use crate::counter::{Command, StoreError};
 use crate::ledger::Ledger;
 
@@ -73,13 +75,13 @@ struct WorkerSlot {
 }
 
 impl LedgerQueue {
-    pub(super) fn open(ledger: Ledger, workers: usize) -> io::Result<&'static Self> {
+    pub(super) fn open(ledger: Ledger, workers: usize, limits: &'static Limits) -> io::Result<&'static Self> {
         let each = (0..workers).map(|_| WorkerSlot::default()).collect();
         let queue = leak(Self {
             state: Mutex::new(QueueState { workers: each, closed: false, done: false }),
             ready: Condvar::new(),
         });
-        let thread = LedgerThread { ledger, commands: Vec::new(), results: Vec::new(), owners: Vec::new() };
+        let thread = LedgerThread { ledger, limits, commands: Vec::new(), results: Vec::new(), owners: Vec::new() };
         spawn("ledger", STACK, Box::new(move || thread.work(queue)))?;
         Ok(queue)
     }
@@ -104,7 +106,7 @@ impl LedgerQueue {
 
     /// Takes the commands of all workers. Waits for them, until `deadline` at most. Returns `false` once the queue is
     /// closed.
-    fn collect(&self, deadline: Option<StdInstant>, thread: &mut LedgerThread) -> bool {
+    fn collect(&self, deadline: Option<Deadline>, thread: &mut LedgerThread) -> bool {
         let mut state = lock(&self.state);
         loop {
             if state.closed {
@@ -117,7 +119,7 @@ impl LedgerQueue {
             if !thread.commands.is_empty() {
                 return true;
             }
-            state = match deadline.map(|deadline| deadline.saturating_duration_since(StdInstant::now())) {
+            state = match deadline.map(|deadline| deadline.remaining()) {
                 None => self.ready.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(Duration::ZERO) => return true,
                 Some(timeout) => self.ready.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0,
@@ -138,14 +140,12 @@ impl LedgerQueue {
         }
     }
 
-    /// Closes the queue, and waits until the ledger is synced, until `deadline` at most. Returns whether it is. Visits
-    /// that were not synced are not answered either.
-    pub(super) fn close(&self, deadline: StdInstant) -> bool {
+    /// Closes the queue, and waits until the ledger is synced, for `timeout` at most. Returns whether it is. Visits that
+    /// were not synced are not answered either.
+    pub(super) fn close(&self, timeout: Duration) -> bool {
         let mut state = lock(&self.state);
         state.closed = true;
         self.ready.notify_all();
-        // The disk gets this time even if the clients have used all of it.
-        let timeout = remaining(deadline).max(EXIT_GRACE / 2);
         let waited = self.ready.wait_timeout_while(state, timeout, |state| !state.done);
         waited.unwrap_or_else(PoisonError::into_inner).0.done
     }
@@ -154,6 +154,7 @@ impl LedgerQueue {
 /// The thread that owns the ledger.
 struct LedgerThread {
     ledger: Ledger,
+    limits: &'static Limits,
     commands: Vec<Command>,
     results: Vec<Result<i64, StoreError>>,
     /// The workers of `commands` in order: the index of each, and the number of its commands.
@@ -169,7 +170,7 @@ impl LedgerThread {
             report_disk(&self.ledger, &mut reported);
             self.commands.clear();
             queue.distribute(&mut self);
-            sync_at = sync_if_due(&mut self.ledger, sync_at);
+            sync_at = sync_if_due(&mut self.ledger, sync_at, self.limits);
         }
         sync_at_end(&mut self.ledger);
         lock(&queue.state).done = true;

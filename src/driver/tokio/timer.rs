@@ -3,11 +3,12 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant as StdInstant};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::super::{PROBE_IDLE, next_probe};
+use super::super::deadline::Timer;
+use super::super::next_probe;
 use super::{Worker, lock, state};
 use crate::config::Store;
 
@@ -15,26 +16,28 @@ use crate::config::Store;
 pub(super) async fn expire_waiters(worker: &'static Worker, store: &'static Store) {
     // This is the first task on its thread.
     state(|state| state.context.index = worker.index);
-    let mut probe_at = Instant::now() + PROBE_IDLE;
-    let (mut timer, mut taken) = (DeadlineTimer::new(probe_at), 0);
+    let limits = worker.server.limits;
+    let mut probe = Timer::Probe.start(limits);
+    let (mut timer, mut taken) = (DeadlineTimer::new(probe.at.into()), 0);
     loop {
         let now = poll_fn(|cx| {
-            let deadline = state(|state| state.next_deadline(cx)).map(Instant::from_std);
-            timer.poll(deadline.map_or(probe_at, |deadline| deadline.min(probe_at)), cx).map(|()| Instant::now())
+            let deadline = state(|state| state.next_deadline(cx));
+            let deadline = deadline.map_or(probe.at, |deadline| deadline.min(probe.at));
+            timer.poll(deadline.into(), cx).map(|()| StdInstant::now())
         })
         .await;
-        worker.expire(now.into_std());
-        if now >= probe_at {
+        worker.expire(now);
+        if now >= probe.at {
             let taken_now = state(|state| state.queue.batches_taken());
             let is_refusing = lock(&worker.server.health).is_refusing(worker.index);
-            let (command, pause) =
+            let (command, next) =
                 next_probe(is_refusing, taken_now == taken, store, worker.server.context.counters.main);
             // A probe is a batch too.
             taken = taken_now + i64::from(command.is_some());
             if let Some(command) = command {
                 worker.probe(&command);
             }
-            probe_at = now + pause;
+            probe = next.start_at(now, limits);
         }
     }
 }
