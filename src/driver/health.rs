@@ -1,7 +1,29 @@
 //! The health of the store, as each worker sees it, and the log lines about it.
 //!
-//! Each worker has its own view of its connection and of the counter without a name. A rejection that concerns one
-//! named counter does not change the store's health. A store that refuses to count is probed ([`Health::is_refusing`])
+//! Each worker has its own view of its connection and of the main counter. Each reply changes it by this table
+//! ([`StoreHealth::after`]):
+//!
+//! | reply | known before | known after |
+//! |---|---|---|
+//! | an increment is counted | any | `Up` |
+//! | a read or `PING` succeeds | `Refusing`, for a reason that allows reads | the same: only an increment ends it |
+//! | | any other | `Up` |
+//! | a rejection that concerns one counter | | as after a read; the main counter's is kept until it is counted |
+//! | any other rejection | any | `Refusing` |
+//! | none: unavailable, overloaded, in doubt | any | the same |
+//! | the connection fails | any | `Down`, or `Refusing` if the handshake was rejected |
+//!
+//! What a worker reports ([`WorkerView::status`]) and all together ([`Health::update`]):
+//!
+//! | state | `notch_store_up` | a visit that cannot be sent | `/readyz` sends | probe |
+//! |---|---|---|---|---|
+//! | `Unknown`: before the first connection | as the others | waits, then 503 | an increment by 0 | `PING` if idle |
+//! | `Up` | 1 | waits, then 503 | `PING` once an increment was counted | `PING` if idle |
+//! | `Up`, and the main counter is rejected | 0 | waits, then that error | an increment by 0 | an increment by 0 |
+//! | `Down` | 0 | waits, then 503 | an increment by 0 | `PING` if idle |
+//! | `Refusing` | 0 | that error; first it waits if the reason is transient | an increment by 0 | an increment by 0 |
+//!
+//! The state of all is the worst: that of the first worker that is not `Up`. A store that refuses to count is probed
 //! until it counts, since no visit may arrive to show it.
 //!
 //! A lasting condition is logged once, and then once a minute with the number of times it was seen. A condition that
@@ -38,6 +60,19 @@ impl StoreHealth {
             SessionError::Handshake(rejection) => Self::Refusing(rejection),
             SessionError::Replica => Self::Refusing(Rejection::ReadOnly),
             SessionError::Protocol => Self::Down("unexpected reply: is it Redis?"),
+        }
+    }
+
+    /// Returns the state after a reply.
+    #[must_use]
+    fn after(self, reply: Evidence) -> Self {
+        match (self, reply) {
+            (_, Evidence::Counted) => Self::Up,
+            (Self::Refusing(rejection), Evidence::Replied | Evidence::KeyRejected(_)) if rejection.allows_reads() => {
+                self
+            }
+            (_, Evidence::Replied | Evidence::KeyRejected(_)) => Self::Up,
+            (_, Evidence::Rejected(rejection)) => Self::Refusing(rejection),
         }
     }
 
@@ -82,6 +117,32 @@ impl StoreHealth {
     }
 }
 
+/// What a reply to one command shows about the store.
+#[derive(Clone, Copy)]
+enum Evidence {
+    /// It counts.
+    Counted,
+    /// It replies; whether it counts is not known.
+    Replied,
+    /// It rejects the commands of one counter.
+    KeyRejected(Rejection),
+    /// It rejects commands.
+    Rejected(Rejection),
+}
+
+impl Evidence {
+    /// Returns what the result of a command shows, or `None` if it is not a reply of the store.
+    fn of(command: &Command, result: Result<i64, StoreError>) -> Option<Self> {
+        match result {
+            Ok(_) if command.is_increment() => Some(Self::Counted),
+            Ok(_) => Some(Self::Replied),
+            Err(StoreError::Rejected(rejection)) if rejection.is_key_specific() => Some(Self::KeyRejected(rejection)),
+            Err(StoreError::Rejected(rejection)) => Some(Self::Rejected(rejection)),
+            Err(StoreError::Unavailable | StoreError::Overloaded | StoreError::OutcomeUnknown) => None,
+        }
+    }
+}
+
 /// The store's state in the view of all workers.
 pub(super) struct Health {
     workers: Vec<WorkerView>,
@@ -111,6 +172,7 @@ struct WorkerView {
 }
 
 impl WorkerView {
+    /// Returns the state that the worker reports: a store that rejects the main counter alone refuses visits too.
     fn status(&self) -> StoreHealth {
         match (self.status, self.main) {
             (StoreHealth::Up, Some(rejection)) => StoreHealth::Refusing(rejection),
@@ -221,7 +283,7 @@ impl Health {
         if view.status != StoreHealth::Unknown {
             self.metrics.worker(worker).record_reconnect();
         }
-        self.record_reply(worker, &Command::Ping, StoreHealth::Up);
+        self.record_evidence(worker, Evidence::Replied);
         match total {
             Some(Ok(total)) => {
                 self.log_first_total(total);
@@ -263,32 +325,32 @@ impl Health {
         command: &Command,
         reply: Result<i64, StoreError>,
     ) {
-        match (command, reply) {
-            (Command::Increment { key, .. }, Ok(total)) => {
-                self.record_increment(worker, key, (!is_repeated).then_some(total))
+        let Some(evidence) = Evidence::of(command, reply) else { return };
+        let name = command.key().filter(|key| **key != self.main);
+        match (evidence, name) {
+            (Evidence::Counted, name) => {
+                let view = self.view(worker);
+                view.has_counted = true;
+                if name.is_none() {
+                    view.main = None;
+                }
+                if let (false, Some(key), Ok(total)) = (is_repeated, command.key(), reply) {
+                    self.record_total(worker, key, total);
+                }
             }
-            (_, Ok(_)) => self.record_reply(worker, command, StoreHealth::Up),
-            (_, Err(StoreError::Rejected(rejection))) if rejection.is_key_specific() => {
-                self.record_key_rejection(worker, command, rejection)
+            (Evidence::KeyRejected(rejection), None) => self.view(worker).main = Some(rejection),
+            (Evidence::KeyRejected(rejection), Some(key)) => {
+                if let Some(times) = self.rejection.record(StoreHealth::Refusing(rejection), StoreHealth::is_like) {
+                    log_rejection(&format!("visits of {} get an error", DisplayKey(key)), rejection.message(), times);
+                }
             }
-            (_, Err(StoreError::Rejected(rejection))) => {
-                self.record_reply(worker, command, StoreHealth::Refusing(rejection))
-            }
-            (_, Err(StoreError::Unavailable | StoreError::Overloaded | StoreError::OutcomeUnknown)) => {}
+            (Evidence::Replied | Evidence::Rejected(_), _) => {}
         }
+        self.record_evidence(worker, evidence);
     }
 
-    fn record_increment(&mut self, worker: usize, key: &Key, total: Option<i64>) {
-        let is_main = *key == self.main;
-        let view = self.view(worker);
-        view.has_counted = true;
-        if is_main {
-            view.main = None;
-        }
-        if let Some(total) = total {
-            self.record_total(worker, key, total);
-        }
-        self.set(worker, StoreHealth::Up);
+    fn record_evidence(&mut self, worker: usize, evidence: Evidence) {
+        self.set(worker, self.workers[worker].status.after(evidence));
     }
 
     /// Records a total, and logs an error if it is less than the previous one.
@@ -317,30 +379,6 @@ impl Health {
             )),
             _ => info!(total, "the store holds visits of {}", DisplayKey(&self.main)),
         }
-    }
-
-    /// Records a rejection that concerns one counter.
-    fn record_key_rejection(&mut self, worker: usize, command: &Command, rejection: Rejection) {
-        let key = command.key().copied().unwrap_or(self.main);
-        if key == self.main {
-            self.view(worker).main = Some(rejection);
-        } else if let Some(times) = self.rejection.record(StoreHealth::Refusing(rejection), StoreHealth::is_like) {
-            log_rejection(&format!("visits of {} get an error", DisplayKey(&key)), rejection.message(), times);
-        }
-        self.record_reply(worker, &Command::Ping, StoreHealth::Up);
-    }
-
-    /// Records the state that a reply shows. A read that succeeds does not end a rejection that allows reads: only an
-    /// increment does.
-    fn record_reply(&mut self, worker: usize, command: &Command, status: StoreHealth) {
-        let known = self.view(worker).status;
-        let is_inconclusive = match known {
-            StoreHealth::Refusing(rejection) => {
-                status == StoreHealth::Up && !command.is_increment() && rejection.allows_reads()
-            }
-            _ => false,
-        };
-        self.set(worker, if is_inconclusive { known } else { status });
     }
 }
 
