@@ -267,7 +267,8 @@ impl<W> Batch<W> {
 
     /// Removes the waiters at the front for which `is_expired` returns `true` and passes their results to `notify`: the
     /// number if their entry has a reply, otherwise `error`. [`StoreError::OutcomeUnknown`] means that the batch was
-    /// sent. From a batch that was not sent, their visits are withdrawn; it is cleared when no entry is needed.
+    /// sent. From a batch that was not sent, their visits are withdrawn, and the entries that are no longer needed are
+    /// removed once they are a part of [`MAX_UNUSED`] of all.
     pub fn expire(
         &mut self,
         error: StoreError,
@@ -284,9 +285,29 @@ impl<W> Batch<W> {
                 entry.withdraw(by);
             }
         }
-        if !may_be_applied && self.entries.iter().all(|entry| entry.waiting == 0) {
-            self.clear();
+        if !may_be_applied {
+            let unused = self.entries.iter().filter(|entry| entry.waiting == 0).count();
+            if unused > self.entries.len() / MAX_UNUSED {
+                self.remove_unused();
+            }
         }
+    }
+
+    /// Removes the entries without waiters and probes from a batch that was not sent, so that they do not take the
+    /// place of other names.
+    fn remove_unused(&mut self) {
+        let mut used = 0;
+        let mut new_index = |entry: &Entry| {
+            used += usize::from(entry.waiting > 0);
+            // That of an unused entry is not read.
+            used.wrapping_sub(1)
+        };
+        let moved: Vec<_> = self.entries.iter().map(&mut new_index).collect();
+        self.sorted.retain(|&index| self.entries[index].waiting > 0);
+        self.sorted.iter_mut().for_each(|index| *index = moved[*index]);
+        self.waiters.iter_mut().for_each(|waiter| waiter.entry = moved[waiter.entry]);
+        self.entries.retain(|entry| entry.waiting > 0);
+        self.replied = 0;
     }
 
     /// Passes the result of every waiter to `notify` and clears the batch, which keeps its memory. Increments without a
@@ -337,6 +358,9 @@ fn sort_key(command: &Command) -> (u8, &[u8]) {
 
 /// Most entries in a batch. It bounds the memory and the commands that a flood of names causes at once.
 pub const MAX_ENTRIES: usize = 1024;
+
+/// The part of the entries that may be unused, as a divisor: removing them takes as long as a search through all.
+const MAX_UNUSED: usize = 8;
 
 #[cfg(test)]
 mod tests;

@@ -88,11 +88,11 @@ fn visits_that_expire_before_the_batch_is_sent_are_withdrawn() {
         [(0, Err(StoreError::Unavailable)), (1, Err(StoreError::Unavailable))]
     );
     assert_eq!(batch.pending_commands().copied().collect::<Vec<_>>(), [count("a", 5), Command::Ping]);
-    // An entry whose visits were all withdrawn accepts new ones.
+    // The entry whose visits were all withdrawn was removed.
     assert!(batch.push(&count("b", 3), 5));
     batch.set_sequence(1);
-    assert_eq!(batch.pending_commands().copied().collect::<Vec<_>>(), [count("a", 5), count("b", 3), Command::Ping]);
-    for total in [Ok(105), Ok(7), Ok(0)] {
+    assert_eq!(batch.pending_commands().copied().collect::<Vec<_>>(), [count("a", 5), Command::Ping, count("b", 3)]);
+    for total in [Ok(105), Ok(0), Ok(7)] {
         batch.record_reply(total);
     }
     assert_eq!(batch.next_command(), None);
@@ -186,4 +186,26 @@ fn commands_whose_replies_are_cleared_are_sent_again() {
     batch.record_reply(rejected);
     assert_eq!(batch.next_command(), None);
     assert_eq!(complete(&mut batch, StoreError::OutcomeUnknown), [(0, Ok(5)), (1, Ok(7)), (2, Ok(6)), (3, rejected)]);
+}
+
+#[test]
+fn names_whose_visits_expired_do_not_take_the_place_of_others() {
+    let mut batch = Batch::default();
+    let visit = |number: usize| count(&format!("visits:{number}"), 1);
+    for number in 0..MAX_ENTRIES {
+        assert!(batch.push(&visit(number), number as u32));
+    }
+    assert!(!batch.push(&visit(MAX_ENTRIES), 0));
+    // The last two remain.
+    assert_eq!(expired(&mut batch, StoreError::Unavailable, MAX_ENTRIES as u32 - 2).len(), MAX_ENTRIES - 2);
+    assert!(batch.push(&visit(MAX_ENTRIES - 1), 7) && batch.push(&visit(0), 8));
+    batch.set_sequence(1);
+    let sent = [visit(MAX_ENTRIES - 2), count(&format!("visits:{}", MAX_ENTRIES - 1), 2), visit(0)];
+    assert_eq!(batch.pending_commands().copied().collect::<Vec<_>>(), sent);
+    for total in [Ok(10), Ok(20), Ok(30)] {
+        batch.record_reply(total);
+    }
+    let last = MAX_ENTRIES as u32;
+    let results = [(last - 2, Ok(10)), (last - 1, Ok(19)), (7, Ok(20)), (8, Ok(30))];
+    assert_eq!(complete(&mut batch, StoreError::OutcomeUnknown), results);
 }
