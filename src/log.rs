@@ -26,12 +26,19 @@ pub struct Log {
     level: LevelFilter,
     format: Format,
     clock: fn() -> u64,
+    /// Receives each event that is enabled.
+    sink: fn(&Self, &Event<'_>),
 }
 
 impl Log {
     /// Sets this as the subscriber of the process, unless it has one already. `clock` returns the seconds since 1970.
     pub fn install(level: LevelFilter, format: Format, clock: fn() -> u64) {
-        let _ = tracing::subscriber::set_global_default(Self { level, format, clock });
+        let _ = tracing::subscriber::set_global_default(Self { level, format, clock, sink: Self::write });
+    }
+
+    fn write(&self, event: &Event<'_>) {
+        // An error cannot be reported anywhere else.
+        let _ = std::io::stderr().write_all(self.line(event).as_bytes());
     }
 
     fn line(&self, event: &Event<'_>) -> String {
@@ -61,8 +68,7 @@ impl Subscriber for Log {
     }
 
     fn event(&self, event: &Event<'_>) {
-        // An error cannot be reported anywhere else.
-        let _ = std::io::stderr().write_all(self.line(event).as_bytes());
+        (self.sink)(self, event);
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -222,6 +228,8 @@ fn timestamp(second: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use serde_json::json;
 
     use super::*;
@@ -239,41 +247,25 @@ mod tests {
         }
     }
 
-    /// Sends each event of the test below as a line in both formats.
-    struct Lines(std::sync::mpsc::SyncSender<[String; 2]>);
+    /// The lines of the events of the test below, in both formats.
+    static LINES: Mutex<Vec<[String; 2]>> = Mutex::new(Vec::new());
 
-    impl Subscriber for Lines {
-        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-            metadata.target() == "fields"
+    fn keep_lines(log: &Log, event: &Event<'_>) {
+        if event.metadata().target() == "fields" {
+            let lines = [Format::Text, Format::Json].map(|format| Log { format, ..*log }.line(event));
+            LINES.lock().expect("no test panics with it").push(lines);
         }
-
-        fn event(&self, event: &Event<'_>) {
-            let line = |format| Log { level: LevelFilter::TRACE, format, clock: || 0 }.line(event);
-            self.0.send([Format::Text, Format::Json].map(line)).expect("the test receives");
-        }
-
-        fn new_span(&self, _: &Attributes<'_>) -> Id {
-            Id::from_u64(1)
-        }
-
-        fn record(&self, _: &Id, _: &Record<'_>) {}
-
-        fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-        fn enter(&self, _: &Id) {}
-
-        fn exit(&self, _: &Id) {}
     }
 
     #[test]
     fn values_of_every_type_are_written() {
-        let (send, lines) = std::sync::mpsc::sync_channel(1);
-        tracing::subscriber::set_global_default(Lines(send)).expect("the only subscriber");
+        let log = Log { level: LevelFilter::TRACE, format: Format::Text, clock: || 0, sink: keep_lines };
+        tracing::subscriber::set_global_default(log).expect("the only subscriber");
         let error = "x".parse::<u8>().expect_err("not a number");
         macro_rules! logged {
             ($($value:tt)+) => {{
                 tracing::info!(target: "fields", value = $($value)+);
-                let [text, json] = lines.try_recv().expect("a line");
+                let [text, json] = LINES.lock().expect("a list").pop().expect("a line");
                 let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
                 (text.trim_start_matches("1970-01-01T00:00:00Z INFO ").trim_end().to_owned(), json["value"].clone())
             }};

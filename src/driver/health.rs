@@ -313,7 +313,7 @@ impl Health {
                  set maxmemory-policy noeviction, and let the user run INFO"
             }
         };
-        log_warning(message, None);
+        log_warning(message);
     }
 
     /// Records the store's reply to one command of a batch. If `is_repeated`, the batch was sent more than once, and

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 
 use super::super::deadline::Timer;
-use super::super::{Backoff, log_warning};
+use super::super::{Backoff, log_system_error};
 use super::client::{Client, serve};
 use super::{Server, detach, wait_timeout};
 
@@ -37,9 +37,9 @@ impl Server {
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     if backoff.is_first() {
-                        log_warning(
+                        log_system_error(
                             "cannot accept connections: raise the limit of open files, or lower MAX_CONNECTIONS",
-                            Some(&error),
+                            &error,
                         );
                     }
                     self.state().evict();
@@ -64,9 +64,9 @@ impl Server {
             let socket = socket.clone();
             let Err(error) = detach("client", Box::new(move || serve(Client::new(self), socket))) else { return };
             if !std::mem::replace(&mut is_logged, true) {
-                log_warning(
+                log_system_error(
                     "cannot serve more connections: raise the limit of threads, or lower MAX_CONNECTIONS",
-                    Some(&error),
+                    &error,
                 );
             }
             // A connection that closes frees a thread for this one.

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::task::yield_now;
 
 use super::super::deadline::Timer;
-use super::super::{Backoff, log_warning};
+use super::super::{Backoff, log_system_error};
 use super::client::serve;
 use super::timer::pause;
 use super::{Inbox, Server, State, Worker, lock};
@@ -58,9 +58,9 @@ pub(super) async fn accept(
             Err(_) if is_stopping => return,
             Err(error) => {
                 if backoff.is_first() {
-                    log_warning(
+                    log_system_error(
                         "cannot accept connections: raise the limit of open files, or lower MAX_CONNECTIONS",
-                        Some(&error),
+                        &error,
                     );
                 }
                 evict(workers, 0);
