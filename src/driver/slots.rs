@@ -82,10 +82,6 @@ impl<W> Slot<W> {
 
 /// The state of a slot. `keep_alive` is `false` if the client was evicted while it was idle, and a request that had
 /// already arrived is answered first.
-///
-/// Its tag is a byte of its own, since every visit changes the state several times: a tag within a value of `Instant`
-/// takes more instructions.
-#[repr(u8)]
 enum State {
     /// No client has the slot.
     Free,
@@ -108,7 +104,6 @@ enum State {
 
 impl State {
     /// Returns whether the connection stays open after the request in progress.
-    #[inline]
     fn keep_alive(&self) -> bool {
         match *self {
             Self::Free | Self::Idle { .. } => true,
@@ -352,15 +347,23 @@ impl<W> Slots<W> {
 
     /// Removes a client from the queue of its state, if that has one, and frees buffers that are kept for it. Its state
     /// must change next. Returns whether its connection stays open after the request in progress.
+    #[inline]
     fn leave_queue(&mut self, slot: usize) -> bool {
-        let (kind, keep_alive) = match self.all[slot].state {
-            State::Idle { served, .. } => (if served { Kind::Idle } else { Kind::Unused }, true),
+        match self.all[slot].state {
+            State::Idle { served, .. } => {
+                self.unlink(slot, if served { Kind::Idle } else { Kind::Unused });
+                true
+            }
             State::Stalled { keep_alive, .. } => {
                 drop(self.take_held(slot));
-                (Kind::Stalled, keep_alive)
+                self.unlink(slot, Kind::Stalled);
+                keep_alive
             }
-            ref state => return state.keep_alive(),
-        };
+            ref state => state.keep_alive(),
+        }
+    }
+
+    fn unlink(&mut self, slot: usize, kind: Kind) {
         let slot = &mut self.all[slot];
         let (previous, next) = (slot.previous.take(), slot.next.take());
         let queue = &mut self.queues[kind as usize];
@@ -373,7 +376,6 @@ impl<W> Slots<W> {
             Some(next) => self.all[index(next)].previous = previous,
             None => queue.last = previous,
         }
-        keep_alive
     }
 
     /// Returns the client that has waited longest in a queue, if its grace period has passed.
