@@ -8,6 +8,33 @@
 //! Before the batch is sent, expired visits are withdrawn from their entries. Afterwards the entries stay as they were
 //! sent, since they may have been applied.
 //!
+//! ```text
+//!              push              set_sequence, mark_sent            record_reply            complete
+//!   (empty) --------> gathering -------------------------> sent ------------------> replied ---------> (empty)
+//!      ^                |   ^                                |
+//!      +----------------+   +--------------------------------+
+//!       all have expired     merge, if no byte was sent
+//! ```
+//!
+//! ```
+//! use notch::batch::Batch;
+//! use notch::counter::{Command, Key, StoreError};
+//!
+//! let visits = Key::new(b"visits").unwrap();
+//! let mut batch = Batch::new();
+//! for waiter in ["Ada", "Grace", "Edsger"] {
+//!     assert!(batch.push(&Command::Increment { key: visits, by: 1 }, waiter));
+//! }
+//! // One command for the store, and the total after it.
+//! let commands: Vec<_> = batch.pending_commands().copied().collect();
+//! assert_eq!(commands, [Command::Increment { key: visits, by: 3 }]);
+//! batch.record_reply(Ok(42));
+//! // Each waiter gets its own number.
+//! let mut numbers = Vec::new();
+//! batch.complete(StoreError::OutcomeUnknown, |waiter, total| numbers.push((waiter, total)));
+//! assert_eq!(numbers, [("Ada", Ok(40)), ("Grace", Ok(41)), ("Edsger", Ok(42))]);
+//! ```
+//!
 //! `W` identifies a waiter to the driver; a batch only stores it.
 
 use std::collections::VecDeque;

@@ -3,6 +3,29 @@
 //! The driver fills [`Buffers::read_buf`] from the socket and empties [`Buffers::pending`] into it; the protocols read
 //! [`Buffers::received`] and write to [`Buffers::output`]. Empty buffers need no memory: they are acquired from and
 //! released to a pool. This keeps ten thousand idle connections cheap and the buffers of busy ones in the CPU cache.
+//!
+//! ```text
+//!   socket --- read_buf, receive ---> received --- consume ---> (protocol)
+//!   socket <----- mark_sent --------- pending <---- output ---- (protocol)
+//! ```
+//!
+//! ```
+//! use notch::buffers::Buffers;
+//!
+//! let mut buffers = Buffers::default();
+//! assert!(buffers.receive(b"PING\r\n").is_empty(), "all bytes were accepted");
+//! assert_eq!(buffers.received(), b"PING\r\n");
+//! buffers.consume(6);
+//! buffers.output().extend_from_slice(b"+PONG\r\n");
+//! buffers.mark_sent(3);
+//! assert_eq!(buffers.pending(), b"NG\r\n");
+//!
+//! // Empty buffers lend their memory to others.
+//! buffers.mark_sent(4);
+//! let mut pool = Vec::new();
+//! buffers.release(&mut pool);
+//! assert_eq!((buffers.capacity(), pool.len()), (0, 1));
+//! ```
 
 use bytes::BufMut;
 

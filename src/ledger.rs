@@ -23,6 +23,29 @@
 //!     +------------------------------- rewrite -------------------------------------------+
 //! ```
 //!
+//! ```
+//! use notch::counter::{Command, Key, NameLimit};
+//! use notch::ledger::{Fsync, Ledger, Origin};
+//!
+//! let path = std::env::temp_dir().join(format!("notch-example-{}.ledger", std::process::id()));
+//! let visits = Key::new(b"visits").unwrap();
+//! let limit = NameLimit { main: visits, most: 100 };
+//!
+//! let (mut ledger, found) = Ledger::open(&path, Fsync::Always, limit).unwrap();
+//! assert_eq!(found.origin, Origin::Created);
+//! let mut results = Vec::new();
+//! ledger.commit(&[Command::Increment { key: visits, by: 3 }], &mut results);
+//! assert_eq!(results, [Ok(3)]);
+//! drop(ledger);
+//!
+//! // The file is replayed when it is opened.
+//! let (_, found) = Ledger::open(&path, Fsync::Always, limit).unwrap();
+//! assert_eq!((found.origin, found.total, found.torn), (Origin::Opened, 3, 0));
+//! let batch = "*3\r\n$6\r\nINCRBY\r\n$6\r\nvisits\r\n$1\r\n3\r\n*2\r\n$4\r\nECHO\r\n$8\r\n";
+//! assert!(std::fs::read_to_string(&path).unwrap().contains(batch));
+//! std::fs::remove_file(&path).unwrap();
+//! ```
+//!
 //! Left out on purpose: setting a counter to a value, expiry, and any command but `INCRBY`.
 //!
 //! `replay` reads a file, `totals` has the counters in memory, `checksum` the CRC, `files` the operations on paths and

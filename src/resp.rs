@@ -5,6 +5,18 @@
 //! that replies no longer match commands, and then the connection is unusable: integers have no plus sign, leading zero
 //! or overflow, lines end with CR LF and contain neither byte, and lengths and depth are bounded.
 //!
+//! ```
+//! use notch::resp::{self, Malformed, Reply};
+//!
+//! let mut command = Vec::new();
+//! resp::write_command(&mut command, &[b"INCRBY", b"visits", b"3"]);
+//! assert_eq!(command, b"*3\r\n$6\r\nINCRBY\r\n$6\r\nvisits\r\n$1\r\n3\r\n");
+//!
+//! assert_eq!(resp::decode(b":42\r\n+OK\r\n"), Ok(Some((Reply::Integer(42), 5))));
+//! assert_eq!(resp::decode(b":42\r"), Ok(None), "incomplete");
+//! assert_eq!(resp::decode(b":042\r\n"), Err(Malformed));
+//! ```
+//!
 //! Left out on purpose: RESP3 and inline commands.
 //!
 //! Source: <https://redis.io/docs/latest/develop/reference/protocol-spec/>

@@ -9,6 +9,35 @@
 //!
 //! Times are milliseconds since the start of the lookup, so that this file needs no clock. The driver performs each
 //! [`Step`] and reports its result, until [`Step::Done`].
+//!
+//! ```text
+//!                       +----------- receive, mark_unreachable <----------+
+//!                       v                                                 |
+//!   new ---> poll ---> Send, Connect, Wait ---> the driver: sockets, clock
+//!              |
+//!              v
+//!            Done
+//! ```
+//!
+//! ```
+//! use notch::dns::{ConfParser, Failure, Lookup, Step};
+//!
+//! let mut parser = ConfParser::new(|_| None);
+//! parser.read(b"nameserver 192.0.2.1\noptions timeout:1 attempts:1\n");
+//! let conf = parser.finish("example");
+//! let mut lookup = Lookup::new(&conf, "redis", 500, || 4);
+//!
+//! // A server that sends no reply: one query for each type of address, then time passes.
+//! let (mut now, mut queries) = (0, 0);
+//! let result = loop {
+//!     match lookup.poll(now) {
+//!         Step::Send(server, _) => queries += 1 + server,
+//!         Step::Connect(_, _, until) | Step::Wait(until) => now = until,
+//!         Step::Done(result) => break result,
+//!     }
+//! };
+//! assert_eq!((result, queries, now), (Err(Failure::NoServer), 2, 500));
+//! ```
 
 use std::net::IpAddr;
 use std::vec;

@@ -59,6 +59,20 @@ pub struct Framing {
 /// # Errors
 /// A [`RequestError`] as soon as it is certain. The caller decides what to do with an incomplete head that fills its
 /// buffer: see [`overflow`].
+///
+/// # Examples
+/// ```
+/// use notch::http::{Method, parse_head};
+///
+/// let bytes = b"GET /count/blog?x=1 HTTP/1.1\r\nHost: example.org\r\n\r\nGET /";
+/// let (head, length) = parse_head(bytes).unwrap_or_else(|_| panic!("malformed")).expect("it has arrived whole");
+/// assert_eq!((head.method, head.path, head.query), (Method::Get, &b"/count/blog"[..], &b"x=1"[..]));
+/// assert!(head.framing.keep_alive && head.framing.body.is_complete());
+/// assert_eq!(&bytes[length..], b"GET /", "the next request");
+///
+/// assert!(parse_head(&bytes[..20]).is_ok_and(|head| head.is_none()), "incomplete");
+/// assert!(parse_head(b"GET /\r\n\r\n").is_err(), "malformed");
+/// ```
 pub fn parse_head(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, &'static RequestError> {
     let mut headers = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut []);
