@@ -295,7 +295,7 @@ impl<W> Batch<W> {
     /// Removes the waiters at the front for which `is_expired` returns `true` and passes their results to `notify`: the
     /// number if their entry has a reply, otherwise `error`. [`StoreError::OutcomeUnknown`] means that the batch was
     /// sent. From a batch that was not sent, their visits are withdrawn, and the entries that are no longer needed are
-    /// removed once they are a part of [`MAX_UNUSED`] of all.
+    /// removed once they are an eighth of all.
     pub fn expire(
         &mut self,
         error: StoreError,
