@@ -135,7 +135,7 @@ struct Question {
 #[derive(Clone, Copy, PartialEq)]
 enum Progress {
     /// The reply is outstanding; the server has failed this many times.
-    Asked(u32),
+    Queried(u32),
     /// No datagram can be sent to the server.
     Unreachable,
     /// The reply was truncated; the query must be sent over TCP.
@@ -221,7 +221,7 @@ impl<'a> Lookup<'a> {
         for candidate in &mut self.candidates {
             for question in &mut candidate.questions {
                 question.unsent[server] = false;
-                if matches!(question.servers[server], Progress::Asked(_)) {
+                if matches!(question.servers[server], Progress::Queried(_)) {
                     question.servers[server] = Progress::Unreachable;
                 }
             }
@@ -285,7 +285,7 @@ impl<'a> Lookup<'a> {
         let (mut is_answered, mut is_outstanding, mut is_expected) = (false, false, false);
         for (progress, server) in question.servers.iter().zip(self.servers).take(self.conf.servers.len()) {
             match progress {
-                Progress::Asked(_) | Progress::Truncated => {
+                Progress::Queried(_) | Progress::Truncated => {
                     is_outstanding = true;
                     is_expected |= server != Server::Silent;
                 }
@@ -311,7 +311,7 @@ impl<'a> Lookup<'a> {
         let id = (self.random)() as u16;
         let servers = self.servers.map(|server| match server {
             Server::Unreachable => Progress::Unreachable,
-            _ => Progress::Asked(0),
+            _ => Progress::Queried(0),
         });
         let unsent = servers.map(|progress| progress != Progress::Unreachable);
         let question = |id, kind| {
@@ -341,7 +341,7 @@ impl<'a> Lookup<'a> {
             return;
         }
         for (index, server) in self.servers.iter_mut().enumerate() {
-            let is_silent = |question: &Question| question.servers[index] == Progress::Asked(0);
+            let is_silent = |question: &Question| question.servers[index] == Progress::Queried(0);
             if *server != Server::Unreachable && candidate.questions.iter().all(is_silent) {
                 *server = Server::Silent;
             }
@@ -396,7 +396,7 @@ impl Candidate {
 impl Question {
     /// Returns `true` if the reply of this server is outstanding and needed.
     fn is_open(&self, server: usize) -> bool {
-        self.answer.is_none() && matches!(self.servers[server], Progress::Asked(_))
+        self.answer.is_none() && matches!(self.servers[server], Progress::Queried(_))
     }
 
     /// Records the reply of one server.
@@ -412,8 +412,8 @@ impl Question {
             }
             (_, Progress::Retried) => {}
             (ReplyKind::Truncated, _) => *progress = Progress::Truncated,
-            (ReplyKind::Failed, Progress::Asked(failures)) if failures + 1 < attempts => {
-                *progress = Progress::Asked(failures + 1);
+            (ReplyKind::Failed, Progress::Queried(failures)) if failures + 1 < attempts => {
+                *progress = Progress::Queried(failures + 1);
                 self.unsent[server] = self.answer.is_none();
             }
             _ => *progress = Progress::Failed,
@@ -426,8 +426,8 @@ impl Question {
         for progress in &self.servers {
             failure = failure.max(match progress {
                 Progress::Retried | Progress::Truncated => Failure::Truncated,
-                Progress::Failed | Progress::Asked(1..) => Failure::ServerFailed,
-                Progress::Unreachable | Progress::Asked(_) | Progress::Answered => Failure::NoServer,
+                Progress::Failed | Progress::Queried(1..) => Failure::ServerFailed,
+                Progress::Unreachable | Progress::Queried(_) | Progress::Answered => Failure::NoServer,
             });
         }
         failure
