@@ -51,6 +51,8 @@ pub struct Batch<W> {
     replied: usize,
     sequence: i64,
     is_sent: bool,
+    /// The numbers of increments are not final.
+    is_held: bool,
 }
 
 struct Entry {
@@ -100,6 +102,7 @@ impl<W> Batch<W> {
             replied: 0,
             sequence: 0,
             is_sent: false,
+            is_held: false,
         }
     }
 
@@ -167,6 +170,7 @@ impl<W> Batch<W> {
         self.sorted.clear();
         self.replied = 0;
         self.is_sent = false;
+        self.is_held = false;
     }
 
     /// Returns the index of the entry for the kind and key of `command`. If there is none and `may_insert` is set, adds
@@ -216,6 +220,18 @@ impl<W> Batch<W> {
     #[must_use]
     pub fn may_be_applied(&self) -> bool {
         self.is_sent
+    }
+
+    /// Sets whether the numbers of increments are not final: then no waiter gets one.
+    pub fn hold(&mut self, is_held: bool) {
+        self.is_held = is_held;
+    }
+
+    /// Removes the numbers of increments if they are not final, so that the commands are sent again.
+    pub fn discard_held(&mut self) {
+        if std::mem::take(&mut self.is_held) {
+            self.clear_replies_where(|command, reply| command.is_increment() && reply.is_ok());
+        }
     }
 
     /// Returns `true` if any command is an increment.
@@ -268,13 +284,13 @@ impl<W> Batch<W> {
         self.skip_replied();
     }
 
-    /// Removes the replies that equal `reply`, so that their commands are sent again.
-    pub fn clear_replies(&mut self, reply: Result<i64, StoreError>) {
-        let reply = EntryState::Replied(reply);
-        self.entries
-            .iter_mut()
-            .filter(|entry| entry.state == reply)
-            .for_each(|entry| entry.state = EntryState::Pending);
+    /// Removes the replies for which `is_void` returns `true`, so that their commands are sent again.
+    pub fn clear_replies_where(&mut self, is_void: impl Fn(&Command, Result<i64, StoreError>) -> bool) {
+        for Entry { command, state, .. } in &mut self.entries {
+            if matches!(state, EntryState::Replied(reply) if is_void(command, *reply)) {
+                *state = EntryState::Pending;
+            }
+        }
         self.replied = 0;
         self.skip_replied();
     }
@@ -307,7 +323,7 @@ impl<W> Batch<W> {
             && let Some(Waiter { entry, by, offset, waiter }) = self.waiters.pop_front()
         {
             let entry = &mut self.entries[entry];
-            notify(waiter, entry.result_at(offset, error));
+            notify(waiter, entry.result_at(offset, error, self.is_held));
             if !may_be_applied {
                 entry.withdraw(by);
             }
@@ -342,17 +358,18 @@ impl<W> Batch<W> {
     /// because a read may always be retried.
     pub fn complete(&mut self, error: StoreError, mut notify: impl FnMut(W, Result<i64, StoreError>)) {
         while let Some(Waiter { entry, offset, waiter, .. }) = self.waiters.pop_front() {
-            notify(waiter, self.entries[entry].result_at(offset, error));
+            notify(waiter, self.entries[entry].result_at(offset, error, self.is_held));
         }
         self.clear();
     }
 }
 
 impl Entry {
-    /// Returns the result for the waiter at `offset`, which is `error` if there is no reply.
-    fn result_at(&self, offset: i64, error: StoreError) -> Result<i64, StoreError> {
+    /// Returns the result for the waiter at `offset`, which is `error` if there is no reply, or if it `is_held` and a
+    /// number.
+    fn result_at(&self, offset: i64, error: StoreError, is_held: bool) -> Result<i64, StoreError> {
         let total = match self.state {
-            EntryState::Replied(total) => total,
+            EntryState::Replied(total) if !(is_held && self.command.is_increment() && total.is_ok()) => total,
             _ if !self.command.is_increment() && error == StoreError::OutcomeUnknown => Err(StoreError::Unavailable),
             _ => Err(error),
         };

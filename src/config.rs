@@ -16,14 +16,14 @@ use tracing::level_filters::LevelFilter;
 
 use self::parse::is_origin;
 pub use self::settings::help;
-use self::settings::{Setting, default, setting_named};
+use self::settings::{ONE_SLOT, Setting, default, setting_named};
 use crate::connection::ServerContext;
 use crate::cors::{self, Origins};
 use crate::counter::{Counters, Key, Names};
 use crate::ledger::Fsync;
 use crate::log::{Format, quote};
 use crate::metrics::Metrics;
-use crate::redis::RedisConfig;
+use crate::redis::{RedisConfig, Servers, is_one_slot};
 use crate::render::Welcome;
 use crate::system;
 
@@ -142,6 +142,12 @@ impl Env {
             memory: self.memory(),
             limits: self.limits(),
         });
+        if let Store::Redis(RedisConfig { servers: Servers::Cluster { .. }, .. }) = config.store
+            && !is_one_slot(&config.context.counters)
+        {
+            let problem = "the counters are in several slots of the cluster: put a part of the key in braces";
+            self.set_invalid("COUNTER_KEY", format_args!("{problem}"), &ONE_SLOT);
+        }
         self.finish(config)
     }
 

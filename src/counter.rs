@@ -142,7 +142,7 @@ pub enum Rejection {
     Loading,
     /// `MISCONF`: Redis cannot write its data to disk.
     CannotPersist,
-    /// `READONLY`: the server is a replica.
+    /// `READONLY`, `UNBLOCKED`: the server is a replica, or has just become one.
     ReadOnly,
     /// `OOM`: `maxmemory` is reached.
     OutOfMemory,
@@ -152,9 +152,11 @@ pub enum Rejection {
     NoReplicas,
     /// `BUSY`: a running script blocks all other commands.
     Busy,
-    /// `CLUSTERDOWN`, `TRYAGAIN`: the cluster is incomplete.
+    /// `CLUSTERDOWN`: the cluster is incomplete.
     ClusterDown,
-    /// `MOVED`, `ASK`: the key is on another node.
+    /// `ASK`, `TRYAGAIN`: the slot of the key is being moved to another node.
+    Resharding,
+    /// `MOVED`: the key is on another node.
     Moved,
     /// A named counter with a bound needs a script, and Redis runs none.
     ScriptsRequired,
@@ -188,7 +190,8 @@ impl Rejection {
             Self::NoReplicas => "the store has too few replicas to accept writes",
             Self::Busy => "the store is busy with a script",
             Self::ClusterDown => "the store's cluster is down",
-            Self::Moved => "the key is on another node of the cluster: point REDIS_HOST to it",
+            Self::Resharding => "the key is being moved to another node of the cluster",
+            Self::Moved => "the key is on another node of a cluster: set REDIS_URL=redis+cluster://host:port",
             Self::ScriptsRequired => {
                 "the store runs no scripts for this user, which MAX_COUNTERS needs: list the names in COUNTERS"
             }
@@ -204,7 +207,26 @@ impl Rejection {
     /// Returns `true` if the cause is expected to pass without intervention, so that a visit may wait.
     #[must_use]
     pub fn is_transient(self) -> bool {
-        matches!(self, Self::Loading | Self::NoPrimary | Self::Busy | Self::ClusterDown | Self::MaxClients)
+        matches!(
+            self,
+            Self::Loading | Self::NoPrimary | Self::Busy | Self::ClusterDown | Self::Resharding | Self::MaxClients
+        )
+    }
+
+    /// Returns `true` if the cause concerns the node and not the command: the command was not executed, and this node or
+    /// another may execute it soon. It does not show whether an earlier attempt was executed.
+    #[must_use]
+    pub fn is_of_node(self) -> bool {
+        matches!(
+            self,
+            Self::Moved
+                | Self::Resharding
+                | Self::ClusterDown
+                | Self::ReadOnly
+                | Self::Loading
+                | Self::NoPrimary
+                | Self::NoReplicas
+        )
     }
 
     /// Returns `true` if the cause concerns one key, so that other counters may still be counted.

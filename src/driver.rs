@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::OnceLock;
@@ -19,13 +19,14 @@ use self::capacity::{Capacity, capacity, has_stalled, has_unacknowledged, reset_
 use self::deadline::{Deadline, Timer};
 use self::health::{Health, StoreHealth};
 use self::queue::Waiter;
+use crate::backoff::Backoff;
 use crate::batch::Batch;
 use crate::config::{Limits, Store};
 use crate::connection::{Record, ServerContext};
 use crate::counter::{Command, Counters, Key, NameLimit, Names};
 use crate::ledger::{Fsync, Ledger, OpenError, Origin};
 use crate::metrics::{Metrics, ServerInfo, WorkerMetrics};
-use crate::redis::{Producer, RedisConfig};
+use crate::redis::{DisplayList, Producer, RedisConfig, Servers};
 use crate::routes::Route;
 use crate::system;
 
@@ -33,6 +34,7 @@ mod capacity;
 mod deadline;
 mod health;
 mod queue;
+mod redis;
 mod reply_timeout;
 mod resolver;
 mod slots;
@@ -111,25 +113,6 @@ fn remaining(deadline: Instant) -> Duration {
 /// Starts a thread with a stack of `stack` bytes. `work` is boxed, so that the code around it is compiled once.
 fn spawn(name: &str, stack: usize, work: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(work)
-}
-
-/// Connects to the first address of Redis that accepts, within `timeout`. Blocks the calling thread. Looks the name up
-/// each time, since a container's address changes.
-fn connect(config: &RedisConfig, timeout: Duration) -> Result<TcpStream, StoreHealth> {
-    let deadline = deadline_after(timeout);
-    // Half of the time is reserved for connecting, however slow the name servers are.
-    let addresses = resolver::look_up(&config.host, config.port, deadline_after(timeout / 2))?;
-    let mut status = CLOSED;
-    for (tried, address) in addresses.iter().enumerate() {
-        // Each address gets an equal share of the time, so that one without a host does not prevent trying the next.
-        let share = (remaining(deadline) / (addresses.len() - tried) as u32).max(Duration::from_millis(1));
-        match TcpStream::connect_timeout(address, share) {
-            Ok(socket) => return socket.set_nodelay(true).map(|()| socket).map_err(|_| CLOSED),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => status = CONNECT_TIMED_OUT,
-            Err(_) => status = StoreHealth::Down("cannot connect: is Redis running?"),
-        }
-    }
-    Err(status)
 }
 
 /// Opens the ledger. Returns it with its description for the log: the path, and how many visits it holds. An operator
@@ -284,12 +267,6 @@ fn record_batch(metrics: &WorkerMetrics, batch: &Batch<Waiter>, sent: Instant) -
     now
 }
 
-/// Returns whether the store counted a visit of the batch. A successful read does not show that, since a replica
-/// answers reads too.
-fn has_counted(batch: &Batch<Waiter>) -> bool {
-    batch.replies().any(|(command, total)| command.is_increment() && total.is_ok())
-}
-
 /// Creates the identity under which a worker counts in Redis: another at each start, and for each worker.
 fn producer(context: &ServerContext, limits: &Limits) -> Producer {
     let Counters { main, names } = &context.counters;
@@ -310,7 +287,12 @@ fn next_probe(is_refusing: bool, is_idle: bool, store: &Store, main: Key) -> (Op
 
 /// Returns the description of a Redis server for the log.
 fn redis_address(config: &RedisConfig) -> String {
-    format!("redis {}:{} db {}", config.host, config.port, config.db)
+    let servers = match &config.servers {
+        Servers::Single(address) => address.to_string(),
+        Servers::Sentinel { sentinels, name, .. } => format!("{name} of the Sentinels {}", DisplayList(sentinels)),
+        Servers::Cluster { seeds } => format!("cluster {}", DisplayList(seeds)),
+    };
+    format!("redis {servers} db {}", config.db)
 }
 
 /// Logs the one line of the start: the address, and `store`, the description of the store.
@@ -355,35 +337,6 @@ fn log_system_error(message: &str, error: &io::Error) {
     warn!(%error, "{message}");
 }
 
-/// Pauses between attempts, which double from [`Backoff::FIRST`] to [`Backoff::LAST`].
-struct Backoff(Duration);
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self(Self::FIRST)
-    }
-}
-
-impl Backoff {
-    /// Short enough that a visitor does not notice it.
-    const FIRST: Duration = Duration::from_millis(10);
-    /// Long enough that attempts take hardly any processor time, short enough to find a store soon after its restart.
-    const LAST: Duration = Duration::from_millis(250);
-
-    /// Returns whether no attempt has failed since the last success.
-    #[must_use]
-    fn is_first(&self) -> bool {
-        self.0 == Self::FIRST
-    }
-
-    /// Returns the next pause, and doubles it for the next call.
-    fn pause(&mut self) -> Duration {
-        let pause = self.0;
-        self.0 = (pause * 2).min(Self::LAST);
-        pause
-    }
-}
-
 const CONNECT_TIMED_OUT: StoreHealth = StoreHealth::Down("connecting timed out: check REDIS_HOST and the network");
 
 const SILENT: StoreHealth = StoreHealth::Down("no reply in time");
@@ -403,12 +356,5 @@ mod tests {
             let address: SocketAddr = text.parse().expect("an address");
             assert_eq!((DisplayAddr(address).to_string(), address.to_string()), (text.to_owned(), text.to_owned()));
         }
-    }
-
-    #[test]
-    fn pauses_double_up_to_a_bound() {
-        let mut backoff = Backoff::default();
-        let pauses: Vec<_> = (0..7).map(|_| backoff.pause().as_millis()).collect();
-        assert_eq!(pauses, [10, 20, 40, 80, 160, 250, 250]);
     }
 }

@@ -17,6 +17,7 @@
 
 pub mod counter;
 pub mod decimal;
+pub mod backoff;
 pub mod date;
 pub mod buffers;
 pub mod resp;

@@ -182,6 +182,26 @@ impl WorkerMetrics {
         self.add(EVICTIONS + usize::from(stalled), 1);
     }
 
+    /// Counts a connection to another node than the last one.
+    pub fn record_node_change(&self) {
+        self.add(NODE_CHANGES, 1);
+    }
+
+    /// Counts a batch that is sent again because its reply was lost.
+    pub fn record_resend(&self) {
+        self.add(RESENDS, 1);
+    }
+
+    /// Counts a batch that fewer replicas than required acknowledged in time.
+    pub fn record_acks_missed(&self) {
+        self.add(ACKS_MISSED, 1);
+    }
+
+    /// Adds time for which a batch was in doubt.
+    pub fn record_in_doubt(&self, time: Duration) {
+        self.add(IN_DOUBT, time.as_micros() as u64);
+    }
+
     /// Adds a value to the histogram at an offset.
     fn observe(&self, histogram: usize, bounds: [u64; BUCKETS - 1], value: u64) {
         let bucket = bounds.iter().position(|&bound| value <= bound).unwrap_or(bounds.len());
@@ -229,7 +249,12 @@ const ROUND_TRIPS: usize = BATCH_SIZES + BUCKETS + 2;
 const RECONNECTS: usize = ROUND_TRIPS + BUCKETS + 2;
 const REGRESSIONS: usize = RECONNECTS + 1;
 const EVICTIONS: usize = REGRESSIONS + 1;
-const CELLS: usize = EVICTIONS + 2;
+const NODE_CHANGES: usize = EVICTIONS + 2;
+const RESENDS: usize = NODE_CHANGES + 1;
+const ACKS_MISSED: usize = RESENDS + 1;
+/// In microseconds.
+const IN_DOUBT: usize = ACKS_MISSED + 1;
+const CELLS: usize = IN_DOUBT + 1;
 
 #[cfg(test)]
 mod tests {
@@ -258,7 +283,7 @@ mod tests {
         let visits = |outcome| format!("notch_visits_total{{outcome=\"{outcome}\"}}");
         let name = str::to_owned;
         let evicted = |state| format!("notch_connections_evicted_total{{state=\"{state}\"}}");
-        let table: [(Record, String); 18] = [
+        let table: [(Record, String); 21] = [
             (|metrics| metrics.record_response(Route::Page, Status::Ok), requests("page", "2xx")),
             (|metrics| metrics.record_response(Route::Count, Status::ServiceUnavailable), requests("count", "5xx")),
             (|metrics| metrics.record_response(Route::Count, Status::GatewayTimeout), requests("count", "5xx")),
@@ -278,6 +303,9 @@ mod tests {
             (|metrics| metrics.record_eviction(false), evicted("idle")),
             (|metrics| metrics.record_eviction(true), evicted("stalled")),
             (WorkerMetrics::record_reconnect, name("notch_store_reconnects_total")),
+            (WorkerMetrics::record_node_change, name("notch_store_node_changes_total")),
+            (WorkerMetrics::record_resend, name("notch_store_resends_total")),
+            (WorkerMetrics::record_acks_missed, name("notch_store_acks_missed_total")),
             (|metrics| metrics.record_batch(1, Duration::ZERO), name("notch_batch_commands_sum")),
             (|metrics| metrics.record_batch(1, Duration::ZERO), name("notch_store_round_trip_seconds_count")),
         ];
@@ -368,6 +396,6 @@ mod tests {
                 _ => assert!(families.last().is_some_and(|family| line.starts_with(family)), "{line}"),
             }
         }
-        assert_eq!(families.len(), 12, "{families:?}");
+        assert_eq!(families.len(), 16, "{families:?}");
     }
 }

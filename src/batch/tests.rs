@@ -179,7 +179,7 @@ fn commands_whose_replies_are_cleared_are_sent_again() {
         batch.record_reply(reply);
     }
     assert_eq!(batch.next_command(), None);
-    batch.clear_replies(rejected);
+    batch.clear_replies_where(|_, reply| reply == rejected);
     assert_eq!(batch.pending_commands().copied().collect::<Vec<_>>(), [count("b", 1), count("d", 1)]);
     batch.record_reply(Ok(7));
     assert_eq!(batch.next_command(), Some(&count("d", 1)));

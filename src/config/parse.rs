@@ -2,7 +2,7 @@
 //!
 //! Error messages of URLs and passwords never repeat the value, because it may be a password.
 
-use crate::redis::RedisConfig;
+use crate::redis::{Address, Credentials, MAX_HOST, MAX_SERVERS, RedisConfig, Servers};
 
 /// Splits a comma-separated list and trims each member. Returns no member for an empty list.
 pub(super) fn list_members(list: &str) -> Vec<String> {
@@ -44,29 +44,66 @@ pub(super) fn port(text: &str) -> Option<u16> {
     number(digits, 1, u16::MAX.into()).map(|port| port as u16)
 }
 
-/// Parses `redis://[user:password@]host[:port][/db]` into `redis`.
+/// Parses a URL of Redis: `redis://[user:password@]host[:port][/db]`,
+/// `redis+sentinel://[user:password@]host[:port],.../NAME[/db]` or `redis+cluster://[user:password@]host[:port],...[/db]`.
 ///
 /// # Errors
 /// What is wrong with the URL.
-pub(super) fn parse_redis_url(url: &str, redis: &mut RedisConfig) -> Result<(), &'static str> {
-    if url.starts_with("rediss://") {
+pub(super) fn parse_redis_url(url: &str) -> Result<RedisConfig, &'static str> {
+    if url.starts_with("rediss") {
         return Err("TLS is not supported: use a TLS tunnel and set the address of its plain end");
     }
-    let rest = url.strip_prefix("redis://").ok_or("does not begin with redis://")?;
-    let (authority, db) = rest.split_once('/').unwrap_or((rest, ""));
-    let (user, address) = split_last(authority, b'@').unwrap_or(("", authority));
-    let (host, port) = split_host_port(address)?;
-    redis.host = host.to_owned();
+    let (scheme, rest) = url.split_once("://").unwrap_or_default();
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let (user, hosts) = split_last(authority, b'@').unwrap_or(("", authority));
+    let (servers, db) = match scheme {
+        "redis" => (Servers::Single(parse_address(hosts, REDIS_PORT)?), path),
+        "redis+cluster" => (Servers::Cluster { seeds: parse_addresses(hosts, REDIS_PORT)? }, path),
+        "redis+sentinel" => {
+            let (name, db) = path.split_once('/').unwrap_or((path, ""));
+            let (sentinels, name) = (parse_addresses(hosts, SENTINEL_PORT)?, parse_master_name(name)?);
+            (Servers::Sentinel { sentinels, name, credentials: Credentials::default() }, db)
+        }
+        _ => return Err("does not begin with redis://, redis+sentinel:// or redis+cluster://"),
+    };
     let (username, password) = user.split_once(':').unwrap_or(("", user));
-    redis.username = percent_decode(username)?;
-    redis.password = percent_decode(password)?;
-    if let Some(digits) = port {
-        redis.port = self::port(digits).ok_or("the port is not a number from 1 to 65535")?;
+    let credentials = Credentials { username: percent_decode(username)?, password: percent_decode(password)? };
+    let db = if db.is_empty() { 0 } else { number(db, 0, MAX_DB).ok_or("the database is not a number")? as u32 };
+    Ok(RedisConfig { servers, credentials, db, acks: 0 })
+}
+
+/// Parses a comma-separated list of `host[:port]`.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn parse_addresses(list: &str, port: u16) -> Result<Vec<Address>, &'static str> {
+    let addresses = list.split(',').map(|address| parse_address(address.trim_ascii(), port));
+    let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
+    if addresses.len() > MAX_SERVERS { Err("more than 32 servers") } else { Ok(addresses) }
+}
+
+fn parse_address(address: &str, default_port: u16) -> Result<Address, &'static str> {
+    if address.contains(',') {
+        return Err("several hosts need redis+sentinel:// or redis+cluster://");
     }
-    if !db.is_empty() {
-        redis.db = number(db, 0, MAX_DB).ok_or("the database is not a number")? as u32;
+    let (host, port) = split_host_port(address)?;
+    if host.len() > MAX_HOST || !host.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("the host is longer than 255 bytes, or not printable ASCII");
     }
-    Ok(())
+    let port = match port {
+        Some(digits) => self::port(digits).ok_or("the port is not a number from 1 to 65535")?,
+        None => default_port,
+    };
+    Ok(Address { host: host.to_owned(), port })
+}
+
+/// Parses the name under which Sentinels monitor a primary.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn parse_master_name(name: &str) -> Result<String, &'static str> {
+    let is_valid = (1..=MAX_HOST).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_valid { Ok(name.to_owned()) } else { Err("the name of the primary is missing, or not printable ASCII") }
 }
 
 /// Splits `host[:port]`; an IPv6 address is in brackets.
@@ -153,6 +190,12 @@ pub(super) fn password(content: Vec<u8>) -> Result<String, &'static str> {
         Ok(text)
     }
 }
+
+/// Port of Redis, and of a node of a cluster, if none is set.
+pub(super) const REDIS_PORT: u16 = 6379;
+
+/// Port of a Sentinel if none is set.
+pub(super) const SENTINEL_PORT: u16 = 26379;
 
 /// Longest origin in bytes; a host name has 253 at most.
 pub(super) const MAX_ORIGIN: usize = 280;

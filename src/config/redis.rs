@@ -5,12 +5,12 @@
 
 use std::ffi::OsString;
 
-use super::parse::{self, MAX_DB, MAX_PASSWORD};
+use super::parse::{self, MAX_DB, MAX_PASSWORD, REDIS_PORT, SENTINEL_PORT};
 use super::settings::{REDIS_PREFIX, SETTINGS, default, nearest_setting, setting_named};
 use super::{Env, Store};
 use crate::ledger::Fsync;
 use crate::log::printable;
-use crate::redis::RedisConfig;
+use crate::redis::{Address, Credentials, RedisConfig, Servers};
 use crate::system;
 
 impl Env {
@@ -20,30 +20,77 @@ impl Env {
         let fsyncs = [Fsync::Always, Fsync::EverySecond, Fsync::Never];
         let fsync = fsyncs[self.choice("FSYNC", &["always", "everysec", "never"])];
         self.reject_unknown_redis_setting();
-        let (url, host) = (self.value("REDIS_URL"), self.value("REDIS_HOST"));
-        let mut redis = RedisConfig { host, port: REDIS_PORT, username: None, password: None, db: 0 };
-        if !url.is_empty() {
-            if let Err(problem) = parse::parse_redis_url(&url, &mut redis) {
-                self.reject("REDIS_URL", format_args!("{problem}"));
-            }
-            for name in ["REDIS_HOST", "REDIS_PORT", "REDIS_USERNAME", "REDIS_DB"] {
-                self.reject_both("REDIS_URL", name);
-            }
-        } else if !redis.host.is_empty() {
-            redis.port = self.redis_port();
-            redis.db = self.number("REDIS_DB", 0, MAX_DB) as u32;
-        } else {
+        let Some((by, mut redis)) = self.redis_servers() else {
             self.reject_redis_setting_without_host();
             let path = self.raw("LEDGER").map_or(default("LEDGER").as_ref(), OsString::as_os_str);
             // Log lines show the absolute path.
             return Store::Ledger(system::absolute(path), fsync);
-        }
+        };
         if self.is_set("FSYNC") {
-            let name = if url.is_empty() { "REDIS_HOST" } else { "REDIS_URL" };
-            self.reject("FSYNC", format_args!("applies to the ledger only, and {name} is set: unset one of them"));
+            self.reject("FSYNC", format_args!("applies to the ledger only, and {by} is set: unset one of them"));
         }
-        self.read_credentials(&mut redis);
+        self.read_credentials(&mut redis.credentials, &REDIS);
+        self.read_sentinel_settings(&mut redis.servers);
+        redis.acks = self.number("REDIS_ACKS", 0, MAX_ACKS) as u32;
         Store::Redis(redis)
+    }
+
+    /// Reads the addresses of Redis, and the name of the setting that has them; `None` if none is set.
+    fn redis_servers(&mut self) -> Option<(&'static str, RedisConfig)> {
+        let settings = ["REDIS_URL", "REDIS_SENTINELS", "REDIS_HOST"];
+        let values = settings.map(|name| self.value(name));
+        let at = values.iter().position(|value| !value.is_empty())?;
+        let (name, value) = (settings[at], &*values[at]);
+        let excluded: &[&str] = match name {
+            "REDIS_URL" => {
+                &["REDIS_SENTINELS", "REDIS_MASTER_NAME", "REDIS_HOST", "REDIS_PORT", "REDIS_USERNAME", "REDIS_DB"]
+            }
+            "REDIS_SENTINELS" => &["REDIS_HOST", "REDIS_PORT"],
+            _ => &["REDIS_MASTER_NAME"],
+        };
+        let mut redis = RedisConfig {
+            servers: Servers::Single(Address { host: value.to_owned(), port: REDIS_PORT }),
+            credentials: Credentials::default(),
+            db: 0,
+            acks: 0,
+        };
+        match name {
+            "REDIS_URL" => match parse::parse_redis_url(value) {
+                Ok(parsed) => redis = parsed,
+                Err(problem) => self.reject(name, format_args!("{problem}")),
+            },
+            "REDIS_SENTINELS" => {
+                let sentinels = parse::parse_addresses(value, SENTINEL_PORT).unwrap_or_else(|problem| {
+                    self.reject(name, format_args!("{problem}"));
+                    Vec::new()
+                });
+                let master = self.value("REDIS_MASTER_NAME");
+                let master = parse::parse_master_name(&master).unwrap_or_else(|problem| {
+                    self.reject("REDIS_MASTER_NAME", format_args!("{problem}"));
+                    master
+                });
+                redis.servers = Servers::Sentinel { sentinels, name: master, credentials: Credentials::default() };
+            }
+            _ => redis.servers = Servers::Single(Address { host: value.to_owned(), port: self.redis_port() }),
+        }
+        if name != "REDIS_URL" {
+            redis.db = self.number("REDIS_DB", 0, MAX_DB) as u32;
+        }
+        excluded.iter().for_each(|other| self.reject_both(name, other));
+        Some((name, redis))
+    }
+
+    /// Reads the user and password of the Sentinels. Rejects them if there is no Sentinel.
+    fn read_sentinel_settings(&mut self, servers: &mut Servers) {
+        let Servers::Sentinel { credentials, .. } = servers else {
+            for name in [SENTINEL.username, SENTINEL.password, SENTINEL.file] {
+                if self.is_set(name) {
+                    self.reject(name, format_args!("no Sentinel is set: set REDIS_SENTINELS, or unset {name}"));
+                }
+            }
+            return;
+        };
+        self.read_credentials(credentials, &SENTINEL);
     }
 
     /// Rejects a variable `REDIS_*` that notch does not read.
@@ -86,51 +133,67 @@ impl Env {
     }
 
     /// Adds user name and password from their own variables to what the URL contains.
-    fn read_credentials(&mut self, redis: &mut RedisConfig) {
-        for name in ["REDIS_PASSWORD", "REDIS_PASSWORD_FILE"] {
-            if self.is_set(name) && redis.password.is_some() {
+    fn read_credentials(&mut self, credentials: &mut Credentials, names: &CredentialNames) {
+        for name in [names.password, names.file] {
+            if self.is_set(name) && credentials.password.is_some() {
                 self.reject(name, format_args!("REDIS_URL has a password too: set only one of them"));
             }
         }
-        if self.is_set("REDIS_PASSWORD_FILE") {
-            self.reject_both("REDIS_PASSWORD_FILE", "REDIS_PASSWORD");
+        if self.is_set(names.file) {
+            self.reject_both(names.file, names.password);
         }
-        let username = self.value("REDIS_USERNAME");
+        let username = self.value(names.username);
         if !username.is_empty() {
-            redis.username = Some(username);
+            credentials.username = Some(username);
         }
-        if let Some(content) = self.password_content() {
+        if let Some(content) = self.password_content(names) {
             match parse::password(content) {
-                Ok(text) => redis.password = Some(text),
-                Err(problem) => self.reject(self.password_variable(), format_args!("the password {problem}")),
+                Ok(text) => credentials.password = Some(text),
+                Err(problem) => self.reject(self.password_variable(names), format_args!("the password {problem}")),
             }
         }
-        let user_variable = if self.is_set("REDIS_USERNAME") { "REDIS_USERNAME" } else { "REDIS_URL" };
-        let Some(username) = &redis.username else { return };
+        let user_variable = if self.is_set(names.username) { names.username } else { "REDIS_URL" };
+        let Some(username) = &credentials.username else { return };
         if username.bytes().any(|byte| byte <= b' ' || byte == b'\x7f') {
             self.reject(user_variable, format_args!("no user name of Redis contains a space or a control character"));
         }
-        if redis.password.is_none() {
-            self.reject("REDIS_PASSWORD", format_args!("{user_variable} sets a user, but no password is set"));
+        if credentials.password.is_none() {
+            self.reject(names.password, format_args!("{user_variable} sets a user, but no password is set"));
         }
     }
 
     /// Returns the name of the variable that contains the password or the path of its file.
-    fn password_variable(&self) -> &'static str {
-        if self.is_set("REDIS_PASSWORD_FILE") { "REDIS_PASSWORD_FILE" } else { "REDIS_PASSWORD" }
+    fn password_variable(&self, names: &CredentialNames) -> &'static str {
+        if self.is_set(names.file) { names.file } else { names.password }
     }
 
     /// Returns the content of the variable or the file; `None` if neither is set, or the file cannot be read.
-    fn password_content(&mut self) -> Option<Vec<u8>> {
-        let name = self.password_variable();
+    fn password_content(&mut self, names: &CredentialNames) -> Option<Vec<u8>> {
+        let name = self.password_variable(names);
         let value = self.raw(name)?;
-        if name == "REDIS_PASSWORD" {
+        if name == names.password {
             return Some(value.as_encoded_bytes().to_vec());
         }
         let content = system::bytes(value, MAX_PASSWORD);
         content.map_err(|error| self.reject(name, format_args!("cannot be read ({error})"))).ok()
     }
 }
+
+/// The variables of a user and its password.
+struct CredentialNames {
+    username: &'static str,
+    password: &'static str,
+    file: &'static str,
+}
+
+const REDIS: CredentialNames =
+    CredentialNames { username: "REDIS_USERNAME", password: "REDIS_PASSWORD", file: "REDIS_PASSWORD_FILE" };
+
+const SENTINEL: CredentialNames = CredentialNames {
+    username: "REDIS_SENTINEL_USERNAME",
+    password: "REDIS_SENTINEL_PASSWORD",
+    file: "REDIS_SENTINEL_PASSWORD_FILE",
+};
 
 /// Returns whether this is one of the variables that Kubernetes sets for each service of a namespace, or Docker for a
 /// link: `REDIS_SERVICE_HOST`, `REDIS_PORT_6379_TCP_ADDR`, and the same for a service called `redis-something`.
@@ -149,8 +212,8 @@ pub(super) fn contains(text: &str, part: &str) -> bool {
     text.as_bytes().windows(part.len()).any(|window| window == part.as_bytes())
 }
 
-/// Port of Redis if none is set.
-const REDIS_PORT: u16 = 6379;
+/// Most replicas that can be required to acknowledge.
+const MAX_ACKS: u64 = 16;
 
 /// Variables of the Compose stack that configure or build its Redis, not notch.
 const STACK_VARIABLES: [&str; 3] = ["REDIS_ADMIN_PASSWORD", "REDIS_ADMIN_PASSWORD_FILE", "REDIS_IMAGE"];

@@ -1,6 +1,7 @@
 use super::parse::MAX_ORIGIN;
 use super::settings::SETTINGS;
 use super::*;
+use crate::redis::{Credentials, DisplayList};
 
 fn read(settings: &[(&str, &str)]) -> Result<Config, String> {
     let variables = settings.iter().map(|(name, value)| (name.into(), value.into())).collect();
@@ -9,7 +10,10 @@ fn read(settings: &[(&str, &str)]) -> Result<Config, String> {
 
 fn redis_settings(settings: &[(&str, &str)]) -> (String, u16, Option<String>, Option<String>, u32) {
     match read(settings).expect("valid settings").store {
-        Store::Redis(RedisConfig { host, port, username, password, db }) => (host, port, username, password, db),
+        Store::Redis(RedisConfig { servers: Servers::Single(address), credentials, db, .. }) => {
+            (address.host, address.port, credentials.username, credentials.password, db)
+        }
+        Store::Redis(_) => panic!("several servers"),
         Store::Ledger(path, _) => panic!("ledger {}", path.display()),
     }
 }
@@ -78,6 +82,99 @@ fn redis_is_set_by_url_or_by_parts() {
 }
 
 #[test]
+fn several_servers_are_set_by_url_or_by_parts() {
+    let sentinels = "redis s1:26379,[::1]:7 mymaster";
+    let by_parts = ("REDIS_SENTINELS", "s1, [::1]:7");
+    for (settings, servers, credentials, sentinel_credentials, db, acks) in [
+        (&[("REDIS_URL", "redis+sentinel://s1,[::1]:7/mymaster")][..], sentinels, "", "", 0, 0),
+        (
+            &[("REDIS_URL", "redis+sentinel://u:p@s1,[::1]:7/mymaster/3"), ("REDIS_SENTINEL_PASSWORD", "s")],
+            sentinels,
+            "u p",
+            " s",
+            3,
+            0,
+        ),
+        (&[by_parts, ("REDIS_MASTER_NAME", "mymaster")], sentinels, "", "", 0, 0),
+        (
+            &[
+                by_parts,
+                ("REDIS_MASTER_NAME", "mymaster"),
+                ("REDIS_DB", "2"),
+                ("REDIS_ACKS", "1"),
+                ("REDIS_USERNAME", "u"),
+                ("REDIS_PASSWORD", "p"),
+                ("REDIS_SENTINEL_USERNAME", "v"),
+                ("REDIS_SENTINEL_PASSWORD", "s"),
+            ],
+            sentinels,
+            "u p",
+            "v s",
+            2,
+            1,
+        ),
+        (&[("REDIS_URL", "redis+cluster://a,b:7"), ("REDIS_ACKS", "16")], "cluster a:6379,b:7", "", "", 0, 16),
+        (&[("REDIS_URL", "redis+cluster://:p@a/1")], "cluster a:6379", " p", "", 1, 0),
+    ] {
+        let Store::Redis(config) = read(settings).expect("valid settings").store else { panic!("a ledger") };
+        let show = |credentials: &Credentials| {
+            let parts = [&credentials.username, &credentials.password].map(|part| part.clone().unwrap_or_default());
+            if parts == ["", ""] { String::new() } else { parts.join(" ") }
+        };
+        let shown = match &config.servers {
+            Servers::Sentinel { sentinels, name, credentials } => {
+                assert_eq!(show(credentials), sentinel_credentials, "{settings:?}");
+                format!("redis {} {name}", DisplayList(sentinels))
+            }
+            Servers::Cluster { seeds } => format!("cluster {}", DisplayList(seeds)),
+            Servers::Single(address) => address.to_string(),
+        };
+        assert_eq!((&*shown, &*show(&config.credentials), config.db, config.acks), (servers, credentials, db, acks));
+    }
+}
+
+#[test]
+fn sentinels_and_clusters_need_their_other_settings() {
+    let sentinels = ("REDIS_SENTINELS", "s1,s2");
+    let cluster = ("REDIS_URL", "redis+cluster://a");
+    let many = vec!["a"; 33].join(",");
+    for (settings, message) in [
+        (&[sentinels][..], "REDIS_MASTER_NAME: the name of the primary is missing, or not printable ASCII"),
+        (&[("REDIS_HOST", "r"), ("REDIS_MASTER_NAME", "m")], "REDIS_HOST: REDIS_MASTER_NAME is set too: unset one"),
+        (&[("REDIS_MASTER_NAME", "m")], "REDIS_MASTER_NAME: neither REDIS_HOST nor REDIS_URL is set"),
+        (&[("REDIS_ACKS", "1")], "REDIS_ACKS: neither REDIS_HOST nor REDIS_URL is set"),
+        (&[("REDIS_HOST", "r"), ("REDIS_ACKS", "17")], "invalid REDIS_ACKS \"17\": expected a number from 0 to 16"),
+        (&[sentinels, ("REDIS_HOST", "r"), ("REDIS_MASTER_NAME", "m")], "REDIS_SENTINELS: REDIS_HOST is set too"),
+        (&[sentinels, cluster], "REDIS_URL: REDIS_SENTINELS is set too: unset one of them"),
+        (&[cluster, ("REDIS_MASTER_NAME", "m")], "REDIS_URL: REDIS_MASTER_NAME is set too: unset one of them"),
+        (&[("REDIS_SENTINELS", "s1:x"), ("REDIS_MASTER_NAME", "m")], "REDIS_SENTINELS: the port is not a number"),
+        (&[("REDIS_SENTINELS", &many), ("REDIS_MASTER_NAME", "m")], "REDIS_SENTINELS: more than 32 servers"),
+        (&[cluster, ("REDIS_SENTINEL_PASSWORD", "s")], "REDIS_SENTINEL_PASSWORD: no Sentinel is set"),
+        (
+            &[sentinels, ("REDIS_MASTER_NAME", "m"), ("REDIS_SENTINEL_USERNAME", "u")],
+            "REDIS_SENTINEL_PASSWORD: REDIS_SENTINEL_USERNAME sets a user, but no password is set",
+        ),
+        (
+            &[cluster, ("COUNTERS", "blog")],
+            "COUNTER_KEY: the counters are in several slots of the cluster: put a part of the key in braces, for \
+             example COUNTER_KEY={visits}",
+        ),
+        (&[cluster, ("COUNTERS", "*")], "COUNTER_KEY: the counters are in several slots of the cluster"),
+        (&[cluster, ("COUNTER_KEY", "a}b")], "COUNTER_KEY: the counters are in several slots of the cluster"),
+    ] {
+        let error = read(settings).err().unwrap_or_default();
+        assert!(error.starts_with(message), "{settings:?}: {error}");
+    }
+    for settings in [
+        &[cluster][..],
+        &[cluster, ("COUNTERS", "*"), ("COUNTER_KEY", "{visits}")],
+        &[("REDIS_URL", "redis+sentinel://s/m"), ("COUNTERS", "*")],
+    ] {
+        assert_eq!(read(settings).err(), None, "{settings:?}");
+    }
+}
+
+#[test]
 fn an_invalid_value_is_shown_with_what_is_expected_and_an_example() {
     for (name, value, expected) in [
         ("LISTEN", "here", "an IP address and port, for example LISTEN=127.0.0.1:8080"),
@@ -116,13 +213,21 @@ fn an_invalid_value_is_shown_with_what_is_expected_and_an_example() {
 fn a_url_may_contain_a_password_and_is_not_repeated() {
     for (url, problem) in [
         ("rediss://u:secret@r", "TLS is not supported: use a TLS tunnel and set the address of its plain end"),
-        ("u:secret@r", "does not begin with redis://"),
+        ("u:secret@r", "does not begin with redis://, redis+sentinel:// or redis+cluster://"),
         ("redis://u:secret%@r", "a percent sign is not followed by two hexadecimal digits of UTF-8"),
         ("redis://u:secret@r:0", "the port is not a number from 1 to 65535"),
         ("redis://u:secret@/1", "the host is missing"),
         ("redis://r/x", "the database is not a number"),
         ("redis://[::1", "the closing bracket of the address is missing"),
         ("redis://[::1]x", "the host is followed by text other than a port"),
+        ("redis://a,b", "several hosts need redis+sentinel:// or redis+cluster://"),
+        ("redis://a b", "the host is longer than 255 bytes, or not printable ASCII"),
+        ("redis+sentinel://u:secret@a,b", "the name of the primary is missing, or not printable ASCII"),
+        ("redis+sentinel://a,b//0", "the name of the primary is missing, or not printable ASCII"),
+        ("redis+sentinel://a,,b/m", "the host is missing"),
+        ("redis+sentinel://a:0/m", "the port is not a number from 1 to 65535"),
+        ("redis+cluster://a/m", "the database is not a number"),
+        ("rediss+cluster://u:secret@a", "TLS is not supported: use a TLS tunnel and set the address of its plain end"),
     ] {
         let message = format!("REDIS_URL: {problem}, for example REDIS_URL=redis://redis:6379/0");
         assert_eq!(read(&[("REDIS_URL", url)]).err(), Some(message));
@@ -248,7 +353,7 @@ fn memory_has_an_optional_unit() {
 fn help_fits_a_screen_and_names_every_setting() {
     let help = help();
     assert!(SETTINGS.iter().all(|setting| help.contains(&format!("  {} ", setting.name))));
-    assert!(help.lines().count() < 40 && help.lines().all(|line| line.len() <= 100), "{help}");
+    assert!(help.lines().count() < 48 && help.lines().all(|line| line.len() <= 100), "{help}");
 }
 
 #[test]

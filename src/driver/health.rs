@@ -37,7 +37,7 @@ use tracing::{error, info, warn};
 use super::{log_info, log_warning};
 use crate::counter::{Command, Key, Rejection, StoreError};
 use crate::metrics::Metrics;
-use crate::redis::{Receipts, SessionError};
+use crate::redis::{Address, Floor, Receipts, SessionError};
 
 /// The state of the store, as one worker sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,16 @@ impl StoreHealth {
         match error {
             SessionError::Handshake(rejection) => Self::Refusing(rejection),
             SessionError::Replica => Self::Refusing(Rejection::ReadOnly),
+            // Visits wait for its end, whatever the cause.
+            SessionError::Refused(rejection) => Self::Down(rejection.message()),
+            SessionError::Moved => Self::Down("the nodes of the cluster redirect to each other"),
+            SessionError::Unacknowledged => {
+                Self::Down("too few replicas acknowledge visits: check the replicas and REDIS_ACKS")
+            }
+            SessionError::WaitRejected => {
+                Self::Down("the store rejected WAIT, which REDIS_ACKS needs: add +wait to the ACL of its user")
+            }
+            SessionError::InvalidAddress => Self::Down("the store redirected to an invalid address"),
             SessionError::Protocol => Self::Down("unexpected reply: is it Redis?"),
         }
     }
@@ -158,6 +168,10 @@ pub(super) struct Health {
     is_total_logged: bool,
     /// They show the state too.
     metrics: &'static Metrics,
+    /// The highest number given for each counter.
+    pub(super) floor: Floor,
+    /// The node of the last handshake, if there are several.
+    node: Option<Address>,
 }
 
 /// The view of one worker.
@@ -212,6 +226,8 @@ impl Health {
             receipts: Receipts::Kept,
             is_total_logged: false,
             metrics,
+            floor: Floor::new(),
+            node: None,
         }
     }
 
@@ -275,9 +291,15 @@ impl Health {
         if is_ping_enough { Command::Ping } else { Command::Increment { key: self.main, by: 0 } }
     }
 
-    /// Records that a worker's handshake with Redis is done, and the total it has read. This does not show yet that
-    /// Redis counts.
-    pub(super) fn record_handshake(&mut self, worker: usize, total: Option<Result<i64, Rejection>>) {
+    /// Records that a worker's handshake with Redis is done, the node if there are several, and the total it has read.
+    /// This does not show yet that Redis counts.
+    pub(super) fn record_handshake(
+        &mut self,
+        worker: usize,
+        node: Option<Address>,
+        total: Option<Result<i64, Rejection>>,
+    ) {
+        self.record_node(worker, node);
         let view = self.view(worker);
         view.has_counted = false;
         if view.status != StoreHealth::Unknown {
@@ -295,6 +317,19 @@ impl Health {
                 self.update();
             }
             None => {}
+        }
+    }
+
+    /// Logs a change of the node once, although each worker makes it.
+    fn record_node(&mut self, worker: usize, node: Option<Address>) {
+        if node.is_none() || node == self.node {
+            return;
+        }
+        if let Some(address) = &node {
+            info!("the store is at {address}");
+        }
+        if std::mem::replace(&mut self.node, node).is_some() {
+            self.metrics.worker(worker).record_node_change();
         }
     }
 

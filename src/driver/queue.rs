@@ -130,6 +130,11 @@ impl<W> Queue<W> {
         self.in_doubt = (batch.waiter_count() > 0).then_some((batch, sent));
     }
 
+    /// Returns whether there is a batch in doubt.
+    pub(super) fn has_in_doubt(&self) -> bool {
+        self.in_doubt.is_some()
+    }
+
     /// Takes the batch in doubt.
     pub(super) fn take_in_doubt(&mut self) -> Option<Batch<Waiter>> {
         self.in_doubt.take().map(|(batch, _)| batch)

@@ -17,13 +17,17 @@ pub(super) struct ReplyTimeout {
     current: Duration,
     /// `STORE_TIMEOUT`.
     visit: Duration,
+    /// How long the timeout may become by [`ReplyTimeout::record_timeout`].
+    longest: Duration,
 }
 
 impl ReplyTimeout {
-    /// Creates an estimate without a measurement; `visit` is `STORE_TIMEOUT`.
-    pub(super) fn new(visit: Duration) -> Self {
+    /// Creates an estimate without a measurement; `visit` is `STORE_TIMEOUT`. If there `are_several` servers, a silent
+    /// one has probably failed, and another is tried while visits still wait.
+    pub(super) fn new(visit: Duration, are_several: bool) -> Self {
         let current = (visit / 2).min(INITIAL);
-        Self { measured: None, current, visit }
+        let longest = if are_several { (visit / 4).max(INITIAL) } else { visit * 2 };
+        Self { measured: None, current, visit, longest }
     }
 
     /// Returns how long to wait for a reply: at least `STORE_TIMEOUT` if the batch cannot be sent again, because no
@@ -49,9 +53,10 @@ impl ReplyTimeout {
     }
 
     /// Records that a connection was silent for [`ReplyTimeout::duration`]. The next connection gets twice the time,
-    /// since the store may have become slower; at most twice `STORE_TIMEOUT`, so that a store that is back is found.
+    /// since the store may have become slower; at most twice `STORE_TIMEOUT`, so that a store that is back is found, or a
+    /// quarter of it if there are several servers.
     pub(super) fn record_timeout(&mut self) {
-        self.current = (self.current * 2).min((self.visit * 2).max(self.current));
+        self.current = (self.current * 2).min(self.longest.max(self.current));
     }
 
     /// Returns the lower bound: short enough for another attempt within `STORE_TIMEOUT`, long enough for a slow disk.
@@ -87,7 +92,7 @@ mod tests {
             (millis(2000), &[5000; 3], 7500, 20_000),
             (millis(2000), &[600_000; 3], 60_000, 60_000),
         ] {
-            let mut timeout = ReplyTimeout::new(visit);
+            let mut timeout = ReplyTimeout::new(visit, false);
             round_trips.iter().for_each(|&took| timeout.record_round_trip(millis(took)));
             let duration = timeout.duration(None);
             assert!((millis(least)..=millis(most)).contains(&duration), "{visit:?} {round_trips:?}: {duration:?}");
@@ -97,7 +102,7 @@ mod tests {
     #[test]
     fn an_attempt_leaves_time_for_another_within_a_visit() {
         for visit in [millis(40), millis(2000), millis(6000), millis(86_400_000)] {
-            let mut timeout = ReplyTimeout::new(visit);
+            let mut timeout = ReplyTimeout::new(visit, false);
             assert!(timeout.duration(None) <= visit / 2);
             timeout.record_round_trip(millis(1));
             assert!(timeout.duration(None) <= visit / 4);
@@ -106,7 +111,7 @@ mod tests {
 
     #[test]
     fn without_receipts_the_timeout_is_at_least_store_timeout() {
-        let mut timeout = ReplyTimeout::new(millis(2000));
+        let mut timeout = ReplyTimeout::new(millis(2000), false);
         timeout.record_round_trip(millis(1));
         for receipts in [Receipts::Refused, Receipts::Evictable] {
             assert_eq!(timeout.duration(Some(receipts)), millis(2000));
@@ -116,7 +121,7 @@ mod tests {
 
     #[test]
     fn timeouts_double_up_to_a_bound_until_the_next_round_trip() {
-        let mut timeout = ReplyTimeout::new(millis(2000));
+        let mut timeout = ReplyTimeout::new(millis(2000), false);
         timeout.record_round_trip(millis(1));
         let waited: Vec<_> = (0..5)
             .map(|_| {
@@ -128,6 +133,15 @@ mod tests {
         assert_eq!(waited, [500, 1000, 2000, 4000, 4000]);
         timeout.record_round_trip(millis(1));
         assert_eq!(timeout.duration(None), millis(500));
+        for (visit, expected) in [(15_000, [1000, 2000, 3750, 3750]), (2000, [1000, 1000, 1000, 1000])] {
+            let mut timeout = ReplyTimeout::new(millis(visit), true);
+            let waited = [(); 4].map(|()| {
+                let duration = timeout.duration(None).as_millis();
+                timeout.record_timeout();
+                duration
+            });
+            assert_eq!(waited, expected, "several servers");
+        }
         // The timeout of a slow store does not shrink when it is silent.
         (0..5).for_each(|_| timeout.record_round_trip(millis(9000)));
         let slow = timeout.duration(None);

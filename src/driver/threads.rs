@@ -17,10 +17,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::SigSet;
 
 use self::ledger::Written;
-use self::redis::RedisConnection;
+use self::redis::Connection;
 use super::deadline::{Deadline, Timer};
 use super::queue::{Queue, Waiter};
-use super::reply_timeout::ReplyTimeout;
 use super::slots::Eviction;
 use super::{Capacity, Failure, Health, StoreHealth, spawn};
 use crate::batch::Batch;
@@ -59,7 +58,7 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
         draining: AtomicBool::new(false),
         stop_accepting: AtomicBool::new(false),
         closing: AtomicBool::new(false),
-        state: Mutex::new(State::new(&config.context.metrics, config.context.counters.main, limits.store)),
+        state: Mutex::new(State::new(&config.context.metrics, config.context.counters.main)),
         gathered: Condvar::new(),
         timer: Condvar::new(),
         changed: Condvar::new(),
@@ -161,12 +160,10 @@ struct Server {
 struct State {
     queue: Queue<ClientHandle>,
     /// The connection to Redis, if Redis is the store and it is up.
-    connection: Option<Box<RedisConnection>>,
+    connection: Option<Box<Connection>>,
     /// The batch that the ledger's thread is writing, if a ledger is the store.
     written: Written,
     health: Health,
-    /// How long Redis may be silent.
-    reply_timeout: ReplyTimeout,
     /// The counter without a name.
     main: Key,
     /// Its number of open connections changes only under this lock.
@@ -241,13 +238,12 @@ fn wait_timeout<'state>(
 }
 
 impl State {
-    fn new(metrics: &'static Metrics, main: Key, store_timeout: Duration) -> Self {
+    fn new(metrics: &'static Metrics, main: Key) -> Self {
         Self {
             queue: Queue::default(),
             connection: None,
             written: Written::default(),
             health: Health::new(metrics, main),
-            reply_timeout: ReplyTimeout::new(store_timeout),
             main,
             metrics,
             timer_deadline: None,
@@ -336,8 +332,10 @@ impl State {
     }
 
     /// Returns the earliest deadline of visits and of the connection to Redis, if any.
-    fn deadline(&self) -> Option<Instant> {
-        let connection = self.connection.as_ref().and_then(|connection| connection.deadline(self));
+    fn deadline(&mut self) -> Option<Instant> {
+        let current = self.connection.take();
+        let connection = current.as_ref().and_then(|connection| connection.deadline(self));
+        self.connection = current;
         let written = self.queue.earliest(&[self.written.batch.first_waiter()]);
         [self.queue.deadline(), written, connection].into_iter().flatten().min()
     }

@@ -327,9 +327,9 @@ impl Worker {
     }
 
     /// Puts back a batch that was sent first at `sent`, and may be sent again, for the next connection.
-    fn requeue_in_doubt(&self, batch: Batch<Waiter>, sent: Instant) {
+    fn requeue_in_doubt(&self, batch: Batch<Waiter>, sent: StdInstant) {
         state(|state| {
-            state.queue.requeue_in_doubt(batch, sent.into_std());
+            state.queue.requeue_in_doubt(batch, sent);
             state.notify_store();
         });
     }

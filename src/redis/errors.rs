@@ -29,7 +29,7 @@ const SCRIPT_POSITION: &[u8] = b"@user_script";
 
 /// How error replies begin: with a code of their own, or with a sentence where Redis sends only `ERR`, which is left
 /// out here.
-const ERRORS: [(&str, Rejection); 26] = [
+const ERRORS: [(&str, Rejection); 29] = [
     ("MAXNAMES", Rejection::TooManyCounters),
     ("NOAUTH", Rejection::Password),
     ("WRONGPASS", Rejection::Password),
@@ -42,20 +42,23 @@ const ERRORS: [(&str, Rejection); 26] = [
     ("max number of clients reached", Rejection::MaxClients),
     ("DB index", Rejection::Database),
     ("invalid DB index", Rejection::Database),
+    ("SELECT is not allowed in cluster mode", Rejection::Database),
     ("WRONGTYPE", Rejection::WrongType),
     ("value is not an integer or out of range", Rejection::NotANumber),
     ("increment or decrement would overflow", Rejection::Overflow),
     ("LOADING", Rejection::Loading),
     ("MISCONF", Rejection::CannotPersist),
     ("READONLY", Rejection::ReadOnly),
+    ("UNBLOCKED", Rejection::ReadOnly),
+    ("WAIT cannot be used with replica", Rejection::ReadOnly),
     ("OOM", Rejection::OutOfMemory),
     ("MASTERDOWN", Rejection::NoPrimary),
     ("NOREPLICAS", Rejection::NoReplicas),
     ("BUSY", Rejection::Busy),
     ("CLUSTERDOWN", Rejection::ClusterDown),
-    ("TRYAGAIN", Rejection::ClusterDown),
+    ("TRYAGAIN", Rejection::Resharding),
     ("MOVED", Rejection::Moved),
-    ("ASK", Rejection::Moved),
+    ("ASK", Rejection::Resharding),
 ];
 
 #[cfg(test)]

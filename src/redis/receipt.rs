@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use crate::counter::{Command, Key, NameLimit};
+use crate::counter::{Command, Counters, Key, NameLimit, Names};
 use crate::decimal::Decimal;
 use crate::resp;
 
@@ -32,12 +32,21 @@ impl Producer {
 }
 
 /// Appends the arguments that follow [`increment_prefix`]: the sequence number of the batch, the visits and, under a
-/// limit, the most names.
-pub(super) fn write_arguments(out: &mut Vec<u8>, sequence: i64, by: i64, limit: Option<&NameLimit>) {
+/// limit, the most names; then the floor, if there is one.
+pub(super) fn write_arguments(
+    out: &mut Vec<u8>,
+    sequence: i64,
+    by: i64,
+    limit: Option<&NameLimit>,
+    floor: Option<i64>,
+) {
     resp::write_argument(out, &Decimal::new(SEQUENCE_BASE + sequence));
     resp::write_argument(out, &Decimal::new(by));
-    if let Some(limit) = limit {
-        resp::write_argument(out, &Decimal::new(limit.most as i64));
+    if limit.is_some() || floor.is_some() {
+        resp::write_argument(out, &Decimal::new(limit.map_or(0, |limit| limit.most as i64)));
+    }
+    if let Some(floor) = floor {
+        resp::write_argument(out, &Decimal::new(floor));
     }
 }
 
@@ -47,6 +56,7 @@ pub(super) fn increment_prefix(
     [command, script]: [&[u8]; 2],
     key: &Key,
     limit: Option<&NameLimit>,
+    has_floor: bool,
     producer: &Producer,
 ) -> Vec<u8> {
     let expiry = Decimal::new((producer.retry_window + RECEIPT_GRACE).as_millis() as i64);
@@ -54,7 +64,8 @@ pub(super) fn increment_prefix(
     let receipt = receipt_key(key.as_bytes(), &id);
     // No counter can have this key, because a `Key` has no angle brackets.
     let names = limit.map(|limit| [b"{", hash_tag(limit.main.as_bytes()), b"}:<names>"].concat());
-    let (keys, count) = if limit.is_some() { (b"3", 10) } else { (b"2", 8) };
+    let (keys, count) = if limit.is_some() { (b"3", 10) } else { (b"2", if has_floor { 9 } else { 8 }) };
+    let count = count + usize::from(has_floor);
     let mut prefix = Vec::new();
     resp::write_command_prefix(&mut prefix, count, &[command, script, keys, key.as_bytes(), &receipt]);
     names.iter().for_each(|names| resp::write_argument(&mut prefix, names));
@@ -74,6 +85,17 @@ fn receipt_key(counter: &[u8], id: &[u8]) -> Vec<u8> {
     key
 }
 
+/// Returns whether all keys of these counters are in one slot of a cluster, those of their receipts included. Compares
+/// hash tags, which determine the slots.
+#[must_use]
+pub fn is_one_slot(counters: &Counters) -> bool {
+    let tag = hash_tag(counters.main.as_bytes());
+    let named = [counters.main.as_bytes(), b":"].concat();
+    let has_names = !matches!(&counters.names, Names::List(names) if names.is_empty());
+    // The receipt's tag is the same unless the key contains a closing brace.
+    !tag.contains(&b'}') && (!has_names || hash_tag(&named) == tag)
+}
+
 /// Returns the part of a key that determines its slot in a cluster: the content of the first pair of braces if it is
 /// not empty, otherwise the whole key (Redis cluster specification, hash tags).
 fn hash_tag(key: &[u8]) -> &[u8] {
@@ -82,23 +104,30 @@ fn hash_tag(key: &[u8]) -> &[u8] {
     tag.filter(|tag| !tag.is_empty()).unwrap_or(key)
 }
 
-/// Counts visits once. Keys: the counter, its receipt, and for a counter under a [`NameLimit`] the set of names. Arguments:
-/// the expiry of the receipt in milliseconds, the sequence number of the batch in sixteen digits, the number of visits,
-/// and under a limit the most names. Returns the total before the increment as text, since Lua's numbers have 53 bits.
+/// Counts visits once. Keys: the counter, its receipt, and for a counter under a [`NameLimit`] the set of names.
+/// Arguments: the expiry of the receipt in milliseconds, the sequence number of the batch in sixteen digits, the number
+/// of visits; under a limit the most names; and the floor, to which the counter is raised first. Returns the total before
+/// the increment as text, since Lua's numbers have 53 bits. The floor is compared as text too, and added by `INCRBY`.
 ///
 /// The receipt is written first, so that a store that rejects writes does so before anything is counted. If the name or
 /// the increment is rejected, the previous receipt is restored. An increment of 0 creates no counter.
+///
+/// A batch that is repeated writes its receipt again, since `WAIT` only waits for writes of its own connection.
 pub(super) const SCRIPT: &[u8] = b"\
 local r=redis.call('GET',KEYS[2])or''
-if r>=ARGV[2]then return r:sub(18)end
+if r>=ARGV[2]then redis.call('SET',KEYS[2],r,'PX',ARGV[1])return r:sub(18)end
 local b=redis.call('GET',KEYS[1])
 local new=KEYS[3]and not b and redis.call('SISMEMBER',KEYS[3],KEYS[1])==0
 if new and redis.call('SCARD',KEYS[3])>=tonumber(ARGV[4])then return redis.error_reply('MAXNAMES')end
-redis.call('SET',KEYS[2],ARGV[2]..' '..(b or'0'),'PX',ARGV[1])
-if not b then b='0'if ARGV[3]=='0'then return b end end
+local o,f=b or'0',ARGV[5]
+local neg=o:find('^%-')
+if f and not((o=='0'or o:find('^%-?[1-9]%d*$'))and(neg or #o<#f or #o==#f and o<f))then f=nil end
+redis.call('SET',KEYS[2],ARGV[2]..' '..(f or o),'PX',ARGV[1])
+if not(b or f)and ARGV[3]=='0'then return o end
 local n=new and redis.pcall('SADD',KEYS[3],KEYS[1])
-if type(n)~='table'then n=redis.pcall('INCRBY',KEYS[1],ARGV[3])end
-if type(n)~='table'then return b end
+for _,by in ipairs(f and{o=='0'and o or neg and o:sub(2)or'-'..o,f,ARGV[3]}or{ARGV[3]})do
+if type(n)~='table'then n=redis.pcall('INCRBY',KEYS[1],by)end end
+if type(n)~='table'then return f or o end
 redis.call('SET',KEYS[2],r,'PX',ARGV[1])
 if new then redis.pcall('SREM',KEYS[3],KEYS[1])end
 return n";
@@ -138,6 +167,27 @@ mod tests {
         ] {
             assert_eq!(receipt_key(counter.as_bytes(), b"42"), receipt.as_bytes(), "{counter}");
             assert_eq!(hash_tag(receipt.as_bytes()), hash_tag(counter.as_bytes()), "{counter}");
+        }
+    }
+
+    #[test]
+    fn counters_are_in_one_slot_if_their_keys_have_one_tag() {
+        for (key, with_names, alone) in [
+            ("visits", false, true),
+            ("{visits}", true, true),
+            ("shop:{visits}.total", true, true),
+            ("{}visits", false, false),
+            ("a}b", false, false),
+            ("a{b", false, true),
+        ] {
+            let main = Key::new(key.as_bytes()).expect("a valid key");
+            for (names, expected) in [
+                (Names::Any, with_names),
+                (Names::List(vec!["blog".to_owned()]), with_names),
+                (Names::List(Vec::new()), alone),
+            ] {
+                assert_eq!(is_one_slot(&Counters { main, names }), expected, "{key}");
+            }
         }
     }
 }

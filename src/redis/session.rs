@@ -1,8 +1,8 @@
 //! The state machine of one connection to Redis, over [`Buffers`].
 //!
 //! ```text
-//! open -> Login (AUTH, SELECT) -> LoadScript -> Memory -> Total -> Ping -> Ready
-//! Ready: idle -- submit --> in flight -- all replies --> idle
+//! open -> Login (AUTH, SELECT) -> LoadScript -> Memory -> Total -> Role -> Ping -> Ready
+//! Ready: idle -- submit --> in flight -- all replies --> Acks, if replicas acknowledge -- reply to WAIT --> idle
 //! any state -- SessionError, or the socket closes --> into_leftover
 //! ```
 //!
@@ -14,13 +14,24 @@
 //! called by its digest. If Redis has lost it or does not load it for this user, each increment carries the script. If
 //! Redis runs no scripts, or rejects the keys of receipts, increments are plain `INCRBY` and are never sent twice.
 //!
+//! The session ends with a node that is a replica, by its `ROLE` or a `READONLY` error: after a failover, a new connection
+//! may reach the primary. It also ends when the node rejects commands that it, or another node, may accept soon
+//! ([`Rejection::is_of_node`]): if there are several servers, or if the batch was sent before. Such an error does not
+//! show whether an earlier attempt was applied, so a batch in doubt stays in doubt. One that was never sent before was
+//! not applied, and is put back.
+//!
+//! With `REDIS_ACKS`, one `WAIT` follows the commands of each batch with increments. Until enough replicas have
+//! acknowledged them the batch is in doubt.
+//!
 //! A receipt must exist as long as its batch may be sent again. Redis may evict it earlier where memory is bounded and
 //! `maxmemory-policy` allows it. The handshake reads both (`INFO memory`), and where receipts can be evicted no batch
 //! is sent again ([`Receipts`]).
 
-use super::RedisConfig;
+use std::time::Duration;
+
 use super::errors::rejection;
 use super::receipt::{Producer, SCRIPT, increment_prefix, write_arguments};
+use super::{Redirect, RedisConfig, Servers};
 use crate::batch::Batch;
 use crate::buffers::Buffers;
 use crate::counter::{Command, Key, Rejection, StoreError};
@@ -38,10 +49,49 @@ pub struct Session<W> {
     /// The key of the last increment by the script, and the start of its command, which is likely to be needed again.
     prefix: (Option<Key>, Vec<u8>),
     in_flight: Batch<W>,
+    /// Floors of the counters in flight that have one.
+    floors: Vec<(Key, i64)>,
     /// Bytes of the batch in flight.
     encoded: usize,
+    /// Commands in flight that the node rejected for the moment: the first cause.
+    refusal: Option<Rejection>,
     /// An increment was rejected by a replica.
     is_replica: bool,
+    /// Where a `MOVED` error points to.
+    redirect: Option<Redirect>,
+    servers: ServerKind,
+    acks: Acks,
+}
+
+/// The kind of [`Servers`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ServerKind {
+    Single,
+    Sentinel,
+    Cluster,
+}
+
+/// How many replicas must acknowledge, and whether they have.
+struct Acks {
+    /// `REDIS_ACKS`.
+    required: u32,
+    /// How long they may take, in milliseconds.
+    timeout: i64,
+    state: AcksState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AcksState {
+    /// The batch in flight needs none.
+    NotNeeded,
+    /// `WAIT` was sent.
+    Pending,
+    /// Enough replicas have acknowledged the batch.
+    Enough,
+    /// Fewer have.
+    TooFew,
+    /// Redis rejected `WAIT`.
+    Rejected,
 }
 
 /// The reply that is expected next.
@@ -55,6 +105,8 @@ enum Phase {
     Memory,
     /// To `GET` of the main counter.
     Total,
+    /// To `ROLE`.
+    Role,
     /// To `PING`.
     Ping,
     /// To the batch in flight, if there is one.
@@ -89,6 +141,16 @@ pub enum SessionError {
     Handshake(Rejection),
     /// The server is a replica: after a failover, a new connection may reach the primary.
     Replica,
+    /// The node rejects commands that it, or another node, may accept soon.
+    Refused(Rejection),
+    /// Another node of the cluster has the keys: see [`Session::redirect`].
+    Moved,
+    /// Fewer replicas than required have acknowledged a batch.
+    Unacknowledged,
+    /// Redis rejected `WAIT`.
+    WaitRejected,
+    /// A `MOVED` error has no valid address.
+    InvalidAddress,
     /// A reply is not RESP, has a type that the command cannot return, or belongs to no command.
     Protocol,
 }
@@ -120,24 +182,21 @@ pub enum Recovery {
 
 impl<W> Session<W> {
     /// Starts a session: writes the commands of the handshake. These are `AUTH` and `SELECT` as far as `config` needs
-    /// them, `SCRIPT LOAD`, `INFO memory`, `GET` of the `main` counter, and `PING`, which fails while Redis is
+    /// them, `SCRIPT LOAD`, `INFO memory`, `GET` of the `main` counter, `ROLE`, and `PING`, which fails while Redis is
     /// starting.
     #[must_use]
     pub fn open(config: &RedisConfig, main: &Key, producer: Producer, buffers: &mut Buffers) -> Self {
+        let has_password = config.credentials.write_auth(buffers.output());
         let mut write = |arguments: &[&[u8]]| resp::write_command(buffers.output(), arguments);
-        match (&config.username, &config.password) {
-            (Some(user), Some(password)) => write(&[b"AUTH", user.as_bytes(), password.as_bytes()]),
-            (None, Some(password)) => write(&[b"AUTH", password.as_bytes()]),
-            (_, None) => {}
-        }
         if config.db != 0 {
             write(&[b"SELECT", &Decimal::new(i64::from(config.db))]);
         }
         write(&[b"SCRIPT", b"LOAD", SCRIPT]);
         write(&[b"INFO", b"memory"]);
         write(&[b"GET", main.as_bytes()]);
+        write(&[b"ROLE"]);
         write(&[b"PING"]);
-        let phase = match usize::from(config.password.is_some()) + usize::from(config.db != 0) {
+        let phase = match usize::from(has_password) + usize::from(config.db != 0) {
             0 => Phase::LoadScript,
             logins => Phase::Login(logins),
         };
@@ -149,8 +208,22 @@ impl<W> Session<W> {
             total: None,
             prefix: (None, Vec::new()),
             in_flight: Batch::default(),
+            floors: Vec::new(),
             encoded: 0,
+            refusal: None,
             is_replica: false,
+            redirect: None,
+            servers: match config.servers {
+                Servers::Single(_) => ServerKind::Single,
+                Servers::Sentinel { .. } => ServerKind::Sentinel,
+                Servers::Cluster { .. } => ServerKind::Cluster,
+            },
+            acks: Acks {
+                required: config.acks,
+                // A shorter time than any reply timeout. WAIT would wait for ever with 0.
+                timeout: (producer.retry_window / 8).min(MAX_WAIT).as_millis().max(1) as i64,
+                state: AcksState::NotNeeded,
+            },
         }
     }
 
@@ -177,6 +250,12 @@ impl<W> Session<W> {
         self.total
     }
 
+    /// Returns where the keys are, after [`SessionError::Moved`].
+    #[must_use]
+    pub fn redirect(&self) -> Option<&Redirect> {
+        self.redirect.as_ref()
+    }
+
     /// Returns the waiter of the batch in flight that arrived first.
     #[must_use]
     pub fn first_waiter(&self) -> Option<&W> {
@@ -196,10 +275,22 @@ impl<W> Session<W> {
     }
 
     /// Writes the commands of `batch` that have no reply, and leaves `batch` empty. The session must be
-    /// [idle](Session::is_idle).
-    pub fn submit(&mut self, batch: &mut Batch<W>, buffers: &mut Buffers) {
+    /// [idle](Session::is_idle). `floor` returns the number to which a counter is raised before it is incremented, or 0.
+    /// It is not called for the counter of the last increment, which needs none.
+    pub fn submit(&mut self, batch: &mut Batch<W>, floor: &mut dyn FnMut(&Key) -> i64, buffers: &mut Buffers) {
         debug_assert!(self.is_idle(), "one batch at a time");
         std::mem::swap(&mut self.in_flight, batch);
+        self.floors.clear();
+        for command in self.in_flight.pending_commands() {
+            if let Command::Increment { key, .. } = command
+                && self.prefix.0.as_ref() != Some(key)
+            {
+                let floor = floor(key);
+                if floor > 0 {
+                    self.floors.push((*key, floor));
+                }
+            }
+        }
         self.write(buffers);
     }
 
@@ -221,11 +312,17 @@ impl<W> Session<W> {
             match (command, script) {
                 (Command::Increment { key, by }, Some(script)) => {
                     let limit = self.producer.limit_of(command);
-                    if self.prefix.0.as_ref() != Some(key) {
-                        self.prefix = (Some(*key), increment_prefix(script, key, limit, &self.producer));
+                    let floor = self.floors.iter().find(|(other, _)| other == key).map(|&(_, floor)| floor);
+                    if floor.is_some() {
+                        // The prefix is not kept: the counter needs no floor next time.
+                        out.extend_from_slice(&increment_prefix(script, key, limit, true, &self.producer));
+                    } else {
+                        if self.prefix.0.as_ref() != Some(key) {
+                            self.prefix = (Some(*key), increment_prefix(script, key, limit, false, &self.producer));
+                        }
+                        out.extend_from_slice(&self.prefix.1);
                     }
-                    out.extend_from_slice(&self.prefix.1);
-                    write_arguments(out, self.in_flight.sequence(), *by, limit);
+                    write_arguments(out, self.in_flight.sequence(), *by, limit, floor);
                 }
                 (Command::Increment { key, by: 1 }, None) => resp::write_command(out, &[b"INCR", key.as_bytes()]),
                 (Command::Increment { key, by }, None) => {
@@ -234,6 +331,13 @@ impl<W> Session<W> {
                 (Command::Get { key }, _) => resp::write_command(out, &[b"GET", key.as_bytes()]),
                 (Command::Ping, _) => resp::write_command(out, &[b"PING"]),
             }
+        }
+        self.acks.state = AcksState::NotNeeded;
+        if self.acks.required > 0 && self.in_flight.has_increments() {
+            let (required, timeout) = (Decimal::new(self.acks.required.into()), Decimal::new(self.acks.timeout));
+            resp::write_command(buffers.output(), &[b"WAIT", &required, &timeout]);
+            self.acks.state = AcksState::Pending;
+            self.in_flight.hold(true);
         }
         self.encoded = buffers.pending().len() - before;
     }
@@ -251,7 +355,7 @@ impl<W> Session<W> {
             }
             buffers.consume(length);
         }
-        let is_complete = self.phase == Phase::Ready && self.in_flight.next_command().is_none();
+        let is_complete = self.is_complete();
         // A partial reply that fills the buffer never becomes complete, and one that belongs to no command is an error.
         if buffers.is_full() || (is_complete && !buffers.received().is_empty()) {
             return Err(SessionError::Protocol);
@@ -259,12 +363,47 @@ impl<W> Session<W> {
         if !is_complete {
             return Ok(None);
         }
+        if let Some(rejection) = self.refusal {
+            return Err(self.end_of_refusal(rejection));
+        }
         if self.is_replica {
             return Err(SessionError::Replica);
         }
         self.fall_back(buffers);
-        let is_complete = self.in_flight.next_command().is_none() && !self.in_flight.is_empty();
-        Ok(is_complete.then_some(&mut self.in_flight))
+        if !self.is_complete() || self.in_flight.is_empty() {
+            return Ok(None);
+        }
+        if self.has_counted() {
+            match self.acks.state {
+                AcksState::TooFew => return Err(SessionError::Unacknowledged),
+                AcksState::Rejected => return Err(SessionError::WaitRejected),
+                AcksState::NotNeeded | AcksState::Pending | AcksState::Enough => {}
+            }
+        }
+        self.in_flight.hold(false);
+        Ok(Some(&mut self.in_flight))
+    }
+
+    /// Returns whether all replies have arrived.
+    fn is_complete(&self) -> bool {
+        self.phase == Phase::Ready && self.in_flight.next_command().is_none() && self.acks.state != AcksState::Pending
+    }
+
+    /// Returns whether an increment in flight has a number.
+    fn has_counted(&self) -> bool {
+        self.in_flight.replies().any(|(command, reply)| command.is_increment() && reply.is_ok())
+    }
+
+    /// Returns the error that ends a session with a node that rejects commands for the moment.
+    fn end_of_refusal(&self, rejection: Rejection) -> SessionError {
+        match rejection {
+            _ if self.is_replica => SessionError::Replica,
+            Rejection::Moved if self.servers == ServerKind::Cluster => match self.redirect {
+                Some(_) => SessionError::Moved,
+                None => SessionError::InvalidAddress,
+            },
+            rejection => SessionError::Refused(rejection),
+        }
     }
 
     /// Handles a reply of the handshake and returns the next phase.
@@ -283,7 +422,21 @@ impl<W> Session<W> {
                 Ok(Phase::Total)
             }
             Phase::Total => {
+                if let Reply::Error(line) = reply
+                    && self.servers == ServerKind::Cluster
+                    && rejection(line) == Rejection::Moved
+                {
+                    self.redirect = Redirect::parse(line);
+                    return Err(self.end_of_refusal(Rejection::Moved));
+                }
                 self.total = parse_total(reply)?;
+                Ok(Phase::Role)
+            }
+            Phase::Role => {
+                // In a cluster, a replica redirects commands to the primary.
+                if is_replica(reply)? && self.servers != ServerKind::Cluster {
+                    return Err(SessionError::Replica);
+                }
                 Ok(Phase::Ping)
             }
             Phase::Ping | Phase::Ready => {
@@ -295,13 +448,37 @@ impl<W> Session<W> {
 
     /// Records a reply to the batch in flight.
     fn record_reply(&mut self, reply: Reply<'_>) -> Result<(), SessionError> {
-        let command = self.in_flight.next_command().ok_or(SessionError::Protocol)?;
+        let Some(command) = self.in_flight.next_command() else { return self.record_acks(reply) };
         let total = self.parse_reply(command, reply).ok_or(SessionError::Protocol)?;
         self.is_replica |= total == Err(StoreError::Rejected(Rejection::ReadOnly));
+        if let (Reply::Error(line), Err(StoreError::Rejected(rejection))) = (reply, total)
+            && is_refusal(command, rejection, self.in_flight.may_be_applied(), self.servers)
+        {
+            self.refusal.get_or_insert(rejection);
+            if rejection == Rejection::Moved {
+                self.redirect = Redirect::parse(line);
+            }
+            self.in_flight.record_reply(total);
+            return Ok(());
+        }
         // A batch that is sent again may be rejected before its receipt is read.
         let in_doubt =
             self.in_flight.may_be_applied() && command.is_increment() && !self.will_fall_back(command, total);
         self.in_flight.record_reply(total.map_err(|error| if in_doubt { StoreError::OutcomeUnknown } else { error }));
+        Ok(())
+    }
+
+    /// Records the reply to `WAIT`.
+    fn record_acks(&mut self, reply: Reply<'_>) -> Result<(), SessionError> {
+        self.acks.state = match (self.acks.state, reply) {
+            (AcksState::Pending, Reply::Integer(count)) if count >= self.acks.required.into() => AcksState::Enough,
+            (AcksState::Pending, Reply::Integer(_)) => AcksState::TooFew,
+            (AcksState::Pending, Reply::Error(line)) => match rejection(line) {
+                Rejection::Permission | Rejection::Other => AcksState::Rejected,
+                _ => AcksState::TooFew,
+            },
+            _ => return Err(SessionError::Protocol),
+        };
         Ok(())
     }
 
@@ -315,7 +492,7 @@ impl<W> Session<W> {
         let Some((command, rejected)) = rejected else { return };
         self.mode = if self.will_fall_back(command, rejected) { IncrementMode::Eval } else { IncrementMode::Plain };
         self.prefix.0 = None;
-        self.in_flight.clear_replies(rejected);
+        self.in_flight.clear_replies_where(|_, reply| reply == rejected);
         self.write(buffers);
     }
 
@@ -353,7 +530,19 @@ impl<W> Session<W> {
     /// Ends the session and returns the batch in flight.
     #[must_use]
     pub fn into_leftover(mut self, buffers: &Buffers) -> Leftover<W> {
-        if buffers.pending().len() < self.encoded || self.in_flight.replies().next().is_some() {
+        let is_sent = buffers.pending().len() < self.encoded || self.in_flight.replies().next().is_some();
+        let is_refused = self.refusal.is_some() && self.is_complete() && !self.has_counted();
+        let Self { refusal, servers, .. } = self;
+        let may_be_applied = self.in_flight.may_be_applied();
+        if refusal.is_some() {
+            self.in_flight.clear_replies_where(|command, reply| {
+                matches!(reply, Err(StoreError::Rejected(rejection))
+                    if is_refusal(command, rejection, may_be_applied, servers))
+            });
+        }
+        self.in_flight.discard_held();
+        // If no command was executed, the batch was not applied by this attempt.
+        if is_sent && !(is_refused && self.in_flight.replies().next().is_none()) {
             self.in_flight.mark_sent();
         }
         let recovery = match (self.in_flight.may_be_applied(), self.in_flight.next_command()) {
@@ -402,12 +591,42 @@ fn parse_digest(reply: Reply<'_>) -> Result<IncrementMode, SessionError> {
     }
 }
 
+/// Returns whether the command is to be sent again, to this node or another, after this rejection. `may_be_applied`: the
+/// batch was sent before.
+fn is_refusal(command: &Command, rejection: Rejection, may_be_applied: bool, servers: ServerKind) -> bool {
+    let is_repeated = may_be_applied && command.is_increment();
+    match rejection {
+        _ if rejection.is_of_node() => is_repeated || servers != ServerKind::Single,
+        // The receipt is written again first, which these reject.
+        Rejection::Busy | Rejection::OutOfMemory | Rejection::CannotPersist => is_repeated,
+        _ => false,
+    }
+}
+
+/// Returns whether the reply to `ROLE` is that of a replica. A user who may not ask is served as before.
+fn is_replica(reply: Reply<'_>) -> Result<bool, SessionError> {
+    match reply {
+        Reply::Array(mut items) => match items.next() {
+            Some(Reply::Bulk(b"master")) => Ok(false),
+            Some(Reply::Bulk(b"slave")) => Ok(true),
+            _ => Err(SessionError::Protocol),
+        },
+        Reply::Error(line) => match rejection(line) {
+            Rejection::Permission | Rejection::Other | Rejection::CannotPersist => Ok(false),
+            rejection => Err(SessionError::Handshake(rejection)),
+        },
+        _ => Err(SessionError::Protocol),
+    }
+}
+
 /// Parses the reply to `GET` in the handshake. Returns `None` if the user may not read the counter.
 fn parse_total(reply: Reply<'_>) -> Result<Option<Result<i64, Rejection>>, SessionError> {
     match reply {
         Reply::Null => Ok(Some(Ok(0))),
         Reply::Bulk(digits) => Ok(Some(resp::parse_integer(digits).ok_or(Rejection::NotANumber))),
         Reply::Error(line) => match rejection(line) {
+            // The key is on both nodes, or on its way.
+            Rejection::Resharding => Ok(None),
             Rejection::Permission | Rejection::Other | Rejection::CannotPersist => Ok(None),
             rejection if rejection.is_key_specific() => Ok(Some(Err(rejection))),
             rejection => Err(SessionError::Handshake(rejection)),
@@ -436,6 +655,9 @@ fn may_evict(reply: Reply<'_>) -> Result<bool, SessionError> {
         None => limit > 0 && bytes("used_memory:") > limit / 10 * 9,
     })
 }
+
+/// Longest time that replicas may take to acknowledge a batch, which is also at most an eighth of the retry window.
+const MAX_WAIT: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests;

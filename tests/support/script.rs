@@ -17,7 +17,7 @@
 //! test.
 //!
 //! Lua scripts are rejected, or accepted with [`Script::play_with_receipts`]; then a visit is received as `ONCE visits
-//! 1 #1`: counter, increment, and number of the batch among those received.
+//! 1 #1`: counter, increment, and number of the batch among those received. `ONCE visits 1 floor 7 #2` carries a floor.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Write};
@@ -53,8 +53,10 @@ impl Shared {
     /// Replaces the sequence number of a batch by its position among the batches with visits: increments by 0 come at
     /// any time and use sequence numbers too.
     fn count_batches(&mut self, command: String) -> String {
-        let Some((once, batch)) = command.split_once(" #") else { return command };
-        if once.ends_with(" 0") {
+        let Some((once, batch)) = command.split_once(" #").filter(|(once, _)| once.starts_with("ONCE ")) else {
+            return command;
+        };
+        if is_probe(once) {
             return once.to_owned();
         }
         let seen = self.batches.iter().position(|other| other == batch);
@@ -64,6 +66,11 @@ impl Shared {
         });
         format!("{once} #{}", index + 1)
     }
+}
+
+/// Returns whether a command counts 0 visits.
+fn is_probe(words: &str) -> bool {
+    words.starts_with("ONCE ") && words.split(' ').nth(2) == Some("0")
 }
 
 enum Step {
@@ -349,7 +356,12 @@ fn canonical(arguments: &[String]) -> String {
         [name, _, two, key, _, _, number, by] if name == "EVALSHA" && two == "2" => {
             // The sequence number has sixteen digits, so that numbers compare as text.
             let number = number.strip_prefix('1').filter(|rest| rest.len() == 15).expect("a number of a batch");
-            format!("ONCE {key} {by} #{}", number.trim_start_matches('0'))
+            let floor = match floor {
+                [] => String::new(),
+                [zero, floor] if zero == "0" => format!(" floor {floor}"),
+                _ => panic!("not the arguments of a counter without a limit: {words:?}"),
+            };
+            format!("ONCE {key} {by}{floor} #{}", number.trim_start_matches('0'))
         }
         [name, key, one] if name == "INCRBY" && one == "1" => format!("INCR {key}"),
         _ => arguments.join(" "),

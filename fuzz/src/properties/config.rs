@@ -5,11 +5,13 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
+use std::slice;
 use std::time::Duration;
 
 use notch::config::{Config, Env, Store, help};
 use notch::cors::{CorsDecision, Origins};
 use notch::counter::{Counters, Names};
+use notch::redis::{MAX_SERVERS, Servers, is_one_slot};
 
 /// Password in the settings of the corpus.
 const SECRET: &str = "hunter2";
@@ -47,9 +49,23 @@ fn check(config: &Config) {
         assert!(index < Origins::MAX && !origin.is_empty() && origin.bytes().all(|byte| byte.is_ascii_graphic()));
     }
     if let Store::Redis(redis) = &config.store {
-        assert!(!redis.host.is_empty() && redis.port > 0);
-        assert!(redis.username.is_none() || redis.password.is_some());
-        assert!(redis.username.as_deref() != Some("") && redis.password.as_deref() != Some(""));
+        let (addresses, sentinel) = match &redis.servers {
+            Servers::Single(address) => (slice::from_ref(address), None),
+            Servers::Sentinel { sentinels, name, credentials } => {
+                assert!(!name.is_empty());
+                (&sentinels[..], Some(credentials))
+            }
+            Servers::Cluster { seeds } => {
+                assert!(is_one_slot(&config.context.counters));
+                (&seeds[..], None)
+            }
+        };
+        assert!((1..=MAX_SERVERS).contains(&addresses.len()) && redis.acks <= 16);
+        assert!(addresses.iter().all(|address| !address.host.is_empty() && address.port > 0));
+        for credentials in sentinel.into_iter().chain([&redis.credentials]) {
+            assert!(credentials.username.is_none() || credentials.password.is_some());
+            assert!(credentials.username.as_deref() != Some("") && credentials.password.as_deref() != Some(""));
+        }
     }
     assert!(config.workers.is_none_or(|workers| (1..=64).contains(&workers)));
     let limits = &config.limits;

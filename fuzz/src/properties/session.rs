@@ -11,7 +11,7 @@ use bytes::BufMut;
 use notch::batch::Batch;
 use notch::buffers::{Buffers, MAX_RECEIVED};
 use notch::counter::{Command, Key, StoreError};
-use notch::redis::{Producer, Receipts, Recovery, RedisConfig, Session};
+use notch::redis::{Address, Credentials, Producer, Receipts, Recovery, RedisConfig, Servers, Session};
 use notch::resp::{self, Reply, decode};
 
 use super::arrival::{Arrival, Pieces};
@@ -35,11 +35,13 @@ pub fn holds(data: &[u8]) {
 fn config(word: &[u8]) -> RedisConfig {
     let has = |letter| word.contains(&letter);
     RedisConfig {
-        host: "redis".to_owned(),
-        port: 6379,
-        username: has(b'u').then(|| "u".to_owned()),
-        password: has(b'w').then(|| "p".to_owned()),
+        servers: Servers::Single(Address { host: "redis".to_owned(), port: 6379 }),
+        credentials: Credentials {
+            username: has(b'u').then(|| "u".to_owned()),
+            password: has(b'w').then(|| "p".to_owned()),
+        },
         db: has(b'd').into(),
+        acks: 0,
     }
 }
 
@@ -63,7 +65,7 @@ fn run(config: &RedisConfig, batches: &[Vec<Command>], sent: &[u8], mut arrival:
         Producer { id: 84, retry_window: Duration::from_secs(2), name_limit: None },
         &mut buffers,
     );
-    let handshake = 4 + usize::from(config.password.is_some()) + usize::from(config.db != 0);
+    let handshake = 5 + usize::from(config.credentials.password.is_some()) + usize::from(config.db != 0);
     send(&mut buffers, usize::MAX);
     // After these errors the commands are sent again in another form, so that replies no longer match the first order.
     let is_fallback = |line: &[u8]| line.starts_with(b"NOPERM") || line.starts_with(b"NOSCRIPT");
@@ -83,7 +85,7 @@ fn run(config: &RedisConfig, batches: &[Vec<Command>], sent: &[u8], mut arrival:
                 assert!(batch.push(command, waiter));
             }
             batch.set_sequence(1);
-            session.submit(&mut batch, &mut buffers);
+            session.submit(&mut batch, &mut |_| 0, &mut buffers);
             assert_eq!(batch.waiter_count(), 0);
             send(&mut buffers, accepted);
         }

@@ -2,16 +2,24 @@ use std::time::Duration;
 
 use bytes::BufMut;
 
+use super::super::{Address, Credentials, Servers};
 use super::*;
 use crate::counter::NameLimit;
 
 fn config() -> RedisConfig {
-    RedisConfig { host: "redis".into(), port: 6379, username: None, password: None, db: 0 }
+    let servers = Servers::Single(Address { host: "redis".into(), port: 6379 });
+    RedisConfig { servers, credentials: Credentials::default(), db: 0, acks: 0 }
 }
 
 const PRODUCER: Producer = Producer { id: 84, retry_window: Duration::from_secs(2), name_limit: None };
 
 const INFO: &str = "$22\r\nmaxmemory:0\r\nother:1\r\n\r\n";
+
+/// A primary with one replica.
+const ROLE: &str = "*3\r\n$6\r\nmaster\r\n:9\r\n*1\r\n*3\r\n$2\r\n::\r\n$1\r\n7\r\n$1\r\n9\r\n";
+
+/// The end of a handshake: no total, and a primary.
+const READY: &str = concat!("$-1\r\n", "*3\r\n$6\r\nmaster\r\n:9\r\n*0\r\n", "+PONG\r\n");
 
 const DIGEST: &str = "$40\r\n0123456789abcdef0123456789abcdef01234567\r\n";
 
@@ -36,6 +44,7 @@ fn ready_session<W>(buffers: &mut Buffers, receipts: bool) -> Session<W> {
     buffers.receive(if receipts { DIGEST.as_bytes() } else { b"-ERR unknown command\r\n" });
     buffers.receive(INFO.as_bytes());
     buffers.receive(b"$-1\r\n");
+    buffers.receive(ROLE.as_bytes());
     buffers.receive(b"+PONG\r\n");
     assert!(session.process_replies(buffers).is_ok_and(|batch| batch.is_none()));
     assert!(session.is_idle() && session.has_script() == receipts);
@@ -62,7 +71,7 @@ fn two_increments() -> Batch<usize> {
 fn exchange(commands: &[Command], receipts: bool, received: &[u8]) -> (Results, Result<(), SessionError>) {
     let mut buffers = Buffers::default();
     let mut session = ready_session(&mut buffers, receipts);
-    session.submit(&mut batch(commands), &mut buffers);
+    session.submit(&mut batch(commands), &mut |_| 0, &mut buffers);
     let sent = buffers.pending().len();
     buffers.mark_sent(sent);
     buffers.read_buf().put_slice(received);
@@ -75,7 +84,7 @@ fn exchange(commands: &[Command], receipts: bool, received: &[u8]) -> (Results, 
 #[test]
 fn the_handshake_has_the_commands_that_the_config_needs() {
     const COMMANDS: &[u8] =
-        b"*2\r\n$4\r\nINFO\r\n$6\r\nmemory\r\n*2\r\n$3\r\nGET\r\n$6\r\nvisits\r\n*1\r\n$4\r\nPING\r\n";
+        b"*2\r\n$4\r\nINFO\r\n$6\r\nmemory\r\n*2\r\n$3\r\nGET\r\n$6\r\nvisits\r\n*1\r\n$4\r\nROLE\r\n*1\r\n$4\r\nPING\r\n";
     for (username, password, db, login) in [
         (None, None, 0, &b""[..]),
         (None, Some("p w"), 0, b"*2\r\n$4\r\nAUTH\r\n$3\r\np w\r\n"),
@@ -83,8 +92,7 @@ fn the_handshake_has_the_commands_that_the_config_needs() {
         (None, None, 15, b"*2\r\n$6\r\nSELECT\r\n$2\r\n15\r\n"),
     ] {
         let config = RedisConfig {
-            username: username.map(str::to_owned),
-            password: password.map(str::to_owned),
+            credentials: Credentials { username: username.map(str::to_owned), password: password.map(str::to_owned) },
             db,
             ..config()
         };
@@ -100,15 +108,15 @@ fn the_handshake_has_the_commands_that_the_config_needs() {
 fn the_handshake_succeeds_or_ends_with_its_cause() {
     let rejected = |rejection| Err(SessionError::Handshake(rejection));
     for (received, end) in [
-        ("+OK\r\nDIGESTINFO+PONG\r\n", Ok(true)),
-        ("+OK\r\nDIGESTINFO$1\r\n7\r\n-MISCONF Redis is configured to save\r\n", Ok(true)),
-        ("+OK\r\nDIGESTINFO$1\r\n7\r\n-NOPERM this user has no permissions\r\n", Ok(true)),
-        ("+OK\r\n-NOPERM this user has no permissions\r\nINFO+PONG\r\n", Ok(true)),
-        ("+OK\r\n-ERR unknown command 'SCRIPT'\r\nINFO+PONG\r\n", Ok(false)),
+        ("+OK\r\nDIGESTINFOTOTALROLE+PONG\r\n", Ok(true)),
+        ("+OK\r\nDIGESTINFOTOTALROLE-MISCONF Redis is configured to save\r\n", Ok(true)),
+        ("+OK\r\nDIGESTINFOTOTALROLE-NOPERM this user has no permissions\r\n", Ok(true)),
+        ("+OK\r\n-NOPERM this user has no permissions\r\nINFOTOTALROLE+PONG\r\n", Ok(true)),
+        ("+OK\r\n-ERR unknown command 'SCRIPT'\r\nINFOTOTALROLE+PONG\r\n", Ok(false)),
         ("+OK\r\n-LOADING Redis is loading the dataset in memory\r\n", rejected(Rejection::Loading)),
         ("+OK\r\nDIGEST-ERR max number of clients reached\r\n", rejected(Rejection::MaxClients)),
         ("+OK\r\nDIGEST-DENIED Redis is running in protected mode\r\n", rejected(Rejection::Protected)),
-        ("+OK\r\nDIGESTINFO$1\r\n7\r\n-ERR something new\r\n", rejected(Rejection::Other)),
+        ("+OK\r\nDIGESTINFOTOTALROLE-ERR something new\r\n", rejected(Rejection::Other)),
         ("+OK\r\n-NOAUTH Authentication required.\r\n", rejected(Rejection::Password)),
         ("-WRONGPASS invalid username-password pair or user is disabled.\r\n", rejected(Rejection::Password)),
         ("-ERR AUTH <password> called without any password configured\r\n", rejected(Rejection::Password)),
@@ -117,12 +125,17 @@ fn the_handshake_succeeds_or_ends_with_its_cause() {
         ("+OK\r\n+OK\r\n", Err(SessionError::Protocol)),
         ("+OK\r\n$3\r\nabc\r\n", Err(SessionError::Protocol)),
         ("+OK\r\nDIGEST+OK\r\n", Err(SessionError::Protocol)),
-        ("+OK\r\nDIGESTINFO+PONG\r\nDIGEST", Err(SessionError::Protocol)),
+        ("+OK\r\nDIGESTINFOTOTALROLE+PONG\r\nDIGEST", Err(SessionError::Protocol)),
     ] {
         let mut buffers = Buffers::default();
         let mut session = Session::<()>::open(&RedisConfig { db: 3, ..config() }, &visits(), PRODUCER, &mut buffers);
         buffers.read_buf().put_slice(
-            received.replace("DIGEST", DIGEST).replace("INFO", INFO).replace("+PONG", "$1\r\n7\r\n+PONG").as_bytes(),
+            received
+                .replace("DIGEST", DIGEST)
+                .replace("INFO", INFO)
+                .replace("ROLE", ROLE)
+                .replace("TOTAL", "$1\r\n7\r\n")
+                .as_bytes(),
         );
         let result = session.process_replies(&mut buffers).map(|_| ());
         assert_eq!(result.map(|()| session.has_script()), end, "{received}");
@@ -145,7 +158,7 @@ fn receipts_are_kept_unless_redis_may_evict_them() {
     ] {
         let mut buffers = Buffers::default();
         let mut session = Session::<()>::open(&config(), &visits(), PRODUCER, &mut buffers);
-        buffers.receive([DIGEST, &received, "$-1\r\n+PONG\r\n"].concat().as_bytes());
+        buffers.receive([DIGEST, &received, READY].concat().as_bytes());
         assert!(session.process_replies(&mut buffers).is_ok());
         assert_eq!(session.receipts(), receipts, "{received}");
     }
@@ -159,9 +172,9 @@ fn named_counters_are_counted_under_their_bound() {
     let mut buffers = Buffers::default();
     let mut session = Session::open(&config(), &visits(), producer, &mut buffers);
     buffers.mark_sent(buffers.pending().len());
-    buffers.receive([DIGEST, INFO, "$-1\r\n+PONG\r\n"].concat().as_bytes());
+    buffers.receive([DIGEST, INFO, READY].concat().as_bytes());
     assert!(session.process_replies(&mut buffers).is_ok());
-    session.submit(&mut batch(&commands), &mut buffers);
+    session.submit(&mut batch(&commands), &mut |_| 0, &mut buffers);
     let sent = String::from_utf8(buffers.pending().to_vec()).expect("text");
     let bounded = "3\r\n$11\r\nvisits:blog\r\n$24\r\n{visits:blog}:receipt:42\r\n$16\r\n{visits}:<names>\r\n\
                    $6\r\n302000\r\n$16\r\n1000000000000007\r\n$1\r\n2\r\n$1\r\n9\r\n";
@@ -175,7 +188,7 @@ fn named_counters_are_counted_under_their_bound() {
         let rejection = if error.starts_with("-MAX") { Rejection::TooManyCounters } else { Rejection::Permission };
         assert_eq!(results, [(0, Ok(5)), (1, Err(StoreError::Rejected(rejection)))]);
         assert!(session.has_script());
-        session.submit(&mut batch(&commands), &mut buffers);
+        session.submit(&mut batch(&commands), &mut |_| 0, &mut buffers);
         buffers.mark_sent(buffers.pending().len());
     }
 }
@@ -196,13 +209,13 @@ fn named_counters_fall_back_to_eval() {
         let mut buffers = Buffers::default();
         let mut session = Session::open(&config(), &visits(), producer, &mut buffers);
         buffers.mark_sent(buffers.pending().len());
-        buffers.receive([DIGEST, INFO, "$-1\r\n+PONG\r\n"].concat().as_bytes());
+        buffers.receive([DIGEST, INFO, READY].concat().as_bytes());
         assert!(session.process_replies(&mut buffers).is_ok());
         let mut batch = batch(&[Command::Increment { key: named, by: 1 }]);
         if sent_before {
             batch.mark_sent();
         }
-        session.submit(&mut batch, &mut buffers);
+        session.submit(&mut batch, &mut |_| 0, &mut buffers);
         let mut results = Vec::new();
         for (reply, command) in replies.iter().zip(["EVALSHA", "EVAL"]) {
             assert!(results.is_empty(), "{replies:?}");
@@ -228,9 +241,9 @@ fn named_counters_need_scripts() {
     ] {
         let mut buffers = Buffers::default();
         let mut session = Session::open(&config(), &visits(), producer, &mut buffers);
-        buffers.receive(["-ERR unknown command\r\n", INFO, "$-1\r\n+PONG\r\n"].concat().as_bytes());
+        buffers.receive(["-ERR unknown command\r\n", INFO, READY].concat().as_bytes());
         assert!(session.process_replies(&mut buffers).is_ok());
-        session.submit(&mut batch(commands), &mut buffers);
+        session.submit(&mut batch(commands), &mut |_| 0, &mut buffers);
         buffers.receive(reply);
         let done = session.process_replies(&mut buffers).expect("no session error").expect("a complete batch");
         let results = results_of(done, StoreError::OutcomeUnknown);
@@ -252,7 +265,7 @@ fn each_key_has_one_command() {
     for (receipts, count) in [(false, "*3\r\n$6\r\nINCRBY\r\n$6\r\nvisits\r\n$1\r\n3\r\n"), (true, &with_receipt)] {
         let mut buffers = Buffers::default();
         let mut session = ready_session(&mut buffers, receipts);
-        session.submit(&mut batch(&commands), &mut buffers);
+        session.submit(&mut batch(&commands), &mut |_| 0, &mut buffers);
         assert_eq!(buffers.pending(), [count, reads].concat().as_bytes());
         assert!(!session.is_idle());
     }
@@ -341,7 +354,7 @@ fn a_reply_may_come_byte_by_byte() {
     let mut buffers = Buffers::default();
     let mut session = ready_session(&mut buffers, false);
     let key = visits();
-    session.submit(&mut batch(&[Command::Increment { key, by: 1 }, Command::Get { key }]), &mut buffers);
+    session.submit(&mut batch(&[Command::Increment { key, by: 1 }, Command::Get { key }]), &mut |_| 0, &mut buffers);
     let mut results = Vec::new();
     for byte in b":7\r\n$1\r\n7\r\n" {
         assert!(results.is_empty());
@@ -382,7 +395,7 @@ fn each_leftover_has_its_recovery() {
     ] {
         let mut buffers = Buffers::default();
         let mut session = ready_session(&mut buffers, receipts);
-        session.submit(&mut batch(&commands), &mut buffers);
+        session.submit(&mut batch(&commands), &mut |_| 0, &mut buffers);
         buffers.mark_sent(sent);
         buffers.read_buf().put_slice(received);
         let _ = session.process_replies(&mut buffers);
@@ -408,7 +421,7 @@ fn a_lost_script_is_sent_with_the_increment() {
         if sent_before {
             batch.mark_sent();
         }
-        session.submit(&mut batch, &mut buffers);
+        session.submit(&mut batch, &mut |_| 0, &mut buffers);
         assert_eq!(send(&mut buffers), ["EVALSHA", "visits"]);
         buffers.receive(b"-NOSCRIPT No matching script. Please use EVAL.\r\n");
         assert!(session.process_replies(&mut buffers).is_ok_and(|batch| batch.is_none()));
@@ -427,7 +440,7 @@ fn increments_fall_back_to_incr_where_receipts_are_rejected() {
     let mut buffers = Buffers::default();
     let mut session = ready_session(&mut buffers, true);
     let commands = [Command::Increment { key, by: 1 }, Command::Increment { key: other, by: 2 }, Command::Ping];
-    session.submit(&mut batch(&commands), &mut buffers);
+    session.submit(&mut batch(&commands), &mut |_| 0, &mut buffers);
     let sent = buffers.pending().len();
     buffers.mark_sent(sent);
     buffers.receive(b"-NOPERM No permissions to access a key\r\n$1\r\n4\r\n+PONG\r\n");
@@ -448,7 +461,7 @@ fn increments_fall_back_to_incr_where_receipts_are_rejected() {
 fn an_increment_with_a_receipt_is_not_sent_again_without() {
     let mut buffers = Buffers::default();
     let mut session = ready_session(&mut buffers, true);
-    session.submit(&mut two_increments(), &mut buffers);
+    session.submit(&mut two_increments(), &mut |_| 0, &mut buffers);
     let sent = buffers.pending().len();
     buffers.mark_sent(sent);
     buffers.receive(b"$1\r\n4\r\n-NOPERM No permissions to access a key\r\n");
@@ -465,37 +478,270 @@ fn an_increment_with_a_receipt_is_not_sent_again_without() {
 
 #[test]
 fn a_rejection_of_a_resent_batch_leaves_it_in_doubt() {
-    for error in [
-        "NOPERM No permissions to access a key",
-        "NOSCRIPT No matching script.",
-        "BUSY Redis is busy",
-        "READONLY a replica",
+    for (error, recovery) in [
+        ("NOPERM No permissions to access a key", Recovery::Fail),
+        ("NOSCRIPT No matching script.", Recovery::Fail),
+        ("ERR something new", Recovery::Fail),
+        // The node does not execute commands now, and the receipt was not read.
+        ("BUSY Redis is busy", Recovery::Resend),
+        ("READONLY a replica", Recovery::Resend),
+        ("MOVED 866 127.0.0.1:7001", Recovery::Resend),
+        ("ASK 866 127.0.0.1:7001", Recovery::Resend),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", Recovery::Resend),
+        ("CLUSTERDOWN The cluster is down", Recovery::Resend),
+        ("LOADING Redis is loading", Recovery::Resend),
+        ("MASTERDOWN Link with MASTER is down", Recovery::Resend),
+        ("NOREPLICAS Not enough good replicas to write.", Recovery::Resend),
+        ("OOM command not allowed", Recovery::Resend),
+        ("MISCONF Redis is configured to save", Recovery::Resend),
     ] {
         let mut buffers = Buffers::default();
         let mut session = ready_session(&mut buffers, true);
-        session.submit(&mut batch(&[Command::Increment { key: visits(), by: 1 }]), &mut buffers);
+        session.submit(&mut batch(&[Command::Increment { key: visits(), by: 1 }]), &mut |_| 0, &mut buffers);
         buffers.mark_sent(1);
         let mut leftover = session.into_leftover(&buffers);
         let mut buffers = Buffers::default();
         let mut session = ready_session(&mut buffers, true);
-        session.submit(&mut leftover.batch, &mut buffers);
+        session.submit(&mut leftover.batch, &mut |_| 0, &mut buffers);
         while !buffers.pending().is_empty() {
             send(&mut buffers);
             buffers.receive(format!("-{error}\r\n").as_bytes());
             let _ = session.process_replies(&mut buffers);
         }
         let mut leftover = session.into_leftover(&buffers);
-        assert_eq!(leftover.recovery, Recovery::Fail);
-        let results = results_of(&mut leftover.batch, StoreError::Unavailable);
+        assert_eq!(leftover.recovery, recovery, "{error}");
+        let results = results_of(&mut leftover.batch, StoreError::OutcomeUnknown);
         assert_eq!(results, [(0, Err(StoreError::OutcomeUnknown))], "{error}");
     }
+}
+
+/// Sends the pending commands, and returns their words.
+fn send_all(buffers: &mut Buffers) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut bytes = buffers.pending();
+    while let Ok(Some((Reply::Array(items), length))) = resp::decode(bytes) {
+        words.extend(items.map(|item| match item {
+            Reply::Bulk(word) => String::from_utf8_lossy(word).into_owned(),
+            other => panic!("not a word: {other:?}"),
+        }));
+        bytes = &bytes[length..];
+    }
+    assert_eq!(bytes, b"");
+    buffers.mark_sent(buffers.pending().len());
+    words
+}
+
+fn several(servers: &str) -> RedisConfig {
+    let address = || vec![Address { host: "a".into(), port: 1 }];
+    let servers = match servers {
+        "single" => return config(),
+        "sentinel" => {
+            Servers::Sentinel { sentinels: address(), name: "mymaster".into(), credentials: Credentials::default() }
+        }
+        _ => Servers::Cluster { seeds: address() },
+    };
+    RedisConfig { servers, ..config() }
+}
+
+/// Returns a session that has a script, after the handshake.
+fn session_with(config: &RedisConfig, buffers: &mut Buffers) -> Session<usize> {
+    let mut session = Session::open(config, &visits(), PRODUCER, buffers);
+    buffers.mark_sent(buffers.pending().len());
+    buffers.receive([DIGEST, INFO, READY].concat().as_bytes());
+    assert!(session.process_replies(buffers).is_ok_and(|batch| batch.is_none()) && session.is_idle());
+    session
+}
+
+#[test]
+fn a_batch_that_a_node_refuses_is_put_back_if_there_are_several_nodes() {
+    let refused = |rejection| Some(SessionError::Refused(rejection));
+    for (error, single, sentinel, cluster) in [
+        ("MOVED 866 b:7", None, refused(Rejection::Moved), Some(SessionError::Moved)),
+        ("MOVED 866 b", None, refused(Rejection::Moved), Some(SessionError::InvalidAddress)),
+        ("ASK 866 b:7", None, refused(Rejection::Resharding), refused(Rejection::Resharding)),
+        ("TRYAGAIN later", None, refused(Rejection::Resharding), refused(Rejection::Resharding)),
+        ("CLUSTERDOWN Hash slot not served", None, refused(Rejection::ClusterDown), refused(Rejection::ClusterDown)),
+        ("LOADING wait", None, refused(Rejection::Loading), refused(Rejection::Loading)),
+        ("MASTERDOWN wait", None, refused(Rejection::NoPrimary), refused(Rejection::NoPrimary)),
+        ("NOREPLICAS wait", None, refused(Rejection::NoReplicas), refused(Rejection::NoReplicas)),
+        ("READONLY replica", Some(SessionError::Replica), Some(SessionError::Replica), Some(SessionError::Replica)),
+        ("OOM full", None, None, None),
+        ("ERR something new", None, None, None),
+    ] {
+        for (servers, expected) in [("single", single), ("sentinel", sentinel), ("cluster", cluster)] {
+            let mut buffers = Buffers::default();
+            let mut session = session_with(&several(servers), &mut buffers);
+            session.submit(&mut two_increments(), &mut |_| 0, &mut buffers);
+            buffers.mark_sent(buffers.pending().len());
+            buffers.receive(format!("-{error}\r\n-{error}\r\n").as_bytes());
+            let end = session.process_replies(&mut buffers).map(|batch| batch.is_some());
+            assert_eq!(end, expected.map_or(Ok(true), Err), "{servers} {error}");
+            if expected == Some(SessionError::Moved) {
+                assert_eq!(session.redirect(), Some(&Redirect { host: "b".into(), port: 7 }));
+            }
+            let mut leftover = session.into_leftover(&buffers);
+            let is_put_back = expected.is_some() && servers != "single";
+            assert_eq!(leftover.recovery == Recovery::Requeue, is_put_back, "{servers} {error}");
+            // A visit that was refused is not in doubt.
+            let results = results_of(&mut leftover.batch, StoreError::Unavailable);
+            let is_in_doubt = |&(_, result): &(usize, _)| result == Err(StoreError::OutcomeUnknown);
+            assert!(!results.iter().any(is_in_doubt), "{servers} {error}: {results:?}");
+        }
+    }
+}
+
+#[test]
+fn a_batch_that_a_node_refuses_in_part_is_sent_again_as_it_was() {
+    let mut buffers = Buffers::default();
+    let mut session = session_with(&several("cluster"), &mut buffers);
+    session.submit(&mut two_increments(), &mut |_| 0, &mut buffers);
+    buffers.mark_sent(buffers.pending().len());
+    buffers.receive(b"$1\r\n4\r\n-TRYAGAIN later\r\n");
+    let end = session.process_replies(&mut buffers).map(|batch| batch.is_some());
+    assert_eq!(end, Err(SessionError::Refused(Rejection::Resharding)));
+    let mut leftover = session.into_leftover(&buffers);
+    assert_eq!(leftover.recovery, Recovery::Resend);
+    let mut buffers = Buffers::default();
+    let mut session = session_with(&several("cluster"), &mut buffers);
+    session.submit(&mut leftover.batch, &mut |_| 0, &mut buffers);
+    assert!(send_all(&mut buffers).contains(&"{b}:receipt:42".to_owned()), "only the second counter is sent again");
+    buffers.receive(b"$1\r\n8\r\n");
+    let done = session.process_replies(&mut buffers).expect("no session error").expect("a complete batch");
+    assert_eq!(results_of(done, StoreError::OutcomeUnknown), [(0, Ok(5)), (1, Ok(9))]);
+}
+
+#[test]
+fn the_handshake_ends_with_a_replica_or_another_owner() {
+    const SLAVE: &str = "*5\r\n$5\r\nslave\r\n$1\r\na\r\n:1\r\n$9\r\nconnected\r\n:3\r\n";
+    let total = "$1\r\n7\r\n";
+    for (replies, single, sentinel, cluster) in [
+        (&[total, ROLE][..], Ok(()), Ok(()), Ok(())),
+        (&[total, SLAVE], Err(SessionError::Replica), Err(SessionError::Replica), Ok(())),
+        (&[total, "-NOPERM no permissions to run the 'role' command\r\n"], Ok(()), Ok(()), Ok(())),
+        (&[total, "-ERR unknown command 'ROLE'\r\n"], Ok(()), Ok(()), Ok(())),
+        (
+            &[total, "*2\r\n$8\r\nsentinel\r\n*0\r\n"],
+            Err(SessionError::Protocol),
+            Err(SessionError::Protocol),
+            Err(SessionError::Protocol),
+        ),
+        (&["-MOVED 866 :7\r\n"], Ok(()), Ok(()), Err(SessionError::Moved)),
+        (&["-MOVED 866 ?:7\r\n"], Ok(()), Ok(()), Err(SessionError::InvalidAddress)),
+        (&["-ASK 866 b:7\r\n", ROLE], Ok(()), Ok(()), Ok(())),
+        (&["-NOPERM no permissions to read\r\n", ROLE], Ok(()), Ok(()), Ok(())),
+    ] {
+        for (servers, expected) in [("single", single), ("sentinel", sentinel), ("cluster", cluster)] {
+            let mut buffers = Buffers::default();
+            let mut session = Session::<usize>::open(&several(servers), &visits(), PRODUCER, &mut buffers);
+            buffers.receive([DIGEST, INFO, &replies.concat()].concat().as_bytes());
+            assert_eq!(session.process_replies(&mut buffers).map(|_| ()), expected, "{servers} {replies:?}");
+        }
+    }
+}
+
+#[test]
+fn a_batch_is_in_doubt_until_enough_replicas_have_acknowledged_it() {
+    let unacknowledged = Err(SessionError::Unacknowledged);
+    for (acks, error) in [
+        (":2\r\n", Ok(true)),
+        (":3\r\n", Ok(true)),
+        (":1\r\n", unacknowledged),
+        (":0\r\n", unacknowledged),
+        ("-UNBLOCKED force unblock from blocking operation, instance state changed\r\n", unacknowledged),
+        ("-ERR WAIT cannot be used with replica instances. Please also note that\r\n", unacknowledged),
+        ("-NOPERM no permissions to run the 'wait' command\r\n", Err(SessionError::WaitRejected)),
+        ("-ERR unknown command 'WAIT'\r\n", Err(SessionError::WaitRejected)),
+        ("+OK\r\n", Err(SessionError::Protocol)),
+        ("", Ok(false)),
+    ] {
+        let mut buffers = Buffers::default();
+        let config = RedisConfig { acks: 2, ..config() };
+        let mut session = session_with(&config, &mut buffers);
+        session.submit(&mut two_increments(), &mut |_| 0, &mut buffers);
+        assert!(buffers.pending().ends_with(b"*3\r\n$4\r\nWAIT\r\n$1\r\n2\r\n$3\r\n250\r\n"));
+        buffers.mark_sent(buffers.pending().len());
+        buffers.receive(b"$1\r\n4\r\n$1\r\n8\r\n");
+        assert!(session.process_replies(&mut buffers).is_ok_and(|batch| batch.is_none()));
+        // A visit that expires meanwhile is in doubt.
+        let mut expired = Vec::new();
+        session.expire(|&waiter| waiter == 0, |waiter, result| expired.push((waiter, result)));
+        assert_eq!(expired, [(0, Err(StoreError::OutcomeUnknown))]);
+        buffers.receive(acks.as_bytes());
+        let end = session.process_replies(&mut buffers).map(|batch| batch.is_some());
+        assert_eq!(end, error, "{acks}");
+        let mut leftover = session.into_leftover(&buffers);
+        let expected = if error == Ok(true) {
+            Ok(9)
+        } else {
+            assert_eq!(leftover.recovery, Recovery::Resend, "{acks}");
+            Err(StoreError::OutcomeUnknown)
+        };
+        assert_eq!(results_of(&mut leftover.batch, StoreError::OutcomeUnknown), [(1, expected)], "{acks}");
+    }
+}
+
+#[test]
+fn acks_concern_batches_with_increments_alone() {
+    let config = RedisConfig { acks: 1, ..config() };
+    let mut buffers = Buffers::default();
+    let mut session = session_with(&config, &mut buffers);
+    session.submit(&mut batch(&[Command::Get { key: visits() }, Command::Ping]), &mut |_| 0, &mut buffers);
+    assert_eq!(send_all(&mut buffers), ["GET", "visits", "PING"]);
+    buffers.receive(b"$1\r\n7\r\n+PONG\r\n");
+    let done = session.process_replies(&mut buffers).expect("no session error").expect("a complete batch");
+    assert_eq!(results_of(done, StoreError::OutcomeUnknown), [(0, Ok(7)), (1, Ok(0))]);
+    // A rejected increment was not written, so it needs no acknowledgement.
+    session.submit(&mut batch(&[Command::Increment { key: visits(), by: 1 }]), &mut |_| 0, &mut buffers);
+    buffers.mark_sent(buffers.pending().len());
+    buffers.receive(b"-WRONGTYPE Operation\r\n:0\r\n");
+    let done = session.process_replies(&mut buffers).expect("no session error").expect("a complete batch");
+    let rejected = Err(StoreError::Rejected(Rejection::WrongType));
+    assert_eq!(results_of(done, StoreError::OutcomeUnknown), [(0, rejected)]);
+    // The script was lost: a new WAIT follows the second attempt.
+    session.submit(&mut batch(&[Command::Increment { key: visits(), by: 1 }]), &mut |_| 0, &mut buffers);
+    buffers.mark_sent(buffers.pending().len());
+    buffers.receive(b"-NOSCRIPT No matching script.\r\n:0\r\n");
+    assert!(session.process_replies(&mut buffers).is_ok_and(|batch| batch.is_none()));
+    let sent = send_all(&mut buffers);
+    assert!(sent[0] == "EVAL" && sent[sent.len() - 3] == "WAIT", "{sent:?}");
+    buffers.receive(b"$1\r\n7\r\n:1\r\n");
+    let done = session.process_replies(&mut buffers).expect("no session error").expect("a complete batch");
+    assert_eq!(results_of(done, StoreError::OutcomeUnknown), [(0, Ok(8))]);
+}
+
+#[test]
+fn the_first_increment_of_a_counter_carries_its_floor() {
+    let producer = Producer { name_limit: Some(NameLimit { main: visits(), most: 9 }), ..PRODUCER };
+    let named = Key::new(b"visits:blog").expect("a valid key");
+    let commands = [Command::Increment { key: visits(), by: 1 }, Command::Increment { key: named, by: 2 }];
+    let mut buffers = Buffers::default();
+    let mut session = Session::open(&config(), &visits(), producer, &mut buffers);
+    buffers.mark_sent(buffers.pending().len());
+    buffers.receive([DIGEST, INFO, READY].concat().as_bytes());
+    assert!(session.process_replies(&mut buffers).is_ok());
+    let mut floor = |key: &Key| if *key == visits() { 100 } else { 7 };
+    session.submit(&mut batch(&commands), &mut floor, &mut buffers);
+    let sent = send_all(&mut buffers);
+    let (main, blog) = sent.split_at(10);
+    assert_eq!([&main[8], &main[9]], ["0", "100"], "{sent:?}");
+    assert_eq!([&blog[9], &blog[10]], ["9", "7"], "{sent:?}");
+    // It is carried again where the script was lost.
+    buffers.receive(b"-NOSCRIPT No matching script.\r\n-NOSCRIPT No matching script.\r\n");
+    assert!(session.process_replies(&mut buffers).is_ok_and(|batch| batch.is_none()));
+    let sent = send_all(&mut buffers);
+    assert_eq!([&sent[9], &sent[20]], ["100", "7"], "{sent:?}");
+    buffers.receive(b"$3\r\n100\r\n$1\r\n7\r\n");
+    let done = session.process_replies(&mut buffers).expect("no session error").expect("a complete batch");
+    assert_eq!(results_of(done, StoreError::OutcomeUnknown), [(0, Ok(101)), (1, Ok(9))]);
+    session.submit(&mut batch(&commands), &mut |_| 0, &mut buffers);
+    assert_eq!(send_all(&mut buffers).len(), 8 + 10);
 }
 
 #[test]
 fn commands_without_a_reply_are_sent_again_under_the_same_sequence_number() {
     let mut buffers = Buffers::default();
     let mut session = ready_session(&mut buffers, true);
-    session.submit(&mut two_increments(), &mut buffers);
+    session.submit(&mut two_increments(), &mut |_| 0, &mut buffers);
     let first = buffers.pending().to_vec();
     buffers.mark_sent(first.len());
     buffers.read_buf().put_slice(b"$1\r\n4\r\n");
@@ -506,7 +752,7 @@ fn commands_without_a_reply_are_sent_again_under_the_same_sequence_number() {
         assert_eq!(leftover.recovery, Recovery::Resend);
         let mut buffers = Buffers::default();
         let mut session = ready_session(&mut buffers, true);
-        session.submit(&mut leftover.batch, &mut buffers);
+        session.submit(&mut leftover.batch, &mut |_| 0, &mut buffers);
         assert!(
             first.ends_with(buffers.pending())
                 && !buffers.pending().is_empty()
@@ -517,7 +763,7 @@ fn commands_without_a_reply_are_sent_again_under_the_same_sequence_number() {
     }
     let mut buffers = Buffers::default();
     let mut session = ready_session(&mut buffers, true);
-    session.submit(&mut leftover.batch, &mut buffers);
+    session.submit(&mut leftover.batch, &mut |_| 0, &mut buffers);
     buffers.read_buf().put_slice(b"$1\r\n8\r\n");
     let done = session.process_replies(&mut buffers).expect("no session error").expect("a complete batch");
     let results = results_of(done, StoreError::OutcomeUnknown);

@@ -1,0 +1,544 @@
+//! Redis without its sockets: what both drivers do with a connection, and between connections.
+//!
+//! - [`RedisLoop`] is the state of one event loop over all its connections. It obeys the [`Topology`], and reports to
+//!   the waiters and the health of the store when there is nothing to do but wait.
+//! - [`RedisConnection`] is one connection: it moves batches from the queue to the session and results back, and decides
+//!   how long a reply may take.
+//!
+//! ```text
+//! Handshake -- all replies --> Ready -- a visit is counted --> Serving
+//! any -- closed, silent, SessionError --> ended
+//! ```
+//!
+//! A driver supplies an [`EventLoop`], moves bytes between the socket and [`RedisConnection::buffers`], and calls
+//! [`RedisConnection::check_timeouts`] at [`RedisConnection::deadline`].
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use super::health::{Health, StoreHealth};
+use super::queue::{Attempt, Waiter};
+use super::reply_timeout::ReplyTimeout;
+use super::{CLOSED, CONNECT_TIMED_OUT, SILENT, deadline_after, producer, remaining, resolver};
+use crate::batch::Batch;
+use crate::buffers::Buffers;
+use crate::config::Limits;
+use crate::connection::ServerContext;
+use crate::counter::{Command, Key, StoreError};
+use crate::metrics::WorkerMetrics;
+use crate::redis::{
+    Address, Event, MAX_FLOORS, Producer, Receipts, Recovery, RedisConfig, SentinelError, SentinelQuery, Servers,
+    Session, SessionError, Step, Topology,
+};
+
+/// The event loop to which a connection belongs.
+pub(super) trait EventLoop {
+    /// Returns its index among the workers.
+    fn index(&self) -> usize;
+
+    fn metrics(&self) -> &WorkerMetrics;
+
+    /// Calls `access` with the health of the store, which all event loops share.
+    fn with_health<T>(&mut self, access: impl FnOnce(&mut Health) -> T) -> T;
+
+    /// Sets whether the store has been down for longer than `STORE_TIMEOUT`.
+    fn set_down(&mut self, is_down: bool);
+
+    /// Takes the batch to send next, if there is one.
+    fn take(&mut self, batch: &mut Batch<Waiter>) -> Option<Attempt>;
+
+    /// Puts back a batch that was not sent.
+    fn requeue(&mut self, batch: &mut Batch<Waiter>);
+
+    /// Puts back a batch that was sent first at `sent`, and may be sent again.
+    fn requeue_in_doubt(&mut self, batch: Batch<Waiter>, sent: Instant);
+
+    /// Returns whether a batch waits to be sent again.
+    fn has_in_doubt(&mut self) -> bool;
+
+    /// Returns the deadline of this waiter.
+    fn earliest(&mut self, waiter: Option<&Waiter>) -> Option<Instant>;
+
+    /// Completes the expired visits of the batch in flight.
+    fn expire_sent(&mut self, session: &mut Session<Waiter>, now: Instant);
+
+    /// Completes a batch. Commands without a reply from the store get `error`.
+    fn complete(&mut self, batch: &mut Batch<Waiter>, error: StoreError);
+
+    /// Completes the batch in doubt.
+    fn fail_in_doubt(&mut self);
+
+    /// Completes the gathering batch with `error`, and the batch in doubt.
+    fn fail_waiters(&mut self, error: StoreError);
+}
+
+/// The state of one event loop over all its connections to Redis.
+pub(super) struct RedisLoop {
+    config: &'static RedisConfig,
+    main: Key,
+    producer: Producer,
+    topology: Topology,
+    /// It is lent to the connection while there is one.
+    timeout: ReplyTimeout,
+    /// The start of the times of `topology`.
+    begin: Instant,
+    /// When the last handshake was complete, at the latest.
+    last_connected: Instant,
+    /// What the last step has shown.
+    status: StoreHealth,
+    is_reported: bool,
+    /// Since when a batch is in doubt, as far as it was not recorded.
+    in_doubt_since: Option<Instant>,
+    /// The node of the current connection.
+    node: Option<Address>,
+    /// `STORE_TIMEOUT`.
+    visit: Duration,
+}
+
+impl RedisLoop {
+    pub(super) fn new(config: &'static RedisConfig, context: &ServerContext, limits: &Limits) -> Self {
+        let now = Instant::now();
+        Self {
+            config,
+            main: context.counters.main,
+            producer: producer(context, limits),
+            topology: Topology::new(&config.servers),
+            timeout: ReplyTimeout::new(limits.store, config.servers.are_several()),
+            begin: now,
+            last_connected: now,
+            status: StoreHealth::Unknown,
+            is_reported: true,
+            in_doubt_since: None,
+            node: None,
+            visit: limits.store,
+        }
+    }
+
+    /// Returns what to do next. Before a pause, the state of the store is reported.
+    pub(super) fn next(&mut self, event_loop: &mut impl EventLoop) -> Step {
+        let step = self.topology.next(self.millis());
+        if let Some(since) = self.in_doubt_since {
+            event_loop.metrics().record_in_doubt(since.elapsed());
+            self.in_doubt_since = event_loop.has_in_doubt().then(Instant::now);
+        }
+        if matches!(step, Step::Wait(_)) && !std::mem::replace(&mut self.is_reported, true) {
+            let (index, status) = (event_loop.index(), self.status);
+            event_loop.with_health(|health| health.set(index, status));
+            if self.last_connected.elapsed() >= self.visit {
+                event_loop.set_down(true);
+            }
+            if !status.is_transient() {
+                event_loop.fail_waiters(status.error());
+            }
+        }
+        step
+    }
+
+    /// Returns when a [`Step::Wait`] until this time is over.
+    pub(super) fn instant(&self, millis: u64) -> Instant {
+        self.begin + Duration::from_millis(millis)
+    }
+
+    fn millis(&self) -> u64 {
+        self.begin.elapsed().as_millis() as u64
+    }
+
+    /// Returns what [`reach`] needs for a step.
+    pub(super) fn target(&self, step: Step) -> Target {
+        Target { config: self.config, step, visit: self.visit }
+    }
+
+    /// Records what [`reach`] has returned. Returns the socket, if the step was to connect.
+    pub(super) fn record(&mut self, reached: Result<Reached, StoreHealth>, step: &Step) -> Option<TcpStream> {
+        let event = match (reached, step) {
+            (Ok(Reached::Node(address, socket)), _) => {
+                self.node = Some(address);
+                return Some(socket);
+            }
+            (Ok(Reached::Primary(address)), _) => Event::SentinelAnswered(address),
+            (Err(status), Step::AskSentinel(_)) => {
+                self.status = status;
+                Event::SentinelFailed
+            }
+            (Err(status), _) => {
+                self.status = status;
+                Event::ConnectFailed
+            }
+        };
+        self.record_event(event);
+        None
+    }
+
+    fn record_event(&mut self, event: Event) {
+        self.is_reported = false;
+        self.topology.record(event, self.millis());
+    }
+
+    /// Starts a connection to the node that was reached.
+    pub(super) fn open(&mut self) -> RedisConnection {
+        let mut buffers = Buffers::default();
+        let session = Session::open(self.config, &self.main, self.producer, &mut buffers);
+        let timeout = std::mem::replace(&mut self.timeout, ReplyTimeout::new(self.visit, false));
+        let sent = Instant::now();
+        RedisConnection {
+            buffers,
+            session,
+            batch: Batch::default(),
+            timeout,
+            sent,
+            first_sent: sent,
+            receipts: None,
+            totals: Vec::new(),
+            progress: Progress::Handshake,
+            ended: None,
+            is_repeated: false,
+            in_doubt_since: self.in_doubt_since.take(),
+            node: self.node.take().filter(|_| self.config.servers.are_several()),
+        }
+    }
+
+    /// Ends a connection. Puts back the batch in flight if it may be sent, or sent again; otherwise completes it as in
+    /// doubt.
+    pub(super) fn close(&mut self, connection: RedisConnection, event_loop: &mut impl EventLoop) {
+        let RedisConnection { session, buffers, timeout, first_sent, progress, ended, mut in_doubt_since, .. } =
+            connection;
+        self.timeout = timeout;
+        let redirect = session.redirect().cloned();
+        let mut leftover = session.into_leftover(&buffers);
+        match leftover.recovery {
+            Recovery::Requeue => event_loop.requeue(&mut leftover.batch),
+            Recovery::Resend => {
+                in_doubt_since.get_or_insert_with(Instant::now);
+                event_loop.requeue_in_doubt(leftover.batch, first_sent);
+            }
+            Recovery::Fail => event_loop.complete(&mut leftover.batch, StoreError::OutcomeUnknown),
+        }
+        self.in_doubt_since = in_doubt_since;
+        if progress != Progress::Handshake {
+            self.last_connected = Instant::now();
+        }
+        let has_served = progress == Progress::Serving;
+        let error = ended.unwrap_or(ConnectionError::Closed);
+        if error == ConnectionError::Session(SessionError::Unacknowledged) {
+            event_loop.metrics().record_acks_missed();
+        }
+        self.status = error.status();
+        self.record_event(match (error, redirect) {
+            (ConnectionError::Session(SessionError::Moved), Some(redirect)) => Event::Moved(redirect),
+            (ConnectionError::Session(SessionError::Replica), _) => Event::IsReplica { has_served },
+            (ConnectionError::Session(SessionError::Refused(_)), _) => Event::Refused { has_served },
+            _ => Event::SessionEnded { has_served },
+        });
+    }
+}
+
+/// Why a connection to Redis ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ConnectionError {
+    /// The connection was closed, or failed.
+    Closed,
+    /// No reply arrived in time.
+    Silent,
+    /// The session ended.
+    Session(SessionError),
+}
+
+impl From<SessionError> for ConnectionError {
+    fn from(error: SessionError) -> Self {
+        Self::Session(error)
+    }
+}
+
+impl ConnectionError {
+    fn status(self) -> StoreHealth {
+        match self {
+            Self::Closed => CLOSED,
+            Self::Silent => SILENT,
+            Self::Session(error) => StoreHealth::of(error),
+        }
+    }
+}
+
+/// How far a connection came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// The handshake is not complete.
+    Handshake,
+    /// It is, and no visit was counted yet.
+    Ready,
+    /// A visit was counted, so the next connection may be opened without a long pause.
+    Serving,
+}
+
+/// One connection to Redis without its socket, from the handshake to the first error.
+pub(super) struct RedisConnection {
+    pub(super) buffers: Buffers,
+    session: Session<Waiter>,
+    /// Empty, except while a batch moves from the queue to the session.
+    batch: Batch<Waiter>,
+    timeout: ReplyTimeout,
+    /// When the batch in flight, or the handshake, was sent on this connection.
+    sent: Instant,
+    /// When that batch was sent first, on any connection.
+    first_sent: Instant,
+    /// The batch in flight was sent before.
+    is_repeated: bool,
+    /// Since when it is in doubt, as far as that was not recorded.
+    in_doubt_since: Option<Instant>,
+    /// Whether batches may be sent again, as recorded last.
+    receipts: Option<Receipts>,
+    /// The last total of each counter on this connection, sorted by key.
+    totals: Vec<(Key, i64)>,
+    progress: Progress,
+    ended: Option<ConnectionError>,
+    /// The node, until it is recorded.
+    node: Option<Address>,
+}
+
+impl RedisConnection {
+    /// Ends the connection; the first error counts.
+    pub(super) fn fail(&mut self, error: ConnectionError) {
+        self.ended.get_or_insert(error);
+    }
+
+    /// Returns whether the connection has ended, so that its socket must be closed.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// Returns whether a batch may be submitted.
+    pub(super) fn is_idle(&self) -> bool {
+        self.session.is_idle() && !self.has_ended()
+    }
+
+    /// Processes the replies in the buffer, and completes the batch they end.
+    pub(super) fn process_replies(&mut self, event_loop: &mut impl EventLoop) {
+        let batch = match self.session.process_replies(&mut self.buffers) {
+            Ok(Some(batch)) => batch,
+            Ok(None) => return,
+            Err(error) => return self.fail(error.into()),
+        };
+        let now = Instant::now();
+        event_loop.metrics().record_batch(batch.waiter_count(), now - self.sent);
+        if self.is_repeated
+            && let Some(since) = self.in_doubt_since.take()
+        {
+            event_loop.metrics().record_in_doubt(now - since);
+        }
+        if batch.has_increments() {
+            self.timeout.record_round_trip(now - self.first_sent);
+        }
+        let mut has_counted = false;
+        event_loop.with_health(|health| {
+            for (command, reply) in batch.replies() {
+                if let (Command::Increment { key, .. }, Ok(total)) = (command, reply) {
+                    has_counted = true;
+                    health.floor.record(key, total, record_total(&mut self.totals, key, total));
+                }
+            }
+        });
+        event_loop.complete(batch, StoreError::OutcomeUnknown);
+        // The first counted batch shows whether receipts can be written.
+        if has_counted && self.progress != Progress::Serving {
+            self.progress = Progress::Serving;
+            event_loop.with_health(|health| health.record_receipts(self.session.receipts()));
+        }
+    }
+
+    /// Submits the next batch to the session, if it is idle. Returns whether there was one.
+    pub(super) fn submit(&mut self, event_loop: &mut impl EventLoop) -> bool {
+        if !self.is_idle() {
+            return false;
+        }
+        let index = event_loop.index();
+        if self.progress == Progress::Handshake {
+            self.progress = Progress::Ready;
+            event_loop.set_down(false);
+            let (node, total) = (self.node.take(), self.session.total());
+            event_loop.with_health(|health| health.record_handshake(index, node, total));
+        }
+        if self.receipts != Some(self.session.receipts()) {
+            self.receipts = Some(self.session.receipts());
+            if self.receipts != Some(Receipts::Kept) {
+                event_loop.with_health(|health| health.record_receipts(self.session.receipts()));
+            }
+        }
+        if self.receipts != Some(Receipts::Kept) {
+            event_loop.fail_in_doubt();
+        }
+        let Some(attempt) = event_loop.take(&mut self.batch) else { return false };
+        self.sent = Instant::now();
+        self.is_repeated = attempt != Attempt::First;
+        self.first_sent = match attempt {
+            Attempt::First => self.sent,
+            Attempt::Again(first_sent) => {
+                event_loop.metrics().record_resend();
+                first_sent
+            }
+        };
+        let Self { session, batch, buffers, totals, .. } = self;
+        // The health is accessed for the first increment of a counter only.
+        let mut floor = |key: &Key| match find_total(totals, key) {
+            Ok(_) => 0,
+            Err(_) if totals.len() >= MAX_FLOORS => 0,
+            Err(_) => event_loop.with_health(|health| health.floor.get(key)),
+        };
+        session.submit(batch, &mut floor, buffers);
+        true
+    }
+
+    /// Returns when [`RedisConnection::check_timeouts`] is due.
+    pub(super) fn deadline(&self, event_loop: &mut impl EventLoop) -> Option<Instant> {
+        if self.has_ended() || self.session.is_idle() {
+            return None;
+        }
+        let reply_deadline = self.reply_deadline();
+        let first_deadline = event_loop.earliest(self.session.first_waiter());
+        Some(first_deadline.map_or(reply_deadline, |first| first.min(reply_deadline)))
+    }
+
+    fn reply_deadline(&self) -> Instant {
+        self.sent + self.timeout.duration(self.receipts)
+    }
+
+    /// Ends the connection if the reply timeout has passed, and completes visits whose deadline has passed.
+    pub(super) fn check_timeouts(&mut self, now: Instant, event_loop: &mut impl EventLoop) {
+        if self.has_ended() || self.session.is_idle() {
+            return;
+        }
+        if now >= self.reply_deadline() {
+            self.timeout.record_timeout();
+            self.fail(ConnectionError::Silent);
+        }
+        event_loop.expire_sent(&mut self.session, now);
+    }
+}
+
+/// Replaces the total of a counter, and returns the one before. Only the first [`MAX_FLOORS`] counters have one.
+fn record_total(totals: &mut Vec<(Key, i64)>, key: &Key, total: i64) -> Option<i64> {
+    match find_total(totals, key) {
+        Ok(at) => Some(std::mem::replace(&mut totals[at].1, total)),
+        Err(at) => {
+            if totals.len() < MAX_FLOORS {
+                totals.insert(at, (*key, total));
+            }
+            None
+        }
+    }
+}
+
+fn find_total(totals: &[(Key, i64)], key: &Key) -> Result<usize, usize> {
+    totals.binary_search_by(|(known, _)| known.cmp(key))
+}
+
+/// A step that needs a socket.
+pub(super) struct Target {
+    config: &'static RedisConfig,
+    step: Step,
+    /// `STORE_TIMEOUT`.
+    visit: Duration,
+}
+
+/// What was reached.
+pub(super) enum Reached {
+    /// A node, by a socket.
+    Node(Address, TcpStream),
+    /// A Sentinel, which named the primary.
+    Primary(Address),
+}
+
+/// Connects to a node, or asks a Sentinel. Blocks the calling thread. Looks names up each time, since a container's
+/// address changes.
+pub(super) fn reach(target: Target) -> Result<Reached, StoreHealth> {
+    let Target { config, step, visit } = target;
+    match (step, &config.servers) {
+        (Step::AskSentinel(address), Servers::Sentinel { name, credentials, .. }) => {
+            let timeout = SENTINEL_TIMEOUT.min(visit / 4);
+            let query = |buffers: &mut Buffers| SentinelQuery::open(name, credentials, buffers);
+            ask_sentinel(&address, query, timeout).map(Reached::Primary)
+        }
+        (Step::Connect(address), servers) => {
+            // Where there are several nodes, one that does not accept is left early.
+            let timeout = if servers.are_several() { NODE_TIMEOUT.min(visit / 2) } else { visit };
+            connect(&address, timeout).map(|socket| Reached::Node(address, socket))
+        }
+        _ => Err(CLOSED),
+    }
+}
+
+/// Connects to the first address of a host that accepts, within `timeout`.
+fn connect(address: &Address, timeout: Duration) -> Result<TcpStream, StoreHealth> {
+    let deadline = deadline_after(timeout);
+    // Half of the time is reserved for connecting, however slow the name servers are.
+    let addresses = resolver::look_up(&address.host, address.port, deadline_after(timeout / 2))?;
+    let mut status = CLOSED;
+    for (tried, address) in addresses.iter().enumerate() {
+        // Each address gets an equal share of the time, so that one without a host does not prevent trying the next.
+        let share = (remaining(deadline) / (addresses.len() - tried) as u32).max(Duration::from_millis(1));
+        match TcpStream::connect_timeout(address, share) {
+            Ok(socket) => return socket.set_nodelay(true).map(|()| socket).map_err(|_| CLOSED),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => status = CONNECT_TIMED_OUT,
+            Err(_) => status = StoreHealth::Down("cannot connect: is Redis running?"),
+        }
+    }
+    Err(status)
+}
+
+/// Asks a Sentinel for the address of the primary, within `timeout`.
+fn ask_sentinel(
+    address: &Address,
+    open: impl FnOnce(&mut Buffers) -> SentinelQuery,
+    timeout: Duration,
+) -> Result<Address, StoreHealth> {
+    let deadline = deadline_after(timeout);
+    let mut socket = connect(address, timeout).map_err(|_| NO_SENTINEL)?;
+    let mut buffers = Buffers::default();
+    let mut query = open(&mut buffers);
+    let is_sent = socket
+        .set_write_timeout(Some(remaining(deadline).max(Duration::from_millis(1))))
+        .and_then(|()| socket.write_all(buffers.pending()));
+    is_sent.map_err(|_| NO_SENTINEL)?;
+    let mut chunk = [0; 512];
+    loop {
+        let timeout = remaining(deadline);
+        if timeout.is_zero() {
+            return Err(NO_SENTINEL);
+        }
+        let length = socket.set_read_timeout(Some(timeout)).and_then(|()| socket.read(&mut chunk));
+        match length {
+            Ok(0) => return Err(NO_SENTINEL),
+            Ok(length) => drop(buffers.receive(&chunk[..length])),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) => return Err(NO_SENTINEL),
+        }
+        if let Some(address) = query.process_replies(&mut buffers).map_err(sentinel_status)? {
+            return Ok(address);
+        }
+    }
+}
+
+fn sentinel_status(error: SentinelError) -> StoreHealth {
+    use crate::counter::Rejection;
+
+    StoreHealth::Down(match error {
+        SentinelError::UnknownName => "the Sentinels have no primary of this name: check REDIS_MASTER_NAME",
+        SentinelError::Rejected(Rejection::Password) => {
+            "a Sentinel rejected the password: check REDIS_SENTINEL_PASSWORD"
+        }
+        SentinelError::Rejected(Rejection::Permission) => {
+            "a Sentinel rejected the question: let its user run SENTINEL get-master-addr-by-name"
+        }
+        SentinelError::Rejected(_) => "a Sentinel rejected the question: is it a Sentinel? check REDIS_SENTINELS",
+        SentinelError::InvalidAddress => "a Sentinel named an invalid address",
+        SentinelError::Protocol => "unexpected reply of a Sentinel: check REDIS_SENTINELS",
+    })
+}
+
+const NO_SENTINEL: StoreHealth = StoreHealth::Down("no Sentinel replies: check REDIS_SENTINELS and the network");
+
+/// How long one Sentinel may take, at most a quarter of `STORE_TIMEOUT`.
+const SENTINEL_TIMEOUT: Duration = Duration::from_millis(400);
+
+/// How long one of several nodes may take to accept a connection, at most half of `STORE_TIMEOUT`.
+const NODE_TIMEOUT: Duration = Duration::from_secs(1);
