@@ -19,19 +19,19 @@ const fn setting(name: &'static str, default: &'static str, text: &'static str, 
 pub(super) const SETTINGS: &[Setting] = &[
     setting("LISTEN", "0.0.0.0:8080", "address and port to serve on", "127.0.0.1:8080"),
     setting("PORT", "8080", "port alone, on all addresses", "8080"),
-    setting("REDIS_URL", "", "redis://[user:password@]host[:port][/db], or as below", "redis://redis:6379/0"),
+    setting("REDIS_URL", "", "redis://[user:password@]host[:port][/db], or as above", "redis://redis:6379/0"),
     setting("REDIS_HOST", "", "host of Redis, instead of REDIS_URL", "redis"),
     setting("REDIS_PORT", "6379", "port of Redis", "6379"),
     setting("REDIS_USERNAME", "", "user of the ACL", "notch"),
     setting("REDIS_PASSWORD", "", "password", "secret"),
     setting("REDIS_PASSWORD_FILE", "", "file that contains the password", "/run/secrets/redis_password"),
     setting("REDIS_DB", "0", "number of the database", "0"),
-    setting("REDIS_SENTINELS", "", "host[:port] of each Sentinel, comma-separated, instead of REDIS_HOST", "s1,s2,s3"),
+    setting("REDIS_SENTINELS", "", "host[:port] of each Sentinel, instead of REDIS_HOST", "s1,s2,s3"),
     setting("REDIS_MASTER_NAME", "", "name under which the Sentinels monitor the primary", "mymaster"),
     setting("REDIS_SENTINEL_USERNAME", "", "user of the Sentinels' ACL", "notch"),
     setting("REDIS_SENTINEL_PASSWORD", "", "password of the Sentinels", "secret"),
     setting("REDIS_SENTINEL_PASSWORD_FILE", "", "file that contains it", "/run/secrets/sentinel_password"),
-    setting("REDIS_ACKS", "0", "replicas that acknowledge a visit before its response", "1"),
+    setting("REDIS_ACKS", "0", "replicas that acknowledge before the response", "1"),
     setting("LEDGER", "./notch.ledger", "file to count in if no Redis is set", "/data/notch.ledger"),
     setting("FSYNC", "always", "when to sync the ledger: always, everysec, never", "always"),
     setting("COUNTER_KEY", "visits", "key in Redis (named counters: visits:NAME)", "visits"),
@@ -65,7 +65,7 @@ pub fn help() -> String {
     for Setting { name, default, description, .. } in SETTINGS {
         let (open, close) = if default.is_empty() { ("", "") } else { (" [", "]") };
         // Writing to a string does not fail.
-        let _ = writeln!(help, "  {name:<28} {description}{open}{default}{close}");
+        let _ = writeln!(help, "  {name:<20} {description}{open}{default}{close}");
     }
     help
 }
@@ -115,8 +115,8 @@ Usage: notch                      serve
        notch healthcheck ready    exit 0 if it is ready for visits, else 1
        notch --help, notch --version
 
-REDIS_URL may also be redis+sentinel://[user:password@]host[:port],host[:port]/NAME[/db]
-              or redis+cluster://[user:password@]host[:port],host[:port]
+REDIS_URL=redis+sentinel://[user:password@]host[:port],host[:port]/NAME[/db]
+REDIS_URL=redis+cluster://[user:password@]host[:port],host[:port]
 
 Settings (environment variables; durations read 500ms, 5s, 2m):
 ";

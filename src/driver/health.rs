@@ -292,12 +292,13 @@ impl Health {
     }
 
     /// Records that a worker's handshake with Redis is done, the node if there are several, and the total it has read.
-    /// This does not show yet that Redis counts.
+    /// This does not show yet that Redis counts. If it `has_floor`, counters are raised to the highest number given.
     pub(super) fn record_handshake(
         &mut self,
         worker: usize,
         node: Option<Address>,
         total: Option<Result<i64, Rejection>>,
+        has_floor: bool,
     ) {
         self.record_node(worker, node);
         let view = self.view(worker);
@@ -310,7 +311,7 @@ impl Health {
             Some(Ok(total)) => {
                 self.log_first_total(total);
                 let main = self.main;
-                self.record_total(worker, &main, total);
+                self.record_total(worker, &main, total, has_floor);
             }
             Some(Err(rejection)) => {
                 self.view(worker).main = Some(rejection);
@@ -370,7 +371,7 @@ impl Health {
                     view.main = None;
                 }
                 if let (false, Some(key), Ok(total)) = (is_repeated, command.key(), reply) {
-                    self.record_total(worker, key, total);
+                    self.record_total(worker, key, total, false);
                 }
             }
             (Evidence::KeyRejected(rejection), None) => self.view(worker).main = Some(rejection),
@@ -389,14 +390,16 @@ impl Health {
     }
 
     /// Records a total, and logs an error if it is less than the previous one.
-    fn record_total(&mut self, worker: usize, key: &Key, total: i64) {
+    fn record_total(&mut self, worker: usize, key: &Key, total: i64, is_raised: bool) {
         if let Some(last) = self.view(worker).record_total(key, total) {
             self.metrics.worker(worker).record_regression();
+            let consequence =
+                if is_raised { "the next visit continues after the last number" } else { "numbers are given again" };
             error!(
                 total,
                 last,
-                "the store has lost visits of {}: numbers are given again; was an older copy restored, or its data \
-                 removed?",
+                "the store has lost visits of {}: {consequence}; was an older copy restored, its data removed, or a \
+                 replica promoted that lagged?",
                 DisplayKey(key)
             );
         }

@@ -183,6 +183,7 @@ impl RedisLoop {
         let sent = Instant::now();
         RedisConnection {
             buffers,
+            main: self.main,
             session,
             batch: Batch::default(),
             timeout,
@@ -274,6 +275,7 @@ enum Progress {
 /// One connection to Redis without its socket, from the handshake to the first error.
 pub(super) struct RedisConnection {
     pub(super) buffers: Buffers,
+    main: Key,
     session: Session<Waiter>,
     /// Empty, except while a batch moves from the queue to the session.
     batch: Batch<Waiter>,
@@ -356,7 +358,16 @@ impl RedisConnection {
             self.progress = Progress::Ready;
             event_loop.set_down(false);
             let (node, total) = (self.node.take(), self.session.total());
-            event_loop.with_health(|health| health.record_handshake(index, node, total));
+            let has_floor = self.session.receipts() != Receipts::Refused;
+            event_loop.with_health(|health| {
+                health.record_handshake(index, node, total, has_floor);
+                // A counter that is not below its floor now needs none on this connection.
+                if let Some(Ok(total)) = total
+                    && total >= health.floor.get(&self.main)
+                {
+                    record_total(&mut self.totals, &self.main, total);
+                }
+            });
         }
         if self.receipts != Some(self.session.receipts()) {
             self.receipts = Some(self.session.receipts());

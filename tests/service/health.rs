@@ -54,7 +54,7 @@ fn a_recovered_store_is_detected_without_visits() {
         wait_until("it is ready again", || ready(&notch).then_some(()));
         assert_eq!(redis.query("GET visits"), total, "finding out has counted nothing");
     }
-    assert_eq!(count_in_log(&notch, "the store counts again"), 3, "{:#?}", notch.log());
+    wait_until("it is logged", || (count_in_log(&notch, "the store counts again") == 3).then_some(()));
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn while_the_store_is_unavailable_visits_wait_and_pages_do_not() {
     assert!(timed("/count", 503) >= TIMEOUT - TIMEOUT / 10, "a visit waits until its deadline");
     redis.restart();
     wait_until("a total is returned", || (notch.get("/total").status == 200).then_some(()));
-    assert_eq!(notch.visit(), 1);
+    assert_eq!(notch.visit(), 2);
 }
 
 #[test]
@@ -135,19 +135,20 @@ fn a_store_that_lost_visits_is_logged() {
     redis.restart();
     // The handshake detects it before the first visit.
     wait_until("the loss is seen", || (regressions(&notch) == 1).then_some(()));
-    assert_eq!(notch.get("/count/blog").number(), 1);
-    assert_eq!(regressions(&notch), 2);
-    for name in ["visits", "visits:blog"] {
-        let lost = format!("the store has lost visits of {name}: numbers");
-        wait_until("it is logged", || (count_in_log(&notch, &lost) > 0).then_some(()));
-        assert_eq!(count_in_log(&notch, &lost), 1, "{:#?}", notch.log());
-    }
-    // A total lowered by hand has the same effect: numbers are given again.
+    let lost = "the store has lost visits of visits: the next visit continues after the last number";
+    wait_until("it is logged", || (count_in_log(&notch, lost) > 0).then_some(()));
+    assert_eq!(count_in_log(&notch, lost), 1, "{:#?}", notch.log());
+    // No number is given twice.
+    assert_eq!((notch.visit(), notch.get("/count/blog").number()), (6, 6));
+    assert_eq!(regressions(&notch), 1);
+    // A total lowered by hand is left as it is: numbers are given again.
     redis.execute("SET visits 10");
     assert_eq!(notch.visit(), 11);
     redis.execute("SET visits 3");
     assert_eq!(notch.visit(), 4);
-    assert_eq!(regressions(&notch), 3);
+    assert_eq!(regressions(&notch), 2);
+    let lost = "the store has lost visits of visits: numbers are given again";
+    wait_until("it is logged", || (count_in_log(&notch, lost) == 1).then_some(()));
 }
 
 #[test]

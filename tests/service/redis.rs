@@ -329,7 +329,7 @@ const REFUSALS: &[Refusal] = &[
         begin: &["SET visits 9", "REPLICAOF 127.0.0.1 1"],
         end: &["REPLICAOF NO ONE"],
         next: 10,
-        readable: true,
+        readable: false,
     },
     Refusal {
         cause: "MASTERDOWN",

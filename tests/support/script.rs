@@ -69,8 +69,8 @@ impl Shared {
 }
 
 /// Returns whether a command counts 0 visits.
-fn is_probe(words: &str) -> bool {
-    words.starts_with("ONCE ") && words.split(' ').nth(2) == Some("0")
+fn is_probe(command: &str) -> bool {
+    command.starts_with("ONCE ") && command.split(' ').nth(2) == Some("0")
 }
 
 enum Step {
@@ -252,7 +252,7 @@ impl Player {
     fn reply_automatically(&self, connection: usize, command: &str) -> bool {
         let reply = match command.split(' ').next() {
             _ if command == "INCRBY visits 0" => ":0\r\n",
-            _ if command == "ONCE visits 0" => "$1\r\n0\r\n",
+            _ if is_probe(command) => "$1\r\n0\r\n",
             Some("PING") => "+PONG\r\n",
             Some("GET") if self.is_handshake(connection, command) => &self.total,
             Some("INFO") => "$11\r\nmaxmemory:0\r\n",
@@ -353,13 +353,13 @@ fn read_header(stream: &mut impl BufRead, mark: u8) -> Option<usize> {
 /// Returns the form of a command that scripts use, for all encodings of an increment and of its receipt.
 fn canonical(arguments: &[String]) -> String {
     match arguments {
-        [name, _, two, key, _, _, number, by] if name == "EVALSHA" && two == "2" => {
+        [name, _, two, key, _, _, number, by, floor @ ..] if name == "EVALSHA" && two == "2" => {
             // The sequence number has sixteen digits, so that numbers compare as text.
             let number = number.strip_prefix('1').filter(|rest| rest.len() == 15).expect("a number of a batch");
             let floor = match floor {
                 [] => String::new(),
                 [zero, floor] if zero == "0" => format!(" floor {floor}"),
-                _ => panic!("not the arguments of a counter without a limit: {words:?}"),
+                _ => panic!("not the arguments of a counter without a limit: {arguments:?}"),
             };
             format!("ONCE {key} {by}{floor} #{}", number.trim_start_matches('0'))
         }
