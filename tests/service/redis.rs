@@ -326,7 +326,7 @@ const REFUSALS: &[Refusal] = &[
     },
     Refusal {
         cause: "READONLY",
-        begin: &["SET visits 9", "REPLICAOF 127.0.0.1 1"],
+        begin: &["SET visits 9", "REPLICAOF 127.0.0.1 1", "CLIENT KILL TYPE normal"],
         end: &["REPLICAOF NO ONE"],
         next: 10,
         readable: false,

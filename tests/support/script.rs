@@ -255,6 +255,7 @@ impl Player {
             _ if is_probe(command) => "$1\r\n0\r\n",
             Some("PING") => "+PONG\r\n",
             Some("GET") if self.is_handshake(connection, command) => &self.total,
+            Some("ROLE") => "*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n",
             Some("INFO") => "$11\r\nmaxmemory:0\r\n",
             Some("CLIENT" | "SELECT" | "AUTH") => "+OK\r\n",
             Some("SCRIPT") => self.loaded,
