@@ -78,7 +78,7 @@ impl Buffers {
     /// Moves the unconsumed bytes to the front and returns how many more are accepted. Memory grows with the bytes that
     /// have arrived, so that a peer cannot allocate much memory with few bytes.
     fn reserve_space(&mut self) -> usize {
-        self.input.drain(..std::mem::take(&mut self.consumed) as usize);
+        remove_front(&mut self.input, &mut self.consumed);
         let space = MAX_RECEIVED.saturating_sub(self.input.len());
         let required = if self.input.is_empty() { READ_CHUNK } else { MIN_READ };
         if self.input.capacity() - self.input.len() < space.min(required) {
@@ -96,8 +96,8 @@ impl Buffers {
     /// Frees the unused memory of a stalled connection. Some memory stays allocated, so that a peer that sends byte
     /// by byte does not cause a copy for each byte.
     pub fn shrink(&mut self) {
-        self.input.drain(..std::mem::take(&mut self.consumed) as usize);
-        self.output.drain(..std::mem::take(&mut self.sent) as usize);
+        remove_front(&mut self.input, &mut self.consumed);
+        remove_front(&mut self.output, &mut self.sent);
         for bytes in [&mut self.input, &mut self.output] {
             let kept = if bytes.is_empty() { 0 } else { bytes.len() + SLACK };
             if bytes.capacity() > kept + kept / 8 {
@@ -125,7 +125,7 @@ impl Buffers {
     /// Removes and returns all of [`Buffers::pending`].
     #[must_use]
     pub fn take_unsent(&mut self) -> Vec<u8> {
-        self.output.drain(..std::mem::take(&mut self.sent) as usize);
+        remove_front(&mut self.output, &mut self.sent);
         std::mem::take(&mut self.output)
     }
 
@@ -144,10 +144,11 @@ impl Buffers {
         if !self.input.is_empty() || !self.output.is_empty() {
             return;
         }
-        let buffers = std::mem::take(self);
-        let is_large = buffers.output.capacity() > MAX_POOLED_OUTPUT;
-        if buffers.input.capacity() > 0 && !is_large && pool.len() < MAX_POOLED {
-            pool.push(buffers);
+        let is_large = self.output.capacity() > MAX_POOLED_OUTPUT;
+        if self.input.capacity() > 0 && !is_large && pool.len() < MAX_POOLED {
+            pool.push(std::mem::take(self));
+        } else {
+            *self = Self::default();
         }
     }
 }
@@ -158,6 +159,13 @@ fn drop_front(bytes: &mut Vec<u8>, done: &mut u32, length: usize) {
     if *done as usize >= bytes.len() {
         bytes.clear();
         *done = 0;
+    }
+}
+
+/// Removes the bytes before the offset `done`.
+fn remove_front(bytes: &mut Vec<u8>, done: &mut u32) {
+    if *done > 0 {
+        bytes.drain(..std::mem::take(done) as usize);
     }
 }
 
