@@ -38,6 +38,7 @@ pub(crate) struct Load {
 struct Outcomes {
     answered: AtomicUsize,
     refused: AtomicUsize,
+    in_doubt: AtomicUsize,
 }
 
 impl Load {
@@ -53,11 +54,12 @@ impl Load {
             let (stop, outcomes, mut visitor) = (stop.flag(), outcomes.clone(), Visitor::of(notch));
             thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    let (answered, refused) = (visitor.tally.answered(), visitor.tally.refused);
+                    let before = (visitor.tally.answered(), visitor.tally.refused, visitor.tally.doubts);
                     // Some pipeline several visits, which go to the store as one command.
                     visitor.visit(1 + index % 3);
-                    outcomes.answered.fetch_add(visitor.tally.answered() - answered, Ordering::Relaxed);
-                    outcomes.refused.fetch_add(visitor.tally.refused - refused, Ordering::Relaxed);
+                    outcomes.answered.fetch_add(visitor.tally.answered() - before.0, Ordering::Relaxed);
+                    outcomes.refused.fetch_add(visitor.tally.refused - before.1, Ordering::Relaxed);
+                    outcomes.in_doubt.fetch_add(visitor.tally.doubts - before.2, Ordering::Relaxed);
                     thread::sleep(pause);
                 }
                 visitor.tally
@@ -70,6 +72,18 @@ impl Load {
     /// Waits until this many more visits are counted.
     pub(crate) fn wait_for_answers(&self, count: usize) {
         wait_for_growth("visits are counted", &self.outcomes.answered, count);
+    }
+
+    /// Returns how many visits were counted so far.
+    pub(crate) fn answered(&self) -> usize {
+        self.outcomes.answered.load(Ordering::Relaxed)
+    }
+
+    /// Waits until this many more visits are in doubt or certainly not counted.
+    pub(crate) fn wait_for_failures(&self, count: usize) {
+        let failed = || self.outcomes.refused.load(Ordering::Relaxed) + self.outcomes.in_doubt.load(Ordering::Relaxed);
+        let end = failed() + count;
+        wait_until("visits fail", || (failed() >= end).then_some(()));
     }
 
     /// Waits until this many more visits are certainly not counted.

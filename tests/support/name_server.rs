@@ -36,6 +36,7 @@ pub(crate) fn isolated(test: &str, body: impl FnOnce(&Etc)) {
         .expect("unshare is missing (Debian: apt-get install util-linux)");
     let (out, err) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
     assert!(run.status.success() && out.contains("1 passed"), "in its own namespaces:\n{out}\n{err}");
+    print!("{out}");
 }
 
 /// The files in `/etc` of an isolated test. They are changed in place, because the mounts refer to their inodes.

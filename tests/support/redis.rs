@@ -253,6 +253,12 @@ impl Drop for Redis {
             let _ = child.kill();
             let _ = child.wait();
         }
+        if thread::panicking() {
+            let log = self.log();
+            let lines: Vec<_> = log.lines().rev().take(LAST_LINES).collect();
+            let lines: Vec<_> = lines.into_iter().rev().collect();
+            eprintln!("end of the log of {}:\n  {}", self.address(), lines.join("\n  "));
+        }
     }
 }
 
@@ -271,6 +277,9 @@ pub(crate) fn free_port() -> u16 {
     given.insert(port);
     port
 }
+
+/// How much of the log of a server is shown after a failure.
+const LAST_LINES: usize = 40;
 
 /// Stands for the number of a second port in the options of a [`Recipe`].
 pub(crate) const SECOND_PORT: &str = "{second port}";
