@@ -150,6 +150,8 @@ pub enum Rejection {
     NoPrimary,
     /// `NOREPLICAS`: fewer replicas than `min-replicas-to-write`.
     NoReplicas,
+    /// `WAIT`: fewer replicas than `REDIS_ACKS` have acknowledged a batch, which is in doubt.
+    Unacknowledged,
     /// `BUSY`: a running script blocks all other commands.
     Busy,
     /// `CLUSTERDOWN`: the cluster is incomplete.
@@ -188,6 +190,7 @@ impl Rejection {
             Self::OutOfMemory => "the store is out of memory",
             Self::NoPrimary => "the store has lost its primary",
             Self::NoReplicas => "the store has too few replicas to accept writes",
+            Self::Unacknowledged => "too few replicas acknowledge visits: check the replicas and REDIS_ACKS",
             Self::Busy => "the store is busy with a script",
             Self::ClusterDown => "the store's cluster is down",
             Self::Resharding => "the key is being moved to another node of the cluster",

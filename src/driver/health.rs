@@ -62,9 +62,7 @@ impl StoreHealth {
             // Visits wait for its end, whatever the cause.
             SessionError::Refused(rejection) => Self::Down(rejection.message()),
             SessionError::Moved => Self::Down("the nodes of the cluster redirect to each other"),
-            SessionError::Unacknowledged => {
-                Self::Down("too few replicas acknowledge visits: check the replicas and REDIS_ACKS")
-            }
+            SessionError::Unacknowledged => Self::Refusing(Rejection::Unacknowledged),
             SessionError::WaitRejected => {
                 Self::Down("the store rejected WAIT, which REDIS_ACKS needs: add +wait to the ACL of its user")
             }
@@ -99,7 +97,9 @@ impl StoreHealth {
     #[must_use]
     pub(super) fn is_transient(self) -> bool {
         match self {
-            Self::Refusing(rejection) => rejection.is_transient() || rejection == Rejection::ReadOnly,
+            Self::Refusing(rejection) => {
+                rejection.is_transient() || matches!(rejection, Rejection::ReadOnly | Rejection::Unacknowledged)
+            }
             _ => true,
         }
     }

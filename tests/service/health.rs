@@ -147,6 +147,9 @@ fn a_store_that_lost_visits_is_logged() {
     redis.execute("SET visits 3");
     assert_eq!(notch.visit(), 4);
     assert_eq!(regressions(&notch), 2);
+    // The next connection leaves it as it is, too.
+    redis.execute("CLIENT KILL TYPE normal");
+    assert_eq!((notch.visit(), notch.visit()), (5, 6));
     let lost = "the store has lost visits of visits: numbers are given again";
     wait_until("it is logged", || (count_in_log(&notch, lost) == 1).then_some(()));
 }

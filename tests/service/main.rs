@@ -10,6 +10,7 @@ mod support;
 
 mod badges;
 mod cors;
+mod failover;
 mod framing;
 mod health;
 mod healthcheck;

@@ -735,3 +735,110 @@ fn a_redis_at_its_client_limit_rejects_visits() {
     drop(clients);
     assert_eq!(notch.visit_when_it_counts(), 1);
 }
+
+/// Sets the counters with `commands` and cuts all connections in one step, so that notch finds these totals when it
+/// connects again.
+fn set_and_disconnect(redis: &Redis, commands: &[&str]) {
+    let lines = [&["MULTI"], commands, &["CLIENT KILL TYPE normal", "EXEC"]].concat();
+    let mut stream = TcpStream::connect(("127.0.0.1", redis.port)).expect("Redis accepts connections");
+    stream.write_all(format!("{}\r\n", lines.join("\r\n")).as_bytes()).expect("Redis reads commands");
+    let mut reply = String::new();
+    let expected = format!("*{}\r\n", commands.len() + 1);
+    let mut chunk = [0; 512];
+    wait_until("the transaction is executed", || {
+        let length = stream.read(&mut chunk).expect("Redis replies");
+        reply.push_str(&String::from_utf8_lossy(&chunk[..length]));
+        reply.contains(&expected).then_some(())
+    });
+}
+
+#[test]
+fn a_counter_below_the_last_number_is_raised_to_it_on_a_new_connection() {
+    let redis = Redis::start(&[]);
+    for (before, found, next) in [
+        // The store came back short, or without the counter.
+        ("1000", "SET visits 5", 1002),
+        ("1000", "SET visits 0", 1002),
+        ("1000", "DEL visits", 1002),
+        ("1000", "SET visits -7", 1002),
+        ("1000", "SET visits 999", 1002),
+        // It has all of it, or more.
+        ("1000", "SET visits 1001", 1002),
+        ("1000", "SET visits 2000", 2001),
+        ("9", "SET visits 100", 101),
+        // More than 53 bits.
+        ("9007199254740992", "SET visits 9007199254740992", 9_007_199_254_740_994),
+        ("9223372036854775805", "SET visits -9223372036854775807", i64::MAX),
+    ] {
+        redis.execute(&format!("SET visits {before}"));
+        let notch = Settings::redis(redis.port).with("WORKERS", "1").start();
+        assert_eq!(notch.visit(), before.parse::<i64>().expect("a number") + 1);
+        set_and_disconnect(&redis, &[found]);
+        assert_eq!(notch.visit(), next, "{before} {found}");
+        assert_eq!(redis.query("GET visits"), next.to_string());
+        redis.execute("SET visits 3");
+        assert_eq!(notch.visit(), 4, "a counter that is set on a living connection is left as it is");
+    }
+    // What is no count is left as it is.
+    for found in ["zebra", "007", "1.5", "99999999999999999999", "-0"] {
+        redis.execute("SET visits 1000");
+        let notch = Settings::redis(redis.port).with("WORKERS", "1").start();
+        assert_eq!(notch.visit(), 1001);
+        set_and_disconnect(&redis, &[&format!("SET visits {found}")]);
+        wait_until("notch has connected again", || {
+            let response = notch.get("/count");
+            response.assert_not_counted();
+            response.text().contains("whole number").then_some(())
+        });
+        assert_eq!(redis.query("GET visits"), found);
+    }
+    // The counter would exceed its maximum.
+    redis.execute("SET visits 9223372036854775806");
+    let notch = Settings::redis(redis.port).with("WORKERS", "1").start();
+    assert_eq!(notch.visit(), i64::MAX);
+    set_and_disconnect(&redis, &["SET visits 5"]);
+    notch.get("/count").assert_not_counted();
+    assert_eq!(redis.query("GET visits"), i64::MAX.to_string());
+}
+
+#[test]
+fn named_counters_have_floors_of_their_own() {
+    let redis = Redis::start(&[]);
+    for names in ["*", "blog,shop"] {
+        redis.execute("FLUSHALL");
+        let notch = Settings::redis(redis.port).with("WORKERS", "1").with("COUNTERS", names).start();
+        for number in 1..=3 {
+            assert_eq!(notch.get("/count/blog").number(), number);
+        }
+        assert_eq!((notch.get("/count/shop").number(), notch.visit()), (1, 1));
+        set_and_disconnect(&redis, &["FLUSHALL"]);
+        assert_eq!((notch.get("/count/blog").number(), notch.get("/count/shop").number()), (4, 2), "{names}");
+        assert_eq!((notch.visit(), notch.get("/count/blog").number()), (2, 5), "{names}");
+        assert_eq!(redis.query("SCARD {visits}:<names>"), if names == "*" { "2" } else { "0" });
+    }
+}
+
+#[test]
+fn replicas_acknowledge_visits() {
+    let redis = Redis::start(&[]);
+    let settings = Settings::redis(redis.port).with("REDIS_ACKS", "1").with("STORE_TIMEOUT", "4s");
+    let notch = settings.start();
+    notch.get("/count").assert_in_doubt();
+    assert_eq!(redis.query("GET visits"), "1");
+    let replica = Redis::start(&[]);
+    replica.execute(&format!("REPLICAOF 127.0.0.1 {}", redis.port));
+    wait_until("the replica is connected", || (replica.info("master_link_status") == "up").then_some(()));
+    wait_until("it acknowledges", || (redis.query("WAIT 1 100") == "1").then_some(()));
+    let first = notch.visit();
+    assert_eq!(notch.visit(), first + 1);
+    assert_eq!(replica.query("GET visits"), (first + 1).to_string());
+    // The replica stands still, and then continues within the deadline.
+    let mut client = notch.client();
+    replica.while_stopped(|| {
+        client.send_request("GET", "/count", &[]);
+        let resends = || notch.get("/metrics").text().contains("\nnotch_store_resends_total 0\n");
+        wait_until("the batch is sent again", || (!resends()).then_some(()));
+    });
+    assert_eq!(client.response().number(), first + 2);
+    assert_eq!(redis.query("GET visits"), (first + 2).to_string(), "it is counted once");
+}

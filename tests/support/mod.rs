@@ -5,6 +5,7 @@
 pub(crate) mod audit;
 mod client;
 mod escape;
+pub(crate) mod fake;
 mod folder;
 mod json;
 pub(crate) mod load;

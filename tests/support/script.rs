@@ -325,7 +325,7 @@ fn read_commands(number: usize, stream: TcpStream, shared: &Mutex<Shared>, sende
 
 /// Reads one command; `Some(None)` if the bytes are not a command, `None` at the end of the connection.
 #[expect(clippy::option_option, reason = "the end of the connection and an invalid command are different outcomes")]
-fn read_command(stream: &mut impl BufRead) -> Option<Option<String>> {
+pub(super) fn read_command(stream: &mut impl BufRead) -> Option<Option<String>> {
     let count = match read_header(stream, b'*') {
         Some(count) => count,
         None if stream.fill_buf().is_ok_and(<[u8]>::is_empty) => return None,
