@@ -7,9 +7,9 @@
 //! use notch::badge::BadgeStyle;
 //!
 //! let mut svg = Vec::new();
-//! let style = BadgeStyle::new(b"label=guests&color=green");
+//! let style = BadgeStyle::new(b"label=readers&color=green");
 //! BadgeStyle::write_svg(Some(&style), &mut svg, Some(42));
-//! assert!(svg.starts_with(b"<svg ") && String::from_utf8_lossy(&svg).contains("guests: 42"));
+//! assert!(svg.starts_with(b"<svg ") && String::from_utf8_lossy(&svg).contains("readers: 42"));
 //! ```
 
 use crate::decimal::Decimal;
@@ -61,7 +61,7 @@ impl BadgeStyle {
     }
 }
 
-/// Appends the object from which shields.io draws the badge of a number, or of [`UNAVAILABLE`] in grey if there is none.
+/// Appends the object from which shields.io draws the badge of a number, or of [`UNAVAILABLE`] in grey without one.
 pub fn write_object(out: &mut Vec<u8>, number: Option<i64>) {
     match number {
         Some(number) => render::write_badge_object(out, &Decimal::new(number), "blue"),

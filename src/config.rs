@@ -356,8 +356,8 @@ impl Env {
     }
 }
 
-/// Open files other than connections: the log, the ledger and its replacement, the listener, the signals, a file that is
-/// read.
+/// Open files other than connections: the log, the ledger and its replacement, the listener, the signals, a file that
+/// is read.
 const BASE_FILES: usize = 16;
 
 /// Files that a worker has open: its event queue, its timer, and its connection to the store or four to name servers.

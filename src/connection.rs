@@ -1,7 +1,7 @@
 //! One client's connection: requests in, responses out, and store commands between them.
 //!
-//! The driver calls [`HttpConnection::advance`] in a loop and does what the returned [`Need`] names; it sees nothing
-//! else of HTTP. Requests are answered in order. Visits that a client has pipelined go to the store as one command,
+//! The driver calls [`HttpConnection::advance`] in a loop and does what the returned [`Need`] names; it contains
+//! nothing else of HTTP. Responses have the order of the requests. Visits that a client has pipelined go to the store as one command,
 //! since they only differ in the numbers that they get.
 //!
 //! ```text
@@ -87,7 +87,7 @@ pub struct ServerContext {
     pub welcome: Welcome,
     /// The metrics of all workers.
     pub metrics: Metrics,
-    /// Whether each answered request is recorded, for the driver to log.
+    /// Whether each request and its response are recorded, for the driver to log.
     pub records_requests: bool,
 }
 
@@ -105,7 +105,7 @@ pub struct WorkerContext {
     date: [u8; 29],
     request_cache: RequestCache,
     visit_cache: VisitCache,
-    /// The requests answered since the driver has last logged them, if they are recorded at all.
+    /// The records since the driver has last logged them, if there are any at all.
     pub records: Vec<Record>,
     /// The current time in microseconds since any fixed moment, if requests are recorded.
     pub micros: u64,
@@ -168,7 +168,7 @@ pub enum Need {
     Close,
 }
 
-/// The state of one connection; it lives as long as its socket.
+/// The state of one connection; it exists as long as its socket.
 #[derive(Default)]
 pub struct HttpConnection {
     state: State,
@@ -359,7 +359,7 @@ impl HttpConnection {
         worker: &mut WorkerContext,
         buffers: &mut Buffers,
     ) {
-        // Until `closing` is set, requests that have arrived are answered: a client that pipelines could not find out
+        // Until `closing` is set, requests that have arrived get a response: a client that pipelines could not find out
         // which of them were processed.
         if worker.closing || (worker.draining && http::is_empty(buffers.received())) {
             self.request.persistence = Persistence::Close;

@@ -45,7 +45,7 @@ pub enum ReplyKind {
     Truncated,
     /// The server failed temporarily (SERVFAIL).
     Failed,
-    /// The server does not answer the query: it refuses it, does not understand it, or refers to other servers.
+    /// The server does not resolve the name: it refuses the query, does not support it, or refers to other servers.
     Refused,
 }
 

@@ -98,7 +98,7 @@ pub fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Returns the time that is `duration` from now. It is not inlined, because each copy takes 50 bytes.
+/// Returns the time that is `duration` from now.
 #[inline(never)]
 fn deadline_after(duration: Duration) -> Instant {
     Instant::now() + duration
@@ -115,8 +115,8 @@ fn spawn(name: &str, stack: usize, work: Box<dyn FnOnce() + Send>) -> io::Result
     thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(work)
 }
 
-/// Opens the ledger. Returns it with its description for the log: the path, and how many visits it holds. An operator
-/// whose count begins anew looks for these first.
+/// Opens the ledger. Returns it with its description for the log: the path, and how many visits it holds, since a count
+/// that restarts at 0 may be due to another file.
 ///
 /// # Errors
 /// [`Failure::Ledger`].
@@ -127,7 +127,7 @@ fn open_ledger(path: &Path, fsync: Fsync, counters: &Counters, limits: &Limits) 
     let (ledger, found) = opened.map_err(|error| Failure::Ledger(path.to_owned(), error))?;
     let (file, key) = (found.path.to_string_lossy(), String::from_utf8_lossy(counters.main.as_bytes()));
     if found.torn > 0 {
-        warn!(bytes = found.torn, "truncated a torn write at the end of the ledger: no visit in it was answered");
+        warn!(bytes = found.torn, "truncated a torn write at the end of the ledger: no visit in it got a response");
     }
     if found.origin == Origin::Empty {
         log_warning(&format!("the ledger {file} is empty; if it held visits, restore a copy"));
@@ -260,7 +260,7 @@ fn metrics(driver: &'static str, store: &Store, limits: &Limits, workers: usize,
     Metrics::new(info, workers, shared)
 }
 
-/// Records a batch that was sent at `sent` and answered now. Returns the current time.
+/// Records a batch that was sent at `sent` and whose replies have arrived now. Returns the current time.
 fn record_batch(metrics: &WorkerMetrics, batch: &Batch<Waiter>, sent: Instant) -> Instant {
     let now = Instant::now();
     metrics.record_batch(batch.waiter_count(), now - sent);
@@ -275,7 +275,7 @@ fn producer(context: &ServerContext, limits: &Limits) -> Producer {
 }
 
 /// Returns the command that probes the store, if one is needed, and the timer of the next call. So the store's health
-/// is known without visits: if it `is_refusing`, whether it counts again; if its connection `is_idle`, whether the
+/// is checked without visits: if it `is_refusing`, whether it counts again; if its connection `is_idle`, whether the
 /// connection is still open.
 fn next_probe(is_refusing: bool, is_idle: bool, store: &Store, main: Key) -> (Option<Command>, Timer) {
     match store {
@@ -309,7 +309,7 @@ fn micros() -> u64 {
     START.get_or_init(Instant::now).elapsed().as_micros() as u64
 }
 
-/// Logs the answered requests, one line each, and clears them. Only `LOG_LEVEL=debug` needs it, so it is cold.
+/// Logs the requests that got a response, one line each, and clears them. Only `LOG_LEVEL=debug` needs it, so it is cold.
 #[cold]
 #[inline(never)]
 fn log_requests(records: &mut Vec<Record>) {
@@ -319,8 +319,8 @@ fn log_requests(records: &mut Vec<Record>) {
     }
 }
 
-// Lines without fields are logged by functions, because each use of a macro of `tracing` takes 350 bytes: 2 % of the image
-// for all of them.
+// Lines without fields are logged by functions, because each use of a macro of `tracing` takes 350 bytes: 2 % of the
+// image for all of them.
 
 /// Logs an event at level INFO.
 fn log_info(message: &str) {

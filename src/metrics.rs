@@ -158,8 +158,8 @@ impl WorkerMetrics {
         self.add(VISITS + outcome, visits);
     }
 
-    /// Records a batch of `commands` that the store has answered, and its round trip. A batch without waiters (0) is
-    /// not recorded.
+    /// Records a batch of `commands` whose replies have arrived, and its round trip. A batch without waiters (0) is not
+    /// recorded.
     pub fn record_batch(&self, commands: usize, round_trip: Duration) {
         if commands > 0 {
             self.observe(BATCH_SIZES, BATCH_SIZE_BOUNDS, commands as u64);

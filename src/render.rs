@@ -1,7 +1,7 @@
 //! The formats of a response: which one a request prefers, and the bodies in each.
 //!
-//! A body is appended to the output piece by piece, without a copy of it in between. Which response has which body is in
-//! `connection::responses`.
+//! A body is appended to the output piece by piece, without a copy of it in between. `connection::responses` decides
+//! which response has which body.
 //!
 //! ```
 //! use notch::counter::Key;
@@ -308,16 +308,16 @@ mod tests {
 
     #[test]
     fn welcome_is_one_line_and_one_json_string() {
-        let welcome = Welcome::new("say \"hi\"\\\nthere");
+        let welcome = Welcome::new("the \"hi\"\\\nthere");
         let key = Key::new(b"visits").expect("a good name");
         let text = |total| text_of(|out| welcome.write_text(out, total));
         let object_of = |total| text_of(|out| welcome.write_object(out, &key, total));
-        assert_eq!(text(Ok(3)), "say \"hi\"\\ there\nvisits so far: 3\n");
+        assert_eq!(text(Ok(3)), "the \"hi\"\\ there\nvisits so far: 3\n");
         assert_eq!(
             text(Err(StoreError::Unavailable)),
-            "say \"hi\"\\ there\nno count right now: the store is unavailable\n"
+            "the \"hi\"\\ there\nno count right now: the store is unavailable\n"
         );
-        let object = r#"{"welcome":"say \"hi\"\\ there","counter":"visits","count":"#;
+        let object = r#"{"welcome":"the \"hi\"\\ there","counter":"visits","count":"#;
         assert_eq!(object_of(Ok(3)), format!("{object}3}}\n"));
         assert_eq!(
             object_of(Err(StoreError::Unavailable)),

@@ -1,10 +1,10 @@
-//! Records of answered requests, for the log.
+//! Records of requests and their responses, for the log.
 
 use super::WorkerContext;
 use crate::http::{self, Status};
 use crate::routes::Route;
 
-/// The log record of an answered request.
+/// The log record of a request and its response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// The method, in printable ASCII, at most 16 bytes and an ellipsis.

@@ -1,4 +1,4 @@
-//! The table of responses: from what a handler found out, in the format of the request, to status, caching and content.
+//! The table of responses: from the outcome of a handler, in the format of the request, to status, caching and content.
 //!
 //! ```text
 //! request head ──> Handler ──┬──────────────────> Outcome ──> Response ──> bytes
@@ -17,7 +17,7 @@ use crate::http::{self, Persistence, RequestError, ResponseHead, Status};
 use crate::render::{Format, error_message};
 use crate::routes::{BadgeVisit, Handler, Operation, RouteError, RouteMatch};
 
-/// What a handler found out about a request. Each variant has what the response depends on, and nothing else.
+/// The outcome of a handler. Each variant has what the response depends on, and nothing else.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Outcome<'a> {
     /// The total, for the start page.
@@ -79,7 +79,7 @@ pub(super) enum Caching {
 }
 
 impl<'a> Outcome<'a> {
-    /// The table of all responses.
+    /// Returns the response: the table of all of them.
     pub(super) fn response(self) -> Response<'a> {
         use Format::{Html, Json, Text};
         match self {
@@ -307,8 +307,8 @@ impl PendingRequest {
     }
 }
 
-pub(super) const INVALID_COUNTER: &str = "no such counter: COUNTERS lists the names that are allowed, of 1 to 32 letters, digits, \
-                               dots, hyphens, underscores";
+pub(super) const INVALID_COUNTER: &str =
+    "no such counter: COUNTERS lists the names that are allowed, of 1 to 32 letters, digits, dots, hyphens, underscores";
 
 const PREFETCH: &str = "not counted: this is a prefetch, and the visit is counted when it is made";
 

@@ -33,8 +33,8 @@ pub(super) struct Capacity {
 /// [`Failure::Files`] and [`Failure::Memory`].
 pub(super) fn capacity(config: &Config, costs: Costs, loops: usize, most: usize) -> Result<Capacity, Failure> {
     let (memory, files) = (memory::limit(config.memory), system::open_files());
-    let wanted = config.limits.connections.min(most);
-    let needed = |workers| config::files_needed(workers) + memory::LEAST_CONNECTIONS.min(wanted);
+    let requested = config.limits.connections.min(most);
+    let needed = |workers| config::files_needed(workers) + memory::LEAST_CONNECTIONS.min(requested);
     let workers = config.workers.unwrap_or_else(|| {
         let fit = memory::workers(memory, costs, loops);
         (2..=fit).rev().find(|workers| needed(*workers) <= files).unwrap_or(1)
@@ -43,11 +43,11 @@ pub(super) fn capacity(config: &Config, costs: Costs, loops: usize, most: usize)
     if files < needed {
         return Err(Failure::Files(files, needed, workers));
     }
-    let fit = wanted.min(files - config::files_needed(workers));
+    let fit = requested.min(files - config::files_needed(workers));
     let Some(Plan { connections, socket, buffers }) = memory::plan(memory, costs, workers, fit) else {
         return Err(Failure::Memory(memory, workers));
     };
-    if connections < wanted {
+    if connections < requested {
         let (memory, files, reason) = if connections < fit {
             (Some(memory), None, "there is no memory for more; raise the memory limit")
         } else {

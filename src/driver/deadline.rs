@@ -41,8 +41,8 @@ pub(super) enum Timer {
     ///
     /// `WRITE_TIMEOUT`; the kernel has the same limit for bytes that are not acknowledged.
     Write,
-    /// From the end of the last response until the client closes its half. Meanwhile received bytes are discarded, since
-    /// closing with unread bytes would send RST and discard the response. Then notch closes.
+    /// From the end of the last response until the client closes its half. Meanwhile received bytes are discarded,
+    /// since closing with unread bytes would send RST and discard the response. Then notch closes.
     ///
     /// 1 s.
     Linger,
@@ -63,7 +63,7 @@ pub(super) enum Timer {
     /// `STORE_TIMEOUT`.
     Visit,
     /// From one check whether the store's connection was used to the next. Then, if it was not used, it is probed, so
-    /// that a dead one is replaced before a visit needs it.
+    /// that a broken one is replaced before a visit needs it.
     ///
     /// 5 s.
     Probe,

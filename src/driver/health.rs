@@ -1,9 +1,9 @@
-//! The health of the store, as each worker sees it, and the log lines about it.
+//! The health of the store, as each worker observes it, and the log lines about it.
 //!
 //! Each worker has its own view of its connection and of the main counter. Each reply changes it by this table
 //! ([`StoreHealth::after`]):
 //!
-//! | reply | known before | known after |
+//! | reply | state before | state after |
 //! |---|---|---|
 //! | an increment is counted | any | `Up` |
 //! | a read or `PING` succeeds | `Refusing`, for a reason that allows reads | the same: only an increment ends it |
@@ -27,7 +27,7 @@
 //! until it counts, since no visit may arrive to show it.
 //!
 //! A lasting condition is logged once, and then once a minute with the number of times it was seen. A condition that
-//! comes and goes is logged at most three times a minute.
+//! recurs is logged at most three times a minute.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ use crate::counter::{Command, Key, Rejection, StoreError};
 use crate::metrics::Metrics;
 use crate::redis::{Address, Floor, Receipts, SessionError};
 
-/// The state of the store, as one worker sees it.
+/// The state of the store, as one worker observes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StoreHealth {
     /// No connection was tried yet.
@@ -181,7 +181,7 @@ struct WorkerView {
     main: Option<Rejection>,
     /// An increment, if only by 0, has succeeded since the last connect.
     has_counted: bool,
-    /// The last totals it saw, sorted by key.
+    /// The last totals it received, sorted by key.
     totals: Vec<(Key, i64)>,
 }
 
@@ -194,8 +194,8 @@ impl WorkerView {
         }
     }
 
-    /// Records a total. Returns the previous one if that was greater. One worker sees totals in the order in which the
-    /// store made them. Only the first [`MAX_TOTALS`] counters are recorded.
+    /// Records a total. Returns the previous one if that was greater. One worker receives totals in the order in which
+    /// the store made them. Only the first [`MAX_TOTALS`] counters are recorded.
     fn record_total(&mut self, key: &Key, total: i64) -> Option<i64> {
         match self.totals.binary_search_by(|(known, _)| known.cmp(key)) {
             Ok(at) => {
@@ -231,7 +231,7 @@ impl Health {
         }
     }
 
-    /// Sets what a worker has seen, and logs changes. The overall state is the worst of all workers.
+    /// Sets what a worker has observed, and logs changes. The overall state is the worst of all workers.
     pub(super) fn set(&mut self, worker: usize, status: StoreHealth) {
         let view = self.view(worker);
         let was_up = view.status() == StoreHealth::Up;
@@ -434,7 +434,7 @@ impl std::fmt::Display for DisplayKey<'_> {
     }
 }
 
-/// Limits the log lines about a condition that lasts, or comes and goes.
+/// Limits the log lines about a condition that lasts or recurs.
 struct Notice<T> {
     /// The condition in the last line.
     last: Option<T>,
@@ -473,7 +473,7 @@ impl<T: Copy> Notice<T> {
     }
 }
 
-/// Most lines in a [`WINDOW`] about a condition that comes and goes.
+/// Most lines in a [`WINDOW`] about a condition that recurs.
 const MAX_LINES: u32 = 3;
 
 /// Time after which a lasting condition is logged again.
@@ -590,7 +590,7 @@ mod tests {
         assert_eq!(notice.record(1, same), Some(2), "it came back");
         assert_eq!(notice.record(2, same), Some(1), "it is another");
         assert!(notice.end());
-        assert_eq!(notice.record(1, same), None, "it comes and goes");
+        assert_eq!(notice.record(1, same), None, "it recurs");
         assert!(!notice.end(), "its start was not logged");
         assert_eq!(notice.record(2, same), None);
         notice.window = notice.window.map(|(since, lines)| (since - WINDOW, lines));

@@ -53,8 +53,8 @@ impl ReplyTimeout {
     }
 
     /// Records that a connection was silent for [`ReplyTimeout::duration`]. The next connection gets twice the time,
-    /// since the store may have become slower; at most twice `STORE_TIMEOUT`, so that a store that is back is found, or a
-    /// quarter of it if there are several servers.
+    /// since the store may have become slower; at most twice `STORE_TIMEOUT`, so that a store that is back is found, or
+    /// a quarter of it if there are several servers.
     pub(super) fn record_timeout(&mut self) {
         self.current = (self.current * 2).min(self.longest.max(self.current));
     }

@@ -25,7 +25,7 @@
 //! ```
 //!
 //! A request may arrive while an idle client is evicted. It is answered (`Closing` to `Active`), but then the client
-//! has no `keep_alive` any more: it returns to `Closing` where it would become idle.
+//! has no `keep_alive` from then on: it returns to `Closing` where it would become idle.
 //!
 //! `W` is the driver's handle to wake a client: a task's waker, or a thread and its socket.
 
@@ -93,8 +93,8 @@ enum State {
     Answered { keep_alive: bool, answer: Result<i64, StoreError> },
     /// The client waits for a request: the first one, or after it was `served`, the next one.
     Idle { served: bool, since: Instant },
-    /// The client waits for the rest of a request, or for space in the socket for the rest of a response. `held` are its
-    /// buffers, except while it uses them.
+    /// The client waits for the rest of a request, or for space in the socket for the rest of a response. `held` are
+    /// its buffers, except while it uses them.
     Stalled { keep_alive: bool, since: Instant, held: Option<Box<Buffers>> },
     /// The client was evicted while it was idle. Its connection is closed unless a request has already arrived.
     Closing,

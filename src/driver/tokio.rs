@@ -338,7 +338,7 @@ impl Worker {
         lock(&self.server.health).set(self.index, status);
     }
 
-    /// Records a batch that was sent at `sent` and answered now. Returns the current time.
+    /// Records a batch that was sent at `sent` and whose replies have arrived now. Returns the current time.
     fn record_batch(&self, batch: &Batch<Waiter>, sent: Instant) -> Instant {
         super::record_batch(self.server.context.metrics.worker(self.index), batch, sent.into_std()).into()
     }

@@ -7,7 +7,7 @@ use crate::decimal::Decimal;
 /// The head of a response.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseHead<'a> {
-    /// The status line.
+    /// The status.
     pub status: Status,
     /// `Content-Type`; `None` if there is no body at all.
     pub media: Option<&'static str>,
@@ -52,8 +52,8 @@ pub enum Persistence {
     Close,
 }
 
-/// Appends a response with the body that `write_body` appends. A 503 gets `Retry-After: 1`. `date` is the current second
-/// as [`date()`] renders it, and `served_by` the value of `X-Served-By`.
+/// Appends a response with the body that `write_body` appends. A 503 gets `Retry-After: 1`. `date` is the current
+/// second as [`date()`] renders it, and `served_by` the value of `X-Served-By`.
 pub fn write_response(
     out: &mut Vec<u8>,
     head: &ResponseHead<'_>,
@@ -74,8 +74,8 @@ pub fn write_response(
     }
 }
 
-/// Appends the head of a response. Returns the index of the value of `Content-Length`, which is still empty, if there is
-/// such a field.
+/// Appends the head of a response. Returns the index of the value of `Content-Length`, which is still empty, if there
+/// is such a field.
 fn write_head(out: &mut Vec<u8>, head: &ResponseHead<'_>, date: &[u8], served_by: &str) -> Option<usize> {
     for piece in ["HTTP/1.1 ", head.status.line(), "\r\nDate: "] {
         out.extend_from_slice(piece.as_bytes());

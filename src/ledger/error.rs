@@ -43,8 +43,8 @@ impl fmt::Display for OpenError {
             Self::CannotReplace(error) => match error.kind() {
                 ErrorKind::ReadOnlyFilesystem => write!(
                     f,
-                    "a new file cannot replace it, because its folder is read-only: {error}; mount the folder writable, not \
-                     the file alone"
+                    "a new file cannot replace it, because its folder is read-only: {error}; mount the folder \
+                     writable, not the file alone"
                 ),
                 ErrorKind::ResourceBusy | ErrorKind::CrossesDevices => {
                     f.write_str("it is a mount point, so a new file cannot replace it: mount its folder instead")

@@ -174,7 +174,7 @@ fn the_lock_excludes_a_second_process_also_after_a_rewrite() {
 
 #[test]
 fn a_large_or_removed_file_is_rewritten() {
-    let folder = Folder::new("anew");
+    let folder = Folder::new("new-file");
     let mut ledger = open_valid(&folder.file());
     let long = "x".repeat(Key::MAX);
     let mut visits = 0;

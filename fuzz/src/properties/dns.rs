@@ -20,7 +20,7 @@ const HOST: &str = "redis.example";
 pub fn holds(data: &[u8]) {
     for kind in [A, AAAA] {
         let query = dns::encode_query(ID, HOST.as_bytes(), kind).expect("a valid name");
-        let message = answer(data, &query);
+        let message = reply(data, &query);
         for (is_reply, message) in [(true, &message[..]), (false, data)] {
             check_message(message, &query, is_reply);
         }
@@ -30,7 +30,7 @@ pub fn holds(data: &[u8]) {
 }
 
 /// Returns a message with the id and the question of the query, and the flags and records in `data`.
-fn answer(data: &[u8], query: &[u8]) -> Vec<u8> {
+fn reply(data: &[u8], query: &[u8]) -> Vec<u8> {
     let (flags, records) = data.split_at(data.len().min(HEADER - 2));
     [&query[..2], flags, &query[HEADER..], records].concat()
 }
@@ -124,7 +124,7 @@ fn check_lookup(data: &[u8]) {
                     2 => lookup.receive(server, data, now),
                     _ => {
                         let query = &queries[usize::from(byte) % queries.len()];
-                        lookup.receive(server, &answer(events.as_slice(), query), now);
+                        lookup.receive(server, &reply(events.as_slice(), query), now);
                     }
                 }
             }

@@ -96,7 +96,7 @@ const MAX_ROW: usize = 118;
 #[test]
 fn table_of_all_responses() {
     let server = context();
-    let (key, style) = (server.counters.main, BadgeStyle::new(b"label=guests"));
+    let (key, style) = (server.counters.main, BadgeStyle::new(b"label=readers"));
     let mut rows: Vec<String> = Vec::new();
     for (name, outcome) in outcomes(&key, Some(&style)) {
         let Response { status, caching, methods, content } = outcome.response();

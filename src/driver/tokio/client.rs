@@ -198,7 +198,7 @@ impl ClientConnection {
         }
     }
 
-    /// Sends all pending bytes. Logs the requests that were answered, if they are recorded.
+    /// Sends all pending bytes. Logs the requests that got a response, if they are recorded.
     async fn send(&mut self) -> io::Result<()> {
         if self.client.server().context.records_requests {
             state(|state| log_requests(&mut state.context.records));

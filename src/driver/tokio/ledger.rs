@@ -140,8 +140,8 @@ impl LedgerQueue {
         }
     }
 
-    /// Closes the queue, and waits until the ledger is synced, for `timeout` at most. Returns whether it is. Visits that
-    /// were not synced are not answered either.
+    /// Closes the queue, and waits until the ledger is synced, for `timeout` at most. Returns whether it is. Visits
+    /// that were not synced have got no response.
     pub(super) fn close(&self, timeout: Duration) -> bool {
         let mut state = lock(&self.state);
         state.closed = true;
