@@ -307,8 +307,8 @@ impl PendingRequest {
     }
 }
 
-pub(super) const INVALID_COUNTER: &str =
-    "no such counter: COUNTERS lists the names that are allowed, of 1 to 32 letters, digits, dots, hyphens, underscores";
+pub(super) const INVALID_COUNTER: &str = "no such counter: COUNTERS lists the names that are allowed, of 1 to 32 \
+                                          letters, digits, dots, hyphens, underscores";
 
 const PREFETCH: &str = "not counted: this is a prefetch, and the visit is counted when it is made";
 

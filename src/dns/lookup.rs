@@ -125,7 +125,7 @@ struct Question {
     /// Servers to which the query must be sent.
     unsent: [bool; MAX_SERVERS],
     /// Whether the name exists, according to the first reply.
-    answer: Option<bool>,
+    exists: Option<bool>,
     /// When waiting for other servers ends, after one has replied.
     end: u64,
     found: Vec<IpAddr>,
@@ -143,7 +143,7 @@ enum Progress {
     /// The reply was truncated, and the query was sent over TCP.
     Retried,
     Failed,
-    Answered,
+    Replied,
 }
 
 impl<'a> Lookup<'a> {
@@ -201,13 +201,13 @@ impl<'a> Lookup<'a> {
                 }
                 self.servers[server] = Server::Alive;
                 question.record_reply(server, kind, self.conf.attempts);
-                if question.answer.is_some() {
+                if question.exists.is_some() {
                     question.end = question.end.min(now + GRACE);
                 }
                 let is_found = !question.found.is_empty();
                 if is_found && now >= candidate.end {
                     candidate.end = now + GRACE;
-                } else if is_found || question.answer == Some(false) {
+                } else if is_found || question.exists == Some(false) {
                     candidate.end = candidate.end.min(now + GRACE);
                 }
                 return;
@@ -260,7 +260,7 @@ impl<'a> Lookup<'a> {
     }
 
     /// Returns `true` if a candidate must be waited for: the first that has not ended. The later ones do not matter
-    /// until then, because no query for them would have been sent if it had been answered at once.
+    /// until then, because no query for them would have been sent if its reply had arrived at once.
     fn is_waiting(&mut self, now: u64) -> bool {
         for index in 0..self.candidates.len() {
             let candidate = &self.candidates[index];
@@ -282,18 +282,18 @@ impl<'a> Lookup<'a> {
         if !question.found.is_empty() || now >= question.end {
             return false;
         }
-        let (mut is_answered, mut is_outstanding, mut is_expected) = (false, false, false);
+        let (mut has_reply, mut is_outstanding, mut is_expected) = (false, false, false);
         for (progress, server) in question.servers.iter().zip(self.servers).take(self.conf.servers.len()) {
             match progress {
                 Progress::Queried(_) | Progress::Truncated => {
                     is_outstanding = true;
                     is_expected |= server != Server::Silent;
                 }
-                Progress::Failed | Progress::Retried | Progress::Answered => is_answered = true,
+                Progress::Failed | Progress::Retried | Progress::Replied => has_reply = true,
                 Progress::Unreachable => {}
             }
         }
-        is_expected || (is_outstanding && !is_answered)
+        is_expected || (is_outstanding && !has_reply)
     }
 
     /// Starts the next candidate. Returns `false` if there is none, or no time.
@@ -316,7 +316,7 @@ impl<'a> Lookup<'a> {
         let unsent = servers.map(|progress| progress != Progress::Unreachable);
         let question = |id, kind| {
             let query = super::encode_query(id, name, kind)?;
-            Some(Question { query, servers, unsent, answer: None, end: u64::MAX, found: Vec::new() })
+            Some(Question { query, servers, unsent, exists: None, end: u64::MAX, found: Vec::new() })
         };
         // The last candidate may use all of the time, the others half of it.
         let remaining = self.deadline.saturating_sub(now);
@@ -384,7 +384,7 @@ impl Candidate {
     }
 
     fn failure(&self) -> Failure {
-        match self.questions.each_ref().map(|question| question.answer) {
+        match self.questions.each_ref().map(|question| question.exists) {
             [Some(false), _] | [_, Some(false)] => Failure::NoSuchName,
             [Some(true), Some(true)] => Failure::NoAddress,
             [None, _] => self.questions[0].failure(),
@@ -396,7 +396,7 @@ impl Candidate {
 impl Question {
     /// Returns `true` if the reply of this server is outstanding and needed.
     fn is_open(&self, server: usize) -> bool {
-        self.answer.is_none() && matches!(self.servers[server], Progress::Queried(_))
+        self.exists.is_none() && matches!(self.servers[server], Progress::Queried(_))
     }
 
     /// Records the reply of one server.
@@ -404,30 +404,30 @@ impl Question {
         let progress = &mut self.servers[server];
         match (kind, *progress) {
             (ReplyKind::Exists | ReplyKind::NoName, _) => {
-                *progress = Progress::Answered;
+                *progress = Progress::Replied;
                 // A name that has addresses exists, even if another server has denied it.
-                let exists = self.answer.unwrap_or(kind == ReplyKind::Exists);
-                self.answer = Some(exists || !self.found.is_empty());
+                let exists = self.exists.unwrap_or(kind == ReplyKind::Exists);
+                self.exists = Some(exists || !self.found.is_empty());
                 self.unsent = [false; MAX_SERVERS];
             }
             (_, Progress::Retried) => {}
             (ReplyKind::Truncated, _) => *progress = Progress::Truncated,
             (ReplyKind::Failed, Progress::Queried(failures)) if failures + 1 < attempts => {
                 *progress = Progress::Queried(failures + 1);
-                self.unsent[server] = self.answer.is_none();
+                self.unsent[server] = self.exists.is_none();
             }
             _ => *progress = Progress::Failed,
         }
     }
 
-    /// Returns why there is no answer.
+    /// Returns why there is no usable reply.
     fn failure(&self) -> Failure {
         let mut failure = Failure::NoServer;
         for progress in &self.servers {
             failure = failure.max(match progress {
                 Progress::Retried | Progress::Truncated => Failure::Truncated,
                 Progress::Failed | Progress::Queried(1..) => Failure::ServerFailed,
-                Progress::Unreachable | Progress::Queried(_) | Progress::Answered => Failure::NoServer,
+                Progress::Unreachable | Progress::Queried(_) | Progress::Replied => Failure::NoServer,
             });
         }
         failure

@@ -26,7 +26,7 @@ pub(super) enum Attempt {
     Again(Instant),
 }
 
-/// The queue of one event loop.
+/// The queue of one event loop: a command is in `gathering`, then in flight, and in `in_doubt` if its reply is lost.
 pub(super) struct Queue<W> {
     gathering: Batch<Waiter>,
     /// A batch that was sent and got no reply, and when it was sent first. It is sent again under its sequence number,
@@ -53,22 +53,24 @@ impl<W> Queue<W> {
         Self { gathering: Batch::new(), in_doubt: None, taken: 0, is_down: false, cutoff: None, slots: Slots::new() }
     }
 
-    /// Adds a command to the gathering batch, and marks its client as waiting. Returns whether it is the first. After the cutoff, the client gets an
-    /// error at once, and the command is not sent. So does a read or a readiness check while the store is down, since a
-    /// page should not wait for it; and a command for which the batch has no room.
+    /// Adds a command to the gathering batch, and marks its client as waiting. Returns whether it is the first.
+    ///
+    /// After the cutoff, the client gets an error at once, and the command is not sent. So does a read or a readiness
+    /// check while the store is down, since a page should not wait for it; and a command for which the batch has no
+    /// room.
     ///
     /// The counter without a name, `main`, always has room, so that many names cannot block it.
     pub(super) fn push(&mut self, command: &Command, main: &Key, waiter: Waiter) -> bool {
         self.slots.mark_waiting(waiter.slot);
         let may_wait = !self.is_down || matches!(command, Command::Increment { by: 1.., .. });
         if self.cutoff.is_some() || !may_wait {
-            self.slots.set_answer(waiter.slot, Err(StoreError::Unavailable));
+            self.slots.set_result(waiter.slot, Err(StoreError::Unavailable));
             return false;
         }
         let is_first = self.gathering.is_empty();
         if !self.gathering.push(command, waiter) {
             if command.key().is_some_and(|key| key != main) {
-                self.slots.set_answer(waiter.slot, Err(StoreError::Overloaded));
+                self.slots.set_result(waiter.slot, Err(StoreError::Overloaded));
                 return false;
             }
             self.gathering.push_unbounded(command, waiter);
@@ -195,7 +197,7 @@ fn complete_waiter<W>(
     result: Result<i64, StoreError>,
     wake: &mut impl FnMut(&W),
 ) {
-    if let Some(waker) = slots.set_answer(waiter.slot, result) {
+    if let Some(waker) = slots.set_result(waiter.slot, result) {
         wake(waker);
     }
 }
@@ -215,10 +217,10 @@ mod tests {
         assert!(queue.push(&Command::Increment { key, by: 1 }, &key, waiter(slots[0])));
         queue.cut_off(now);
         assert!(!queue.push(&Command::Increment { key, by: 1 }, &key, waiter(slots[1])));
-        assert_eq!(queue.slots.take_answer(slots[1]), Some(Err(StoreError::Unavailable)));
-        assert_eq!(queue.slots.take_answer(slots[0]), None);
+        assert_eq!(queue.slots.take_result(slots[1]), Some(Err(StoreError::Unavailable)));
+        assert_eq!(queue.slots.take_result(slots[0]), None);
         queue.expire(now, StoreError::Unavailable, |()| ());
-        assert_eq!(queue.slots.take_answer(slots[0]), Some(Err(StoreError::Unavailable)));
+        assert_eq!(queue.slots.take_result(slots[0]), Some(Err(StoreError::Unavailable)));
         assert_eq!(queue.take(&mut Batch::new()), None);
     }
 
@@ -228,13 +230,13 @@ mod tests {
         let main = Key::new(b"visits").expect("a good name");
         let name = |number: usize| Key::new(format!("visits:{number}").as_bytes()).expect("a good name");
         let deadline = Instant::now();
-        let mut answer = |command| {
+        let mut push = |command| {
             let slot = queue.slots.allocate();
             queue.push(&command, &main, Waiter { slot, deadline });
-            queue.slots.take_answer(slot)
+            queue.slots.take_result(slot)
         };
         for number in 0..MAX_ENTRIES {
-            assert_eq!(answer(Command::Increment { key: name(number), by: 1 }), None);
+            assert_eq!(push(Command::Increment { key: name(number), by: 1 }), None);
         }
         let full = Some(Err(StoreError::Overloaded));
         let new = name(MAX_ENTRIES);
@@ -247,7 +249,7 @@ mod tests {
             (Command::Ping, None),
             (Command::Increment { key: new, by: 1 }, full),
         ] {
-            assert_eq!(answer(command), expected, "{command:?}");
+            assert_eq!(push(command), expected, "{command:?}");
         }
     }
 }

@@ -9,9 +9,9 @@
 //!
 //! ```text
 //!           allocate            command             reply of the store
-//!    Free ------------> Active ---------> Waiting ---------------------> Answered
+//!    Free ------------> Active ---------> Waiting --------------------> Completed
 //!      ^                ^ |  ^ |                                            |
-//!      |                | |  | |                take_answer                 |
+//!      |                | |  | |                take_result                 |
 //!      |                | |  +-|--------------------------------------------+
 //!      |        request | |    | part of a request, or the socket is full
 //!      |                | |    +-----------> Stalled
@@ -24,7 +24,7 @@
 //!      +-------------------------------------------+
 //! ```
 //!
-//! A request may arrive while an idle client is evicted. It is answered (`Closing` to `Active`), but then the client
+//! A request may arrive while an idle client is evicted. It gets a response (`Closing` to `Active`), but then the client
 //! has no `keep_alive` from then on: it returns to `Closing` where it would become idle.
 //!
 //! `W` is the driver's handle to wake a client: a task's waker, or a thread and its socket.
@@ -81,7 +81,7 @@ impl<W> Slot<W> {
 }
 
 /// The state of a slot. `keep_alive` is `false` if the client was evicted while it was idle, and a request that had
-/// already arrived is answered first.
+/// already arrived gets its response first.
 enum State {
     /// No client has the slot.
     Free,
@@ -89,8 +89,8 @@ enum State {
     Active { keep_alive: bool },
     /// A command of the client is in a batch.
     Waiting { keep_alive: bool },
-    /// The answer to the command, until the client takes it.
-    Answered { keep_alive: bool, answer: Result<i64, StoreError> },
+    /// The result of the command, until the client takes it.
+    Completed { keep_alive: bool, result: Result<i64, StoreError> },
     /// The client waits for a request: the first one, or after it was `served`, the next one.
     Idle { served: bool, since: Instant },
     /// The client waits for the rest of a request, or for space in the socket for the rest of a response. `held` are
@@ -109,7 +109,7 @@ impl State {
             Self::Free | Self::Idle { .. } => true,
             Self::Active { keep_alive }
             | Self::Waiting { keep_alive }
-            | Self::Answered { keep_alive, .. }
+            | Self::Completed { keep_alive, .. }
             | Self::Stalled { keep_alive, .. } => keep_alive,
             Self::Closing | Self::Evicted => false,
         }
@@ -207,26 +207,26 @@ impl<W> Slots<W> {
         }
     }
 
-    /// Marks a client as waiting for the store, until [`Slots::set_answer`].
+    /// Marks a client as waiting for the store, until [`Slots::set_result`].
     pub(super) fn mark_waiting(&mut self, slot: usize) {
         let keep_alive = self.leave_queue(slot);
         self.all[slot].state = State::Waiting { keep_alive };
     }
 
-    /// Stores the answer for the client in a slot, and returns its waker.
-    pub(super) fn set_answer(&mut self, slot: usize, answer: Result<i64, StoreError>) -> Option<&W> {
+    /// Stores the result for the client in a slot, and returns its waker.
+    pub(super) fn set_result(&mut self, slot: usize, result: Result<i64, StoreError>) -> Option<&W> {
         let slot = &mut self.all[slot];
         let State::Waiting { keep_alive } = slot.state else { return None };
-        slot.state = State::Answered { keep_alive, answer };
+        slot.state = State::Completed { keep_alive, result };
         slot.waker.as_ref()
     }
 
-    /// Takes the answer for the client in a slot, if there is one. The client is active then.
-    pub(super) fn take_answer(&mut self, slot: usize) -> Option<Result<i64, StoreError>> {
+    /// Takes the result for the client in a slot, if there is one. The client is active then.
+    pub(super) fn take_result(&mut self, slot: usize) -> Option<Result<i64, StoreError>> {
         let state = &mut self.all[slot].state;
-        let State::Answered { keep_alive, answer } = *state else { return None };
+        let State::Completed { keep_alive, result } = *state else { return None };
         *state = State::Active { keep_alive };
-        Some(answer)
+        Some(result)
     }
 
     /// Marks a client as idle since `now`. One that was not `served` waits for its first request.
@@ -559,20 +559,20 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_arrives_while_its_client_is_evicted_is_answered() {
+    fn a_request_that_arrives_while_its_client_is_evicted_gets_a_response() {
         let (mut slots, ids) = slots_of(1);
         let [slot] = ids[..] else { panic!("one slot") };
         let start = Instant::now();
         slots.mark_idle(slot, start, true);
         assert_eq!(slots.evict(start + IDLE_GRACE), Some((&slot, Eviction::Idle)));
-        // A part of the request, the rest of it, the answer.
+        // A part of the request, the rest of it, the result.
         slots.mark_active(slot);
         assert_eq!(slots.mark_stalled(slot, start, &mut buffers(1), usize::MAX, |_| ()), Ok(()));
         assert_eq!(slots.resume(slot, &mut Buffers::default()), Ok(()));
         slots.mark_waiting(slot);
-        assert_eq!(slots.take_answer(slot), None);
-        assert_eq!(slots.set_answer(slot, Ok(7)), Some(&slot));
-        assert_eq!((slots.take_answer(slot), slots.take_answer(slot)), (Some(Ok(7)), None));
+        assert_eq!(slots.take_result(slot), None);
+        assert_eq!(slots.set_result(slot, Ok(7)), Some(&slot));
+        assert_eq!((slots.take_result(slot), slots.take_result(slot)), (Some(Ok(7)), None));
         slots.mark_idle(slot, start, true);
         assert!(slots.should_close(slot) && slots.idle_wakers().next().is_none());
         assert_eq!(slots.free(slot), Some(Eviction::Idle));

@@ -1,6 +1,7 @@
 use std::net::Ipv4Addr;
 
-use super::super::{AAAA, ConfParser, HEADER};
+use super::super::message::HEADER;
+use super::super::{AAAA, ConfParser};
 use super::*;
 
 /// How a simulated name server handles a query; times are in milliseconds.

@@ -49,7 +49,7 @@ impl Client {
             state = self.server.state();
         }
         loop {
-            if let Some(total) = state.queue.slots.take_answer(self.slot) {
+            if let Some(total) = state.queue.slots.take_result(self.slot) {
                 buffers.acquire(&mut state.pool);
                 return total;
             }

@@ -65,7 +65,7 @@ impl Client {
     async fn wait_for_total(&self, buffers: &mut Buffers) -> Result<i64, StoreError> {
         poll_fn(|cx| {
             self.with_slot(cx, |state| {
-                let Some(total) = state.queue.slots.take_answer(self.slot) else { return Poll::Pending };
+                let Some(total) = state.queue.slots.take_result(self.slot) else { return Poll::Pending };
                 self.set_micros(&mut state.context);
                 buffers.acquire(&mut state.pool);
                 Poll::Ready(total)
