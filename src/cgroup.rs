@@ -5,20 +5,24 @@
 //! groups are mounted: in a container, the group of the process may be the root of the mount (`/`), or the root of the
 //! mount may be a part of the path in `/proc/self/cgroup`.
 
-use crate::system::{self, read};
+use crate::system::{self, read_or_empty};
 
-/// The control groups, read from `/proc` and `/sys` below this path: empty, except in tests.
-pub struct Groups<'a>(pub &'a str);
+/// The control groups of a process, read from `/proc` and `/sys` below a path, which is empty except in tests.
+pub struct ControlGroups<'a>(&'a str);
 
-impl Groups<'_> {
+impl ControlGroups<'_> {
+    /// The groups of this process.
+    pub const OWN: Self = Self("");
+
     /// Returns the bytes of memory that this process may use; `usize::MAX` if no group has a limit.
     #[must_use]
     pub fn memory(&self) -> usize {
         self.least_limit("memory", &|folder, version| match version {
-            Version::Two => bytes(folder, "/memory.max").min(bytes(folder, "/memory.high")),
+            Version::Two => read_limit(folder, "/memory.max").min(read_limit(folder, "/memory.high")),
             // `memory.stat` includes the limits of parent groups that are not visible in a container.
-            Version::One => bytes(folder, "/memory.limit_in_bytes").min(
-                system::line(&file(folder, "/memory.stat"), "hierarchical_memory_limit ").map_or(usize::MAX, amount),
+            Version::One => read_limit(folder, "/memory.limit_in_bytes").min(
+                system::find_line(&read_file(folder, "/memory.stat"), "hierarchical_memory_limit ")
+                    .map_or(usize::MAX, parse_amount),
             ),
         })
     }
@@ -28,17 +32,19 @@ impl Groups<'_> {
     #[must_use]
     pub fn processors(&self) -> usize {
         let quota = self.least_limit("cpu", &|folder, version| match version {
-            Version::Two => quota(&file(folder, "/cpu.max")),
-            Version::One => quota(&[file(folder, "/cpu.cfs_quota_us"), file(folder, "/cpu.cfs_period_us")].concat()),
+            Version::Two => parse_quota(&read_file(folder, "/cpu.max")),
+            Version::One => {
+                parse_quota(&[read_file(folder, "/cpu.cfs_quota_us"), read_file(folder, "/cpu.cfs_period_us")].concat())
+            }
         });
-        system::affinity(&file(self.0, "/proc/self/status")).min(quota).max(1)
+        system::count_processors(&read_file(self.0, "/proc/self/status")).min(quota).max(1)
     }
 
     /// Returns the least `limit` of the directories of this process's groups that have `controller`.
     fn least_limit(&self, controller: &str, limit: &dyn Fn(&str, Version) -> usize) -> usize {
-        let own = file(self.0, "/proc/self/cgroup");
+        let own = read_file(self.0, "/proc/self/cgroup");
         let mut least = usize::MAX;
-        for line in file(self.0, "/proc/self/mountinfo").lines() {
+        for line in read_file(self.0, "/proc/self/mountinfo").lines() {
             let Some((root, point, version)) = parse_mount(line, controller) else { continue };
             let root = if root == "/" { "" } else { root };
             // A group that is not below the root of the mount is not visible.
@@ -96,22 +102,22 @@ fn list_contains(list: &str, member: &str) -> bool {
     list.as_bytes().split(|&byte| byte == b',').any(|other| other == member.as_bytes())
 }
 
-fn file(folder: &str, name: &str) -> String {
-    read(&[folder, name].concat())
+fn read_file(folder: &str, name: &str) -> String {
+    read_or_empty(&[folder, name].concat())
 }
 
-fn bytes(folder: &str, name: &str) -> usize {
-    amount(&file(folder, name))
+fn read_limit(folder: &str, name: &str) -> usize {
+    parse_amount(&read_file(folder, name))
 }
 
 /// Parses a number; returns `usize::MAX` for other text (`max`, `-1`, no file), which means no limit.
-fn amount(text: &str) -> usize {
+fn parse_amount(text: &str) -> usize {
     text.trim_ascii().parse().unwrap_or(usize::MAX)
 }
 
 /// Returns the whole processors of a quota and a period in microseconds; `usize::MAX` if the quota is `max` or `-1`.
-fn quota(text: &str) -> usize {
-    let mut fields = text.split_ascii_whitespace().map(amount);
+fn parse_quota(text: &str) -> usize {
+    let mut fields = text.split_ascii_whitespace().map(parse_amount);
     match (fields.next(), fields.next()) {
         (Some(usize::MAX), _) => usize::MAX,
         (Some(quota), Some(period @ 1..)) => quota / period,

@@ -4,7 +4,8 @@
 //! wrong and shows an example. Values that may contain a password are never repeated. A setting that another one would
 //! override, or a variable `REDIS_*` that notch does not read, is invalid too, so no setting is ignored silently.
 //!
-//! `settings` has the table of all settings and `--help`, `redis` the choice of the store, `parse` the single values.
+//! Each setting has a method of [`Env`]: those of Redis in `redis`, the others in this file. `values` parses the kinds of
+//! values that several settings have; `settings` has the table of all settings, from which `--help` is made.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -14,9 +15,9 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
-use self::parse::is_origin;
 pub use self::settings::help;
 use self::settings::{ONE_SLOT, Setting, default, setting_named};
+use self::values::is_origin;
 use crate::connection::ServerContext;
 use crate::cors::{self, Origins};
 use crate::counter::{Counters, Key, Names};
@@ -27,9 +28,9 @@ use crate::redis::{RedisConfig, Servers, is_one_slot};
 use crate::render::Welcome;
 use crate::system;
 
-mod parse;
 mod redis;
 mod settings;
+mod values;
 
 /// All settings of the process.
 pub struct Config {
@@ -203,7 +204,7 @@ impl Env {
         if list.trim_ascii() == "*" {
             return Names::Any;
         }
-        let names = parse::list_members(&list);
+        let names = values::split_list(&list);
         if !names.iter().all(|name| Names::is_well_formed(name.as_bytes())) {
             let max = Names::MAX;
             let expected = format_args!("a list of names of 1 to {max} letters, digits, dots, hyphens, underscores");
@@ -214,7 +215,7 @@ impl Env {
 
     fn origins(&mut self) -> Origins {
         let list = self.value_or_default("CORS_ORIGINS");
-        let origins = parse::list_members(&list);
+        let origins = values::split_list(&list);
         let max = Origins::MAX;
         if list.trim_ascii() != cors::ANY && (origins.len() > max || !origins.iter().all(|origin| is_origin(origin))) {
             let expected = format_args!("a list of up to {max} origins as browsers send them, scheme://host[:port]");
@@ -226,7 +227,7 @@ impl Env {
     /// Returns the host name, which identifies this replica. It is read from the kernel, because not every environment
     /// has `HOSTNAME`.
     fn hostname(&self) -> String {
-        let kernel = system::content("/proc/sys/kernel/hostname".as_ref()).ok();
+        let kernel = system::read_text("/proc/sys/kernel/hostname".as_ref()).ok();
         let name = kernel.or_else(|| self.raw("HOSTNAME")?.to_str().map(str::to_owned)).unwrap_or_default();
         let name = name.trim_ascii();
         let is_valid =
@@ -243,7 +244,7 @@ impl Env {
         let any_address = |port| SocketAddr::from(([0, 0, 0, 0], port));
         let address = match text.strip_prefix(':') {
             _ if text.is_empty() => Some(any_address(port)),
-            Some(port) => parse::number(port, 0, u16::MAX.into()).map(|port| any_address(port as u16)),
+            Some(port) => values::parse_number(port, 0, u16::MAX.into()).map(|port| any_address(port as u16)),
             None => text.parse().ok(),
         };
         address.unwrap_or_else(|| {
@@ -258,7 +259,7 @@ impl Env {
 
     fn memory(&mut self) -> Option<usize> {
         let text = self.value("MEMORY_LIMIT");
-        let bytes = parse::bytes(&text);
+        let bytes = values::parse_bytes(&text);
         if bytes.is_none() && !text.is_empty() {
             self.reject_value("MEMORY_LIMIT", &text, format_args!("an amount of memory like 500k, 64m or 1g"));
         }
@@ -281,7 +282,7 @@ impl Env {
     /// Reads a whole number from `min` to `max`; the caller casts it to a type that holds `max`.
     fn number(&mut self, name: &'static str, min: u64, max: u64) -> u64 {
         let text = self.value_or_default(name);
-        parse::number(&text, min, max).unwrap_or_else(|| {
+        values::parse_number(&text, min, max).unwrap_or_else(|| {
             self.reject_value(name, &text, format_args!("a number from {min} to {max}"));
             min
         })
@@ -290,7 +291,7 @@ impl Env {
     /// Reads a duration of at least `min` milliseconds and at most 24 hours.
     fn duration(&mut self, name: &'static str, min: u64) -> Duration {
         let text = self.value_or_default(name);
-        let millis = parse::millis(&text, min).unwrap_or_else(|| {
+        let millis = values::parse_millis(&text, min).unwrap_or_else(|| {
             let expected = format_args!("a duration from {min}ms to 24 hours, like 500ms, 5s or 2m");
             self.reject_value(name, &text, expected);
             min

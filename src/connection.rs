@@ -147,7 +147,7 @@ impl WorkerContext {
             return;
         }
         self.second = Some(second);
-        self.date = http::date(second);
+        self.date = http::format_date(second);
         self.visit_cache.clear();
     }
 }
@@ -304,7 +304,7 @@ impl HttpConnection {
             return Ok(true);
         }
         self.scanned = received.len();
-        if buffers.is_full() { Err(http::overflow(received)) } else { Ok(false) }
+        if buffers.is_full() { Err(http::overflow_error(received)) } else { Ok(false) }
     }
 
     fn read_body(
@@ -361,7 +361,7 @@ impl HttpConnection {
     ) {
         // Until `closing` is set, requests that have arrived get a response: a client that pipelines could not find out
         // which of them were processed.
-        if worker.closing || (worker.draining && http::is_empty(buffers.received())) {
+        if worker.closing || (worker.draining && http::is_blank(buffers.received())) {
             self.request.persistence = Persistence::Close;
         }
         let badge_style = self.badge_style.take();

@@ -8,6 +8,8 @@ mod files;
 mod lookup;
 mod message;
 
-pub use files::{Conf, ConfParser, Hosts, Interfaces, MAX_ADDRESSES, MAX_SEARCH, MAX_SERVERS, address, loopback};
+pub use files::{
+    Conf, ConfParser, Hosts, Interfaces, MAX_ADDRESSES, MAX_SEARCH, MAX_SERVERS, loopback_addresses, parse_address,
+};
 pub use lookup::{Failure, Lookup, Step};
 pub use message::{A, AAAA, MAX_REPLY, ReplyKind, decode_reply, encode_query};

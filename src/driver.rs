@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::sys::signal::{SigSet, Signal};
 use tracing::{debug, info, warn};
 
-use self::capacity::{Capacity, capacity, has_stalled, has_unacknowledged, reset_on_close, set_socket_limits};
+use self::capacity::{Capacity, has_stalled, has_unacknowledged, plan_capacity, reset_on_close, set_socket_limits};
 use self::deadline::{Deadline, Timer};
 use self::health::{Health, StoreHealth};
 use self::queue::Waiter;
@@ -255,7 +255,7 @@ impl fmt::Display for DisplayAddr {
 }
 
 /// Creates the metrics of a server that starts now. `shared`: several threads count for each worker.
-fn metrics(driver: &'static str, store: &Store, limits: &Limits, workers: usize, shared: bool) -> Metrics {
+fn create_metrics(driver: &'static str, store: &Store, limits: &Limits, workers: usize, shared: bool) -> Metrics {
     let info = ServerInfo { driver, store: store.name(), connections: limits.connections, start_time: unix_time() };
     Metrics::new(info, workers, shared)
 }
@@ -271,7 +271,7 @@ fn record_batch(metrics: &WorkerMetrics, batch: &Batch<Waiter>, sent: Instant) -
 fn producer(context: &ServerContext, limits: &Limits) -> Producer {
     let Counters { main, names } = &context.counters;
     let name_limit = matches!(names, Names::Any).then_some(NameLimit { main: *main, most: limits.counters });
-    Producer { id: system::random(), retry_window: limits.store, name_limit }
+    Producer { id: system::random_bits(), retry_window: limits.store, name_limit }
 }
 
 /// Returns the command that probes the store, if one is needed, and the timer of the next call. So the store's health
@@ -304,7 +304,7 @@ fn log_start(address: SocketAddr, store: &str, workers: usize, limits: &Limits) 
 /// Returns microseconds since the first call, for records of requests.
 #[cold]
 #[inline(never)]
-fn micros() -> u64 {
+fn micros_since_start() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     START.get_or_init(Instant::now).elapsed().as_micros() as u64
 }

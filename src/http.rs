@@ -18,10 +18,10 @@ mod response;
 
 pub use body::{Body, MAX_BODY};
 pub use head::{
-    Framing, Head, MAX_ACCEPT, MAX_FIELDS, MAX_TARGET, Method, PartialHead, is_empty, overflow, parse_head,
+    Framing, Head, MAX_ACCEPT, MAX_FIELDS, MAX_TARGET, Method, PartialHead, is_blank, overflow_error, parse_head,
     parse_partial_head, request_line,
 };
-pub use response::{BodyMode, Persistence, ResponseHead, date, write_continue, write_response};
+pub use response::{BodyMode, Persistence, ResponseHead, format_date, write_continue, write_response};
 
 /// The status of a response (RFC 9110, section 15; 507 is of RFC 4918, section 11.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

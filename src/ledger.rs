@@ -59,7 +59,9 @@ use std::path::{Path, PathBuf};
 
 use self::checksum::{crc32, hex};
 pub use self::error::OpenError;
-use self::files::{FileId, folder, id, is_full, lock, remove, resolve_links, sync_folder, temp_path};
+use self::files::{
+    FileId, file_id, folder, is_full, open_locked, remove_if_exists, resolve_links, sync_folder, temp_path,
+};
 use self::replay::Replay;
 use self::totals::Totals;
 use crate::counter::{Command, Key, NameLimit, Rejection, StoreError};
@@ -148,7 +150,7 @@ impl Ledger {
     /// # Errors
     /// [`OpenError`]; the file is unchanged.
     pub fn open(path: &Path, fsync: Fsync, limit: NameLimit) -> Result<(Self, Found), OpenError> {
-        let (mut file, created) = lock(path)?;
+        let (mut file, created) = open_locked(path)?;
         let length = file.metadata().map_err(|error| OpenError::Io("read", error))?.len();
         let Replay { totals, checksum, valid_length, .. } = Replay::run(&mut file, limit)?;
         let path = resolve_links(path);
@@ -354,8 +356,8 @@ impl Ledger {
         let ours = self.file.metadata().map_err(|_| Rejection::Disk)?;
         let has_length = ours.len() == self.size;
         let is_unchanged = match fs::metadata(&self.path) {
-            Ok(there) if id(&there) == id(&ours) => has_length,
-            Ok(there) if self.replacement == Some(id(&there)) => false,
+            Ok(there) if file_id(&there) == file_id(&ours) => has_length,
+            Ok(there) if self.replacement == Some(file_id(&there)) => false,
             // Another program has replaced the file: its file is not overwritten.
             Ok(_) => return Err(Rejection::Disk),
             Err(error) if error.kind() == ErrorKind::NotFound => false,
@@ -372,7 +374,7 @@ impl Ledger {
     fn rewrite(&mut self) -> io::Result<()> {
         let folder = File::open(folder(&self.path))?;
         let temp = temp_path(&self.path);
-        remove(&temp)?;
+        remove_if_exists(&temp)?;
         let written = self.write_temp_file(&temp);
         let (file, checksum, size) = written.inspect_err(|_| {
             let _ = fs::remove_file(&temp);
@@ -416,10 +418,10 @@ impl Ledger {
     /// Renames a new file to the path of the ledger. A rename may return an error although it was done, so the path
     /// is checked afterwards.
     fn rename(&mut self, temp: &Path, file: &File) -> io::Result<()> {
-        let new = id(&file.metadata()?);
+        let new = file_id(&file.metadata()?);
         let Err(error) = fs::rename(temp, &self.path) else { return Ok(()) };
         match fs::metadata(&self.path) {
-            Ok(there) if id(&there) == new => return Ok(()),
+            Ok(there) if file_id(&there) == new => return Ok(()),
             Err(unknown) if unknown.kind() != ErrorKind::NotFound => {
                 self.replacement = Some(new);
                 self.state = FileState::Suspect;

@@ -6,7 +6,7 @@
 //! do not fit, fewer connections are accepted. The rest is shared by all connections with a partial request or an
 //! unread response; when it is used up, the connections that have stalled longest are closed.
 
-use crate::cgroup::Groups;
+use crate::cgroup::ControlGroups;
 use crate::system;
 
 /// Memory that a driver needs, in bytes, the kernel's part included.
@@ -33,8 +33,8 @@ pub struct Plan {
 /// groups; half of the machine's memory where there is no limit.
 #[must_use]
 pub fn limit(setting: Option<usize>) -> usize {
-    let system = system::memory().unwrap_or(DEFAULT_MEMORY);
-    let limit = Groups("").memory().min(setting.unwrap_or(usize::MAX));
+    let system = system::total_memory().unwrap_or(DEFAULT_MEMORY);
+    let limit = ControlGroups::OWN.memory().min(setting.unwrap_or(usize::MAX));
     // The limit of a group may be larger than the machine's memory.
     if limit <= system { limit } else { system / 2 }
 }

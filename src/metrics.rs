@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::counter::StoreError;
 use crate::decimal::Decimal;
 use crate::http::Status;
-use crate::render::write_template;
+use crate::render::{append, write_template};
 use crate::routes::Route;
 
 /// The metrics of one server.
@@ -113,7 +113,7 @@ fn write_requests(out: &mut Vec<u8>, next: &mut dyn FnMut() -> i64) {
     for route in &Route::NAMES {
         for class in &CLASSES {
             let start = &b"notch_requests_total{route=\""[..];
-            write(out, &[start, route.as_bytes(), b"\",class=\"", *class, b"\"} ", &Decimal::new(next()), b"\n"]);
+            append(out, &[start, route.as_bytes(), b"\",class=\"", *class, b"\"} ", &Decimal::new(next()), b"\n"]);
         }
     }
 }
@@ -122,11 +122,7 @@ fn write_requests(out: &mut Vec<u8>, next: &mut dyn FnMut() -> i64) {
 fn write_seconds(out: &mut Vec<u8>, micros: i64) {
     // The added second keeps the leading zeros of the fraction; its digit is cut off.
     let fraction = Decimal::new(SECOND + micros % SECOND);
-    write(out, &[&Decimal::new(micros / SECOND), b".", &fraction[1..]]);
-}
-
-fn write(out: &mut Vec<u8>, parts: &[&[u8]]) {
-    parts.iter().for_each(|part| out.extend_from_slice(part));
+    append(out, &[&Decimal::new(micros / SECOND), b".", &fraction[1..]]);
 }
 
 /// The metrics of one worker, in cache lines of their own, so that workers do not contend for one.

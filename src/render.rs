@@ -74,30 +74,30 @@ const MAX_WEIGHT: u32 = 1000;
 
 /// Appends a number on a line: the visitor's own, or the total.
 pub fn write_number(out: &mut Vec<u8>, number: i64) {
-    extend(out, &[&Decimal::new(number), b"\n"]);
+    append(out, &[&Decimal::new(number), b"\n"]);
 }
 
 /// Appends the object of a counter and its number.
 pub fn write_count_object(out: &mut Vec<u8>, key: &Key, number: i64) {
     let number = Decimal::new(number);
-    extend(out, &[br#"{"counter":""#, key.as_bytes(), br#"","count":"#, &number, b"}\n"]);
+    append(out, &[br#"{"counter":""#, key.as_bytes(), br#"","count":"#, &number, b"}\n"]);
 }
 
 /// Appends a message on a line: a state, or an error and its remedy, in two parts.
 pub fn write_message(out: &mut Vec<u8>, message: [&str; 2]) {
-    extend(out, &[message[0].as_bytes(), message[1].as_bytes(), b"\n"]);
+    append(out, &[message[0].as_bytes(), message[1].as_bytes(), b"\n"]);
 }
 
 /// Appends the object of a message in two parts, which need no escaping. `name` is its key.
 pub fn write_message_object(out: &mut Vec<u8>, name: &str, message: [&str; 2]) {
-    extend(out, &[br#"{""#, name.as_bytes(), br#"":""#, message[0].as_bytes(), message[1].as_bytes(), b"\"}\n"]);
+    append(out, &[br#"{""#, name.as_bytes(), br#"":""#, message[0].as_bytes(), message[1].as_bytes(), b"\"}\n"]);
 }
 
 /// Appends the object from which shields.io draws a badge (its endpoint schema). The message and the name of the colour
 /// need no escaping.
 pub fn write_badge_object(out: &mut Vec<u8>, message: &[u8], color: &str) {
     let start = br#"{"schemaVersion":1,"label":"visits","message":""#;
-    extend(out, &[start, message, br#"","color":""#, color.as_bytes(), b"\"}\n"]);
+    append(out, &[start, message, br#"","color":""#, color.as_bytes(), b"\"}\n"]);
 }
 
 /// The sentence of the start page, as text and escaped for JSON.
@@ -126,18 +126,18 @@ impl Welcome {
     pub fn write_text(&self, out: &mut Vec<u8>, total: Result<i64, StoreError>) {
         out.extend_from_slice(self.text.as_bytes());
         match total {
-            Ok(total) => extend(out, &[b"\nvisits so far: ", &Decimal::new(total), b"\n"]),
-            Err(error) => extend(out, &[b"\nno count right now: ", error_message(error).as_bytes(), b"\n"]),
+            Ok(total) => append(out, &[b"\nvisits so far: ", &Decimal::new(total), b"\n"]),
+            Err(error) => append(out, &[b"\nno count right now: ", error_message(error).as_bytes(), b"\n"]),
         }
     }
 
     /// Appends the start page as an object; without a total, its `count` is `null` and there is an `error`.
     pub fn write_object(&self, out: &mut Vec<u8>, key: &Key, total: Result<i64, StoreError>) {
         let (welcome, key) = (self.json.as_bytes(), key.as_bytes());
-        extend(out, &[br#"{"welcome":""#, welcome, br#"","counter":""#, key, br#"","count":"#]);
+        append(out, &[br#"{"welcome":""#, welcome, br#"","counter":""#, key, br#"","count":"#]);
         match total {
-            Ok(total) => extend(out, &[&Decimal::new(total), b"}\n"]),
-            Err(error) => extend(out, &[br#"null,"error":""#, error_message(error).as_bytes(), b"\"}\n"]),
+            Ok(total) => append(out, &[&Decimal::new(total), b"}\n"]),
+            Err(error) => append(out, &[br#"null,"error":""#, error_message(error).as_bytes(), b"\"}\n"]),
         }
     }
 }
@@ -175,14 +175,14 @@ impl Page<'_> {
             b"after" => self.after.iter().for_each(|part| escape(out, part)),
             b"style" => out.extend_from_slice(STYLE),
             b"title" | b"name" | b"counter" | b"back" if self.name.is_empty() => {}
-            b"title" => extend(out, &[self.name, " \u{2013} ".as_bytes()]),
-            b"name" => extend(out, &[b"/", self.name]),
-            b"counter" => extend(out, &[b"<p>", self.name, b"</p>"]),
+            b"title" => append(out, &[self.name, " \u{2013} ".as_bytes()]),
+            b"name" => append(out, &[b"/", self.name]),
+            b"counter" => append(out, &[b"<p>", self.name, b"</p>"]),
             b"back" => out.extend_from_slice(BACK),
             b"names" if !self.names.is_empty() => {
                 out.extend_from_slice(b"<nav aria-label=Counters>");
                 for name in self.names {
-                    extend(out, &[b"<a href=/total/", name.as_bytes(), b">", name.as_bytes(), b"</a> "]);
+                    append(out, &[b"<a href=/total/", name.as_bytes(), b">", name.as_bytes(), b"</a> "]);
                 }
                 out.extend_from_slice(b"</nav>\n");
             }
@@ -203,7 +203,8 @@ pub fn write_error_page(out: &mut Vec<u8>, status: &str, message: [&str; 2], rep
     });
 }
 
-fn extend(out: &mut Vec<u8>, parts: &[&[u8]]) {
+/// Appends the parts, one after the other.
+pub fn append(out: &mut Vec<u8>, parts: &[&[u8]]) {
     parts.iter().for_each(|part| out.extend_from_slice(part));
 }
 

@@ -11,21 +11,23 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Returns the machine's memory in bytes (proc_meminfo(5)); `None` if it cannot be read.
 #[must_use]
-pub fn memory() -> Option<usize> {
-    let total = read("/proc/meminfo");
-    number(line(&total, "MemTotal:")?.split_ascii_whitespace().next()?).map(|kilobytes| kilobytes * 1024)
+pub fn total_memory() -> Option<usize> {
+    let total = read_or_empty("/proc/meminfo");
+    parse_number(find_line(&total, "MemTotal:")?.split_ascii_whitespace().next()?).map(|kilobytes| kilobytes * 1024)
 }
 
 /// Returns how many files this process may have open (`ulimit -n`); `usize::MAX` if the limit cannot be read.
 #[must_use]
-pub fn open_files() -> usize {
-    let limits = read("/proc/self/limits");
-    line(&limits, "Max open files").and_then(|line| number(line.split_ascii_whitespace().next()?)).unwrap_or(usize::MAX)
+pub fn max_open_files() -> usize {
+    let limits = read_or_empty("/proc/self/limits");
+    find_line(&limits, "Max open files")
+        .and_then(|line| parse_number(line.split_ascii_whitespace().next()?))
+        .unwrap_or(usize::MAX)
 }
 
 /// Returns random bits of `/dev/urandom`; if that cannot be read, the nanoseconds of the clock, which do not repeat.
 #[must_use]
-pub fn random() -> u64 {
+pub fn random_bits() -> u64 {
     let mut bits = [0; 8];
     match File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bits)) {
         Ok(()) => u64::from_ne_bytes(bits),
@@ -35,16 +37,16 @@ pub fn random() -> u64 {
 
 /// Returns the content of a file; empty if it cannot be read.
 #[must_use]
-pub fn read(path: &str) -> String {
-    content(path.as_ref()).unwrap_or_default()
+pub fn read_or_empty(path: &str) -> String {
+    read_text(path.as_ref()).unwrap_or_default()
 }
 
 /// Returns the content of a text file.
 ///
 /// # Errors
 /// It cannot be read, is longer than [`MAX_CONTENT`], or is not UTF-8.
-pub fn content(path: &OsStr) -> io::Result<String> {
-    let content = bytes(path, MAX_CONTENT)?;
+pub fn read_text(path: &OsStr) -> io::Result<String> {
+    let content = read_bytes(path, MAX_CONTENT)?;
     if content.len() > MAX_CONTENT {
         return Err(ErrorKind::FileTooLarge.into());
     }
@@ -56,7 +58,7 @@ pub fn content(path: &OsStr) -> io::Result<String> {
 ///
 /// # Errors
 /// It cannot be read.
-pub fn bytes(path: &OsStr, max: usize) -> io::Result<Vec<u8>> {
+pub fn read_bytes(path: &OsStr, max: usize) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     read_pieces(path, &mut |piece| {
         content.extend(piece);
@@ -67,7 +69,7 @@ pub fn bytes(path: &OsStr, max: usize) -> io::Result<Vec<u8>> {
 
 /// Returns the absolute path of `path`, without a leading `./`.
 #[must_use]
-pub fn absolute(path: &OsStr) -> PathBuf {
+pub fn absolute_path(path: &OsStr) -> PathBuf {
     let bytes = path.as_bytes();
     let path = OsStr::from_bytes(bytes.strip_prefix(b"./").unwrap_or(bytes));
     env::current_dir().unwrap_or_default().join(path)
@@ -94,13 +96,13 @@ pub fn read_pieces(path: &OsStr, consume: &mut dyn FnMut(&[u8]) -> bool) -> io::
 /// Returns the number of the network interface with this name, if it has an IPv6 address. `/sys/class/net` would show
 /// the interfaces of the network namespace in which it was mounted, which may be another one.
 #[must_use]
-pub fn interface(name: &str) -> Option<u32> {
-    interface_in(&read("/proc/self/net/if_inet6"), name)
+pub fn interface_index(name: &str) -> Option<u32> {
+    find_interface(&read_or_empty("/proc/self/net/if_inet6"), name)
 }
 
 /// Finds the number in a table of six columns: it is the second, in hexadecimal; the name is the last
 /// (proc_pid_net(5)).
-fn interface_in(table: &str, name: &str) -> Option<u32> {
+fn find_interface(table: &str, name: &str) -> Option<u32> {
     let mut lines = table.as_bytes().split(|&byte| byte == b'\n').filter_map(|line| str::from_utf8(line).ok());
     lines.find_map(|line| {
         let mut columns = line.split_ascii_whitespace();
@@ -111,19 +113,19 @@ fn interface_in(table: &str, name: &str) -> Option<u32> {
 
 /// Returns the number of processors in the mask of `/proc/self/status` (proc_pid_status(5)); 0 if there is none.
 #[must_use]
-pub fn affinity(status: &str) -> usize {
-    let mask = line(status, "Cpus_allowed:").unwrap_or_default();
+pub fn count_processors(status: &str) -> usize {
+    let mask = find_line(status, "Cpus_allowed:").unwrap_or_default();
     mask.chars().filter_map(|digit| digit.to_digit(16)).map(|digit| digit.count_ones() as usize).sum()
 }
 
 /// Returns the text after `start` in the first line that begins with `start`.
 #[must_use]
-pub fn line<'a>(text: &'a str, start: &str) -> Option<&'a str> {
+pub fn find_line<'a>(text: &'a str, start: &str) -> Option<&'a str> {
     let mut lines = text.as_bytes().split(|&byte| byte == b'\n');
     str::from_utf8(lines.find_map(|line| line.strip_prefix(start.as_bytes()))?).ok()
 }
 
-fn number(text: &str) -> Option<usize> {
+fn parse_number(text: &str) -> Option<usize> {
     text.parse().ok()
 }
 
@@ -145,7 +147,7 @@ mod tests {
             ("Cpus_allowed:\t8\n", 1),
             ("", 0),
         ] {
-            assert_eq!(affinity(status), processors, "{status:?}");
+            assert_eq!(count_processors(status), processors, "{status:?}");
         }
     }
 
@@ -154,7 +156,7 @@ mod tests {
         let table = "00000000000000000000000000000001 01 80 10 80       lo\n\
                      fe80000000000000a876c4fffe64f3ea 1f 40 20 80     eth0\nfe80\n";
         for (name, number) in [("lo", Some(1)), ("eth0", Some(31)), ("eth1", None), ("80", None), ("", None)] {
-            assert_eq!(interface_in(table, name), number, "{name:?}");
+            assert_eq!(find_interface(table, name), number, "{name:?}");
         }
     }
 
@@ -171,11 +173,11 @@ mod tests {
 
     #[test]
     fn facts_of_this_machine_are_read() {
-        assert!(open_files() > 0);
-        assert!(memory().is_some_and(|bytes| bytes > 0));
-        assert_ne!(random(), random());
-        assert_eq!(read("/no/such/file"), "");
-        assert!(content("/proc/self/exe".as_ref()).is_err(), "a program is not text");
-        assert!(content("/dev/zero".as_ref()).is_err_and(|error| error.kind() == ErrorKind::FileTooLarge));
+        assert!(max_open_files() > 0);
+        assert!(total_memory().is_some_and(|bytes| bytes > 0));
+        assert_ne!(random_bits(), random_bits());
+        assert_eq!(read_or_empty("/no/such/file"), "");
+        assert!(read_text("/proc/self/exe".as_ref()).is_err(), "a program is not text");
+        assert!(read_text("/dev/zero".as_ref()).is_err_and(|error| error.kind() == ErrorKind::FileTooLarge));
     }
 }

@@ -126,7 +126,7 @@ fn the_least_limit_of_all_groups_applies() {
         ),
     ] {
         let tree = Tree::new(name, &[files, &[STATUS]].concat());
-        let groups = Groups(tree.path());
+        let groups = ControlGroups(tree.path());
         assert_eq!((groups.memory(), groups.processors()), (memory, processors), "{name}");
     }
 }
@@ -143,7 +143,7 @@ fn a_quota_is_rounded_down_to_whole_processors() {
         ("100000\n", UNLIMITED),
         ("-1\n100000\n", UNLIMITED),
     ] {
-        assert_eq!(quota(text), processors, "{text:?}");
+        assert_eq!(parse_quota(text), processors, "{text:?}");
     }
-    assert!(Groups("").processors() >= 1);
+    assert!(ControlGroups::OWN.processors() >= 1);
 }

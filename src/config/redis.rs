@@ -5,8 +5,8 @@
 
 use std::ffi::OsString;
 
-use super::parse::{self, MAX_DB, MAX_PASSWORD, REDIS_PORT, SENTINEL_PORT};
 use super::settings::{REDIS_PREFIX, SETTINGS, default, nearest_setting, setting_named};
+use super::values::{self, MAX_DB, MAX_PASSWORD, REDIS_PORT, SENTINEL_PORT};
 use super::{Env, Store};
 use crate::ledger::Fsync;
 use crate::log::printable;
@@ -24,7 +24,7 @@ impl Env {
             self.reject_redis_setting_without_host();
             let path = self.raw("LEDGER").map_or(default("LEDGER").as_ref(), OsString::as_os_str);
             // Log lines show the absolute path.
-            return Store::Ledger(system::absolute(path), fsync);
+            return Store::Ledger(system::absolute_path(path), fsync);
         };
         if self.is_set("FSYNC") {
             self.reject("FSYNC", format_args!("applies to the ledger only, and {by} is set: unset one of them"));
@@ -55,17 +55,17 @@ impl Env {
             acks: 0,
         };
         match name {
-            "REDIS_URL" => match parse::parse_redis_url(value) {
+            "REDIS_URL" => match values::parse_redis_url(value) {
                 Ok(parsed) => redis = parsed,
                 Err(problem) => self.reject(name, format_args!("{problem}")),
             },
             "REDIS_SENTINELS" => {
-                let sentinels = parse::parse_addresses(value, SENTINEL_PORT).unwrap_or_else(|problem| {
+                let sentinels = values::parse_addresses(value, SENTINEL_PORT).unwrap_or_else(|problem| {
                     self.reject(name, format_args!("{problem}"));
                     Vec::new()
                 });
                 let master = self.value("REDIS_MASTER_NAME");
-                let master = parse::parse_master_name(&master).unwrap_or_else(|problem| {
+                let master = values::parse_master_name(&master).unwrap_or_else(|problem| {
                     self.reject("REDIS_MASTER_NAME", format_args!("{problem}"));
                     master
                 });
@@ -126,7 +126,7 @@ impl Env {
         if text.starts_with("udp://") || text.starts_with("sctp://") {
             return REDIS_PORT;
         }
-        parse::port(&text).unwrap_or_else(|| {
+        values::parse_port(&text).unwrap_or_else(|| {
             self.reject_value("REDIS_PORT", &text, format_args!("a number from 1 to {}", u16::MAX));
             REDIS_PORT
         })
@@ -147,7 +147,7 @@ impl Env {
             credentials.username = Some(username);
         }
         if let Some(content) = self.password_content(names) {
-            match parse::password(content) {
+            match values::parse_password(content) {
                 Ok(text) => credentials.password = Some(text),
                 Err(problem) => self.reject(self.password_variable(names), format_args!("the password {problem}")),
             }
@@ -174,7 +174,7 @@ impl Env {
         if name == names.password {
             return Some(value.as_encoded_bytes().to_vec());
         }
-        let content = system::bytes(value, MAX_PASSWORD);
+        let content = system::read_bytes(value, MAX_PASSWORD);
         content.map_err(|error| self.reject(name, format_args!("cannot be read ({error})"))).ok()
     }
 }

@@ -1,5 +1,5 @@
-use super::parse::MAX_ORIGIN;
 use super::settings::SETTINGS;
+use super::values::MAX_ORIGIN;
 use super::*;
 use crate::redis::{Credentials, DisplayList};
 

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 /// which a link-local address belongs (RFC 4007, section 11). Returns `None` if `word` is not an address, or if the
 /// interface does not exist.
 #[must_use]
-pub fn address(word: &[u8], port: u16, interface: Interfaces) -> Option<SocketAddr> {
+pub fn parse_address(word: &[u8], port: u16, interface: Interfaces) -> Option<SocketAddr> {
     let text = str::from_utf8(word).ok()?;
     let (ip, zone) = text.split_once('%').unwrap_or((text, ""));
     match ip.parse().ok()? {
@@ -29,7 +29,7 @@ pub type Interfaces = fn(&str) -> Option<u32>;
 /// Returns the loopback addresses for `localhost` and its subdomains, independent of the files, and no addresses for
 /// other names (RFC 6761, section 6.3).
 #[must_use]
-pub fn loopback(host: &str) -> Vec<IpAddr> {
+pub fn loopback_addresses(host: &str) -> Vec<IpAddr> {
     let name = host.strip_suffix('.').unwrap_or(host).as_bytes();
     let domain = name.rsplit(|&byte| byte == b'.').next().unwrap_or_default();
     if domain.eq_ignore_ascii_case(b"localhost") {
@@ -62,7 +62,7 @@ impl<'a> Hosts<'a> {
         let Self { host, port, interfaces, words, address, found } = self;
         words.split(piece, &mut |index, word| {
             if index == 0 {
-                *address = self::address(word, *port, *interfaces);
+                *address = parse_address(word, *port, *interfaces);
             } else if word.eq_ignore_ascii_case(host) {
                 match *address {
                     Some(new) if found.len() < MAX_ADDRESSES && !found.contains(&new) => found.push(new),
@@ -187,7 +187,7 @@ impl ConfParser {
                 }
             }
             Keyword::NameServer if index == 1 && conf.servers.len() < MAX_SERVERS => {
-                match address(word, PORT, *interfaces) {
+                match parse_address(word, PORT, *interfaces) {
                     Some(new) if !conf.servers.contains(&new) => conf.servers.push(new),
                     _ => {}
                 }

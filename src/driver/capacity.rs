@@ -31,8 +31,8 @@ pub(super) struct Capacity {
 ///
 /// # Errors
 /// [`Failure::Files`] and [`Failure::Memory`].
-pub(super) fn capacity(config: &Config, costs: Costs, loops: usize, most: usize) -> Result<Capacity, Failure> {
-    let (memory, files) = (memory::limit(config.memory), system::open_files());
+pub(super) fn plan_capacity(config: &Config, costs: Costs, loops: usize, most: usize) -> Result<Capacity, Failure> {
+    let (memory, files) = (memory::limit(config.memory), system::max_open_files());
     let requested = config.limits.connections.min(most);
     let needed = |workers| config::files_needed(workers) + memory::LEAST_CONNECTIONS.min(requested);
     let workers = config.workers.unwrap_or_else(|| {

@@ -16,19 +16,19 @@ use crate::system;
 
 /// Returns the addresses of `host`, at least one, if they are found before `deadline`.
 pub(super) fn look_up(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, StoreHealth> {
-    if let Some(address) = dns::address(host.as_bytes(), port, system::interface) {
+    if let Some(address) = dns::parse_address(host.as_bytes(), port, system::interface_index) {
         return Ok(vec![address]);
     }
     if host.contains(':') {
         return Err(NO_INTERFACE);
     }
-    let mut hosts = Hosts::new(host, port, system::interface);
+    let mut hosts = Hosts::new(host, port, system::interface_index);
     read_file("/etc/hosts", deadline, &mut |piece| hosts.read(piece));
     let listed = hosts.finish();
     if !listed.is_empty() {
         return Ok(listed);
     }
-    let mut found = dns::loopback(host);
+    let mut found = dns::loopback_addresses(host);
     if found.is_empty() {
         found = query_servers(&read_conf(deadline), host, deadline)?;
     }
@@ -36,15 +36,15 @@ pub(super) fn look_up(host: &str, port: u16, deadline: Instant) -> Result<Vec<So
 }
 
 fn read_conf(deadline: Instant) -> Conf {
-    let mut parser = ConfParser::new(system::interface);
+    let mut parser = ConfParser::new(system::interface_index);
     read_file("/etc/resolv.conf", deadline, &mut |piece| parser.read(piece));
-    parser.finish(&system::read("/proc/sys/kernel/hostname"))
+    parser.finish(&system::read_or_empty("/proc/sys/kernel/hostname"))
 }
 
 /// Reads a file in pieces until `deadline`. A file that cannot be read is treated as empty.
-fn read_file(path: &str, deadline: Instant, take: &mut dyn FnMut(&[u8])) {
+fn read_file(path: &str, deadline: Instant, consume: &mut dyn FnMut(&[u8])) {
     system::read_pieces(path.as_ref(), &mut |piece| {
-        take(piece);
+        consume(piece);
         !remaining(deadline).is_zero()
     })
     .unwrap_or_default();
@@ -53,10 +53,10 @@ fn read_file(path: &str, deadline: Instant, take: &mut dyn FnMut(&[u8])) {
 /// Sends the queries to the name servers until the lookup is done or `deadline` has passed.
 fn query_servers(conf: &Conf, host: &str, deadline: Instant) -> Result<Vec<IpAddr>, StoreHealth> {
     let begin = Instant::now();
-    let sockets: Vec<_> = conf.servers.iter().map(|&server| open(server).ok()).collect();
-    let mut lookup = Lookup::new(conf, host, remaining(deadline).as_millis() as u64, system::random);
+    let sockets: Vec<_> = conf.servers.iter().map(|&server| open_socket(server).ok()).collect();
+    let mut lookup = Lookup::new(conf, host, remaining(deadline).as_millis() as u64, system::random_bits);
     loop {
-        match lookup.poll(since(begin)) {
+        match lookup.poll(millis_since(begin)) {
             Step::Send(server, query) => {
                 let sent = sockets[server].as_ref().map_or(Err(ErrorKind::NotConnected.into()), |one| one.send(query));
                 // A datagram that finds the socket's buffer full is lost, as it may be in the network.
@@ -67,21 +67,21 @@ fn query_servers(conf: &Conf, host: &str, deadline: Instant) -> Result<Vec<IpAdd
             Step::Connect(server, query, until) => {
                 let until = begin + Duration::from_millis(until);
                 if let Ok(reply) = query_over_tcp(conf.servers[server], query, until) {
-                    lookup.receive(server, &reply, since(begin));
+                    lookup.receive(server, &reply, millis_since(begin));
                 }
                 receive(&sockets, &mut lookup, begin);
             }
             Step::Wait(until) => {
-                wait(&sockets, until.saturating_sub(since(begin)));
+                wait(&sockets, until.saturating_sub(millis_since(begin)));
                 receive(&sockets, &mut lookup, begin);
             }
-            Step::Done(result) => return result.map_err(status),
+            Step::Done(result) => return result.map_err(health_of),
         }
     }
 }
 
 /// Opens a socket that is connected to this server.
-fn open(server: SocketAddr) -> io::Result<UdpSocket> {
+fn open_socket(server: SocketAddr) -> io::Result<UdpSocket> {
     let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
     socket.set_nonblocking(true)?;
@@ -105,7 +105,7 @@ fn receive(sockets: &[Option<UdpSocket>], lookup: &mut Lookup<'_>, begin: Instan
         // The bound prevents one server that sends many datagrams from delaying the others.
         for _ in 0..MAX_DATAGRAMS {
             match socket.recv(&mut datagram) {
-                Ok(length) => lookup.receive(server, &datagram[..length], since(begin)),
+                Ok(length) => lookup.receive(server, &datagram[..length], millis_since(begin)),
                 Err(error) if would_block(&error) => break,
                 Err(_) => {
                     lookup.mark_unreachable(server);
@@ -153,11 +153,11 @@ fn would_block(error: &io::Error) -> bool {
 }
 
 /// Returns the milliseconds since `begin`.
-fn since(begin: Instant) -> u64 {
+fn millis_since(begin: Instant) -> u64 {
     begin.elapsed().as_millis() as u64
 }
 
-fn status(failure: Failure) -> StoreHealth {
+fn health_of(failure: Failure) -> StoreHealth {
     StoreHealth::Down(match failure {
         Failure::NoSuchName => "DNS lookup of the Redis host failed: no such name; check REDIS_HOST",
         Failure::NoAddress => "DNS lookup of the Redis host failed: the name has no address; check REDIS_HOST",

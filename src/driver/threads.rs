@@ -45,10 +45,10 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     let address = listener.local_addr().unwrap_or(config.listen);
     // The threads share one state, which counts as one event loop.
     config.workers = None;
-    let capacity = super::capacity(&config, COSTS, 1, MAX_THREADS)?;
+    let capacity = super::plan_capacity(&config, COSTS, 1, MAX_THREADS)?;
     super::set_socket_limits(&listener, &capacity)?;
     let Capacity { workers, limits, share, .. } = capacity;
-    config.context.metrics = super::metrics("threads", &config.store, &limits, workers, true);
+    config.context.metrics = super::create_metrics("threads", &config.store, &limits, workers, true);
     // It is never dropped: some threads that use it run until the process ends.
     let config: &_ = Box::leak(config);
     let server: &_ = Box::leak(Box::new(Server {

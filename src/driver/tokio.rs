@@ -32,7 +32,7 @@ use super::queue::{Attempt, Queue, Waiter};
 use super::{Capacity, Failure, Health, StoreHealth, spawn};
 use crate::batch::Batch;
 use crate::buffers::Buffers;
-use crate::cgroup::Groups;
+use crate::cgroup::ControlGroups;
 use crate::config::{Config, Limits, Store};
 use crate::connection::{ServerContext, WorkerContext};
 use crate::counter::{Command, Key, StoreError};
@@ -50,8 +50,8 @@ mod timer;
 /// # Errors
 /// [`Failure`], if serving cannot begin.
 pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
-    let most = Groups("").processors().div_ceil(PROCESSORS_PER_WORKER);
-    let capacity = super::capacity(&config, COSTS, most, usize::MAX)?;
+    let most = ControlGroups::OWN.processors().div_ceil(PROCESSORS_PER_WORKER);
+    let capacity = super::plan_capacity(&config, COSTS, most, usize::MAX)?;
     let Capacity { workers: count, limits, share, .. } = capacity;
     let limits = leak(limits);
     let mut runtimes = Vec::new();
@@ -63,7 +63,7 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
         let _entered = runtimes[0].enter();
         listen(config.listen, &capacity).map_err(|error| Failure::Listen(config.listen, error))?
     };
-    config.context.metrics = super::metrics("tokio", &config.store, limits, count, false);
+    config.context.metrics = super::create_metrics("tokio", &config.store, limits, count, false);
     let config: &Config = Box::leak(config);
     let stop = leak(Inbox::new());
     let serving = super::watch_signals(signals, STACK, limits, Box::new(|signal| stop.put(signal)))?;

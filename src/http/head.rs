@@ -58,7 +58,7 @@ pub struct Framing {
 ///
 /// # Errors
 /// A [`RequestError`] as soon as it is certain. The caller decides what to do with an incomplete head that fills its
-/// buffer: see [`overflow`].
+/// buffer: see [`overflow_error`].
 ///
 /// # Examples
 /// ```
@@ -138,9 +138,9 @@ fn strip_line_end(line: &[u8]) -> Option<&[u8]> {
     Some(line.strip_suffix(b"\r").unwrap_or(line))
 }
 
-/// Returns whether no request has begun: empty lines are skipped (RFC 9112, section 2.2).
+/// Returns whether there are only empty lines, which begin no request (RFC 9112, section 2.2).
 #[must_use]
-pub fn is_empty(bytes: &[u8]) -> bool {
+pub fn is_blank(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| CRLF.contains(byte))
 }
 
@@ -160,7 +160,7 @@ fn has_http_version(bytes: &[u8]) -> bool {
 
 /// Returns the error of an incomplete head that fills its buffer: the target is too long, or the fields are too large.
 #[must_use]
-pub fn overflow(bytes: &[u8]) -> &'static RequestError {
+pub fn overflow_error(bytes: &[u8]) -> &'static RequestError {
     match bytes.trim_ascii_start() {
         [] => NO_REQUEST,
         bytes if bytes.contains(&b'\n') => FIELDS_TOO_LARGE,

@@ -53,7 +53,7 @@ pub enum Persistence {
 }
 
 /// Appends a response with the body that `write_body` appends. A 503 gets `Retry-After: 1`. `date` is the current
-/// second as [`date()`] renders it, and `served_by` the value of `X-Served-By`.
+/// second as [`format_date`] renders it, and `served_by` the value of `X-Served-By`.
 pub fn write_response(
     out: &mut Vec<u8>,
     head: &ResponseHead<'_>,
@@ -149,7 +149,7 @@ fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 
 /// Returns the `Date` of a response; `second` counts from 1970 (RFC 9110, section 5.6.7).
 #[must_use]
-pub fn date(second: u64) -> [u8; 29] {
+pub fn format_date(second: u64) -> [u8; 29] {
     // The year has exactly four digits.
     let second = second.min(LAST_SECOND);
     let (days, rest) = (second / 86_400, second % 86_400);
@@ -196,7 +196,7 @@ mod tests {
             (1_735_689_599, "Tue, 31 Dec 2024 23:59:59 GMT"),
             (u64::MAX, "Fri, 31 Dec 9999 23:59:59 GMT"),
         ] {
-            assert_eq!(date(second).escape_ascii().to_string(), text);
+            assert_eq!(format_date(second).escape_ascii().to_string(), text);
         }
     }
 }

@@ -14,7 +14,7 @@ pub(super) type FileId = (u64, u64);
 
 /// Opens or creates the file at `path` and locks it, and checks that it is still at `path` afterwards. Returns the file
 /// and whether it was created.
-pub(super) fn lock(path: &Path) -> Result<(File, bool), OpenError> {
+pub(super) fn open_locked(path: &Path) -> Result<(File, bool), OpenError> {
     let mut created = false;
     let mut options = OpenOptions::new();
     options.read(true).append(true);
@@ -41,7 +41,7 @@ pub(super) fn lock(path: &Path) -> Result<(File, bool), OpenError> {
         if !ours.is_file() {
             return Err(OpenError::NotALedger);
         }
-        if id(&ours) == id(&there) {
+        if file_id(&ours) == file_id(&there) {
             return Ok((file, created));
         }
     }
@@ -58,7 +58,7 @@ pub(super) fn resolve_links(path: &Path) -> PathBuf {
 }
 
 /// Returns device and inode.
-pub(super) fn id(file: &fs::Metadata) -> FileId {
+pub(super) fn file_id(file: &fs::Metadata) -> FileId {
     (file.dev(), file.ino())
 }
 
@@ -103,7 +103,7 @@ pub(super) fn parent(path: &Path) -> Option<&Path> {
 }
 
 /// Removes a file if it exists.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
+pub(super) fn remove_if_exists(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),

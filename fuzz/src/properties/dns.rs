@@ -89,7 +89,7 @@ fn check_files(text: &[u8]) {
         assert!(parse_conf(text, length) == whole && parse_hosts(text, length) == hosts, "pieces of {length} bytes");
     }
     for word in text.split(u8::is_ascii_whitespace) {
-        let address = dns::address(word, 6379, interfaces);
+        let address = dns::parse_address(word, 6379, interfaces);
         assert!(address.is_none_or(|address| address.is_ipv6() || !word.contains(&b'%') || word.ends_with(b"%")));
         if let Some(query) = dns::encode_query(ID, word, A) {
             assert!(word.len() <= 253 && query.len() == HEADER + word.len() + 6);

@@ -15,7 +15,7 @@ use nix::sys::socket::{MsgFlags, send};
 use super::super::deadline::Timer;
 use super::super::queue::Waiter;
 use super::super::slots::{Evicted, Eviction, STALLED_GRACE};
-use super::super::{has_stalled, has_unacknowledged, log_requests, micros, reset_on_close, unix_time};
+use super::super::{has_stalled, has_unacknowledged, log_requests, micros_since_start, reset_on_close, unix_time};
 use super::{CHUNK, ClientHandle, Server};
 use crate::buffers::Buffers;
 use crate::connection::{HttpConnection, Need, WorkerContext};
@@ -186,7 +186,7 @@ impl ClientConnection {
         self.context.draining = server.draining.load(Ordering::Relaxed);
         self.context.closing = server.closing.load(Ordering::Relaxed);
         if server.context.records_requests {
-            self.context.micros = micros();
+            self.context.micros = micros_since_start();
         }
     }
 

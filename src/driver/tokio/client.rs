@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::super::deadline::{Deadline, Timer};
 use super::super::slots::{Evicted, Eviction, STALLED_GRACE};
-use super::super::{has_stalled, has_unacknowledged, log_requests, micros, reset_on_close};
+use super::super::{has_stalled, has_unacknowledged, log_requests, micros_since_start, reset_on_close};
 use super::accept::ConnectionPermit;
 use super::timer::DeadlineTimer;
 use super::{Server, State, read, state};
@@ -45,7 +45,7 @@ impl Client {
     /// Sets the time of a request or its response, if requests are recorded.
     fn set_micros(&self, context: &mut WorkerContext) {
         if self.server().context.records_requests {
-            context.micros = micros();
+            context.micros = micros_since_start();
         }
     }
 

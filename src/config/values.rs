@@ -1,23 +1,24 @@
-//! Parsing of single values: numbers, durations, amounts of memory, Redis URLs, origins and passwords.
+//! Parsers of single values: numbers, durations, amounts of memory, Redis URLs, origins and passwords. `config` decides
+//! which setting has which kind of value.
 //!
 //! Error messages of URLs and passwords never repeat the value, because it may be a password.
 
 use crate::redis::{Address, Credentials, MAX_HOST, MAX_SERVERS, RedisConfig, Servers};
 
 /// Splits a comma-separated list and trims each member. Returns no member for an empty list.
-pub(super) fn list_members(list: &str) -> Vec<String> {
+pub(super) fn split_list(list: &str) -> Vec<String> {
     if list.is_empty() { Vec::new() } else { list.split(',').map(|member| member.trim_ascii().to_owned()).collect() }
 }
 
 /// Parses a whole number from `min` to `max`, without a sign.
-pub(super) fn number(text: &str, min: u64, max: u64) -> Option<u64> {
+pub(super) fn parse_number(text: &str, min: u64, max: u64) -> Option<u64> {
     // The standard library accepts a plus sign.
     let number = text.parse().ok().filter(|_| !text.starts_with('+'));
     number.filter(|number| (min..=max).contains(number))
 }
 
 /// Parses a duration such as `500ms`, `5s` or `2m`. Returns milliseconds, from `min` to [`MAX_MILLIS`].
-pub(super) fn millis(text: &str, min: u64) -> Option<u64> {
+pub(super) fn parse_millis(text: &str, min: u64) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (amount, unit) = text.split_at(digits);
     let unit = match unit {
@@ -26,12 +27,12 @@ pub(super) fn millis(text: &str, min: u64) -> Option<u64> {
         "m" => 60_000,
         _ => return None,
     };
-    let millis = number(amount, 0, MAX_MILLIS)? * unit;
+    let millis = parse_number(amount, 0, MAX_MILLIS)? * unit;
     (min..=MAX_MILLIS).contains(&millis).then_some(millis)
 }
 
 /// Parses an amount of memory such as `6m`, `64m` or `1g`. Returns bytes; the units are 2^10, 2^20 and 2^30.
-pub(super) fn bytes(text: &str) -> Option<usize> {
+pub(super) fn parse_bytes(text: &str) -> Option<usize> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (amount, unit) = text.split_at(digits);
     let unit = ["", "k", "m", "g"].iter().position(|name| unit.eq_ignore_ascii_case(name))?;
@@ -39,13 +40,14 @@ pub(super) fn bytes(text: &str) -> Option<usize> {
 }
 
 /// Parses a port, also from the form `tcp://10.0.0.1:6379` that Kubernetes sets.
-pub(super) fn port(text: &str) -> Option<u16> {
+pub(super) fn parse_port(text: &str) -> Option<u16> {
     let digits = if text.starts_with("tcp://") { split_last(text, b':')?.1 } else { text };
-    number(digits, 1, u16::MAX.into()).map(|port| port as u16)
+    parse_number(digits, 1, u16::MAX.into()).map(|port| port as u16)
 }
 
 /// Parses a URL of Redis: `redis://[user:password@]host[:port][/db]`,
-/// `redis+sentinel://[user:password@]host[:port],.../NAME[/db]` or `redis+cluster://[user:password@]host[:port],...[/db]`.
+/// `redis+sentinel://[user:password@]host[:port],.../NAME[/db]` or
+/// `redis+cluster://[user:password@]host[:port],...[/db]`.
 ///
 /// # Errors
 /// What is wrong with the URL.
@@ -68,7 +70,7 @@ pub(super) fn parse_redis_url(url: &str) -> Result<RedisConfig, &'static str> {
     };
     let (username, password) = user.split_once(':').unwrap_or(("", user));
     let credentials = Credentials { username: percent_decode(username)?, password: percent_decode(password)? };
-    let db = if db.is_empty() { 0 } else { number(db, 0, MAX_DB).ok_or("the database is not a number")? as u32 };
+    let db = if db.is_empty() { 0 } else { parse_number(db, 0, MAX_DB).ok_or("the database is not a number")? as u32 };
     Ok(RedisConfig { servers, credentials, db, acks: 0 })
 }
 
@@ -91,7 +93,7 @@ fn parse_address(address: &str, default_port: u16) -> Result<Address, &'static s
         return Err("the host is longer than 255 bytes, or not printable ASCII");
     }
     let port = match port {
-        Some(digits) => self::port(digits).ok_or("the port is not a number from 1 to 65535")?,
+        Some(digits) => parse_port(digits).ok_or("the port is not a number from 1 to 65535")?,
         None => default_port,
     };
     Ok(Address { host: host.to_owned(), port })
@@ -134,7 +136,7 @@ pub(super) fn is_origin(text: &str) -> bool {
     let is_port = match (scheme, port) {
         (_, None) => true,
         ("https", Some("443")) | ("http", Some("80")) => false,
-        (_, Some(port)) => !port.starts_with('0') && number(port, 1, u16::MAX.into()).is_some(),
+        (_, Some(port)) => !port.starts_with('0') && parse_number(port, 1, u16::MAX.into()).is_some(),
     };
     text.len() <= MAX_ORIGIN && !scheme.is_empty() && scheme.bytes().chain(host.bytes()).all(is_allowed) && is_port
 }
@@ -160,12 +162,12 @@ fn percent_decode(text: &str) -> Result<Option<String>, &'static str> {
     Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
-/// Returns the password in the content of a variable or file, without the line ends that an editor adds.
+/// Parses the password in the content of a variable or file, without the line ends that an editor adds.
 ///
 /// # Errors
-/// What is wrong with it. Content that another program might read as a different password is rejected. `notch-redis` has
-/// the same rule (`secret` in redis/notch-redis).
-pub(super) fn password(content: Vec<u8>) -> Result<String, &'static str> {
+/// What is wrong with it. Content that another program might read as a different password is rejected. `notch-redis`
+/// has the same rule (`secret` in redis/notch-redis).
+pub(super) fn parse_password(content: Vec<u8>) -> Result<String, &'static str> {
     if content.len() > MAX_PASSWORD {
         return Err("is longer than 16384 bytes");
     }
