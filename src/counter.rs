@@ -216,8 +216,8 @@ impl Rejection {
         )
     }
 
-    /// Returns `true` if the cause concerns the node and not the command: the command was not executed, and this node or
-    /// another may execute it soon. It does not show whether an earlier attempt was executed.
+    /// Returns `true` if the cause concerns the node and not the command: the command was not executed, and this node
+    /// or another may execute it soon. It does not show whether an earlier attempt was executed.
     #[must_use]
     pub fn is_of_node(self) -> bool {
         matches!(

@@ -2,8 +2,8 @@
 //!
 //! - [`RedisLoop`] is the state of one event loop over all its connections. It obeys the [`Topology`], and reports to
 //!   the waiters and the health of the store when there is nothing to do but wait.
-//! - [`RedisConnection`] is one connection: it moves batches from the queue to the session and results back, and decides
-//!   how long a reply may take.
+//! - [`RedisConnection`] is one connection: it moves batches from the queue to the session and results back, and
+//!   decides how long a reply may take.
 //!
 //! ```text
 //! Handshake -- all replies --> Ready -- a visit is counted --> Serving

@@ -1,9 +1,9 @@
 //! The highest number that this process gave for each counter.
 //!
-//! A store may come back short: a replica that lagged was promoted, the last second was not synced, or an older copy was
-//! restored. Visits up to the highest number were answered, so a counter below it has lost visits. The first increment
-//! of a counter on each connection carries this number, and the script raises the counter to it before it counts. So no
-//! number of this process is given twice.
+//! A store may come back short: a replica that lagged was promoted, the last second was not synced, or an older copy
+//! was restored. Visits up to the highest number were answered, so a counter below it has lost visits. The first
+//! increment of a counter on each connection carries this number, and the script raises the counter to it before it
+//! counts. So no number of this process is given twice.
 //!
 //! A total that falls between two increments of one connection is no loss: somebody has set the counter. Then the floor
 //! is lowered to it.

@@ -73,8 +73,8 @@ pub(super) fn increment_prefix(
     prefix
 }
 
-/// Returns the key of the receipt of a counter, in the counter's slot. Counters with one hash tag have receipts of their
-/// own: a batch has one number for all its counters.
+/// Returns the key of the receipt of a counter, in the counter's slot. Counters with one hash tag have receipts of
+/// their own: a batch has one number for all its counters.
 fn receipt_key(counter: &[u8], id: &[u8]) -> Vec<u8> {
     let tag = hash_tag(counter);
     let mut key = [b"{", tag, b"}:receipt:", id].concat();
@@ -106,8 +106,9 @@ fn hash_tag(key: &[u8]) -> &[u8] {
 
 /// Counts visits once. Keys: the counter, its receipt, and for a counter under a [`NameLimit`] the set of names.
 /// Arguments: the expiry of the receipt in milliseconds, the sequence number of the batch in sixteen digits, the number
-/// of visits; under a limit the most names; and the floor, to which the counter is raised first. Returns the total before
-/// the increment as text, since Lua's numbers have 53 bits. The floor is compared as text too, and added by `INCRBY`.
+/// of visits; under a limit the most names; and the floor, to which the counter is raised first. Returns the total
+/// before the increment as text, since Lua's numbers have 53 bits. The floor is compared as text too, and added by
+/// `INCRBY`.
 ///
 /// The receipt is written first, so that a store that rejects writes does so before anything is counted. If the name or
 /// the increment is rejected, the previous receipt is restored. An increment of 0 creates no counter.

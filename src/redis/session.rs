@@ -14,11 +14,11 @@
 //! called by its digest. If Redis has lost it or does not load it for this user, each increment carries the script. If
 //! Redis runs no scripts, or rejects the keys of receipts, increments are plain `INCRBY` and are never sent twice.
 //!
-//! The session ends with a node that is a replica, by its `ROLE` or a `READONLY` error: after a failover, a new connection
-//! may reach the primary. It also ends when the node rejects commands that it, or another node, may accept soon
-//! ([`Rejection::is_of_node`]): if there are several servers, or if the batch was sent before. Such an error does not
-//! show whether an earlier attempt was applied, so a batch in doubt stays in doubt. One that was never sent before was
-//! not applied, and is put back.
+//! The session ends with a node that is a replica, by its `ROLE` or a `READONLY` error: after a failover, a new
+//! connection may reach the primary. It also ends when the node rejects commands that it, or another node, may accept
+//! soon ([`Rejection::is_of_node`]): if there are several servers, or if the batch was sent before. Such an error does
+//! not show whether an earlier attempt was applied, so a batch in doubt stays in doubt. One that was never sent before
+//! was not applied, and is put back.
 //!
 //! With `REDIS_ACKS`, one `WAIT` follows the commands of each batch with increments. Until enough replicas have
 //! acknowledged them the batch is in doubt.
@@ -275,8 +275,8 @@ impl<W> Session<W> {
     }
 
     /// Writes the commands of `batch` that have no reply, and leaves `batch` empty. The session must be
-    /// [idle](Session::is_idle). `floor` returns the number to which a counter is raised before it is incremented, or 0.
-    /// It is not called for the counter of the last increment, which needs none.
+    /// [idle](Session::is_idle). `floor` returns the number to which a counter is raised before it is incremented, or
+    /// 0. It is not called for the counter of the last increment, which needs none.
     pub fn submit(&mut self, batch: &mut Batch<W>, floor: &mut dyn FnMut(&Key) -> i64, buffers: &mut Buffers) {
         debug_assert!(self.is_idle(), "one batch at a time");
         std::mem::swap(&mut self.in_flight, batch);
@@ -591,8 +591,8 @@ fn parse_digest(reply: Reply<'_>) -> Result<IncrementMode, SessionError> {
     }
 }
 
-/// Returns whether the command is to be sent again, to this node or another, after this rejection. `may_be_applied`: the
-/// batch was sent before.
+/// Returns whether the command is to be sent again, to this node or another, after this rejection. `may_be_applied`:
+/// the batch was sent before.
 fn is_refusal(command: &Command, rejection: Rejection, may_be_applied: bool, servers: ServerKind) -> bool {
     let is_repeated = may_be_applied && command.is_increment();
     match rejection {

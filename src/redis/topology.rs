@@ -1,16 +1,16 @@
 //! Which server is connected to next, and when.
 //!
-//! A [`Topology`] takes events and returns one [`Step`] at a time: connect to this node, ask this Sentinel, or wait. The
-//! driver obeys it; no other code decides where to go or how long to pause. The rules:
+//! A [`Topology`] takes events and returns one [`Step`] at a time: connect to this node, ask this Sentinel, or wait.
+//! The driver obeys it; no other code decides where to go or how long to pause. The rules:
 //!
 //! - **One address:** after each failure it waits, twice as long each time ([`Backoff`]), and connects again.
 //! - **Sentinels:** one of them is asked for the primary before each connection. Its successor is asked if it fails, if
-//!   the node that it names cannot be reached, or if that node is a replica (a Sentinel may have missed a failover). The
-//!   one that named the last primary stays first. When all of them were asked in vain, it waits.
-//! - **Cluster:** any node names the owner of the keys in a `MOVED` error, so no map of slots is needed. The named node is
-//!   connected to at once, at most [`MAX_HOPS`] times in a row. When a connection is lost, the node may be dead, and a
-//!   dead node sends no `MOVED`: then the next connection is to a seed. A node that rejects commands for the moment (`ASK`,
-//!   `TRYAGAIN`, `CLUSTERDOWN`) is tried again a few times before that.
+//!   the node that it names cannot be reached, or if that node is a replica (a Sentinel may have missed a failover).
+//!   The one that named the last primary stays first. When all of them were asked in vain, it waits.
+//! - **Cluster:** any node names the owner of the keys in a `MOVED` error, so no map of slots is needed. The named node
+//!   is connected to at once, at most [`MAX_HOPS`] times in a row. When a connection is lost, the node may be dead, and
+//!   a dead node sends no `MOVED`: then the next connection is to a seed. A node that rejects commands for the moment
+//!   (`ASK`, `TRYAGAIN`, `CLUSTERDOWN`) is tried again a few times before that.
 //!
 //! Left out on purpose: a map of slots, messages of Sentinels (`+switch-master`), connections to several nodes at once.
 //!
