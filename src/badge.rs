@@ -107,7 +107,7 @@ fn text_length(text: &str) -> i64 {
 pub const MAX_LABEL: usize = 64;
 
 /// The label of a badge whose query has none.
-pub const DEFAULT_LABEL: &str = "visits";
+const DEFAULT_LABEL: &str = "visits";
 
 /// The message of a badge without a number.
 pub const UNAVAILABLE: &str = "unavailable";

@@ -16,11 +16,11 @@ use crate::properties::resp::Value;
 
 /// Passes if both decoders agree on the reply at the front of `data`.
 pub fn agrees(data: &[u8]) {
-    let theirs = reference_decode(data).map(|found| found.map(|(frame, length)| (Value::from(frame), length)));
-    match (decode(data), theirs) {
-        (Ok(Some((reply, length))), Ok(theirs)) => assert_eq!(Some((Value::from(reply), length)), theirs),
+    let reference = reference_decode(data).map(|found| found.map(|(frame, length)| (Value::from(frame), length)));
+    match (decode(data), reference) {
+        (Ok(Some((reply, length))), Ok(reference)) => assert_eq!(Some((Value::from(reply), length)), reference),
         (Ok(Some((reply, _))), Err(_)) => assert!(!is_utf8(&Value::from(reply)), "only notch accepts it"),
-        (Ok(None), theirs) => assert!(matches!(theirs, Ok(None)), "only for notch it is incomplete"),
+        (Ok(None), reference) => assert!(matches!(reference, Ok(None)), "only for notch it is incomplete"),
         (Err(Malformed), Ok(Some((value, length)))) => {
             assert!(
                 value.strip_encoding(&data[..length]) != Some(&[]) || !value.is_within_bounds(1),

@@ -349,7 +349,7 @@ fn draining_server_is_not_ready_and_closes_connections() {
     for (draining, closing, requests, transcript) in [
         (true, false, visit, "200 1 x"),
         (true, false, &[visit, "\r\n"].concat(), "200 1 x"),
-        // Requests that have arrived are answered, and the last response closes.
+        // Requests that have arrived get a response, and the last response closes.
         (true, false, &pair, "503 not ready: this server is shutting down 200 1 x"),
         (true, false, &[visit, visit].concat(), "200 1 200 2 x"),
         (true, false, &half, "200 1 +"),

@@ -74,7 +74,7 @@ pub fn decode_reply(message: &[u8], query: &[u8], found: &mut Vec<IpAddr>) -> Re
         found.extend(address.filter(|new| found.len() < MAX_ADDRESSES && !found.contains(new)));
         rest = after;
     }
-    // The server has no answer and does not recurse: this is at best a referral to other servers.
+    // The server has no record and does not recurse: this is at best a referral to other servers.
     let is_lame = flags & AUTHORITATIVE == 0 && more_flags & RECURSIVE == 0 && records == 0 && additional == 0;
     match () {
         () if found.len() > before => ReplyKind::Exists,

@@ -127,7 +127,7 @@ impl StoreHealth {
     }
 }
 
-/// What a reply to one command shows about the store.
+/// What a reply to one command proves about the store.
 #[derive(Clone, Copy)]
 enum Evidence {
     /// It counts.

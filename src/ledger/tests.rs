@@ -57,7 +57,7 @@ fn write_three_batches(path: &Path) -> Vec<u64> {
 
 #[test]
 fn totals_survive_reopening() {
-    let folder = Folder::new("remembers");
+    let folder = Folder::new("reopened");
     let total = |name| Command::Get { key: key(name) };
     let mut ledger = open_valid(&folder.file());
     let commands = [count("a", 2), total("a"), count("b", 1), count("a", 1), Command::Ping, total("c")];

@@ -320,7 +320,7 @@ fn each_case_has_its_result_and_time() {
             101,
         ),
         (
-            "queries for IPv6 are answered wrongly",
+            "queries for IPv6 get a wrong reply",
             TWO,
             |(_, _, kind, _)| if kind == AAAA { Reply(1, NoName) } else { Reply(5, Address(9)) },
             Ok(vec![v4(9)]),
