@@ -53,6 +53,8 @@ pub struct Batch<W> {
     is_sent: bool,
     /// The numbers of increments are not final.
     is_held: bool,
+    /// Errors are not final.
+    has_refusals: bool,
 }
 
 struct Entry {
@@ -103,6 +105,7 @@ impl<W> Batch<W> {
             sequence: 0,
             is_sent: false,
             is_held: false,
+            has_refusals: false,
         }
     }
 
@@ -171,6 +174,7 @@ impl<W> Batch<W> {
         self.replied = 0;
         self.is_sent = false;
         self.is_held = false;
+        self.has_refusals = false;
     }
 
     /// Returns the index of the entry for the kind and key of `command`. If there is none and `may_insert` is set, adds
@@ -227,11 +231,19 @@ impl<W> Batch<W> {
         self.is_held = is_held;
     }
 
+    /// Records an error after which the command is sent again. A waiter that expires meanwhile gets no error of the store,
+    /// because its visit may still be counted.
+    pub fn record_refusal(&mut self, refusal: StoreError) {
+        self.has_refusals = true;
+        self.record_reply(Err(refusal));
+    }
+
     /// Removes the numbers of increments if they are not final, so that the commands are sent again.
     pub fn discard_held(&mut self) {
         if std::mem::take(&mut self.is_held) {
             self.clear_replies_where(|command, reply| command.is_increment() && reply.is_ok());
         }
+        self.has_refusals = false;
     }
 
     /// Returns `true` if any command is an increment.
@@ -319,11 +331,12 @@ impl<W> Batch<W> {
         mut notify: impl FnMut(W, Result<i64, StoreError>),
     ) {
         let may_be_applied = error == StoreError::OutcomeUnknown;
+        let is_open = self.is_open();
         while self.first_waiter().is_some_and(&is_expired)
             && let Some(Waiter { entry, by, offset, waiter }) = self.waiters.pop_front()
         {
             let entry = &mut self.entries[entry];
-            notify(waiter, entry.result_at(offset, error, self.is_held));
+            notify(waiter, entry.result_at(offset, error, is_open));
             if !may_be_applied {
                 entry.withdraw(by);
             }
@@ -353,23 +366,37 @@ impl<W> Batch<W> {
         self.replied = 0;
     }
 
+    /// Returns whether a reply is not final.
+    fn is_open(&self) -> impl Fn(&Command, Result<i64, StoreError>) -> bool + Copy + use<W> {
+        let (is_held, has_refusals) = (self.is_held, self.has_refusals);
+        move |command, reply| match reply {
+            Ok(_) => is_held && command.is_increment(),
+            Err(_) => has_refusals,
+        }
+    }
+
     /// Passes the result of every waiter to `notify` and clears the batch, which keeps its memory. Increments without a
     /// reply end in `error`. Reads without a reply end in [`StoreError::Unavailable`] where increments are in doubt,
     /// because a read may always be retried.
     pub fn complete(&mut self, error: StoreError, mut notify: impl FnMut(W, Result<i64, StoreError>)) {
+        let is_open = self.is_open();
         while let Some(Waiter { entry, offset, waiter, .. }) = self.waiters.pop_front() {
-            notify(waiter, self.entries[entry].result_at(offset, error, self.is_held));
+            notify(waiter, self.entries[entry].result_at(offset, error, is_open));
         }
         self.clear();
     }
 }
 
 impl Entry {
-    /// Returns the result for the waiter at `offset`, which is `error` if there is no reply, or if it `is_held` and a
-    /// number.
-    fn result_at(&self, offset: i64, error: StoreError, is_held: bool) -> Result<i64, StoreError> {
+    /// Returns the result for the waiter at `offset`, which is `error` if there is no reply, or one that `is_open`.
+    fn result_at(
+        &self,
+        offset: i64,
+        error: StoreError,
+        is_open: impl Fn(&Command, Result<i64, StoreError>) -> bool,
+    ) -> Result<i64, StoreError> {
         let total = match self.state {
-            EntryState::Replied(total) if !(is_held && self.command.is_increment() && total.is_ok()) => total,
+            EntryState::Replied(total) if !is_open(&self.command, total) => total,
             _ if !self.command.is_increment() && error == StoreError::OutcomeUnknown => Err(StoreError::Unavailable),
             _ => Err(error),
         };

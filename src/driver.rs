@@ -347,6 +347,10 @@ const CLOSED: StoreHealth = StoreHealth::Down("the connection was closed");
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
+#[path = "../tests/sim/sim.rs"]
+mod sim;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -189,6 +189,24 @@ fn commands_whose_replies_are_cleared_are_sent_again() {
 }
 
 #[test]
+fn a_visit_that_expires_after_a_refusal_is_in_doubt_because_its_command_is_sent_again() {
+    let refusal = StoreError::Rejected(Rejection::NoReplicas);
+    let mut batch = Batch::default();
+    for (waiter, command) in (0..).zip([count("a", 1), count("a", 1), Command::Get { key: key("a") }]) {
+        assert!(batch.push(&command, waiter));
+    }
+    batch.record_refusal(refusal);
+    let in_doubt = (0, Err(StoreError::OutcomeUnknown));
+    assert_eq!(expired(&mut batch, StoreError::OutcomeUnknown, 1), [in_doubt]);
+    batch.clear_replies_where(|_, reply| reply == Err(refusal));
+    batch.discard_held();
+    assert_eq!(batch.next_command(), Some(&count("a", 2)), "the expired visit is counted too");
+    batch.record_reply(Ok(7));
+    batch.record_reply(Err(refusal));
+    assert_eq!(complete(&mut batch, StoreError::OutcomeUnknown), [(1, Ok(7)), (2, Err(refusal))]);
+}
+
+#[test]
 fn names_whose_visits_expired_do_not_take_the_place_of_others() {
     let mut batch = Batch::default();
     let visit = |number: usize| count(&format!("visits:{number}"), 1);

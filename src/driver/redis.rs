@@ -20,11 +20,9 @@ use std::time::{Duration, Instant};
 use super::health::{Health, StoreHealth};
 use super::queue::{Attempt, Waiter};
 use super::reply_timeout::ReplyTimeout;
-use super::{CLOSED, CONNECT_TIMED_OUT, SILENT, deadline_after, producer, remaining, resolver};
+use super::{CLOSED, CONNECT_TIMED_OUT, SILENT, deadline_after, remaining, resolver};
 use crate::batch::Batch;
 use crate::buffers::Buffers;
-use crate::config::Limits;
-use crate::connection::ServerContext;
 use crate::counter::{Command, Key, StoreError};
 use crate::metrics::WorkerMetrics;
 use crate::redis::{
@@ -36,6 +34,9 @@ use crate::redis::{
 pub(super) trait EventLoop {
     /// Returns its index among the workers.
     fn index(&self) -> usize;
+
+    /// Returns the time.
+    fn now(&self) -> Instant;
 
     fn metrics(&self) -> &WorkerMetrics;
 
@@ -97,35 +98,37 @@ pub(super) struct RedisLoop {
 }
 
 impl RedisLoop {
-    pub(super) fn new(config: &'static RedisConfig, context: &ServerContext, limits: &Limits) -> Self {
-        let now = Instant::now();
+    /// `main` is the main counter; the retry window of `producer` is `STORE_TIMEOUT`.
+    pub(super) fn new(config: &'static RedisConfig, main: Key, producer: Producer, now: Instant) -> Self {
+        let visit = producer.retry_window;
         Self {
             config,
-            main: context.counters.main,
-            producer: producer(context, limits),
+            main,
+            producer,
             topology: Topology::new(&config.servers),
-            timeout: ReplyTimeout::new(limits.store, config.servers.are_several()),
+            timeout: ReplyTimeout::new(visit, config.servers.are_several()),
             begin: now,
             last_connected: now,
             status: StoreHealth::Unknown,
             is_reported: true,
             in_doubt_since: None,
             node: None,
-            visit: limits.store,
+            visit,
         }
     }
 
     /// Returns what to do next. Before a pause, the state of the store is reported.
     pub(super) fn next(&mut self, event_loop: &mut impl EventLoop) -> Step {
-        let step = self.topology.next(self.millis());
+        let now = event_loop.now();
+        let step = self.topology.next(self.millis(now));
         if let Some(since) = self.in_doubt_since {
-            event_loop.metrics().record_in_doubt(since.elapsed());
-            self.in_doubt_since = event_loop.has_in_doubt().then(Instant::now);
+            event_loop.metrics().record_in_doubt(now - since);
+            self.in_doubt_since = event_loop.has_in_doubt().then_some(now);
         }
         if matches!(step, Step::Wait(_)) && !std::mem::replace(&mut self.is_reported, true) {
             let (index, status) = (event_loop.index(), self.status);
             event_loop.with_health(|health| health.set(index, status));
-            if self.last_connected.elapsed() >= self.visit {
+            if now - self.last_connected >= self.visit {
                 event_loop.set_down(true);
             }
             if !status.is_transient() {
@@ -140,8 +143,8 @@ impl RedisLoop {
         self.begin + Duration::from_millis(millis)
     }
 
-    fn millis(&self) -> u64 {
-        self.begin.elapsed().as_millis() as u64
+    fn millis(&self, now: Instant) -> u64 {
+        (now - self.begin).as_millis() as u64
     }
 
     /// Returns what [`reach`] needs for a step.
@@ -150,7 +153,12 @@ impl RedisLoop {
     }
 
     /// Records what [`reach`] has returned. Returns the socket, if the step was to connect.
-    pub(super) fn record(&mut self, reached: Result<Reached, StoreHealth>, step: &Step) -> Option<TcpStream> {
+    pub(super) fn record<S>(
+        &mut self,
+        reached: Result<Reached<S>, StoreHealth>,
+        step: &Step,
+        now: Instant,
+    ) -> Option<S> {
         let event = match (reached, step) {
             (Ok(Reached::Node(address, socket)), _) => {
                 self.node = Some(address);
@@ -166,29 +174,28 @@ impl RedisLoop {
                 Event::ConnectFailed
             }
         };
-        self.record_event(event);
+        self.record_event(event, now);
         None
     }
 
-    fn record_event(&mut self, event: Event) {
+    fn record_event(&mut self, event: Event, now: Instant) {
         self.is_reported = false;
-        self.topology.record(event, self.millis());
+        self.topology.record(event, self.millis(now));
     }
 
     /// Starts a connection to the node that was reached.
-    pub(super) fn open(&mut self) -> RedisConnection {
+    pub(super) fn open(&mut self, now: Instant) -> RedisConnection {
         let mut buffers = Buffers::default();
         let session = Session::open(self.config, &self.main, self.producer, &mut buffers);
         let timeout = std::mem::replace(&mut self.timeout, ReplyTimeout::new(self.visit, false));
-        let sent = Instant::now();
         RedisConnection {
             buffers,
             main: self.main,
             session,
             batch: Batch::default(),
             timeout,
-            sent,
-            first_sent: sent,
+            sent: now,
+            first_sent: now,
             receipts: None,
             totals: Vec::new(),
             progress: Progress::Handshake,
@@ -204,20 +211,23 @@ impl RedisLoop {
     pub(super) fn close(&mut self, connection: RedisConnection, event_loop: &mut impl EventLoop) {
         let RedisConnection { session, buffers, timeout, first_sent, progress, ended, mut in_doubt_since, .. } =
             connection;
+        let now = event_loop.now();
         self.timeout = timeout;
         let redirect = session.redirect().cloned();
         let mut leftover = session.into_leftover(&buffers);
         match leftover.recovery {
             Recovery::Requeue => event_loop.requeue(&mut leftover.batch),
             Recovery::Resend => {
-                in_doubt_since.get_or_insert_with(Instant::now);
+                in_doubt_since.get_or_insert(now);
+                // The store may lose what it has replied before the rest is sent again, and count it anew.
+                leftover.batch.clear_replies_where(|command, reply| command.is_increment() && reply.is_ok());
                 event_loop.requeue_in_doubt(leftover.batch, first_sent);
             }
             Recovery::Fail => event_loop.complete(&mut leftover.batch, StoreError::OutcomeUnknown),
         }
         self.in_doubt_since = in_doubt_since;
         if progress != Progress::Handshake {
-            self.last_connected = Instant::now();
+            self.last_connected = now;
         }
         let has_served = progress == Progress::Serving;
         let error = ended.unwrap_or(ConnectionError::Closed);
@@ -225,12 +235,13 @@ impl RedisLoop {
             event_loop.metrics().record_acks_missed();
         }
         self.status = error.status();
-        self.record_event(match (error, redirect) {
+        let event = match (error, redirect) {
             (ConnectionError::Session(SessionError::Moved), Some(redirect)) => Event::Moved(redirect),
             (ConnectionError::Session(SessionError::Replica), _) => Event::IsReplica { has_served },
             (ConnectionError::Session(SessionError::Refused(_)), _) => Event::Refused { has_served },
             _ => Event::SessionEnded { has_served },
-        });
+        };
+        self.record_event(event, now);
     }
 }
 
@@ -321,7 +332,7 @@ impl RedisConnection {
             Ok(None) => return,
             Err(error) => return self.fail(error.into()),
         };
-        let now = Instant::now();
+        let now = event_loop.now();
         event_loop.metrics().record_batch(batch.waiter_count(), now - self.sent);
         if self.is_repeated
             && let Some(since) = self.in_doubt_since.take()
@@ -379,7 +390,7 @@ impl RedisConnection {
             event_loop.fail_in_doubt();
         }
         let Some(attempt) = event_loop.take(&mut self.batch) else { return false };
-        self.sent = Instant::now();
+        self.sent = event_loop.now();
         self.is_repeated = attempt != Attempt::First;
         self.first_sent = match attempt {
             Attempt::First => self.sent,
@@ -451,29 +462,37 @@ pub(super) struct Target {
     visit: Duration,
 }
 
-/// What was reached.
-pub(super) enum Reached {
+impl Target {
+    /// Returns how long [`reach`] takes at most.
+    pub(super) fn timeout(&self) -> Duration {
+        match self.step {
+            Step::AskSentinel(_) => SENTINEL_TIMEOUT.min(self.visit / 4),
+            // Where there are several nodes, one that does not accept is left early.
+            _ if self.config.servers.are_several() => NODE_TIMEOUT.min(self.visit / 2),
+            _ => self.visit,
+        }
+    }
+}
+
+/// What was reached; `S` is a socket.
+pub(super) enum Reached<S> {
     /// A node, by a socket.
-    Node(Address, TcpStream),
+    Node(Address, S),
     /// A Sentinel, which named the primary.
     Primary(Address),
 }
 
 /// Connects to a node, or asks a Sentinel. Blocks the calling thread. Looks names up each time, since a container's
 /// address changes.
-pub(super) fn reach(target: Target) -> Result<Reached, StoreHealth> {
-    let Target { config, step, visit } = target;
+pub(super) fn reach(target: Target) -> Result<Reached<TcpStream>, StoreHealth> {
+    let timeout = target.timeout();
+    let Target { config, step, .. } = target;
     match (step, &config.servers) {
         (Step::AskSentinel(address), Servers::Sentinel { name, credentials, .. }) => {
-            let timeout = SENTINEL_TIMEOUT.min(visit / 4);
             let query = |buffers: &mut Buffers| SentinelQuery::open(name, credentials, buffers);
             ask_sentinel(&address, query, timeout).map(Reached::Primary)
         }
-        (Step::Connect(address), servers) => {
-            // Where there are several nodes, one that does not accept is left early.
-            let timeout = if servers.are_several() { NODE_TIMEOUT.min(visit / 2) } else { visit };
-            connect(&address, timeout).map(|socket| Reached::Node(address, socket))
-        }
+        (Step::Connect(address), _) => connect(&address, timeout).map(|socket| Reached::Node(address, socket)),
         _ => Err(CLOSED),
     }
 }

@@ -451,14 +451,14 @@ impl<W> Session<W> {
         let Some(command) = self.in_flight.next_command() else { return self.record_acks(reply) };
         let total = self.parse_reply(command, reply).ok_or(SessionError::Protocol)?;
         self.is_replica |= total == Err(StoreError::Rejected(Rejection::ReadOnly));
-        if let (Reply::Error(line), Err(StoreError::Rejected(rejection))) = (reply, total)
+        if let (Reply::Error(line), Err(error @ StoreError::Rejected(rejection))) = (reply, total)
             && is_refusal(command, rejection, self.in_flight.may_be_applied(), self.servers)
         {
             self.refusal.get_or_insert(rejection);
             if rejection == Rejection::Moved {
                 self.redirect = Redirect::parse(line);
             }
-            self.in_flight.record_reply(total);
+            self.in_flight.record_refusal(error);
             return Ok(());
         }
         // A batch that is sent again may be rejected before its receipt is read.

@@ -23,7 +23,8 @@ use crate::redis::{RedisConfig, Session, Step};
 impl Server {
     /// Opens connections to Redis, one after the other, and reads their replies.
     pub(super) fn redis(&'static self, config: &'static RedisConfig) {
-        let mut redis = RedisLoop::new(config, self.context, &self.limits);
+        let producer = super::super::producer(self.context, &self.limits);
+        let mut redis = RedisLoop::new(config, self.context.counters.main, producer, Instant::now());
         loop {
             let mut state = self.state();
             let step = redis.next(&mut *state);
@@ -33,8 +34,8 @@ impl Server {
                 continue;
             }
             let reached = reach(redis.target(step.clone()));
-            let Some(socket) = redis.record(reached, &step) else { continue };
-            let mut connection = redis.open();
+            let Some(socket) = redis.record(reached, &step, Instant::now()) else { continue };
+            let mut connection = redis.open(Instant::now());
             if socket.set_write_timeout(Some(INLINE_WRITE_TIMEOUT)).is_err() {
                 connection.fail(ConnectionError::Closed);
             }
@@ -181,6 +182,10 @@ impl State {
 impl EventLoop for State {
     fn index(&self) -> usize {
         0
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
     }
 
     fn metrics(&self) -> &WorkerMetrics {

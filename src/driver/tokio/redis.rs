@@ -13,7 +13,7 @@ use super::super::queue::{Attempt, Waiter};
 use super::super::redis::{ConnectionError, EventLoop, Reached, RedisConnection, RedisLoop, Target, reach};
 use super::super::{Health, StoreHealth, spawn};
 use super::timer::DeadlineTimer;
-use super::{Inbox, STACK, State, Worker, lock, read, state};
+use super::{Inbox, STACK, Server, State, Worker, lock, read, state};
 use crate::batch::Batch;
 use crate::counter::StoreError;
 use crate::metrics::WorkerMetrics;
@@ -22,7 +22,9 @@ use crate::redis::{RedisConfig, Session, Step};
 /// Opens connections to Redis, one after the other, and sends the worker's batches.
 pub(super) async fn redis(worker: &'static Worker, config: &'static RedisConfig) {
     let mut event_loop = worker;
-    let mut redis = RedisLoop::new(config, worker.server.context, worker.server.limits);
+    let Server { context, limits, .. } = worker.server;
+    let producer = super::super::producer(context, limits);
+    let mut redis = RedisLoop::new(config, context.counters.main, producer, StdInstant::now());
     loop {
         let step = redis.next(&mut event_loop);
         if let Step::Wait(until) = step {
@@ -30,8 +32,8 @@ pub(super) async fn redis(worker: &'static Worker, config: &'static RedisConfig)
             continue;
         }
         let reached = reach_on_thread(redis.target(step.clone())).await;
-        let Some(socket) = redis.record(reached, &step) else { continue };
-        let mut connection = redis.open();
+        let Some(socket) = redis.record(reached, &step, StdInstant::now()) else { continue };
+        let mut connection = redis.open(StdInstant::now());
         match socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket)) {
             Ok(socket) => {
                 let mut driver = Socket { worker, socket, timer: DeadlineTimer::new(Instant::now()) };
@@ -44,7 +46,7 @@ pub(super) async fn redis(worker: &'static Worker, config: &'static RedisConfig)
 }
 
 /// Reaches a server on a thread of its own, because name lookup and connecting block.
-async fn reach_on_thread(target: Target) -> Result<Reached, StoreHealth> {
+async fn reach_on_thread(target: Target) -> Result<Reached<std::net::TcpStream>, StoreHealth> {
     let inbox = Arc::new(Inbox::new());
     let result = inbox.clone();
     let work = move || result.put(reach(target));
@@ -126,6 +128,10 @@ impl Socket {
 impl EventLoop for &'static Worker {
     fn index(&self) -> usize {
         self.index
+    }
+
+    fn now(&self) -> StdInstant {
+        StdInstant::now()
     }
 
     fn metrics(&self) -> &WorkerMetrics {
