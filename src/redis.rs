@@ -1,7 +1,7 @@
 //! The Redis store: one connection at a time, exactly-once increments, and the meaning of error replies.
 //!
 //! - [`Topology`] chooses the next server: one address, the primary that Sentinels name, or the owner in a cluster.
-//! - [`SentinelQuery`] asks a Sentinel for the primary.
+//! - [`SentinelQuery`] queries a Sentinel for the address of the primary.
 //! - [`Session`] is the state machine of one connection: a handshake, then one batch at a time.
 //! - [`Floor`] keeps the highest number given for each counter, below which no store counts again.
 //! - `receipt` has the script that counts, and the idempotency records that allow a batch to be sent again.
@@ -44,7 +44,7 @@ pub struct RedisConfig {
 pub enum Servers {
     /// At one address.
     Single(Address),
-    /// Where the Sentinels say.
+    /// At the address that a Sentinel returns.
     Sentinel {
         /// Their addresses.
         sentinels: Vec<Address>,
@@ -53,7 +53,7 @@ pub enum Servers {
         /// For the Sentinels themselves.
         credentials: Credentials,
     },
-    /// Where the nodes of a cluster say.
+    /// At the address that a node of the cluster returns.
     Cluster {
         /// Some of its nodes.
         seeds: Vec<Address>,

@@ -62,6 +62,24 @@ pub(super) enum Timer {
     ///
     /// `STORE_TIMEOUT`.
     Visit,
+    /// From the start of an attempt to connect to the only Redis server, lookup of its name included, to the connection.
+    /// Then the attempt has failed, and the next one follows after a pause.
+    ///
+    /// `STORE_TIMEOUT`; at most half of it for the lookup.
+    Connect,
+    /// The same for one of several nodes, so that one that does not accept is left early.
+    ///
+    /// 1 s, at most half of `STORE_TIMEOUT`.
+    ConnectNode,
+    /// From the start of an attempt to connect to a Sentinel to its reply. Then the next Sentinel is queried.
+    ///
+    /// 400 ms, at most a quarter of `STORE_TIMEOUT`.
+    QuerySentinel,
+    /// From the first byte of a batch to its last on the driver without an event loop. Then another thread writes the
+    /// rest, so that a Redis server that has stopped reading does not block clients.
+    ///
+    /// 10 ms.
+    InlineWrite,
     /// From one check whether the store's connection was used to the next. Then, if it was not used, it is probed, so
     /// that a broken one is replaced before a visit needs it.
     ///
@@ -115,6 +133,10 @@ impl Timer {
             Self::Linger | Self::Acknowledgement => LINGER,
             Self::Eviction => STALLED_GRACE,
             Self::Visit => limits.store,
+            Self::Connect => limits.store,
+            Self::ConnectNode => NODE.min(limits.store / 2),
+            Self::QuerySentinel => SENTINEL.min(limits.store / 4),
+            Self::InlineWrite => INLINE_WRITE,
             Self::Probe => PROBE,
             Self::RefusalProbe => REFUSAL_PROBE,
             Self::Sync => SYNC,
@@ -169,6 +191,15 @@ impl Deadline {
 
 /// [`Timer::Linger`] and [`Timer::Acknowledgement`]: a client on a slow network has received the last response by then.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// [`Timer::ConnectNode`], at most.
+const NODE: Duration = Duration::from_secs(1);
+
+/// [`Timer::QuerySentinel`], at most: the guidelines for Sentinel clients recommend a few hundred milliseconds.
+const SENTINEL: Duration = Duration::from_millis(400);
+
+/// [`Timer::InlineWrite`].
+const INLINE_WRITE: Duration = Duration::from_millis(10);
 
 /// [`Timer::Probe`].
 const PROBE: Duration = Duration::from_secs(5);

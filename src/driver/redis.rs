@@ -17,12 +17,14 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use super::deadline::Timer;
 use super::health::{Health, StoreHealth};
 use super::queue::{Attempt, Waiter};
 use super::reply_timeout::ReplyTimeout;
 use super::{CLOSED, CONNECT_TIMED_OUT, SILENT, deadline_after, remaining, resolver};
 use crate::batch::Batch;
 use crate::buffers::Buffers;
+use crate::config::Limits;
 use crate::counter::{Command, Key, StoreError};
 use crate::metrics::WorkerMetrics;
 use crate::redis::{
@@ -93,27 +95,31 @@ pub(super) struct RedisLoop {
     in_doubt_since: Option<Instant>,
     /// The node of the current connection.
     node: Option<Address>,
-    /// `STORE_TIMEOUT`.
-    visit: Duration,
+    limits: Limits,
 }
 
 impl RedisLoop {
-    /// `main` is the main counter; the retry window of `producer` is `STORE_TIMEOUT`.
-    pub(super) fn new(config: &'static RedisConfig, main: Key, producer: Producer, now: Instant) -> Self {
-        let visit = producer.retry_window;
+    /// `main` is the main counter.
+    pub(super) fn new(
+        config: &'static RedisConfig,
+        main: Key,
+        producer: Producer,
+        limits: Limits,
+        now: Instant,
+    ) -> Self {
         Self {
             config,
             main,
             producer,
             topology: Topology::new(&config.servers),
-            timeout: ReplyTimeout::new(visit, config.servers.are_several()),
+            timeout: ReplyTimeout::new(limits.store, config.servers.are_several()),
             begin: now,
             last_connected: now,
             status: StoreHealth::Unknown,
             is_reported: true,
             in_doubt_since: None,
             node: None,
-            visit,
+            limits,
         }
     }
 
@@ -128,7 +134,7 @@ impl RedisLoop {
         if matches!(step, Step::Wait(_)) && !std::mem::replace(&mut self.is_reported, true) {
             let (index, status) = (event_loop.index(), self.status);
             event_loop.with_health(|health| health.set(index, status));
-            if now - self.last_connected >= self.visit {
+            if now - self.last_connected >= self.limits.store {
                 event_loop.set_down(true);
             }
             if !status.is_transient() {
@@ -149,7 +155,7 @@ impl RedisLoop {
 
     /// Returns what [`reach`] needs for a step.
     pub(super) fn target(&self, step: Step) -> Target {
-        Target { config: self.config, step, visit: self.visit }
+        Target { config: self.config, step, limits: self.limits }
     }
 
     /// Records what [`reach`] has returned. Returns the socket, if the step was to connect.
@@ -164,8 +170,8 @@ impl RedisLoop {
                 self.node = Some(address);
                 return Some(socket);
             }
-            (Ok(Reached::Primary(address)), _) => Event::SentinelAnswered(address),
-            (Err(status), Step::AskSentinel(_)) => {
+            (Ok(Reached::Primary(address)), _) => Event::SentinelReplied(address),
+            (Err(status), Step::QuerySentinel(_)) => {
                 self.status = status;
                 Event::SentinelFailed
             }
@@ -187,7 +193,7 @@ impl RedisLoop {
     pub(super) fn open(&mut self, now: Instant) -> RedisConnection {
         let mut buffers = Buffers::default();
         let session = Session::open(self.config, &self.main, self.producer, &mut buffers);
-        let timeout = std::mem::replace(&mut self.timeout, ReplyTimeout::new(self.visit, false));
+        let timeout = std::mem::replace(&mut self.timeout, ReplyTimeout::new(self.limits.store, false));
         RedisConnection {
             buffers,
             main: self.main,
@@ -458,19 +464,18 @@ fn find_total(totals: &[(Key, i64)], key: &Key) -> Result<usize, usize> {
 pub(super) struct Target {
     config: &'static RedisConfig,
     step: Step,
-    /// `STORE_TIMEOUT`.
-    visit: Duration,
+    limits: Limits,
 }
 
 impl Target {
     /// Returns how long [`reach`] takes at most.
     pub(super) fn timeout(&self) -> Duration {
-        match self.step {
-            Step::AskSentinel(_) => SENTINEL_TIMEOUT.min(self.visit / 4),
-            // Where there are several nodes, one that does not accept is left early.
-            _ if self.config.servers.are_several() => NODE_TIMEOUT.min(self.visit / 2),
-            _ => self.visit,
-        }
+        let timer = match self.step {
+            Step::QuerySentinel(_) => Timer::QuerySentinel,
+            _ if self.config.servers.are_several() => Timer::ConnectNode,
+            _ => Timer::Connect,
+        };
+        timer.duration(&self.limits)
     }
 }
 
@@ -482,15 +487,15 @@ pub(super) enum Reached<S> {
     Primary(Address),
 }
 
-/// Connects to a node, or asks a Sentinel. Blocks the calling thread. Looks names up each time, since a container's
+/// Connects to a node, or queries a Sentinel. Blocks the calling thread. Looks names up each time, since a container's
 /// address changes.
 pub(super) fn reach(target: Target) -> Result<Reached<TcpStream>, StoreHealth> {
     let timeout = target.timeout();
     let Target { config, step, .. } = target;
     match (step, &config.servers) {
-        (Step::AskSentinel(address), Servers::Sentinel { name, credentials, .. }) => {
+        (Step::QuerySentinel(address), Servers::Sentinel { name, credentials, .. }) => {
             let query = |buffers: &mut Buffers| SentinelQuery::open(name, credentials, buffers);
-            ask_sentinel(&address, query, timeout).map(Reached::Primary)
+            query_sentinel(&address, query, timeout).map(Reached::Primary)
         }
         (Step::Connect(address), _) => connect(&address, timeout).map(|socket| Reached::Node(address, socket)),
         _ => Err(CLOSED),
@@ -515,8 +520,8 @@ fn connect(address: &Address, timeout: Duration) -> Result<TcpStream, StoreHealt
     Err(status)
 }
 
-/// Asks a Sentinel for the address of the primary, within `timeout`.
-fn ask_sentinel(
+/// Queries a Sentinel for the address of the primary, within `timeout`.
+fn query_sentinel(
     address: &Address,
     open: impl FnOnce(&mut Buffers) -> SentinelQuery,
     timeout: Duration,
@@ -566,9 +571,3 @@ fn sentinel_status(error: SentinelError) -> StoreHealth {
 }
 
 const NO_SENTINEL: StoreHealth = StoreHealth::Down("no Sentinel replies: check REDIS_SENTINELS and the network");
-
-/// How long one Sentinel may take, at most a quarter of `STORE_TIMEOUT`.
-const SENTINEL_TIMEOUT: Duration = Duration::from_millis(400);
-
-/// How long one of several nodes may take to accept a connection, at most half of `STORE_TIMEOUT`.
-const NODE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,6 +1,6 @@
 //! The question to a Sentinel: the address of the primary of this name.
 //!
-//! One connection asks one question: `AUTH` if the Sentinels have a password, then `SENTINEL get-master-addr-by-name`.
+//! One connection sends one query: `AUTH` if the Sentinels have a password, then `SENTINEL get-master-addr-by-name`.
 //! The answer may be out of date, so the handshake of a [`super::Session`] checks the role of the node.
 //!
 //! Source: <https://redis.io/docs/latest/develop/reference/sentinel-clients/>
@@ -78,7 +78,7 @@ mod tests {
     const NAME: &str = "mymaster";
 
     #[test]
-    fn asks_with_the_credentials_that_it_needs() {
+    fn a_query_has_the_credentials_that_it_needs() {
         const QUESTION: &str = "*3\r\n$8\r\nSENTINEL\r\n$23\r\nget-master-addr-by-name\r\n$8\r\nmymaster\r\n";
         for (username, password, login) in [
             (None, None, ""),

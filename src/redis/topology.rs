@@ -1,12 +1,12 @@
 //! Which server is connected to next, and when.
 //!
-//! A [`Topology`] takes events and returns one [`Step`] at a time: connect to this node, ask this Sentinel, or wait.
+//! A [`Topology`] takes events and returns one [`Step`] at a time: connect to this node, query this Sentinel, or wait.
 //! The driver obeys it; no other code decides where to go or how long to pause. The rules:
 //!
 //! - **One address:** after each failure it waits, twice as long each time ([`Backoff`]), and connects again.
-//! - **Sentinels:** one of them is asked for the primary before each connection. Its successor is asked if it fails, if
+//! - **Sentinels:** one of them is queried for the primary before each connection. The next one is queried if it fails, if
 //!   the node that it names cannot be reached, or if that node is a replica (a Sentinel may have missed a failover).
-//!   The one that named the last primary stays first. When all of them were asked in vain, it waits.
+//!   The one that named the last primary stays first. When all of them have failed, it waits.
 //! - **Cluster:** any node names the owner of the keys in a `MOVED` error, so no map of slots is needed. The named node
 //!   is connected to at once, at most [`MAX_HOPS`] times in a row. When a connection is lost, the node may be dead, and
 //!   a dead node sends no `MOVED`: then the next connection is to a seed. A node that rejects commands for the moment
@@ -25,7 +25,7 @@ pub struct Topology {
     servers: Servers,
     /// The Sentinel or seed that is next: an index of its list.
     current: usize,
-    /// Sentinels that were asked in vain since the last pause.
+    /// Sentinels that have failed since the last pause.
     failed: usize,
     /// The node that was named by the last `MOVED`.
     redirect: Option<Address>,
@@ -42,8 +42,8 @@ pub struct Topology {
 pub enum Step {
     /// Connects to this node and serves until the session ends.
     Connect(Address),
-    /// Asks this Sentinel for the address of the primary.
-    AskSentinel(Address),
+    /// Queries this Sentinel for the address of the primary.
+    QuerySentinel(Address),
     /// Waits until this time.
     Wait(u64),
 }
@@ -72,7 +72,7 @@ pub enum Event {
     /// The session ended because another node of the cluster has the keys.
     Moved(Redirect),
     /// The Sentinel named the primary.
-    SentinelAnswered(Address),
+    SentinelReplied(Address),
     /// The Sentinel cannot be reached, does not reply, rejects the request, or has no primary of this name.
     SentinelFailed,
 }
@@ -115,9 +115,9 @@ impl Topology {
         }
         let step = match (&self.servers, event) {
             (Servers::Single(_), _) => None,
-            (Servers::Sentinel { .. }, Event::SentinelAnswered(address)) => Some(Step::Connect(address)),
+            (Servers::Sentinel { .. }, Event::SentinelReplied(address)) => Some(Step::Connect(address)),
             (Servers::Sentinel { .. }, Event::SessionEnded { .. } | Event::Refused { .. }) => {
-                // A node that accepts connections and serves nobody may be one that was replaced.
+                // A node that accepts connections and counts nothing may have been replaced.
                 if !has_served {
                     self.advance();
                 }
@@ -145,7 +145,7 @@ impl Topology {
     fn first_step(&self) -> Step {
         match &self.servers {
             Servers::Single(address) => Step::Connect(address.clone()),
-            Servers::Sentinel { sentinels, .. } => Step::AskSentinel(sentinels[self.current].clone()),
+            Servers::Sentinel { sentinels, .. } => Step::QuerySentinel(sentinels[self.current].clone()),
             Servers::Cluster { seeds } => {
                 Step::Connect(self.redirect.clone().unwrap_or_else(|| seeds[self.current].clone()))
             }

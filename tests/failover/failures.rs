@@ -38,7 +38,7 @@ fn primary_killed_with_sentinel(engine: Engine) {
     }
 }
 
-/// Two of three Sentinels are enough for a failover. notch asks the others if one is gone.
+/// Two of three Sentinels are enough for a failover. notch queries the others if one is gone.
 fn primary_killed_with_a_sentinel(engine: Engine) {
     let mut group = SentinelGroup::start(engine);
     let notch = group.settings().with("REDIS_ACKS", "1").with("STORE_TIMEOUT", PATIENT).start();

@@ -1,7 +1,7 @@
 //! Two sides of a network that can be cut, for a test that runs in namespaces of its own.
 //!
 //! Each side is a network namespace with one address. A bridge in the namespace of the test joins both; without a port
-//! of the bridge a side reaches nothing, and is told nothing: packets vanish, as behind a switch that has failed. The
+//! of the bridge a side reaches nothing, and gets no error: packets vanish, as behind a switch that has failed. The
 //! test reaches each side on a link of its own, so that there are clients on both.
 
 use std::process::Command;

@@ -12,6 +12,7 @@ use super::network::{End, Piece};
 use super::{Event, NODES, Seen, Server, Time, VOTERS, World};
 use crate::batch::Batch;
 use crate::buffers::Buffers;
+use crate::config::Limits;
 use crate::counter::{Command, Key, StoreError};
 use crate::metrics::{Metrics, ServerInfo, WorkerMetrics};
 use crate::redis::{Address, Credentials, Producer, RedisConfig, SentinelQuery, Servers, Session, Step};
@@ -51,6 +52,18 @@ impl World {
     pub(super) fn start_workers(&mut self) {
         let config = config(self.setup.acks, self.setup.is_cluster);
         let retry_window = Duration::from_micros(self.setup.timeout);
+        // Of these, only `store` concerns a client of Redis.
+        let zero = Duration::ZERO;
+        let limits = Limits {
+            connections: 1,
+            counters: 1,
+            store: retry_window,
+            request: zero,
+            idle: zero,
+            write: zero,
+            drain_delay: zero,
+            drain: zero,
+        };
         self.processes.extend((0..self.setup.processes).map(|_| Health::new(metrics(), counter(0))));
         for worker in 0..2 * self.setup.processes {
             let process = worker / 2;
@@ -58,7 +71,7 @@ impl World {
             self.workers.push(Worker {
                 machine: NODES + VOTERS + process,
                 client: Client { process, now: self.epoch, queue: Queue::new(), ended: Vec::new() },
-                redis: RedisLoop::new(config, counter(0), producer, self.epoch),
+                redis: RedisLoop::new(config, counter(0), producer, limits, self.epoch),
                 state: State::Waiting,
                 timer: 0,
             });
@@ -319,7 +332,7 @@ fn counter(number: usize) -> Key {
 
 /// The server that a step names: `node0` to `node3`, or `sentinel0` to `sentinel2`.
 fn server(step: &Step) -> Server {
-    let (Step::Connect(Address { host, .. }) | Step::AskSentinel(Address { host, .. })) = step else {
+    let (Step::Connect(Address { host, .. }) | Step::QuerySentinel(Address { host, .. })) = step else {
         unreachable!("a step that needs a server");
     };
     let number = host.as_bytes()[host.len() - 1] - b'0';

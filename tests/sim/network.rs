@@ -149,7 +149,7 @@ impl World {
         self.seen(Seen::Reset);
     }
 
-    /// From now on the connection swallows all bytes, and no end is told.
+    /// From now on the connection swallows all bytes, and no end is notified.
     pub(super) fn silence(&mut self, connection: usize) {
         let connection = &mut self.connections[connection];
         connection.is_silent = true;

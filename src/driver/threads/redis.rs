@@ -9,8 +9,9 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::MutexGuard;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::super::deadline::Timer;
 use super::super::queue::{Attempt, Waiter};
 use super::super::redis::{ConnectionError, EventLoop, RedisConnection, RedisLoop, reach};
 use super::super::{Health, remaining};
@@ -24,7 +25,7 @@ impl Server {
     /// Opens connections to Redis, one after the other, and reads their replies.
     pub(super) fn redis(&'static self, config: &'static RedisConfig) {
         let producer = super::super::producer(self.context, &self.limits);
-        let mut redis = RedisLoop::new(config, self.context.counters.main, producer, Instant::now());
+        let mut redis = RedisLoop::new(config, self.context.counters.main, producer, self.limits, Instant::now());
         loop {
             let mut state = self.state();
             let step = redis.next(&mut *state);
@@ -36,7 +37,7 @@ impl Server {
             let reached = reach(redis.target(step.clone()));
             let Some(socket) = redis.record(reached, &step, Instant::now()) else { continue };
             let mut connection = redis.open(Instant::now());
-            if socket.set_write_timeout(Some(INLINE_WRITE_TIMEOUT)).is_err() {
+            if socket.set_write_timeout(Some(Timer::InlineWrite.duration(&self.limits))).is_err() {
                 connection.fail(ConnectionError::Closed);
             }
             let mut state = self.run_connection(connection, socket);
@@ -146,7 +147,7 @@ impl Server {
     }
 }
 
-/// Writes as much as the socket takes within [`INLINE_WRITE_TIMEOUT`]. Returns the bytes written if there are more.
+/// Writes as much as the socket takes within [`Timer::InlineWrite`]. Returns the bytes written if there are more.
 /// After an error it returns `None`, since the thread that reads finds the error too.
 fn write(mut socket: &TcpStream, bytes: &[u8]) -> Option<usize> {
     let mut written = 0;
@@ -237,6 +238,3 @@ impl EventLoop for State {
         Self::fail_waiters(self, error);
     }
 }
-
-/// The longest time for which writing a batch may block the thread that submits it.
-const INLINE_WRITE_TIMEOUT: Duration = Duration::from_millis(10);

@@ -24,7 +24,7 @@ pub(super) async fn redis(worker: &'static Worker, config: &'static RedisConfig)
     let mut event_loop = worker;
     let Server { context, limits, .. } = worker.server;
     let producer = super::super::producer(context, limits);
-    let mut redis = RedisLoop::new(config, context.counters.main, producer, StdInstant::now());
+    let mut redis = RedisLoop::new(config, context.counters.main, producer, **limits, StdInstant::now());
     loop {
         let step = redis.next(&mut event_loop);
         if let Step::Wait(until) = step {

@@ -35,12 +35,12 @@ fn play(servers: &Servers, conversation: &str) {
             "refused" => Event::Refused { has_served: served },
             "replica" => Event::IsReplica { has_served: served },
             "moved" => Event::Moved(moved(rest)),
-            "answered" => Event::SentinelAnswered(address(rest)),
+            "answered" => Event::SentinelReplied(address(rest)),
             "unknown" => Event::SentinelFailed,
             _ => {
                 let step = match topology.next(now) {
                     Step::Connect(address) => format!("connect {address}"),
-                    Step::AskSentinel(address) => format!("ask {address}"),
+                    Step::QuerySentinel(address) => format!("ask {address}"),
                     Step::Wait(until) => {
                         let pause = until - now;
                         assert_eq!(topology.next(until - 1), Step::Wait(until), "it waits until then");
@@ -87,7 +87,7 @@ fn sentinels_are_asked_before_each_connection() {
          answered r:1; connect r:1; failed; wait 10; ask a:1",
         // A primary that was demoted while it served: the Sentinels may have a newer answer.
         "ask a:1; answered r:1; connect r:1; replica served; wait 10; ask a:1; answered s:1; connect s:1",
-        // The Sentinel names a node that accepts connections and serves nobody.
+        // The Sentinel names a node that accepts connections and counts nothing.
         "ask a:1; answered r:1; connect r:1; ended; wait 10; ask b:1; answered r:1; connect r:1; ended; wait 20; \
          ask c:1; answered r:1; connect r:1; ended; wait 40; ask a:1",
         "ask a:1; answered r:1; connect r:1; refused; wait 10; ask b:1",
