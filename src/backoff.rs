@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Pauses that double from [`Backoff::FIRST`] to [`Backoff::LAST`].
+/// Pauses that double from 10 to 250 ms.
 pub struct Backoff(Duration);
 
 impl Default for Backoff {
