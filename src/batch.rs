@@ -231,8 +231,8 @@ impl<W> Batch<W> {
         self.is_held = is_held;
     }
 
-    /// Records an error after which the command is sent again. A waiter that expires meanwhile gets no error of the store,
-    /// because its visit may still be counted.
+    /// Records an error after which the command is sent again. A waiter that expires meanwhile gets no error of the
+    /// store, because its visit may still be counted.
     pub fn record_refusal(&mut self, refusal: StoreError) {
         self.has_refusals = true;
         self.record_reply(Err(refusal));

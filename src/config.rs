@@ -4,8 +4,8 @@
 //! wrong and shows an example. Values that may contain a password are never repeated. A setting that another one would
 //! override, or a variable `REDIS_*` that notch does not read, is invalid too, so no setting is ignored silently.
 //!
-//! Each setting has a method of [`Env`]: those of Redis in `redis`, the others in this file. `values` parses the kinds of
-//! values that several settings have; `settings` has the table of all settings, from which `--help` is made.
+//! Each setting has a method of [`Env`]: those of Redis in `redis`, the others in this file. `values` parses the kinds
+//! of values that several settings have; `settings` has the table of all settings, from which `--help` is made.
 
 use std::ffi::OsString;
 use std::fmt;

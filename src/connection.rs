@@ -1,8 +1,8 @@
 //! One client's connection: requests in, responses out, and store commands between them.
 //!
 //! The driver calls [`HttpConnection::advance`] in a loop and does what the returned [`Need`] names; it contains
-//! nothing else of HTTP. Responses have the order of the requests. Visits that a client has pipelined go to the store as one command,
-//! since they only differ in the numbers that they get.
+//! nothing else of HTTP. Responses have the order of the requests. Visits that a client has pipelined go to the store
+//! as one command, since they only differ in the numbers that they get.
 //!
 //! ```text
 //! Head ──> Body ──┬──────────────────> Head, or Closed

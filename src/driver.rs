@@ -309,7 +309,8 @@ fn micros_since_start() -> u64 {
     START.get_or_init(Instant::now).elapsed().as_micros() as u64
 }
 
-/// Logs the requests that got a response, one line each, and clears them. Only `LOG_LEVEL=debug` needs it, so it is cold.
+/// Logs the requests that got a response, one line each, and clears them. Only `LOG_LEVEL=debug` needs it, so it is
+/// cold.
 #[cold]
 #[inline(never)]
 fn log_requests(records: &mut Vec<Record>) {

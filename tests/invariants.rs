@@ -1,6 +1,7 @@
 //! The invariants of ARCHITECTURE.md: what the sources of notch must not hold, and where.
 //!
-//! A source is read as tokens, so comments and strings are distinguished from code, and macros are read like other code.
+//! A source is read as tokens, so comments and strings are distinguished from code, and macros are read like other
+//! code.
 //! `#[cfg(test)]` items and documentation are left out. The compiler rejects unsafe code; a test here checks that every
 //! package forbids it.
 

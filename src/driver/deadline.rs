@@ -62,8 +62,8 @@ pub(super) enum Timer {
     ///
     /// `STORE_TIMEOUT`.
     Visit,
-    /// From the start of an attempt to connect to the only Redis server, lookup of its name included, to the connection.
-    /// Then the attempt has failed, and the next one follows after a pause.
+    /// From the start of an attempt to connect to the only Redis server, lookup of its name included, to the
+    /// connection. Then the attempt has failed, and the next one follows after a pause.
     ///
     /// `STORE_TIMEOUT`; at most half of it for the lookup.
     Connect,

@@ -24,8 +24,8 @@
 //!      +-------------------------------------------+
 //! ```
 //!
-//! A request may arrive while an idle client is evicted. It gets a response (`Closing` to `Active`), but then the client
-//! has no `keep_alive` from then on: it returns to `Closing` where it would become idle.
+//! A request may arrive while an idle client is evicted. It gets a response (`Closing` to `Active`), but then the
+//! client has no `keep_alive` from then on: it returns to `Closing` where it would become idle.
 //!
 //! `W` is the driver's handle to wake a client: a task's waker, or a thread and its socket.
 
@@ -315,8 +315,8 @@ impl<W> Slots<W> {
     }
 
     /// Returns whether the client in a slot has to close its connection now that it is idle or has ended. If no client
-    /// could be evicted for 2 × [`IDLE_GRACE`], the next one to become idle is: otherwise new clients would wait as long
-    /// as all others are busy.
+    /// could be evicted for 2 × [`IDLE_GRACE`], the next one to become idle is: otherwise new clients would wait as
+    /// long as all others are busy.
     pub(super) fn should_close(&mut self, slot: usize) -> bool {
         if let Some(pressure_since) = self.pressure_since
             && let State::Idle { served: true, since } = self.all[slot].state

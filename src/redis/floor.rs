@@ -5,8 +5,8 @@
 //! increment of a counter on each connection carries this number, and the script raises the counter to it before it
 //! counts. So no number of this process is given twice.
 //!
-//! A total that falls between two increments of one connection is no loss: the counter was set from outside. Then the floor
-//! is lowered to it.
+//! A total that falls between two increments of one connection is no loss: the counter was set from outside. Then the
+//! floor is lowered to it.
 //!
 //! What this cannot restore: numbers that only other processes gave.
 

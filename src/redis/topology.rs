@@ -4,8 +4,8 @@
 //! The driver obeys it; no other code decides where to go or how long to pause. The rules:
 //!
 //! - **One address:** after each failure it waits, twice as long each time ([`Backoff`]), and connects again.
-//! - **Sentinels:** one of them is queried for the primary before each connection. The next one is queried if it fails, if
-//!   the node that it names cannot be reached, or if that node is a replica (a Sentinel may have missed a failover).
+//! - **Sentinels:** one of them is queried for the primary before each connection. The next one is queried if it fails,
+//!   if the node that it names cannot be reached, or if that node is a replica (a Sentinel may have missed a failover).
 //!   The one that named the last primary stays first. When all of them have failed, it waits.
 //! - **Cluster:** any node names the owner of the keys in a `MOVED` error, so no map of slots is needed. The named node
 //!   is connected to at once, at most [`MAX_HOPS`] times in a row. When a connection is lost, the node may be dead, and

@@ -2,10 +2,10 @@
 //! off from each other while clients visit.
 //!
 //! Each test ends with the audit of [`audit`]. Most require that no visit was lost and no number given twice; where a
-//! setting guarantees less, as without acknowledgements in a partition, the test requires that the audit finds the loss.
-//! The servers are Debian's Redis 7.0, Redis 8.2 and Valkey 9.1: see [`engine`]. A case that depends on the server runs
-//! on each of them. Ports are free ones of the loopback; partitions are made between network namespaces of the test.
-//! All processes end with the test, also when it fails.
+//! setting guarantees less, as without acknowledgements in a partition, the test requires that the audit finds the
+//! loss. The servers are Debian's Redis 7.0, Redis 8.2 and Valkey 9.1: see [`engine`]. A case that depends on the
+//! server runs on each of them. Ports are free ones of the loopback; partitions are made between network namespaces of
+//! the test. All processes end with the test, also when it fails.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -84,7 +84,8 @@ fn a_user_without_rights_for_the_replay_prevents_the_start() {
 fn a_torn_last_write_is_truncated() {
     let complete = commands(BATCH);
     let file = [&complete[..], &complete[..]].concat();
-    // Within each command of the last transaction. A cut before MULTI leaves a complete `SELECT`, which changes nothing.
+    // Within each command of the last transaction. A cut before MULTI leaves a complete `SELECT`, which changes
+    // nothing.
     for cut in [1, 9, 24, 40, 60, 120, 150, complete.len() - 5, complete.len() - 2, complete.len() - 1] {
         assert_starts(&file[..complete.len() + cut], 3);
     }

@@ -224,8 +224,8 @@ impl World {
         }
     }
 
-    /// The replica of a cluster asks for the votes of those that see its primary down. A voter votes once in a while for
-    /// the replicas of one primary.
+    /// The replica of a cluster asks for the votes of those that see its primary down. A voter votes once in a while
+    /// for the replicas of one primary.
     pub(super) fn elect(&mut self, node: usize, primary: usize) {
         let (now, epoch) = (self.now, self.views[node].epoch + 1);
         let mut voters = self.voters_heard(node);

@@ -1,6 +1,6 @@
 //! A deterministic simulator: the real `Queue`, `Batch`, `Session`, `Topology`, `Floor` and `Buffers`, against model
-//! nodes, a model network and faults. A history is one run of a few virtual seconds: clients count visits while something
-//! breaks. At its end [`check`] compares what they were answered with a counter that never forgets.
+//! nodes, a model network and faults. A history is one run of a few virtual seconds: clients count visits while
+//! something breaks. At its end [`check`] compares what they were answered with a counter that never forgets.
 //!
 //! A history depends on its seed alone, which contains the fault, the settings and all random choices: the same seed
 //! gives the same bytes at the same times. A failure prints the seed and the command that replays it.

@@ -1,7 +1,7 @@
 //! Many histories: the table of docs/high-availability.md, and what must and must not be found.
 //!
-//! Environment, set by `scripts/simulate`: `SIMULATE_HISTORIES`, of each cell of the table; `SIMULATE_SECONDS`, how long,
-//! from a random seed; `SIMULATE_SEED`, one history, which is printed.
+//! Environment, set by `scripts/simulate`: `SIMULATE_HISTORIES`, of each cell of the table; `SIMULATE_SECONDS`, how
+//! long, from a random seed; `SIMULATE_SEED`, one history, which is printed.
 
 use std::env;
 use std::thread;
