@@ -355,6 +355,12 @@ impl<W> Session<W> {
             }
             buffers.consume(length);
         }
+        // What the node has refused needs no acknowledgement, so the reply to `WAIT` is not awaited.
+        if let Some(rejection) = self.refusal
+            && self.is_refused()
+        {
+            return Err(self.end_of_refusal(rejection));
+        }
         let is_complete = self.is_complete();
         // A partial reply that fills the buffer never becomes complete, and one that belongs to no command is an error.
         if buffers.is_full() || (is_complete && !buffers.received().is_empty()) {
@@ -387,6 +393,11 @@ impl<W> Session<W> {
     /// Returns whether all replies have arrived.
     fn is_complete(&self) -> bool {
         self.phase == Phase::Ready && self.in_flight.next_command().is_none() && self.acks.state != AcksState::Pending
+    }
+
+    /// Returns whether all commands have a reply, and the node has rejected some for the moment and counted none.
+    fn is_refused(&self) -> bool {
+        self.refusal.is_some() && self.in_flight.next_command().is_none() && !self.has_counted()
     }
 
     /// Returns whether an increment in flight has a number.
@@ -531,7 +542,7 @@ impl<W> Session<W> {
     #[must_use]
     pub fn into_leftover(mut self, buffers: &Buffers) -> Leftover<W> {
         let is_sent = buffers.pending().len() < self.encoded || self.in_flight.replies().next().is_some();
-        let is_refused = self.refusal.is_some() && self.is_complete() && !self.has_counted();
+        let is_refused = self.is_refused();
         let Self { refusal, servers, .. } = self;
         let may_be_applied = self.in_flight.may_be_applied();
         if refusal.is_some() {

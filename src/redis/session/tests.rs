@@ -681,6 +681,21 @@ fn a_batch_is_in_doubt_until_enough_replicas_have_acknowledged_it() {
 }
 
 #[test]
+fn a_refused_batch_does_not_wait_for_acks() {
+    let mut buffers = Buffers::default();
+    let config = RedisConfig { acks: 1, ..several("sentinel") };
+    let mut session = session_with(&config, &mut buffers);
+    session.submit(&mut two_increments(), &mut |_| 0, &mut buffers);
+    buffers.mark_sent(buffers.pending().len());
+    buffers.receive(b"-NOREPLICAS Not enough good replicas to write.\r\n");
+    assert!(session.process_replies(&mut buffers).is_ok_and(|batch| batch.is_none()));
+    buffers.receive(b"-NOREPLICAS Not enough good replicas to write.\r\n");
+    let end = session.process_replies(&mut buffers).map(|batch| batch.is_some());
+    assert_eq!(end, Err(SessionError::Refused(Rejection::NoReplicas)));
+    assert_eq!(session.into_leftover(&buffers).recovery, Recovery::Requeue);
+}
+
+#[test]
 fn acks_concern_batches_with_increments_alone() {
     let config = RedisConfig { acks: 1, ..config() };
     let mut buffers = Buffers::default();
