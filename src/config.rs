@@ -329,7 +329,7 @@ impl Env {
     /// Returns whether the user has set a variable. Kubernetes sets `REDIS_PORT=tcp://10.0.0.1:6379` for a service
     /// called redis; that does not count.
     fn is_set(&self, name: &str) -> bool {
-        self.raw(name).is_some_and(|value| name != "REDIS_PORT" || !redis::contains(&value.to_string_lossy(), "://"))
+        self.raw(name).is_some_and(|value| name != "REDIS_PORT" || !value.to_string_lossy().contains("://"))
     }
 
     /// Rejects a setting because of its value, which contains no password.

@@ -70,11 +70,11 @@ impl fmt::Display for Failure {
                 write!(
                     f,
                     "cannot listen on {}: another process does; stop that process, or set LISTEN to another port",
-                    DisplayAddr(*address)
+                    address
                 )
             }
             Self::Listen(address, error) => {
-                write!(f, "cannot listen on {}: {error}; set LISTEN to another address", DisplayAddr(*address))
+                write!(f, "cannot listen on {}: {error}; set LISTEN to another address", address)
             }
             Self::Ledger(path, error) => write!(f, "cannot open the ledger {}: {error}", path.to_string_lossy()),
             Self::Files(limit, needed, workers) => write!(
@@ -239,21 +239,6 @@ pub fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Writes an address as in a URL. `Display` of the standard library also pads, which takes 1 kB more.
-pub struct DisplayAddr(pub SocketAddr);
-
-impl fmt::Display for DisplayAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            SocketAddr::V4(address) => write!(f, "{}:{}", address.ip(), address.port()),
-            SocketAddr::V6(address) => match address.scope_id() {
-                0 => write!(f, "[{}]:{}", address.ip(), address.port()),
-                scope => write!(f, "[{}%{scope}]:{}", address.ip(), address.port()),
-            },
-        }
-    }
-}
-
 /// Creates the metrics of a server that starts now. `shared`: several threads count for each worker.
 fn create_metrics(driver: &'static str, store: &Store, limits: &Limits, workers: usize, shared: bool) -> Metrics {
     let info = ServerInfo { driver, store: store.name(), connections: limits.connections, start_time: unix_time() };
@@ -298,7 +283,7 @@ fn redis_address(config: &RedisConfig) -> String {
 /// Logs the one line of the start: the address, and `store`, the description of the store.
 fn log_start(address: SocketAddr, store: &str, workers: usize, limits: &Limits) {
     let (version, connections) = (env!("CARGO_PKG_VERSION"), limits.connections);
-    info!(workers, connections, version, "listening on http://{} ({store})", DisplayAddr(address));
+    info!(workers, connections, version, "listening on http://{} ({store})", address);
 }
 
 /// Returns microseconds since the first call, for records of requests.
@@ -350,16 +335,3 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 #[cfg(test)]
 #[path = "../tests/sim/sim.rs"]
 mod sim;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_written_as_by_the_standard_library() {
-        for text in ["127.0.0.1:80", "[::1]:8080", "[fe80::1%3]:1"] {
-            let address: SocketAddr = text.parse().expect("an address");
-            assert_eq!((DisplayAddr(address).to_string(), address.to_string()), (text.to_owned(), text.to_owned()));
-        }
-    }
-}

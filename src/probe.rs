@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::driver::{DisplayAddr, reachable};
+use crate::driver::reachable;
 use crate::http;
 
 /// What to check of a running notch.
@@ -27,11 +27,11 @@ impl Probe {
         let address = reachable(listen);
         let mut response = [0; MAX_RESPONSE];
         let length = fetch(address, self.path(), &mut response)
-            .map_err(|error| format!("no response from {}: {error}", DisplayAddr(address)))?;
+            .map_err(|error| format!("no response from {}: {error}", address))?;
         match http::parse_probe_response(&response[..length]) {
             Some(("200", line)) => Ok(line.to_owned()),
             Some((_, line)) => Err(line.to_owned()),
-            None => Err(format!("the server on {} is not notch", DisplayAddr(address))),
+            None => Err(format!("the server on {} is not notch", address)),
         }
     }
 

@@ -19,9 +19,9 @@ mod topology;
 
 pub use address::{Address, DisplayList, MAX_HOST, Redirect};
 pub use floor::{Floor, MAX_FLOORS};
-pub use receipt::{Producer, is_one_slot};
+pub use receipt::{Producer, Receipts, is_one_slot};
 pub use sentinel::{SentinelError, SentinelQuery};
-pub use session::{Leftover, Receipts, Recovery, Session, SessionError};
+pub use session::{Leftover, Recovery, Session, SessionError};
 pub use topology::{Event, MAX_HOPS, Step, Topology};
 
 use crate::resp;

@@ -200,16 +200,10 @@ const SENTINEL: CredentialNames = CredentialNames {
 fn is_service_variable(name: &str, value: &str) -> bool {
     const PORT: &[u8] = b"_PORT_";
     let is_numbered_port = |part: &[u8]| part.starts_with(PORT) && part[PORT.len()].is_ascii_digit();
-    ["_SERVICE_HOST", "_SERVICE_PORT", "_ENV_"].iter().any(|part| contains(name, part))
-        || (name.ends_with("_PORT") && contains(value, "://"))
+    ["_SERVICE_HOST", "_SERVICE_PORT", "_ENV_"].iter().any(|part| name.contains(part))
+        || (name.ends_with("_PORT") && value.contains("://"))
         || name.as_bytes().windows(PORT.len() + 1).any(is_numbered_port)
         || (name.ends_with("_NAME") && value.starts_with('/'))
-}
-
-/// Returns whether a short text contains `part`. The search of the standard library is made for long texts: 2 kB of
-/// code.
-pub(super) fn contains(text: &str, part: &str) -> bool {
-    text.as_bytes().windows(part.len()).any(|window| window == part.as_bytes())
 }
 
 /// Most replicas that can be required to acknowledge.

@@ -24,6 +24,17 @@ pub struct Producer {
     pub name_limit: Option<NameLimit>,
 }
 
+/// Whether a batch whose reply was lost may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receipts {
+    /// Yes: its receipt shows whether it was counted.
+    Kept,
+    /// No: Redis runs no scripts for this user, or rejects the keys of receipts.
+    Refused,
+    /// No: Redis may evict receipts, or does not show whether it may.
+    Evictable,
+}
+
 impl Producer {
     /// Returns the limit that applies to `command`: only increments of named counters have one.
     pub(super) fn limit_of(&self, command: &Command) -> Option<&NameLimit> {

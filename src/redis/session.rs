@@ -30,7 +30,7 @@
 use std::time::Duration;
 
 use super::errors::rejection;
-use super::receipt::{Producer, SCRIPT, increment_prefix, write_arguments};
+use super::receipt::{Producer, Receipts, SCRIPT, increment_prefix, write_arguments};
 use super::{Redirect, RedisConfig, Servers};
 use crate::batch::Batch;
 use crate::buffers::Buffers;
@@ -111,17 +111,6 @@ enum Phase {
     Ping,
     /// To the batch in flight, if there is one.
     Ready,
-}
-
-/// Whether a batch whose reply was lost may be sent again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Receipts {
-    /// Yes: its receipt shows whether it was counted.
-    Kept,
-    /// No: Redis runs no scripts for this user, or rejects the keys of receipts.
-    Refused,
-    /// No: Redis may evict receipts, or does not show whether it may.
-    Evictable,
 }
 
 /// How visits are counted, in the order of preference.
