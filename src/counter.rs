@@ -326,9 +326,65 @@ impl Counters {
     }
 }
 
+/// The last totals of the first [`LastTotals::MAX`] counters.
+#[derive(Default)]
+pub struct LastTotals {
+    /// Sorted by key.
+    totals: Vec<(Key, i64)>,
+}
+
+impl LastTotals {
+    /// Most counters.
+    pub const MAX: usize = 1024;
+
+    /// Creates it without totals.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { totals: Vec::new() }
+    }
+
+    /// Returns the last total of a counter.
+    #[must_use]
+    pub fn get(&self, key: &Key) -> Option<i64> {
+        self.position(key).ok().map(|at| self.totals[at].1)
+    }
+
+    /// Replaces the last total of a counter. Returns the previous one. Does nothing for a new counter if it is full.
+    pub fn replace(&mut self, key: &Key, total: i64) -> Option<i64> {
+        match self.position(key) {
+            Ok(at) => return Some(std::mem::replace(&mut self.totals[at].1, total)),
+            Err(_) if self.is_full() => {}
+            Err(at) => self.totals.insert(at, (*key, total)),
+        }
+        None
+    }
+
+    /// Returns whether there is no room for another counter.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.totals.len() >= Self::MAX
+    }
+
+    fn position(&self, key: &Key) -> Result<usize, usize> {
+        self.totals.binary_search_by(|(known, _)| known.cmp(key))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_number_of_last_totals_is_bounded() {
+        let mut totals = LastTotals::new();
+        let key = |number: usize| Key::new(format!("visits:{number}").as_bytes()).expect("a valid key");
+        for number in 0..=LastTotals::MAX {
+            assert_eq!(totals.is_full(), number == LastTotals::MAX);
+            assert_eq!(totals.replace(&key(number), 5), None);
+        }
+        assert_eq!((totals.get(&key(LastTotals::MAX - 1)), totals.get(&key(LastTotals::MAX))), (Some(5), None));
+        assert_eq!((totals.replace(&key(3), 6), totals.get(&key(3))), (Some(5), Some(6)));
+    }
 
     #[test]
     fn keys_are_printable_and_bounded() {

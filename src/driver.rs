@@ -69,12 +69,11 @@ impl fmt::Display for Failure {
             Self::Listen(address, error) if error.kind() == io::ErrorKind::AddrInUse => {
                 write!(
                     f,
-                    "cannot listen on {}: another process does; stop that process, or set LISTEN to another port",
-                    address
+                    "cannot listen on {address}: another process does; stop that process, or set LISTEN to another port"
                 )
             }
             Self::Listen(address, error) => {
-                write!(f, "cannot listen on {}: {error}; set LISTEN to another address", address)
+                write!(f, "cannot listen on {address}: {error}; set LISTEN to another address")
             }
             Self::Ledger(path, error) => write!(f, "cannot open the ledger {}: {error}", path.to_string_lossy()),
             Self::Files(limit, needed, workers) => write!(
@@ -283,7 +282,7 @@ fn redis_address(config: &RedisConfig) -> String {
 /// Logs the one line of the start: the address, and `store`, the description of the store.
 fn log_start(address: SocketAddr, store: &str, workers: usize, limits: &Limits) {
     let (version, connections) = (env!("CARGO_PKG_VERSION"), limits.connections);
-    info!(workers, connections, version, "listening on http://{} ({store})", address);
+    info!(workers, connections, version, "listening on http://{address} ({store})");
 }
 
 /// Returns microseconds since the first call, for records of requests.

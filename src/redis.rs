@@ -18,7 +18,7 @@ mod session;
 mod topology;
 
 pub use address::{Address, DisplayList, MAX_HOST, Redirect};
-pub use floor::{Floor, MAX_FLOORS};
+pub use floor::Floor;
 pub use receipt::{Producer, Receipts, is_one_slot};
 pub use sentinel::{SentinelError, SentinelQuery};
 pub use session::{Leftover, Recovery, Session, SessionError};

@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 use super::{log_info, log_warning};
-use crate::counter::{Command, Key, Rejection, StoreError};
+use crate::counter::{Command, Key, LastTotals, Rejection, StoreError};
 use crate::metrics::Metrics;
 use crate::redis::{Address, Floor, Receipts, SessionError};
 
@@ -181,8 +181,8 @@ struct WorkerView {
     main: Option<Rejection>,
     /// An increment, if only by 0, has succeeded since the last connect.
     has_counted: bool,
-    /// The last totals it received, sorted by key.
-    totals: Vec<(Key, i64)>,
+    /// The last totals it received.
+    totals: LastTotals,
 }
 
 impl WorkerView {
@@ -195,20 +195,9 @@ impl WorkerView {
     }
 
     /// Records a total. Returns the previous one if that was greater. One worker receives totals in the order in which
-    /// the store made them. Only the first [`MAX_TOTALS`] counters are recorded.
+    /// the store made them.
     fn record_total(&mut self, key: &Key, total: i64) -> Option<i64> {
-        match self.totals.binary_search_by(|(known, _)| known.cmp(key)) {
-            Ok(at) => {
-                let last = std::mem::replace(&mut self.totals[at].1, total);
-                (total < last).then_some(last)
-            }
-            Err(at) => {
-                if self.totals.len() < MAX_TOTALS {
-                    self.totals.insert(at, (*key, total));
-                }
-                None
-            }
-        }
+        self.totals.replace(key, total).filter(|&last| total < last)
     }
 }
 
@@ -216,7 +205,8 @@ impl Health {
     /// Creates it in state `Unknown` for each worker; `main` is the counter without a name.
     #[must_use]
     pub(super) fn new(metrics: &'static Metrics, main: Key) -> Self {
-        let view = |_| WorkerView { status: StoreHealth::Unknown, main: None, has_counted: false, totals: Vec::new() };
+        let view =
+            |_| WorkerView { status: StoreHealth::Unknown, main: None, has_counted: false, totals: LastTotals::new() };
         Self {
             workers: (0..metrics.workers()).map(view).collect(),
             main,
@@ -478,9 +468,6 @@ const MAX_LINES: u32 = 3;
 
 /// Time after which a lasting condition is logged again.
 const WINDOW: Duration = Duration::from_secs(60);
-
-/// Most counters whose last totals a worker keeps.
-const MAX_TOTALS: usize = 1024;
 
 #[cfg(test)]
 mod tests {

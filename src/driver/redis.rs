@@ -25,11 +25,11 @@ use super::{CLOSED, CONNECT_TIMED_OUT, SILENT, deadline_after, remaining, resolv
 use crate::batch::Batch;
 use crate::buffers::Buffers;
 use crate::config::Limits;
-use crate::counter::{Command, Key, StoreError};
+use crate::counter::{Command, Key, LastTotals, StoreError};
 use crate::metrics::WorkerMetrics;
 use crate::redis::{
-    Address, Event, MAX_FLOORS, Producer, Receipts, Recovery, RedisConfig, SentinelError, SentinelQuery, Servers,
-    Session, SessionError, Step, Topology,
+    Address, Event, Producer, Receipts, Recovery, RedisConfig, SentinelError, SentinelQuery, Servers, Session,
+    SessionError, Step, Topology,
 };
 
 /// The event loop to which a connection belongs.
@@ -203,7 +203,7 @@ impl RedisLoop {
             sent: now,
             first_sent: now,
             receipts: None,
-            totals: Vec::new(),
+            totals: LastTotals::new(),
             progress: Progress::Handshake,
             ended: None,
             is_repeated: false,
@@ -307,8 +307,8 @@ pub(super) struct RedisConnection {
     in_doubt_since: Option<Instant>,
     /// Whether batches may be sent again, as recorded last.
     receipts: Option<Receipts>,
-    /// The last total of each counter on this connection, sorted by key.
-    totals: Vec<(Key, i64)>,
+    /// The totals after the last increments on this connection.
+    totals: LastTotals,
     progress: Progress,
     ended: Option<ConnectionError>,
     /// The node, until it is recorded.
@@ -353,7 +353,7 @@ impl RedisConnection {
             for (command, reply) in batch.replies() {
                 if let (Command::Increment { key, .. }, Ok(total)) = (command, reply) {
                     has_counted = true;
-                    health.floor.record(key, total, record_total(&mut self.totals, key, total));
+                    health.floor.record(key, total, self.totals.replace(key, total));
                 }
             }
         });
@@ -382,7 +382,7 @@ impl RedisConnection {
                 if let Some(Ok(total)) = total
                     && total >= health.floor.get(&self.main)
                 {
-                    record_total(&mut self.totals, &self.main, total);
+                    self.totals.replace(&self.main, total);
                 }
             });
         }
@@ -407,10 +407,9 @@ impl RedisConnection {
         };
         let Self { session, batch, buffers, totals, .. } = self;
         // The health is accessed for the first increment of a counter only.
-        let mut floor = |key: &Key| match find_total(totals, key) {
-            Ok(_) => 0,
-            Err(_) if totals.len() >= MAX_FLOORS => 0,
-            Err(_) => event_loop.with_health(|health| health.floor.get(key)),
+        let mut floor = |key: &Key| match totals.get(key) {
+            None if !totals.is_full() => event_loop.with_health(|health| health.floor.get(key)),
+            _ => 0,
         };
         session.submit(batch, &mut floor, buffers);
         true
@@ -441,23 +440,6 @@ impl RedisConnection {
         }
         event_loop.expire_sent(&mut self.session, now);
     }
-}
-
-/// Replaces the total of a counter, and returns the one before. Only the first [`MAX_FLOORS`] counters have one.
-fn record_total(totals: &mut Vec<(Key, i64)>, key: &Key, total: i64) -> Option<i64> {
-    match find_total(totals, key) {
-        Ok(at) => Some(std::mem::replace(&mut totals[at].1, total)),
-        Err(at) => {
-            if totals.len() < MAX_FLOORS {
-                totals.insert(at, (*key, total));
-            }
-            None
-        }
-    }
-}
-
-fn find_total(totals: &[(Key, i64)], key: &Key) -> Result<usize, usize> {
-    totals.binary_search_by(|(known, _)| known.cmp(key))
 }
 
 /// A step that needs a socket.

@@ -10,50 +10,36 @@
 //!
 //! What this cannot restore: numbers that only other processes gave.
 
-use crate::counter::Key;
+use crate::counter::{Key, LastTotals};
 
-/// The floors of all counters; one for a process.
+/// The floors of the first [`LastTotals::MAX`] counters; one for a process.
 #[derive(Default)]
 pub struct Floor {
-    /// Sorted by key.
-    numbers: Vec<(Key, i64)>,
+    numbers: LastTotals,
 }
 
 impl Floor {
     /// Creates it without numbers.
     #[must_use]
     pub const fn new() -> Self {
-        Self { numbers: Vec::new() }
+        Self { numbers: LastTotals::new() }
     }
 
     /// Returns the highest number given for a counter, or 0.
     #[must_use]
     pub fn get(&self, key: &Key) -> i64 {
-        self.position(key).map_or(0, |at| self.numbers[at].1)
+        self.numbers.get(key).unwrap_or(0)
     }
 
     /// Records the total after an increment. `before` is the total after the previous increment on the same connection,
-    /// if there was one. Only the first [`MAX_FLOORS`] counters have a floor.
+    /// if there was one.
     pub fn record(&mut self, key: &Key, total: i64, before: Option<i64>) {
-        match self.position(key) {
-            Ok(at) => {
-                let floor = &mut self.numbers[at].1;
-                // A floor below `before` was lowered already, by another connection.
-                let is_reset = before.is_some_and(|before| total < before && *floor >= before);
-                *floor = if is_reset { total } else { total.max(*floor) };
-            }
-            Err(at) if self.numbers.len() < MAX_FLOORS => self.numbers.insert(at, (*key, total)),
-            Err(_) => {}
-        }
-    }
-
-    fn position(&self, key: &Key) -> Result<usize, usize> {
-        self.numbers.binary_search_by(|(known, _)| known.cmp(key))
+        let floor = self.numbers.get(key).unwrap_or(total);
+        // A floor below `before` was lowered already, by another connection.
+        let is_reset = before.is_some_and(|before| total < before && floor >= before);
+        self.numbers.replace(key, if is_reset { total } else { total.max(floor) });
     }
 }
-
-/// Most counters with a floor.
-pub const MAX_FLOORS: usize = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -81,17 +67,5 @@ mod tests {
             floor.record(&key, total, before);
             assert_eq!(floor.get(&key), expected, "{total} {before:?}");
         }
-    }
-
-    #[test]
-    fn the_number_of_floors_is_bounded() {
-        let mut floor = Floor::new();
-        let key = |number: usize| Key::new(format!("visits:{number}").as_bytes()).expect("a valid key");
-        for number in 0..=MAX_FLOORS {
-            floor.record(&key(number), 5, None);
-        }
-        assert_eq!((floor.get(&key(MAX_FLOORS - 1)), floor.get(&key(MAX_FLOORS))), (5, 0));
-        floor.record(&key(3), 6, Some(5));
-        assert_eq!(floor.get(&key(3)), 6);
     }
 }

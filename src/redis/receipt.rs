@@ -42,6 +42,15 @@ impl Producer {
     }
 }
 
+/// Returns how many arguments [`write_arguments`] appends.
+fn argument_count(has_limit: bool, has_floor: bool) -> usize {
+    match (has_limit, has_floor) {
+        (_, true) => 4,
+        (true, false) => 3,
+        (false, false) => 2,
+    }
+}
+
 /// Appends the arguments that follow [`increment_prefix`]: the sequence number of the batch, the visits and, under a
 /// limit, the most names; then the floor, if there is one.
 pub(super) fn write_arguments(
@@ -75,10 +84,11 @@ pub(super) fn increment_prefix(
     let receipt = receipt_key(key.as_bytes(), &id);
     // No counter can have this key, because a `Key` has no angle brackets.
     let names = limit.map(|limit| [b"{", hash_tag(limit.main.as_bytes()), b"}:<names>"].concat());
-    let (keys, count) = if limit.is_some() { (b"3", 10) } else { (b"2", if has_floor { 9 } else { 8 }) };
-    let count = count + usize::from(has_floor);
+    // The command, the script and the number of keys precede the keys, the expiry follows them.
+    let (number_of_keys, count) = if limit.is_some() { (b"3", 3 + 3 + 1) } else { (b"2", 3 + 2 + 1) };
+    let count = count + argument_count(limit.is_some(), has_floor);
     let mut prefix = Vec::new();
-    resp::write_command_prefix(&mut prefix, count, &[command, script, keys, key.as_bytes(), &receipt]);
+    resp::write_command_prefix(&mut prefix, count, &[command, script, number_of_keys, key.as_bytes(), &receipt]);
     names.iter().for_each(|names| resp::write_argument(&mut prefix, names));
     resp::write_argument(&mut prefix, &expiry);
     prefix
