@@ -30,6 +30,7 @@ use crate::system;
 
 mod redis;
 mod settings;
+mod tls;
 mod values;
 
 /// All settings of the process.

@@ -33,6 +33,7 @@ use crate::system;
 mod capacity;
 mod deadline;
 mod health;
+mod link;
 mod queue;
 mod redis;
 mod reply_timeout;
@@ -107,6 +108,12 @@ fn deadline_after(duration: Duration) -> Instant {
 #[inline(never)]
 fn remaining(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
+}
+
+/// Returns the time until `deadline`, or an error if it has passed, since a socket's timeout cannot be zero.
+fn remaining_or_timeout(deadline: Instant) -> io::Result<Duration> {
+    let timeout = remaining(deadline);
+    if timeout.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(timeout) }
 }
 
 /// Starts a thread with a stack of `stack` bytes. `work` is boxed, so that the code around it is compiled once.
@@ -276,7 +283,8 @@ fn redis_address(config: &RedisConfig) -> String {
         Servers::Sentinel { sentinels, name, .. } => format!("{name} of the Sentinels {}", DisplayList(sentinels)),
         Servers::Cluster { seeds } => format!("cluster {}", DisplayList(seeds)),
     };
-    format!("redis {servers} db {}", config.db)
+    let over = if config.tls.is_some() { " over TLS" } else { "" };
+    format!("redis {servers} db {}{over}", config.db)
 }
 
 /// Logs the one line of the start: the address, and `store`, the description of the store.

@@ -3,6 +3,7 @@
 //! - [`Topology`] chooses the next server: one address, the primary that Sentinels name, or the owner in a cluster.
 //! - [`SentinelQuery`] queries a Sentinel for the address of the primary.
 //! - [`Session`] is the state machine of one connection: a handshake, then one batch at a time.
+//! - [`Tls`] encrypts the bytes of a connection, with the feature `tls`.
 //! - [`Floor`] keeps the highest number given for each counter, below which no store counts again.
 //! - `receipt` has the script that counts, and the idempotency records that allow a batch to be sent again.
 //! - `errors` maps error replies to [`crate::counter::Rejection`].
@@ -15,6 +16,11 @@ mod floor;
 mod receipt;
 mod sentinel;
 mod session;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "redis/no_tls.rs"]
+mod tls;
 mod topology;
 
 pub use address::{Address, DisplayList, MAX_HOST, Redirect};
@@ -22,6 +28,9 @@ pub use floor::Floor;
 pub use receipt::{Producer, Receipts, is_one_slot};
 pub use sentinel::{SentinelError, SentinelQuery};
 pub use session::{Leftover, Recovery, Session, SessionError};
+#[cfg(feature = "tls")]
+pub use tls::TlsFile;
+pub use tls::{Tls, TlsConfig, TlsError};
 pub use topology::{Event, MAX_HOPS, Step, Topology};
 
 use crate::resp;
@@ -37,6 +46,8 @@ pub struct RedisConfig {
     pub db: u32,
     /// Replicas that must acknowledge a batch before its visits are answered (`WAIT`).
     pub acks: u32,
+    /// How connections are encrypted; `None` if they are not.
+    pub tls: Option<TlsConfig>,
 }
 
 /// Where the primary is found. No list is empty, or longer than [`MAX_SERVERS`].

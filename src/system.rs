@@ -46,11 +46,16 @@ pub fn read_or_empty(path: &str) -> String {
 /// # Errors
 /// It cannot be read, is longer than [`MAX_CONTENT`], or is not UTF-8.
 pub fn read_text(path: &OsStr) -> io::Result<String> {
+    String::from_utf8(read_file(path)?).map_err(|_| ErrorKind::InvalidData.into())
+}
+
+/// Returns the content of a file.
+///
+/// # Errors
+/// It cannot be read, or is longer than [`MAX_CONTENT`].
+pub fn read_file(path: &OsStr) -> io::Result<Vec<u8>> {
     let content = read_bytes(path, MAX_CONTENT)?;
-    if content.len() > MAX_CONTENT {
-        return Err(ErrorKind::FileTooLarge.into());
-    }
-    String::from_utf8(content).map_err(|_| ErrorKind::InvalidData.into())
+    if content.len() > MAX_CONTENT { Err(ErrorKind::FileTooLarge.into()) } else { Ok(content) }
 }
 
 /// Returns the content of a file. Of a file longer than `max` bytes, returns a beginning that is also longer than

@@ -31,6 +31,7 @@ impl Env {
         }
         self.read_credentials(&mut redis.credentials, &REDIS);
         self.read_sentinel_settings(&mut redis.servers);
+        self.read_tls_settings(&mut redis);
         redis.acks = self.number("REDIS_ACKS", 0, MAX_ACKS) as u32;
         Store::Redis(redis)
     }
@@ -53,6 +54,7 @@ impl Env {
             credentials: Credentials::default(),
             db: 0,
             acks: 0,
+            tls: None,
         };
         match name {
             "REDIS_URL" => match values::parse_redis_url(value) {
@@ -104,6 +106,7 @@ impl Env {
             is_unknown(&name, &value).then(|| name.into_owned())
         });
         if let Some(name) = unknown {
+            self.reject_tls_setting(&name);
             let nearest = nearest_setting(&name);
             let problem = format_args!("unknown setting: the nearest is {}", nearest.name);
             self.set_invalid(&printable(&name), problem, nearest);

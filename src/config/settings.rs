@@ -26,6 +26,17 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("REDIS_PASSWORD", "", "password", "secret"),
     setting("REDIS_PASSWORD_FILE", "", "file that contains the password", "/run/secrets/redis_password"),
     setting("REDIS_DB", "0", "number of the database", "0"),
+    #[cfg(feature = "tls")]
+    setting(
+        "REDIS_CA",
+        "",
+        "PEM file of the CA that issued Redis' certificate (the system's)",
+        "/run/secrets/redis_ca",
+    ),
+    #[cfg(feature = "tls")]
+    setting("REDIS_CLIENT_CERT", "", "PEM file of notch's own certificate", "/run/secrets/notch_cert"),
+    #[cfg(feature = "tls")]
+    setting("REDIS_CLIENT_KEY", "", "PEM file of its private key", "/run/secrets/notch_key"),
     setting("REDIS_SENTINELS", "", "host[:port] of each Sentinel, instead of REDIS_HOST", "s1,s2,s3"),
     setting("REDIS_MASTER_NAME", "", "name under which the Sentinels monitor the primary", "mymaster"),
     setting("REDIS_SENTINEL_USERNAME", "", "user of the Sentinels' ACL", "notch"),
@@ -61,7 +72,7 @@ pub(super) const REDIS_PREFIX: &str = "REDIS_";
 /// Returns the text that `notch --help` prints.
 #[must_use]
 pub fn help() -> String {
-    let mut help = String::from(USAGE);
+    let mut help = [USAGE, TLS_USAGE, SETTINGS_USAGE].concat();
     for Setting { name, default, description, .. } in SETTINGS {
         let (open, close) = if default.is_empty() { ("", "") } else { (" [", "]") };
         // Writing to a string does not fail.
@@ -117,6 +128,14 @@ Usage: notch                      serve
 
 REDIS_URL=redis+sentinel://[user:password@]host[:port],host[:port]/NAME[/db]
 REDIS_URL=redis+cluster://[user:password@]host[:port],host[:port]
+";
 
+#[cfg(feature = "tls")]
+const TLS_USAGE: &str = "REDIS_URL=rediss://, rediss+sentinel://, rediss+cluster://: the same over TLS\n";
+
+#[cfg(not(feature = "tls"))]
+const TLS_USAGE: &str = "";
+
+const SETTINGS_USAGE: &str = "
 Settings (environment variables; durations read 500ms, 5s, 2m):
 ";

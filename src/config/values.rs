@@ -3,6 +3,7 @@
 //!
 //! Error messages of URLs and passwords never repeat the value, because it may be a password.
 
+use super::tls;
 use crate::redis::{Address, Credentials, MAX_HOST, MAX_SERVERS, RedisConfig, Servers};
 
 /// Splits a comma-separated list and trims each member. Returns no member for an empty list.
@@ -47,18 +48,19 @@ pub(super) fn parse_port(text: &str) -> Option<u16> {
 
 /// Parses a URL of Redis: `redis://[user:password@]host[:port][/db]`,
 /// `redis+sentinel://[user:password@]host[:port],.../NAME[/db]` or
-/// `redis+cluster://[user:password@]host[:port],...[/db]`.
+/// `redis+cluster://[user:password@]host[:port],...[/db]`; with `rediss` in place of `redis`, over TLS.
 ///
 /// # Errors
 /// What is wrong with the URL.
 pub(super) fn parse_redis_url(url: &str) -> Result<RedisConfig, &'static str> {
-    if url.starts_with("rediss") {
-        return Err("TLS is not supported: use a TLS tunnel and set the address of its plain end");
-    }
     let (scheme, rest) = url.split_once("://").unwrap_or_default();
+    let (scheme, tls) = match scheme.strip_prefix("rediss") {
+        Some(kind) => (["redis", kind].concat(), Some(tls::required()?)),
+        None => (scheme.to_owned(), None),
+    };
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let (user, hosts) = split_last(authority, b'@').unwrap_or(("", authority));
-    let (servers, db) = match scheme {
+    let (servers, db) = match &*scheme {
         "redis" => (Servers::Single(parse_address(hosts, REDIS_PORT)?), path),
         "redis+cluster" => (Servers::Cluster { seeds: parse_addresses(hosts, REDIS_PORT)? }, path),
         "redis+sentinel" => {
@@ -71,7 +73,7 @@ pub(super) fn parse_redis_url(url: &str) -> Result<RedisConfig, &'static str> {
     let (username, password) = user.split_once(':').unwrap_or(("", user));
     let credentials = Credentials { username: percent_decode(username)?, password: percent_decode(password)? };
     let db = if db.is_empty() { 0 } else { parse_number(db, 0, MAX_DB).ok_or("the database is not a number")? as u32 };
-    Ok(RedisConfig { servers, credentials, db, acks: 0 })
+    Ok(RedisConfig { servers, credentials, db, acks: 0, tls })
 }
 
 /// Parses a comma-separated list of `host[:port]`.

@@ -10,15 +10,17 @@
 //! any -- closed, silent, SessionError --> ended
 //! ```
 //!
-//! A driver supplies an [`EventLoop`], moves bytes between the socket and [`RedisConnection::buffers`], and calls
-//! [`RedisConnection::check_timeouts`] at [`RedisConnection::deadline`].
+//! A driver supplies an [`EventLoop`], moves bytes from the socket to [`RedisConnection::incoming`] and from
+//! [`RedisConnection::outgoing`] to the socket, and calls [`RedisConnection::check_timeouts`] at
+//! [`RedisConnection::deadline`].
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use super::deadline::Timer;
 use super::health::{Health, StoreHealth};
+use super::link::{Link, LinkError};
 use super::queue::{Attempt, Waiter};
 use super::reply_timeout::ReplyTimeout;
 use super::{CLOSED, CONNECT_TIMED_OUT, SILENT, deadline_after, remaining, resolver};
@@ -29,7 +31,7 @@ use crate::counter::{Command, Key, LastTotals, StoreError};
 use crate::metrics::WorkerMetrics;
 use crate::redis::{
     Address, Event, Producer, Receipts, Recovery, RedisConfig, SentinelError, SentinelQuery, Servers, Session,
-    SessionError, Step, Topology,
+    SessionError, Step, Tls, TlsError, Topology,
 };
 
 /// The event loop to which a connection belongs.
@@ -190,12 +192,13 @@ impl RedisLoop {
     }
 
     /// Starts a connection to the node that was reached.
-    pub(super) fn open(&mut self, now: Instant) -> RedisConnection {
+    pub(super) fn open(&mut self, tls: Option<Tls>, now: Instant) -> RedisConnection {
         let mut buffers = Buffers::default();
         let session = Session::open(self.config, &self.main, self.producer, &mut buffers);
         let timeout = std::mem::replace(&mut self.timeout, ReplyTimeout::new(self.limits.store, false));
         RedisConnection {
             buffers,
+            tls,
             main: self.main,
             session,
             batch: Batch::default(),
@@ -260,6 +263,14 @@ pub(super) enum ConnectionError {
     Silent,
     /// The session ended.
     Session(SessionError),
+    /// The TLS session ended.
+    Tls(TlsError),
+}
+
+impl From<TlsError> for ConnectionError {
+    fn from(error: TlsError) -> Self {
+        Self::Tls(error)
+    }
 }
 
 impl From<SessionError> for ConnectionError {
@@ -274,6 +285,7 @@ impl ConnectionError {
             Self::Closed => CLOSED,
             Self::Silent => SILENT,
             Self::Session(error) => StoreHealth::of(error),
+            Self::Tls(error) => error.into(),
         }
     }
 }
@@ -291,7 +303,9 @@ enum Progress {
 
 /// One connection to Redis without its socket, from the handshake to the first error.
 pub(super) struct RedisConnection {
-    pub(super) buffers: Buffers,
+    /// The bytes of the session.
+    buffers: Buffers,
+    tls: Option<Tls>,
     main: Key,
     session: Session<Waiter>,
     /// Empty, except while a batch moves from the queue to the session.
@@ -316,6 +330,30 @@ pub(super) struct RedisConnection {
 }
 
 impl RedisConnection {
+    /// Returns the buffers for bytes from the socket.
+    pub(super) fn incoming(&mut self) -> &mut Buffers {
+        self.tls.as_mut().map_or(&mut self.buffers, Tls::wire)
+    }
+
+    /// Returns the buffers with the bytes for the socket.
+    pub(super) fn outgoing(&mut self) -> &mut Buffers {
+        if let Some(tls) = &mut self.tls
+            && let Err(error) = tls.encrypt(&mut self.buffers)
+        {
+            self.ended.get_or_insert(error.into());
+        }
+        self.incoming()
+    }
+
+    /// Moves received bytes to the session's, if they were encrypted. Returns whether there may be more.
+    fn decrypt(&mut self) -> bool {
+        let Some(tls) = &mut self.tls else { return false };
+        tls.decrypt(&mut self.buffers).unwrap_or_else(|error| {
+            self.ended.get_or_insert(error.into());
+            false
+        })
+    }
+
     /// Ends the connection; the first error counts.
     pub(super) fn fail(&mut self, error: ConnectionError) {
         self.ended.get_or_insert(error);
@@ -331,8 +369,18 @@ impl RedisConnection {
         self.session.is_idle() && !self.has_ended()
     }
 
-    /// Processes the replies in the buffer, and completes the batch they end.
-    pub(super) fn process_replies(&mut self, event_loop: &mut impl EventLoop) {
+    /// Processes the bytes that were received, and completes the batch they end.
+    pub(super) fn process_received(&mut self, event_loop: &mut impl EventLoop) {
+        loop {
+            let has_more = self.decrypt();
+            self.process_replies(event_loop);
+            if !has_more || self.has_ended() {
+                return;
+            }
+        }
+    }
+
+    fn process_replies(&mut self, event_loop: &mut impl EventLoop) {
         let batch = match self.session.process_replies(&mut self.buffers) {
             Ok(Some(batch)) => batch,
             Ok(None) => return,
@@ -461,9 +509,9 @@ impl Target {
     }
 }
 
-/// What was reached; `S` is a socket.
+/// What was reached; `S` is a link.
 pub(super) enum Reached<S> {
-    /// A node, by a socket.
+    /// A node, by a link.
     Node(Address, S),
     /// A Sentinel, which named the primary.
     Primary(Address),
@@ -471,15 +519,19 @@ pub(super) enum Reached<S> {
 
 /// Connects to a node, or queries a Sentinel. Blocks the calling thread. Looks names up each time, since a container's
 /// address changes.
-pub(super) fn reach(target: Target) -> Result<Reached<TcpStream>, StoreHealth> {
+pub(super) fn reach(target: Target) -> Result<Reached<Link>, StoreHealth> {
     let timeout = target.timeout();
     let Target { config, step, .. } = target;
+    let open =
+        |address: &Address| Link::open(config.tls.as_ref(), &address.host, timeout, || connect(address, timeout));
     match (step, &config.servers) {
         (Step::QuerySentinel(address), Servers::Sentinel { name, credentials, .. }) => {
+            let deadline = deadline_after(timeout);
             let query = |buffers: &mut Buffers| SentinelQuery::open(name, credentials, buffers);
-            query_sentinel(&address, query, timeout).map(Reached::Primary)
+            let link = open(&address).map_err(no_sentinel)?;
+            query_sentinel(link, query, deadline).map(Reached::Primary)
         }
-        (Step::Connect(address), _) => connect(&address, timeout).map(|socket| Reached::Node(address, socket)),
+        (Step::Connect(address), _) => Ok(Reached::Node(address.clone(), open(&address)?)),
         _ => Err(CLOSED),
     }
 }
@@ -502,33 +554,17 @@ fn connect(address: &Address, timeout: Duration) -> Result<TcpStream, StoreHealt
     Err(status)
 }
 
-/// Queries a Sentinel for the address of the primary, within `timeout`.
+/// Queries a Sentinel for the address of the primary, until `deadline`.
 fn query_sentinel(
-    address: &Address,
+    mut link: Link,
     open: impl FnOnce(&mut Buffers) -> SentinelQuery,
-    timeout: Duration,
+    deadline: Instant,
 ) -> Result<Address, StoreHealth> {
-    let deadline = deadline_after(timeout);
-    let mut socket = connect(address, timeout).map_err(|_| NO_SENTINEL)?;
     let mut buffers = Buffers::default();
     let mut query = open(&mut buffers);
-    let is_sent = socket
-        .set_write_timeout(Some(remaining(deadline).max(Duration::from_millis(1))))
-        .and_then(|()| socket.write_all(buffers.pending()));
-    is_sent.map_err(|_| NO_SENTINEL)?;
-    let mut chunk = [0; 512];
+    link.send(&mut buffers, deadline).map_err(no_sentinel)?;
     loop {
-        let timeout = remaining(deadline);
-        if timeout.is_zero() {
-            return Err(NO_SENTINEL);
-        }
-        let length = socket.set_read_timeout(Some(timeout)).and_then(|()| socket.read(&mut chunk));
-        match length {
-            Ok(0) => return Err(NO_SENTINEL),
-            Ok(length) => drop(buffers.receive(&chunk[..length])),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => return Err(NO_SENTINEL),
-        }
+        link.receive(&mut buffers, deadline).map_err(no_sentinel)?;
         if let Some(address) = query.process_replies(&mut buffers).map_err(sentinel_status)? {
             return Ok(address);
         }
@@ -550,6 +586,11 @@ fn sentinel_status(error: SentinelError) -> StoreHealth {
         SentinelError::InvalidAddress => "a Sentinel named an invalid address",
         SentinelError::Protocol => "unexpected reply of a Sentinel: check REDIS_SENTINELS",
     })
+}
+
+/// Returns what it means that a Sentinel does not reply.
+fn no_sentinel(error: LinkError) -> StoreHealth {
+    if let LinkError::Tls(error) = error { error.into() } else { NO_SENTINEL }
 }
 
 const NO_SENTINEL: StoreHealth = StoreHealth::Down("no Sentinel replies: check REDIS_SENTINELS and the network");

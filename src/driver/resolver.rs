@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
 
-use super::{StoreHealth, remaining};
+use super::{StoreHealth, remaining, remaining_or_timeout};
 use crate::dns::{self, Conf, ConfParser, Failure, Hosts, Lookup, MAX_REPLY, Step};
 use crate::system;
 
@@ -139,12 +139,6 @@ fn read_exact(socket: &mut TcpStream, mut bytes: &mut [u8], until: Instant) -> i
         }
     }
     Ok(())
-}
-
-/// Returns the time until `until`, or an error if it has passed, since a socket's timeout cannot be zero.
-fn remaining_or_timeout(until: Instant) -> io::Result<Duration> {
-    let timeout = remaining(until);
-    if timeout.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(timeout) }
 }
 
 /// Returns whether a socket only would block, or was interrupted.

@@ -113,7 +113,7 @@ impl World {
             (Piece::Accepted, State::Reaching(step @ Step::Connect(_), ..)) => {
                 let Step::Connect(address) = &step else { unreachable!("matched above") };
                 redis.record(Ok(Reached::Node(address.clone(), ())), &step, now);
-                *state = State::Connected(connection, Box::new(redis.open(now)));
+                *state = State::Connected(connection, Box::new(redis.open(None, now)));
             }
             (Piece::Accepted, State::Reaching(step, _, end)) => {
                 let mut buffers = Buffers::default();
@@ -131,8 +131,8 @@ impl World {
                 }
             }
             (Piece::Bytes(bytes), State::Connected(_, mut open)) => {
-                open.buffers.receive(&bytes);
-                open.process_replies(client);
+                open.incoming().receive(&bytes);
+                open.process_received(client);
                 *state = State::Connected(connection, open);
             }
             (_, State::Connected(_, mut open)) => {
@@ -187,10 +187,10 @@ impl World {
                 State::Connected(connection, mut open) => {
                     let client = &mut client.with(health);
                     while open.submit(client) {
-                        open.process_replies(client);
+                        open.process_received(client);
                     }
                     open.check_timeouts(now, client);
-                    let bytes = open.buffers.take_unsent();
+                    let bytes = open.outgoing().take_unsent();
                     if open.has_ended() {
                         redis.close(*open, client);
                         self.close(connection, End::Client);
@@ -355,7 +355,7 @@ fn config(acks: u32, is_cluster: bool) -> &'static RedisConfig {
                 credentials: Credentials::default(),
             },
         };
-        RedisConfig { servers, credentials: Credentials::default(), db: 0, acks }
+        RedisConfig { servers, credentials: Credentials::default(), db: 0, acks, tls: None }
     })
 }
 

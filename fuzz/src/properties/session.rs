@@ -42,6 +42,7 @@ fn config(word: &[u8]) -> RedisConfig {
         },
         db: has(b'd').into(),
         acks: 0,
+        tls: None,
     }
 }
 

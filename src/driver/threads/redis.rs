@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Instant;
 
 use super::super::deadline::Timer;
+use super::super::link::Link;
 use super::super::queue::{Attempt, Waiter};
 use super::super::redis::{ConnectionError, EventLoop, RedisConnection, RedisLoop, reach};
 use super::super::{Health, remaining};
@@ -35,8 +36,8 @@ impl Server {
                 continue;
             }
             let reached = reach(redis.target(step.clone()));
-            let Some(socket) = redis.record(reached, &step, Instant::now()) else { continue };
-            let mut connection = redis.open(Instant::now());
+            let Some(Link { socket, tls }) = redis.record(reached, &step, Instant::now()) else { continue };
+            let mut connection = redis.open(tls, Instant::now());
             if socket.set_write_timeout(Some(Timer::InlineWrite.duration(&self.limits))).is_err() {
                 connection.fail(ConnectionError::Closed);
             }
@@ -50,10 +51,12 @@ impl Server {
     }
 
     /// Reads replies until the connection has ended.
-    fn run_connection(&'static self, redis: RedisConnection, socket: TcpStream) -> MutexGuard<'static, State> {
+    fn run_connection(&'static self, mut redis: RedisConnection, socket: TcpStream) -> MutexGuard<'static, State> {
         let socket = Arc::new(socket);
         let mut chunk = [0; CHUNK];
         let mut state = self.state();
+        // A server may have sent a reply together with the end of the TLS handshake.
+        redis.process_received(&mut *state);
         state.connection = Some(Box::new(Connection { redis, socket: socket.clone() }));
         state.wake_timer(self);
         while state.connection.as_ref().is_some_and(|connection| !connection.redis.has_ended()) {
@@ -98,8 +101,8 @@ impl Connection {
             self.redis.fail(ConnectionError::Closed);
         }
         while !bytes.is_empty() && !self.redis.has_ended() {
-            bytes = self.redis.buffers.receive(bytes);
-            self.redis.process_replies(state);
+            bytes = self.redis.incoming().receive(bytes);
+            self.redis.process_received(state);
         }
         self.submit(state);
     }
@@ -108,7 +111,7 @@ impl Connection {
     fn submit(&mut self, state: &mut State) {
         while self.redis.submit(state) {
             // A batch that needs no reply is completed at once.
-            self.redis.process_replies(state);
+            self.redis.process_received(state);
         }
         self.shut_down_if_ended();
     }
@@ -122,7 +125,7 @@ impl Connection {
 
     /// Takes the pending bytes, if there are any, with the socket to write them to.
     fn outgoing(&mut self) -> Option<(Arc<TcpStream>, Vec<u8>)> {
-        let bytes = self.redis.buffers.take_unsent();
+        let bytes = self.redis.outgoing().take_unsent();
         (!bytes.is_empty()).then(|| (self.socket.clone(), bytes))
     }
 }

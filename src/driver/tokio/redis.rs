@@ -9,6 +9,7 @@ use std::time::Instant as StdInstant;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
+use super::super::link::Link;
 use super::super::queue::{Attempt, Waiter};
 use super::super::redis::{ConnectionError, EventLoop, Reached, RedisConnection, RedisLoop, Target, reach};
 use super::super::{Health, StoreHealth, spawn};
@@ -32,8 +33,10 @@ pub(super) async fn redis(worker: &'static Worker, config: &'static RedisConfig)
             continue;
         }
         let reached = reach_on_thread(redis.target(step.clone())).await;
-        let Some(socket) = redis.record(reached, &step, StdInstant::now()) else { continue };
-        let mut connection = redis.open(StdInstant::now());
+        let Some(Link { socket, tls }) = redis.record(reached, &step, StdInstant::now()) else { continue };
+        let mut connection = redis.open(tls, StdInstant::now());
+        // A server may have sent a reply together with the end of the TLS handshake.
+        connection.process_received(&mut event_loop);
         match socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket)) {
             Ok(socket) => {
                 let mut driver = Socket { worker, socket, timer: DeadlineTimer::new(Instant::now()) };
@@ -46,7 +49,7 @@ pub(super) async fn redis(worker: &'static Worker, config: &'static RedisConfig)
 }
 
 /// Reaches a server on a thread of its own, because name lookup and connecting block.
-async fn reach_on_thread(target: Target) -> Result<Reached<std::net::TcpStream>, StoreHealth> {
+async fn reach_on_thread(target: Target) -> Result<Reached<Link>, StoreHealth> {
     let inbox = Arc::new(Inbox::new());
     let result = inbox.clone();
     let work = move || result.put(reach(target));
@@ -73,11 +76,11 @@ impl Socket {
 
     fn advance(&mut self, connection: &mut RedisConnection, cx: &mut Context<'_>) -> Result<(), ConnectionError> {
         while self.receive(connection, cx)? {
-            connection.process_replies(&mut self.worker);
+            connection.process_received(&mut self.worker);
         }
         while connection.submit(&mut self.worker) {
             // A batch that needs no reply is completed at once.
-            connection.process_replies(&mut self.worker);
+            connection.process_received(&mut self.worker);
         }
         if connection.is_idle() {
             state(|state| state.store_task = Some(cx.waker().clone()));
@@ -104,7 +107,7 @@ impl Socket {
         if connection.has_ended() {
             return Ok(false);
         }
-        match read(&mut self.socket, &mut connection.buffers, cx) {
+        match read(&mut self.socket, connection.incoming(), cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(1..)) => Ok(true),
             Poll::Ready(_) => Err(ConnectionError::Closed),
@@ -113,15 +116,23 @@ impl Socket {
 
     /// Writes pending bytes as far as the socket takes them.
     fn send(&mut self, connection: &mut RedisConnection, cx: &mut Context<'_>) -> Result<(), ConnectionError> {
-        let buffers = &mut connection.buffers;
+        let buffers = connection.outgoing();
         while !buffers.pending().is_empty() && self.socket.poll_write_ready(cx).is_ready() {
             match self.socket.try_write(buffers.pending()) {
                 Ok(length) => buffers.mark_sent(length),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Err(ConnectionError::Closed),
+                Err(_) => return self.receive_rest(connection, cx),
             }
         }
         Ok(())
+    }
+
+    /// Processes what the server has sent before it closed the connection: it may be the reason.
+    fn receive_rest(&mut self, connection: &mut RedisConnection, cx: &mut Context<'_>) -> Result<(), ConnectionError> {
+        while self.receive(connection, cx)? {
+            connection.process_received(&mut self.worker);
+        }
+        Err(ConnectionError::Closed)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::counter::NameLimit;
 
 fn config() -> RedisConfig {
     let servers = Servers::Single(Address { host: "redis".into(), port: 6379 });
-    RedisConfig { servers, credentials: Credentials::default(), db: 0, acks: 0 }
+    RedisConfig { servers, credentials: Credentials::default(), db: 0, acks: 0, tls: None }
 }
 
 const PRODUCER: Producer = Producer { id: 84, retry_window: Duration::from_secs(2), name_limit: None };
