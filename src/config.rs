@@ -162,6 +162,15 @@ impl Env {
         self.finish(listen)
     }
 
+    /// Reads the file of the ledger and the key of the main counter, for `notch ledger`.
+    ///
+    /// # Errors
+    /// `COUNTER_KEY` is an [`InvalidSetting`].
+    pub fn ledger(mut self) -> Result<(PathBuf, Key), InvalidSetting> {
+        let ledger = (self.ledger_path(), self.key());
+        self.finish(ledger)
+    }
+
     fn finish<T>(self, value: T) -> Result<T, InvalidSetting> {
         self.invalid.map_or(Ok(value), Err)
     }
@@ -252,6 +261,11 @@ impl Env {
             self.reject_value("LISTEN", &text, format_args!("an IP address and port"));
             any_address(port)
         })
+    }
+
+    /// Returns the absolute path, which log lines show.
+    fn ledger_path(&self) -> PathBuf {
+        system::absolute_path(self.raw("LEDGER").map_or(default("LEDGER").as_ref(), OsString::as_os_str))
     }
 
     fn workers(&mut self) -> Option<usize> {

@@ -46,15 +46,15 @@
 //! std::fs::remove_file(&path).unwrap();
 //! ```
 //!
-//! Left out on purpose: setting a counter to a value, expiry, and any command but `INCRBY`.
+//! Left out on purpose: expiry, and any command in the file but `INCRBY`. `notch ledger set` writes a new file.
 //!
 //! `replay` reads a file, `totals` has the counters in memory, `checksum` the CRC, `files` the operations on paths and
-//! locks, `error` the errors of opening.
+//! locks, `error` the errors of opening, `tools` the command `notch ledger`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::mem;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 
 use self::checksum::{crc32, hex};
@@ -72,6 +72,7 @@ mod checksum;
 mod error;
 mod files;
 mod replay;
+pub mod tools;
 mod totals;
 
 /// When a batch is synced to the disk. A killed process loses nothing either way; a power cut may.
@@ -396,6 +397,12 @@ impl Ledger {
         let mut file = OpenOptions::new().create_new(true).append(true).open(temp)?;
         // Locked before the rename makes it visible to other processes.
         file.try_lock()?;
+        let old = self.file.metadata()?;
+        file.set_permissions(old.permissions())?;
+        // Root may run `notch ledger`: the file stays that of its user. Others may not give files away.
+        if file.metadata()?.uid() != old.uid() {
+            let _ = fchown(&file, Some(old.uid()), Some(old.gid()));
+        }
         let (mut out, mut checksum, mut size, mut start) = (HEADER.to_vec(), 0, 0, HEADER.len());
         let mut totals = self.totals.iter().peekable();
         while let Some((key, total)) = totals.next() {

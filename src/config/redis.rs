@@ -3,9 +3,7 @@
 //! A variable `REDIS_*` that notch does not read stops the start, because it is probably misspelt. Variables that
 //! Kubernetes or Docker set for a service called redis are exempt.
 
-use std::ffi::OsString;
-
-use super::settings::{REDIS_PREFIX, SETTINGS, default, nearest_setting, setting_named};
+use super::settings::{REDIS_PREFIX, SETTINGS, nearest_setting, setting_named};
 use super::values::{self, MAX_DB, MAX_PASSWORD, REDIS_PORT, SENTINEL_PORT};
 use super::{Env, Store};
 use crate::ledger::Fsync;
@@ -22,9 +20,7 @@ impl Env {
         self.reject_unknown_redis_setting();
         let Some((by, mut redis)) = self.redis_servers() else {
             self.reject_redis_setting_without_host();
-            let path = self.raw("LEDGER").map_or(default("LEDGER").as_ref(), OsString::as_os_str);
-            // Log lines show the absolute path.
-            return Store::Ledger(system::absolute_path(path), fsync);
+            return Store::Ledger(self.ledger_path(), fsync);
         };
         if self.is_set("FSYNC") {
             self.reject("FSYNC", format_args!("applies to the ledger only, and {by} is set: unset one of them"));

@@ -124,6 +124,7 @@ notch counts visits: GET /count over HTTP, in Redis or in its own file.
 Usage: notch                      serve
        notch healthcheck          exit 0 if a running notch responds, else 1
        notch healthcheck ready    exit 0 if it is ready for visits, else 1
+       notch ledger --help        look into the file, repair and move it
        notch --help, notch --version
 
 REDIS_URL=redis+sentinel://[user:password@]host[:port],host[:port]/NAME[/db]

@@ -19,6 +19,8 @@ pub(super) struct Replay {
     pub(super) checksum: u32,
     /// Offset in bytes of the end of the last whole batch.
     pub(super) valid_length: u64,
+    /// Number of whole batches.
+    pub(super) batches: u64,
     /// Increments of the batch whose checksum was not read yet.
     pending: Vec<(Key, i64)>,
     /// CRC of those increments.
@@ -34,7 +36,8 @@ impl Replay {
     /// The file cannot be read, is not a ledger, or is damaged.
     pub(super) fn run(file: &mut File, limit: NameLimit) -> Result<Self, OpenError> {
         let totals = Totals::new(limit);
-        let mut replay = Self { totals, checksum: 0, valid_length: 0, pending: Vec::new(), crc: 0, offset: 0 };
+        let mut replay =
+            Self { totals, checksum: 0, valid_length: 0, batches: 0, pending: Vec::new(), crc: 0, offset: 0 };
         let mut input = Vec::new();
         loop {
             let has_more = read_chunk(file, &mut input)?;
@@ -88,6 +91,7 @@ impl Replay {
             }
             self.checksum = self.crc;
             self.valid_length = end;
+            self.batches += 1;
         } else {
             return Err(self.damaged());
         }

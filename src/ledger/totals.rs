@@ -68,6 +68,15 @@ impl Totals {
         }
     }
 
+    /// Replaces a total, also beyond the limit. Removes the counter if `total` is 0.
+    pub(super) fn set(&mut self, key: &Key, total: i64) {
+        self.undo(key, self.get(key));
+        if total != 0 {
+            // A new counter does not overflow, and has no limit here.
+            let _ = self.restore(key, total);
+        }
+    }
+
     /// Returns the run of a key and its index in that run; `Err` with the position at which to insert it if it is
     /// missing.
     fn find(&self, key: &Key) -> Result<(usize, usize), (usize, usize)> {
@@ -158,6 +167,22 @@ mod tests {
         assert_eq!(totals.add(&key("visits:c"), 1), Ok(8));
         assert_eq!(totals.add(&key("visits:d"), 1), Err(Rejection::TooManyCounters));
         assert_eq!(totals.add(&key("visits"), 1), Ok(1));
+    }
+
+    #[test]
+    fn a_total_is_replaced() {
+        let mut totals = totals(1);
+        for (name, total, count) in [
+            ("visits:a", 7, 1),
+            ("visits:b", i64::MAX, 2),
+            ("visits:a", 3, 2),
+            ("visits:b", 0, 1),
+            ("visits:c", 0, 1),
+            ("visits:a", i64::MAX, 1),
+        ] {
+            totals.set(&key(name), total);
+            assert_eq!((totals.get(&key(name)), totals.len(), totals.named), (total, count, count), "{name}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod framing;
 mod health;
 mod healthcheck;
 mod ledger;
+mod ledger_tools;
 mod logs;
 mod metrics;
 mod pages;

@@ -94,7 +94,13 @@ impl Settings {
 
     /// Runs notch until it ends by itself; fails if it does not.
     pub(crate) fn run(&self, arguments: &[&str]) -> Exit {
-        let mut child = self.command(arguments).stdout(Stdio::piped()).spawn().expect("the built binary runs");
+        self.run_with_input(arguments, Stdio::null())
+    }
+
+    /// Does the same with an input.
+    pub(crate) fn run_with_input(&self, arguments: &[&str], input: Stdio) -> Exit {
+        let mut command = self.command(arguments);
+        let mut child = command.stdin(input).stdout(Stdio::piped()).spawn().expect("the built binary runs");
         let out = reader(child.stdout.take().expect("its stdout is a pipe"));
         let err = reader(child.stderr.take().expect("its stderr is a pipe"));
         let Some(status) = wait_for(&mut child) else {
@@ -104,6 +110,11 @@ impl Settings {
         };
         let text = |message: thread::JoinHandle<String>| message.join().expect("the reader does not panic");
         Exit { code: status.code(), stdout: text(out), stderr: text(err) }
+    }
+
+    /// Starts notch with arguments, and leaves it to the caller.
+    pub(crate) fn spawn(&self, arguments: &[&str], input: Stdio) -> Child {
+        self.command(arguments).stdin(input).stdout(Stdio::null()).spawn().expect("the built binary runs")
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
