@@ -16,7 +16,7 @@ use notch::driver::threads as driver;
 #[cfg(feature = "tokio")]
 use notch::driver::tokio as driver;
 use notch::driver::unix_time;
-use notch::ledger::tools::{self, Tool, ToolError};
+use notch::ledger::tools::{self, Tool, ToolError, UsageError};
 use notch::log::{Log, printable};
 use notch::probe::Probe;
 use tracing::error;
@@ -97,7 +97,8 @@ fn run_healthcheck(probe: Probe) -> ExitCode {
 fn run_ledger_tool(arguments: &[OsString]) -> ExitCode {
     let (tool, file) = match Tool::parse(arguments) {
         Ok(parsed) => parsed,
-        Err(error) => return print_message(&error, EXIT_USAGE),
+        Err(UsageError { argument: Some(argument), remedy }) => return reject_argument(&argument, remedy),
+        Err(UsageError { remedy, .. }) => return print_message(&remedy, EXIT_USAGE),
     };
     let (path, main) = match environment().ledger() {
         Ok((path, main)) => (file.unwrap_or(path), main),

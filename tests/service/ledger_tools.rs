@@ -49,8 +49,8 @@ fn wrong_usage_is_one_line_and_changes_nothing() {
         (&["list"], "unknown argument \"list\""),
         (&["show", "a", "b"], "unknown argument \"b\""),
         (&["show", "--all"], "unknown argument \"--all\""),
-        (&["set", "visits"], "a name and a number"),
-        (&["set", "visits", "many"], "expected a key and a total"),
+        (&["set", "visits"], "a key and a number"),
+        (&["set", "visits", "many"], "expects a key and a total"),
     ] {
         let settings = Settings::ledger();
         let (stdout, stderr) = tool(&settings, arguments, 2);
