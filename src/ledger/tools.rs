@@ -41,7 +41,250 @@ pub struct UsageError {
 }
 
 impl UsageError {
-    /// The text that `notch ledger --help` prints.
+    fn unknown(argument: &OsString) -> Self {
+        Self { argument: Some(argument.clone()), remedy: SEE_HELP }
+    }
+}
+
+impl From<&'static str> for UsageError {
+    fn from(remedy: &'static str) -> Self {
+        Self { argument: None, remedy }
+    }
+}
+
+/// Why a subcommand failed. The ledger is as it was.
+#[derive(Debug)]
+pub enum ToolError {
+    /// The ledger cannot be used.
+    Open(OpenError),
+    /// Its new file cannot be written.
+    Write(io::Error),
+    /// The input cannot be read.
+    Input(io::Error),
+    /// An item of the input, counted from 1, is invalid: what was expected.
+    Item(usize, &'static str),
+    /// The output cannot be written.
+    Output(io::Error),
+}
+
+impl fmt::Display for ToolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open(error) => error.fmt(f),
+            Self::Write(error) => write!(f, "cannot write it: {error}; nothing was changed"),
+            Self::Input(error) => write!(f, "cannot read the input: {error}; nothing was changed"),
+            Self::Item(number, expected) => {
+                write!(f, "item {number} of the input is invalid: expected {expected}; nothing was changed")
+            }
+            Self::Output(error) => write!(f, "cannot write the output: {error}"),
+        }
+    }
+}
+
+impl From<OpenError> for ToolError {
+    fn from(error: OpenError) -> Self {
+        Self::Open(error)
+    }
+}
+
+impl Tool {
+    /// Parses the arguments after `notch ledger`. Returns the subcommand and the file, if one is named.
+    ///
+    /// # Errors
+    /// [`UsageError`].
+    pub fn parse(arguments: &[OsString]) -> Result<(Self, Option<PathBuf>), UsageError> {
+        let (name, mut rest) = arguments.split_first().ok_or("no command: see notch ledger --help")?;
+        let tool = match name.as_encoded_bytes() {
+            b"show" => Self::Show,
+            b"check" => Self::Check,
+            b"compact" => Self::Compact,
+            b"export" => Self::Export,
+            b"import" => Self::Import,
+            b"set" => {
+                let [key, total, file @ ..] = rest else {
+                    return Err("set needs a key and a number: see notch ledger --help".into());
+                };
+                rest = file;
+                let pair = parse_pair(key.as_encoded_bytes(), total.as_encoded_bytes());
+                let (key, total) = pair.ok_or(
+                    "set expects a key and a total from 0 to 9223372036854775807, for example set visits 1000",
+                )?;
+                Self::Set(key, total)
+            }
+            _ => return Err(UsageError::unknown(name)),
+        };
+        match rest {
+            [] => Ok((tool, None)),
+            [file] if !file.as_encoded_bytes().starts_with(b"-") => Ok((tool, Some(file.into()))),
+            [file] => Err(UsageError::unknown(file)),
+            [_, extra, ..] => Err(UsageError::unknown(extra)),
+        }
+    }
+
+    /// Runs the subcommand on the ledger at `path`, whose main counter is `main`. Returns the line to show at the end.
+    ///
+    /// # Errors
+    /// [`ToolError`]; the ledger is as it was.
+    pub fn run(
+        self,
+        path: &Path,
+        main: Key,
+        input: &mut dyn Read,
+        output: &mut dyn Write,
+    ) -> Result<String, ToolError> {
+        match self {
+            Self::Show | Self::Export => {
+                let content = Content::read(path, main)?;
+                content.write(self, output).map_err(ToolError::Output)?;
+                Ok(content.summary())
+            }
+            Self::Check => Ok(Content::read(path, main)?.summary()),
+            Self::Compact => {
+                // Without this, a missing file would be created.
+                Content::read(path, main)?;
+                change(path, main, &mut |_| Ok(()))
+            }
+            Self::Set(key, total) => change(path, main, &mut |totals| {
+                totals.set(&key, total);
+                Ok(())
+            }),
+            Self::Import => {
+                let mut bytes = Vec::new();
+                input.read_to_end(&mut bytes).map_err(ToolError::Input)?;
+                // Invalid input is found before the ledger is opened, and created if it is missing.
+                import(&bytes, &mut Totals::new(unlimited(main)))?;
+                change(path, main, &mut |totals| import(&bytes, totals))
+            }
+        }
+    }
+}
+
+/// The content of a file that another process may be writing to.
+struct Content {
+    replay: Replay,
+    length: u64,
+}
+
+impl Content {
+    fn read(path: &Path, main: Key) -> Result<Self, OpenError> {
+        let io_error = |error| OpenError::Io("open", error);
+        // Opening a pipe would wait for a writer.
+        if !fs::metadata(path).map_err(io_error)?.is_file() {
+            return Err(OpenError::NotALedger);
+        }
+        let mut file = File::open(path).map_err(io_error)?;
+        let replay = Replay::run(&mut file, unlimited(main))?;
+        let length = file.stream_position().map_err(io_error)?;
+        Ok(Self { replay, length })
+    }
+
+    /// Writes all counters: as commands for [`Tool::Export`], else as lines.
+    fn write(&self, tool: Tool, output: &mut dyn Write) -> io::Result<()> {
+        let mut out = Vec::new();
+        for (key, total) in self.replay.totals.iter() {
+            let total = Decimal::new(total);
+            if tool == Tool::Export {
+                resp::write_command(&mut out, &[b"SET", key, &total]);
+            } else {
+                [key, b" ", &total, b"\n"].iter().for_each(|part| out.extend_from_slice(part));
+            }
+            if out.len() >= PIECE {
+                output.write_all(&out)?;
+                out.clear();
+            }
+        }
+        output.write_all(&out)
+    }
+
+    fn summary(&self) -> String {
+        let Self { replay: Replay { totals, batches, valid_length, .. }, length } = self;
+        let (counters, torn) = (totals.len(), length - valid_length);
+        let mut summary = format!(
+            "counters: {counters}, bytes: {length}, batches: {batches}, all checksums are right; the last batch ends \
+             at byte {valid_length}"
+        );
+        if torn > 0 {
+            summary += &format!(", the {torn} bytes after it are torn by a crash, or are being written");
+        }
+        summary
+    }
+}
+
+/// Changes totals of the ledger at `path`, all or none, by a new file.
+fn change(
+    path: &Path,
+    main: Key,
+    change: &mut dyn FnMut(&mut Totals) -> Result<(), ToolError>,
+) -> Result<String, ToolError> {
+    let (mut ledger, found) = Ledger::open(path, Fsync::Always, unlimited(main))?;
+    change(&mut ledger.totals)?;
+    ledger.rewrite().map_err(ToolError::Write)?;
+    let mut summary = Content::read(path, main)?.summary();
+    if found.torn > 0 {
+        summary += &format!("; a torn tail of {} bytes was removed", found.torn);
+    }
+    Ok(summary)
+}
+
+/// Executes the commands of the input if it begins with one, otherwise sets counters to the totals in it.
+fn import(bytes: &[u8], totals: &mut Totals) -> Result<(), ToolError> {
+    match resp::decode_within(bytes, 1) {
+        Ok(Some((Reply::Array(_), _))) => execute(bytes, totals),
+        _ => import_words(bytes, totals),
+    }
+}
+
+/// Executes `SET key total` and `INCRBY key by`.
+fn execute(mut bytes: &[u8], totals: &mut Totals) -> Result<(), ToolError> {
+    let mut number = 0;
+    while !bytes.is_empty() {
+        number += 1;
+        let length = execute_one(bytes, totals).ok_or(ToolError::Item(number, COMMAND))?;
+        bytes = &bytes[length..];
+    }
+    Ok(())
+}
+
+/// Executes the first command of `bytes`. Returns its length, or `None` if it is invalid or overflows.
+fn execute_one(bytes: &[u8], totals: &mut Totals) -> Option<usize> {
+    let (Reply::Array(mut items), length) = resp::decode_within(bytes, 1).ok()?? else { return None };
+    let [name, key, number] = [items.next()?, items.next()?, items.next()?];
+    let (Reply::Bulk(name), Reply::Bulk(key), Reply::Bulk(number), None) = (name, key, number, items.next()) else {
+        return None;
+    };
+    let (key, number) = parse_pair(key, number)?;
+    match name {
+        b"SET" => totals.set(&key, number),
+        b"INCRBY" => totals.set(&key, totals.get(&key).checked_add(number)?),
+        _ => return None,
+    }
+    Some(length)
+}
+
+/// Reads words between white space, each key followed by its total, as `redis-cli --raw` and [`Tool::Show`] print them.
+fn import_words(bytes: &[u8], totals: &mut Totals) -> Result<(), ToolError> {
+    let mut words = bytes.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let mut number = 0;
+    while let Some(key) = words.next() {
+        number += 1;
+        let pair = words.next().and_then(|total| parse_pair(key, total));
+        let (key, total) = pair.ok_or(ToolError::Item(number, PAIR))?;
+        totals.set(&key, total);
+    }
+    Ok(())
+}
+
+/// Returns no limit of counters: those of the file are accepted.
+fn unlimited(main: Key) -> NameLimit {
+    NameLimit { main, most: usize::MAX }
+}
+
+/// Parses a key and its total.
+fn parse_pair(key: &[u8], total: &[u8]) -> Option<(Key, i64)> {
+    Some((Key::new(key)?, resp::parse_integer(total).filter(|&total| total >= 0)?))
+}
+
+/// The text that `notch ledger --help` prints.
 pub const HELP: &str = "\
 notch ledger looks into the file in which notch counts, and changes it.
 
