@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::redis::{RedisConfig, Servers, is_one_slot};
 use crate::render::Welcome;
 use crate::system;
+use crate::system::socket_file::{MAX_PATH, Rights};
 
 mod redis;
 mod settings;
@@ -37,8 +38,10 @@ mod values;
 pub struct Config {
     /// Level and format of the log.
     pub log: Logging,
-    /// Address and port to serve on.
-    pub listen: SocketAddr,
+    /// Where to serve.
+    pub listen: Listen,
+    /// Rights of a Unix socket to serve on.
+    pub listen_rights: Rights,
     /// Store that counts.
     pub store: Store,
     /// Data that all responses share.
@@ -49,6 +52,24 @@ pub struct Config {
     pub memory: Option<usize>,
     /// Limits of time and number.
     pub limits: Limits,
+}
+
+/// Where to serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// On an address and port.
+    Tcp(SocketAddr),
+    /// On the Unix socket at an absolute path.
+    Unix(String),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "{UNIX}{path}"),
+        }
+    }
 }
 
 /// The two kinds of store.
@@ -135,10 +156,12 @@ impl Env {
     /// The first [`InvalidSetting`].
     pub fn config(mut self) -> Result<Box<Config>, InvalidSetting> {
         let log = self.logging();
+        let listen = self.listen();
         let config = Box::new(Config {
             context: self.context(log.level >= LevelFilter::DEBUG),
             log,
-            listen: self.listen(),
+            listen_rights: self.listen_rights(&listen),
+            listen,
             store: self.store(),
             workers: self.workers(),
             memory: self.memory(),
@@ -157,7 +180,7 @@ impl Env {
     ///
     /// # Errors
     /// `LISTEN` or `PORT` is an [`InvalidSetting`].
-    pub fn address(mut self) -> Result<SocketAddr, InvalidSetting> {
+    pub fn address(mut self) -> Result<Listen, InvalidSetting> {
         let listen = self.listen();
         self.finish(listen)
     }
@@ -245,7 +268,7 @@ impl Env {
         String::from(if is_valid { name } else { "notch" })
     }
 
-    fn listen(&mut self) -> SocketAddr {
+    fn listen(&mut self) -> Listen {
         let port = self.number("PORT", 0, u16::MAX.into()) as u16;
         let text = self.value("LISTEN");
         if !text.is_empty() {
@@ -255,11 +278,29 @@ impl Env {
         let address = match text.strip_prefix(':') {
             _ if text.is_empty() => Some(any_address(port)),
             Some(port) => values::parse_number(port, 0, u16::MAX.into()).map(|port| any_address(port as u16)),
-            None => text.parse().ok(),
+            None => match text.strip_prefix(UNIX) {
+                Some(path) if values::is_socket_path(path) => return Listen::Unix(path.to_owned()),
+                _ => text.parse().ok(),
+            },
         };
-        address.unwrap_or_else(|| {
-            self.reject_value("LISTEN", &text, format_args!("an IP address and port"));
+        Listen::Tcp(address.unwrap_or_else(|| {
+            let expected =
+                format_args!("an IP address and port, or unix: and an absolute path of at most {MAX_PATH} bytes");
+            self.reject_value("LISTEN", &text, expected);
             any_address(port)
+        }))
+    }
+
+    /// Reads the mode of a Unix socket, and the user and group that own it.
+    fn listen_rights(&mut self, listen: &Listen) -> Rights {
+        let text = self.value_or_default("LISTEN_MODE");
+        if self.is_set("LISTEN_MODE") && matches!(listen, Listen::Tcp(_)) {
+            self.reject("LISTEN_MODE", format_args!("LISTEN is not a Unix socket: unset LISTEN_MODE"));
+        }
+        values::parse_rights(&text).unwrap_or_else(|| {
+            let expected = "MODE[:[USER:]GROUP], an octal mode and names of /etc/passwd and /etc/group, or numbers";
+            self.reject_value("LISTEN_MODE", &text, format_args!("{expected}"));
+            Rights { mode: 0, user: None, group: None }
         })
     }
 
@@ -371,6 +412,9 @@ impl Env {
         self.invalid.get_or_insert_with(message);
     }
 }
+
+/// What precedes the path of a Unix socket.
+const UNIX: &str = "unix:";
 
 /// Open files other than connections: the log, the ledger and its replacement, the listener, the signals, a file that
 /// is read.

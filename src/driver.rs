@@ -15,13 +15,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::sys::signal::{SigSet, Signal};
 use tracing::{debug, info, warn};
 
-use self::capacity::{Capacity, has_stalled, has_unacknowledged, plan_capacity, reset_on_close, set_socket_limits};
+use self::capacity::{Capacity, has_stalled, has_unacknowledged, plan_capacity, reset_on_close};
 use self::deadline::{Deadline, Timer};
 use self::health::{Health, StoreHealth};
+use self::listener::Listener;
+pub(crate) use self::listener::connect_unix;
 use self::queue::Waiter;
 use crate::backoff::Backoff;
 use crate::batch::Batch;
-use crate::config::{Limits, Store};
+use crate::config::{Config, Limits, Listen, Store};
 use crate::connection::{Record, ServerContext};
 use crate::counter::{Command, Counters, Key, NameLimit, Names};
 use crate::ledger::{Fsync, Ledger, OpenError, Origin};
@@ -29,11 +31,13 @@ use crate::metrics::{Metrics, ServerInfo, WorkerMetrics};
 use crate::redis::{DisplayList, Producer, RedisConfig, Servers};
 use crate::routes::Route;
 use crate::system;
+use crate::system::socket_file::SocketFile;
 
 mod capacity;
 mod deadline;
 mod health;
 mod link;
+mod listener;
 mod queue;
 mod redis;
 mod reply_timeout;
@@ -47,7 +51,7 @@ pub mod tokio;
 #[derive(Debug)]
 pub enum Failure {
     /// The address cannot be listened on.
-    Listen(SocketAddr, io::Error),
+    Listen(Listen, io::Error),
     /// The ledger cannot be used.
     Ledger(PathBuf, OpenError),
     /// The limit of open files is too low: the limit, the number of files needed, the number of event loops.
@@ -67,14 +71,26 @@ impl From<io::Error> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Listen(address, error) if error.kind() == io::ErrorKind::AddrInUse => {
-                write!(
-                    f,
-                    "cannot listen on {address}: another process does; stop that process, or set LISTEN to another port"
-                )
-            }
             Self::Listen(address, error) => {
-                write!(f, "cannot listen on {address}: {error}; set LISTEN to another address")
+                let (is_path, kind) = (matches!(address, Listen::Unix(_)), error.kind());
+                let other = match kind {
+                    _ if is_path => "path",
+                    io::ErrorKind::AddrInUse => "port",
+                    _ => "address",
+                };
+                write!(f, "cannot listen on {address}: ")?;
+                match kind {
+                    io::ErrorKind::AddrInUse => f.write_str("another process does; stop that process, or")?,
+                    io::ErrorKind::NotFound if is_path => f.write_str("its folder does not exist; create it, or")?,
+                    io::ErrorKind::AlreadyExists if is_path => {
+                        f.write_str("the file there is not a socket; remove it, or")?;
+                    }
+                    io::ErrorKind::PermissionDenied if is_path => {
+                        write!(f, "{error}; set LISTEN_MODE to a group of this user, or")?;
+                    }
+                    _ => write!(f, "{error};")?,
+                }
+                write!(f, " set LISTEN to another {other}")
             }
             Self::Ledger(path, error) => write!(f, "cannot open the ledger {}: {error}", path.to_string_lossy()),
             Self::Files(limit, needed, workers) => write!(
@@ -119,6 +135,13 @@ fn remaining_or_timeout(deadline: Instant) -> io::Result<Duration> {
 /// Starts a thread with a stack of `stack` bytes. `work` is boxed, so that the code around it is compiled once.
 fn spawn(name: &str, stack: usize, work: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(work)
+}
+
+/// Opens the listener. Returns it with the file of a Unix socket, which exists until it is dropped.
+#[inline(never)]
+fn open_listener(config: &Config, capacity: &Capacity) -> Result<(Listener, Option<SocketFile>), Failure> {
+    Listener::open(&config.listen, config.listen_rights, capacity)
+        .map_err(|error| Failure::Listen(config.listen.clone(), error))
 }
 
 /// Opens the ledger. Returns it with its description for the log: the path, and how many visits it holds, since a count
@@ -280,6 +303,7 @@ fn next_probe(is_refusing: bool, is_idle: bool, store: &Store, main: Key) -> (Op
 fn redis_address(config: &RedisConfig) -> String {
     let servers = match &config.servers {
         Servers::Single(address) => address.to_string(),
+        Servers::Unix(path) => ["unix:", path].concat(),
         Servers::Sentinel { sentinels, name, .. } => format!("{name} of the Sentinels {}", DisplayList(sentinels)),
         Servers::Cluster { seeds } => format!("cluster {}", DisplayList(seeds)),
     };
@@ -288,9 +312,10 @@ fn redis_address(config: &RedisConfig) -> String {
 }
 
 /// Logs the one line of the start: the address, and `store`, the description of the store.
-fn log_start(address: SocketAddr, store: &str, workers: usize, limits: &Limits) {
+fn log_start(address: &Listen, store: &str, workers: usize, limits: &Limits) {
     let (version, connections) = (env!("CARGO_PKG_VERSION"), limits.connections);
-    info!(workers, connections, version, "listening on http://{address} ({store})");
+    let scheme = if matches!(address, Listen::Tcp(_)) { "http://" } else { "" };
+    info!(workers, connections, version, "listening on {scheme}{address} ({store})");
 }
 
 /// Returns microseconds since the first call, for records of requests.

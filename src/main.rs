@@ -87,7 +87,7 @@ fn block_signals() -> io::Result<SigSet> {
 fn run_healthcheck(probe: Probe) -> ExitCode {
     match environment().address() {
         Err(invalid) => print_message(&invalid, EXIT_USAGE),
-        Ok(listen) => match probe.run(listen) {
+        Ok(listen) => match probe.run(&listen) {
             Ok(message) => print(&(message + "\n")),
             Err(message) => print_message(&message, EXIT_FAILURE),
         },

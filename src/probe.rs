@@ -3,10 +3,11 @@
 //! Use liveness to restart a container, since a restart does not repair a store, and readiness to route requests.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
-use crate::driver::reachable;
+use crate::config::Listen;
+use crate::driver::{connect_unix, reachable};
 use crate::http;
 
 /// What to check of a running notch.
@@ -23,15 +24,18 @@ impl Probe {
     ///
     /// # Errors
     /// Returns one line with the cause if no server responds in time, or if the status is not 200.
-    pub fn run(self, listen: SocketAddr) -> Result<String, String> {
-        let address = reachable(listen);
+    pub fn run(self, listen: &Listen) -> Result<String, String> {
+        let address = match listen {
+            Listen::Tcp(address) => &Listen::Tcp(reachable(*address)),
+            Listen::Unix(_) => listen,
+        };
         let mut response = [0; MAX_RESPONSE];
         let length = fetch(address, self.path(), &mut response)
-            .map_err(|error| format!("no response from {}: {error}", address))?;
+            .map_err(|error| format!("no response from {address}: {error}"))?;
         match http::parse_probe_response(&response[..length]) {
             Some(("200", line)) => Ok(line.to_owned()),
             Some((_, line)) => Err(line.to_owned()),
-            None => Err(format!("the server on {} is not notch", address)),
+            None => Err(format!("the server on {address} is not notch")),
         }
     }
 
@@ -44,8 +48,11 @@ impl Probe {
 }
 
 /// Reads the response into `response` and returns its length in bytes.
-fn fetch(address: SocketAddr, path: &str, response: &mut [u8]) -> io::Result<usize> {
-    let mut socket = TcpStream::connect_timeout(&address, STEP_TIMEOUT)?;
+fn fetch(address: &Listen, path: &str, response: &mut [u8]) -> io::Result<usize> {
+    let mut socket = match address {
+        Listen::Tcp(address) => TcpStream::connect_timeout(address, STEP_TIMEOUT)?,
+        Listen::Unix(path) => connect_unix(path, STEP_TIMEOUT)?,
+    };
     socket.set_read_timeout(Some(STEP_TIMEOUT))?;
     socket.set_write_timeout(Some(STEP_TIMEOUT))?;
     socket.write_all(&http::probe_request(path))?;

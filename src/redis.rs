@@ -55,6 +55,8 @@ pub struct RedisConfig {
 pub enum Servers {
     /// At one address.
     Single(Address),
+    /// At the path of a Unix socket.
+    Unix(String),
     /// At the address that a Sentinel returns.
     Sentinel {
         /// Their addresses.
@@ -75,7 +77,7 @@ impl Servers {
     /// Returns whether there may be another server when one rejects a batch.
     #[must_use]
     pub fn are_several(&self) -> bool {
-        !matches!(self, Self::Single(_))
+        !matches!(self, Self::Single(_) | Self::Unix(_))
     }
 }
 

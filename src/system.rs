@@ -9,6 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub mod socket_file;
+
 /// Returns the machine's memory in bytes (proc_meminfo(5)); `None` if it cannot be read.
 #[must_use]
 pub fn total_memory() -> Option<usize> {
@@ -116,6 +118,19 @@ fn find_interface(table: &str, name: &str) -> Option<u32> {
     })
 }
 
+/// Returns the number of a user or group: `name` itself if it is a number, else that in its line of `file` (passwd(5),
+/// group(5)). Users and groups of a directory service are not in these files.
+#[must_use]
+pub fn find_id(file: &str, name: &str) -> Option<u32> {
+    let content = read_or_empty(file);
+    let number = match name.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => name,
+        false => find_line(&content, &[name, ":"].concat())?.split(':').nth(1)?,
+    };
+    // The system takes the highest number for none.
+    number.parse().ok().filter(|&number| number != u32::MAX)
+}
+
 /// Returns the number of processors in the mask of `/proc/self/status` (proc_pid_status(5)); 0 if there is none.
 #[must_use]
 pub fn count_processors(status: &str) -> usize {
@@ -125,6 +140,7 @@ pub fn count_processors(status: &str) -> usize {
 
 /// Returns the text after `start` in the first line that begins with `start`.
 #[must_use]
+#[inline(never)]
 pub fn find_line<'a>(text: &'a str, start: &str) -> Option<&'a str> {
     let mut lines = text.as_bytes().split(|&byte| byte == b'\n');
     str::from_utf8(lines.find_map(|line| line.strip_prefix(start.as_bytes()))?).ok()

@@ -17,7 +17,8 @@ const fn setting(name: &'static str, default: &'static str, text: &'static str, 
 
 /// Every variable that notch reads.
 pub(super) const SETTINGS: &[Setting] = &[
-    setting("LISTEN", "0.0.0.0:8080", "address and port to serve on", "127.0.0.1:8080"),
+    setting("LISTEN", "0.0.0.0:8080", "address and port to serve on, or unix:PATH", "127.0.0.1:8080"),
+    setting("LISTEN_MODE", "0660", "mode of that Unix socket: MODE[:[USER:]GROUP]", "0660:www-data"),
     setting("PORT", "8080", "port alone, on all addresses", "8080"),
     setting("REDIS_URL", "", "redis://[user:password@]host[:port][/db], or as above", "redis://redis:6379/0"),
     setting("REDIS_HOST", "", "host of Redis, instead of REDIS_URL", "redis"),
@@ -129,6 +130,7 @@ Usage: notch                      serve
 
 REDIS_URL=redis+sentinel://[user:password@]host[:port],host[:port]/NAME[/db]
 REDIS_URL=redis+cluster://[user:password@]host[:port],host[:port]
+REDIS_URL=unix://[user:password@]/path[?db=0]
 ";
 
 #[cfg(feature = "tls")]

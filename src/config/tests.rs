@@ -47,7 +47,9 @@ fn every_documented_default_is_valid() {
         let value = if ["", "half the processors"].contains(default) { example } else { default };
         // A setting of Redis is not valid alone, and the password file must exist.
         if !name.starts_with("REDIS_") {
-            assert!(read(&[(name, value)]).is_ok(), "{name}={value}");
+            let socket = ("LISTEN", "unix:/s");
+            let settings = if *name == "LISTEN_MODE" { &[socket, (name, value)][..] } else { &[(*name, *value)] };
+            assert!(read(settings).is_ok(), "{name}={value}");
         }
     }
     for (name, value) in [("LISTEN", "0.0.0.0:8080"), ("PORT", "8080")] {
@@ -128,9 +130,80 @@ fn several_servers_are_set_by_url_or_by_parts() {
             }
             Servers::Cluster { seeds } => format!("cluster {}", DisplayList(seeds)),
             Servers::Single(address) => address.to_string(),
+            Servers::Unix(path) => ["unix:", path].concat(),
         };
         assert_eq!((&*shown, &*show(&config.credentials), config.db, config.acks), (servers, credentials, db, acks));
     }
+}
+
+#[test]
+fn a_unix_socket_of_redis_is_set_by_url() {
+    let long = ["/", &"x".repeat(106)].concat();
+    let long_url = ["unix://", &long].concat();
+    for (settings, path, user, password, db) in [
+        (&[("REDIS_URL", "unix:///run/redis.sock")][..], "/run/redis.sock", None, None, 0),
+        (&[("REDIS_URL", "unix:///run/redis.sock?db=3")], "/run/redis.sock", None, None, 3),
+        (&[("REDIS_URL", "unix:///run/redis.sock?")], "/run/redis.sock", None, None, 0),
+        (&[("REDIS_URL", "unix:///run/redis.sock?db=")], "/run/redis.sock", None, None, 0),
+        (&[("REDIS_URL", "unix://u:p%40%2Fx@/run/r%20%3F.sock?db=1")], "/run/r ?.sock", Some("u"), Some("p@/x"), 1),
+        (&[("REDIS_URL", "unix://:p@/r")], "/r", None, Some("p"), 0),
+        (&[("REDIS_URL", "unix:///r"), ("REDIS_PASSWORD", "p"), ("REDIS_ACKS", "1")], "/r", None, Some("p"), 0),
+        (&[("REDIS_URL", &long_url)], &*long, None, None, 0),
+    ] {
+        let Store::Redis(redis) = read(settings).expect("valid settings").store else { panic!("a ledger") };
+        assert_eq!(redis.servers, Servers::Unix(path.to_owned()), "{settings:?}");
+        let Credentials { username, password: set } = redis.credentials;
+        assert_eq!((username.as_deref(), set.as_deref(), redis.db), (user, password, db), "{settings:?}");
+    }
+}
+
+#[test]
+fn a_socket_to_serve_on_has_a_path_and_rights() {
+    let long = ["unix:/", &"x".repeat(106)].concat();
+    for (settings, path, mode, user, group) in [
+        (&[("LISTEN", "unix:/run/notch.sock")][..], "/run/notch.sock", 0o660, None, None),
+        (&[("LISTEN", "unix:/s"), ("LISTEN_MODE", "0600")], "/s", 0o600, None, None),
+        (&[("LISTEN", "unix:/s"), ("LISTEN_MODE", "666")], "/s", 0o666, None, None),
+        (&[("LISTEN", "unix:/s"), ("LISTEN_MODE", "0660:33")], "/s", 0o660, None, Some(33)),
+        (&[("LISTEN", "unix:/s"), ("LISTEN_MODE", "0660:1000:33")], "/s", 0o660, Some(1000), Some(33)),
+        (&[("LISTEN", "unix:/s"), ("LISTEN_MODE", "0660:root:daemon")], "/s", 0o660, Some(0), Some(1)),
+        (&[("LISTEN", &long)], &long[5..], 0o660, None, None),
+    ] {
+        let config = read(settings).expect("valid settings");
+        assert_eq!(config.listen, Listen::Unix(path.to_owned()), "{settings:?}");
+        assert_eq!(config.listen_rights, Rights { mode, user, group }, "{settings:?}");
+    }
+    let longer = [&long, "x"].concat();
+    for listen in
+        ["unix:", "unix:s", "unix:@s", "unix:./s", "unix:/run/", "unix:/a\nb", "unix:/a\0b", "Unix:/s", "/s", &longer]
+    {
+        let message = read(&[("LISTEN", listen)]).err().expect("no such address");
+        assert!(message.contains(": expected an IP address and port, or unix: and an absolute path"), "{message}");
+    }
+    for mode in [
+        "rw",
+        "0o660",
+        "+660",
+        "1777",
+        "888",
+        "0660:",
+        "0660:no-such-group",
+        "0660:1:2:3",
+        "0660::1",
+        "0660:4294967295",
+    ] {
+        let message = read(&[("LISTEN", "unix:/s"), ("LISTEN_MODE", mode)]).err().expect("no such mode");
+        let start =
+            format!("invalid LISTEN_MODE \"{mode}\": expected MODE[:[USER:]GROUP], an octal mode and names of ");
+        assert!(message.starts_with(&start), "{message}");
+    }
+    let message = read(&[("LISTEN_MODE", "0660")]).err().expect("no socket");
+    assert_eq!(
+        message,
+        "LISTEN_MODE: LISTEN is not a Unix socket: unset LISTEN_MODE, for example LISTEN_MODE=0660:www-data"
+    );
+    let message = read(&[("LISTEN", "unix:/s"), ("PORT", "1")]).err().expect("two addresses");
+    assert!(message.starts_with("LISTEN: PORT is set too: unset one of them"), "{message}");
 }
 
 #[test]
@@ -177,7 +250,12 @@ fn sentinels_and_clusters_need_their_other_settings() {
 #[test]
 fn an_invalid_value_is_shown_with_what_is_expected_and_an_example() {
     for (name, value, expected) in [
-        ("LISTEN", "here", "an IP address and port, for example LISTEN=127.0.0.1:8080"),
+        (
+            "LISTEN",
+            "here",
+            "an IP address and port, or unix: and an absolute path of at most 107 bytes, for example \
+             LISTEN=127.0.0.1:8080",
+        ),
         ("PORT", "65536", "a number from 0 to 65535, for example PORT=8080"),
         ("PORT", "+1", "a number from 0 to 65535, for example PORT=8080"),
         ("WORKERS", "0", "a number from 1 to 64, for example WORKERS=2"),
@@ -214,7 +292,7 @@ fn a_url_may_contain_a_password_and_is_not_repeated() {
     for (url, problem) in [
         #[cfg(not(feature = "tls"))]
         ("rediss://u:secret@r", "this build has no TLS: use the image notch:0.1.0-tls"),
-        ("u:secret@r", "does not begin with redis://, redis+sentinel:// or redis+cluster://"),
+        ("u:secret@r", "does not begin with redis://, unix://, redis+sentinel:// or redis+cluster://"),
         ("redis://u:secret%@r", "a percent sign is not followed by two hexadecimal digits of UTF-8"),
         ("redis://u:secret@r:0", "the port is not a number from 1 to 65535"),
         ("redis://u:secret@/1", "the host is missing"),
@@ -230,6 +308,17 @@ fn a_url_may_contain_a_password_and_is_not_repeated() {
         ("redis+cluster://a/m", "the database is not a number"),
         #[cfg(not(feature = "tls"))]
         ("rediss+cluster://u:secret@a", "this build has no TLS: use the image notch:0.1.0-tls"),
+        ("unix:/run/redis.sock", "does not begin with redis://, unix://, redis+sentinel:// or redis+cluster://"),
+        ("unix://run/redis.sock", "unix:// has no host: write unix:///PATH"),
+        ("unix://u:secret@r/s", "unix:// has no host: write unix:///PATH"),
+        ("unix://u:secret@", "the path of the socket is missing, or longer than 107 bytes"),
+        ("unix://u:secret@/", "the path of the socket is missing, or longer than 107 bytes"),
+        ("unix:///a%00b", "the path of the socket is missing, or longer than 107 bytes"),
+        ("unix:///a%", "a percent sign is not followed by two hexadecimal digits of UTF-8"),
+        ("unix:///s?db=x", "the database is not a number"),
+        ("unix:///s?db=1&timeout=5", "unknown parameter timeout: only db is known"),
+        ("unix:///s?password=hidden", "unknown parameter password: only db is known"),
+        ("unix://u:p@/s?secret2&db=1", "unknown parameter : only db is known"),
     ] {
         let message = format!("REDIS_URL: {problem}, for example REDIS_URL=redis://redis:6379/0");
         assert_eq!(read(&[("REDIS_URL", url)]).err(), Some(message));

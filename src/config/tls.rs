@@ -47,6 +47,7 @@ impl Env {
         tls.ca = self.raw(CA).cloned();
         tls.client = self.raw(CERTIFICATE).cloned().zip(self.raw(KEY).cloned());
         let host = match &redis.servers {
+            Servers::Unix(_) => return,
             Servers::Single(address) => address,
             Servers::Sentinel { sentinels: all, .. } | Servers::Cluster { seeds: all } => match all.first() {
                 Some(address) => address,

@@ -5,6 +5,8 @@
 
 use super::tls;
 use crate::redis::{Address, Credentials, MAX_HOST, MAX_SERVERS, RedisConfig, Servers};
+use crate::system;
+use crate::system::socket_file::{MAX_PATH, Rights};
 
 /// Splits a comma-separated list and trims each member. Returns no member for an empty list.
 pub(super) fn split_list(list: &str) -> Vec<String> {
@@ -48,11 +50,12 @@ pub(super) fn parse_port(text: &str) -> Option<u16> {
 
 /// Parses a URL of Redis: `redis://[user:password@]host[:port][/db]`,
 /// `redis+sentinel://[user:password@]host[:port],.../NAME[/db]` or
-/// `redis+cluster://[user:password@]host[:port],...[/db]`; with `rediss` in place of `redis`, over TLS.
+/// `redis+cluster://[user:password@]host[:port],...[/db]`; with `rediss` in place of `redis`, over TLS; or
+/// `unix://[user:password@]/path[?db=0]`.
 ///
 /// # Errors
 /// What is wrong with the URL.
-pub(super) fn parse_redis_url(url: &str) -> Result<RedisConfig, &'static str> {
+pub(super) fn parse_redis_url(url: &str) -> Result<RedisConfig, String> {
     let (scheme, rest) = url.split_once("://").unwrap_or_default();
     let (scheme, tls) = match scheme.strip_prefix("rediss") {
         Some(kind) => (["redis", kind].concat(), Some(tls::required()?)),
@@ -68,12 +71,58 @@ pub(super) fn parse_redis_url(url: &str) -> Result<RedisConfig, &'static str> {
             let (sentinels, name) = (parse_addresses(hosts, SENTINEL_PORT)?, parse_master_name(name)?);
             (Servers::Sentinel { sentinels, name, credentials: Credentials::default() }, db)
         }
-        _ => return Err("does not begin with redis://, redis+sentinel:// or redis+cluster://"),
+        "unix" if hosts.is_empty() => {
+            let (path, query) = rest[authority.len()..].split_once('?').unwrap_or((&rest[authority.len()..], ""));
+            (Servers::Unix(parse_socket_path(path)?), parse_query(query)?)
+        }
+        "unix" => return Err("unix:// has no host: write unix:///PATH".to_owned()),
+        _ => return Err("does not begin with redis://, unix://, redis+sentinel:// or redis+cluster://".to_owned()),
     };
     let (username, password) = user.split_once(':').unwrap_or(("", user));
     let credentials = Credentials { username: percent_decode(username)?, password: percent_decode(password)? };
     let db = if db.is_empty() { 0 } else { parse_number(db, 0, MAX_DB).ok_or("the database is not a number")? as u32 };
     Ok(RedisConfig { servers, credentials, db, acks: 0, tls })
+}
+
+/// Parses the path of a Unix socket in a URL.
+fn parse_socket_path(path: &str) -> Result<String, &'static str> {
+    let path = percent_decode(path)?.unwrap_or_default();
+    if is_socket_path(&path) { Ok(path) } else { Err("the path of the socket is missing, or longer than 107 bytes") }
+}
+
+/// Returns the database in the query of a URL, empty if there is none. The name of another parameter is shown if it
+/// looks like one: anything else may be a part of a password.
+fn parse_query(query: &str) -> Result<&str, String> {
+    let mut db = "";
+    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+        let (name, value) = parameter.split_once('=').unwrap_or_default();
+        if name != "db" {
+            let is_name = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+            return Err(["unknown parameter ", if is_name { name } else { "" }, ": only db is known"].concat());
+        }
+        db = value;
+    }
+    Ok(db)
+}
+
+/// Returns whether a text can be the path of a Unix socket: absolute, since other programs use the same path from other
+/// folders, and not abstract, since an abstract socket has no mode.
+pub(super) fn is_socket_path(path: &str) -> bool {
+    path.len() <= MAX_PATH && path.starts_with('/') && !path.ends_with('/') && !path.contains(char::is_control)
+}
+
+/// Parses `MODE[:[USER:]GROUP]`: an octal mode, and numbers or names of the files passwd(5) and group(5).
+pub(super) fn parse_rights(text: &str) -> Option<Rights> {
+    let mut parts = text.split(':');
+    let mode = parts.next().filter(|mode| mode.bytes().all(|byte| byte.is_ascii_digit()))?;
+    let mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= MAX_MODE)?;
+    let (user, group) = match (parts.next(), parts.next(), parts.next()) {
+        (group, None, _) => (None, group),
+        (user, group, None) => (user, group),
+        _ => return None,
+    };
+    let find = |file, name: Option<&str>| name.map_or(Some(None), |name| system::find_id(file, name).map(Some));
+    Some(Rights { mode, user: find("/etc/passwd", user)?, group: find("/etc/group", group)? })
 }
 
 /// Parses a comma-separated list of `host[:port]`.
@@ -209,6 +258,9 @@ pub(super) const MAX_DB: u64 = i32::MAX as u64;
 
 /// Longest password in bytes: Redis accepts no longer argument from a client that has not authenticated.
 pub(super) const MAX_PASSWORD: usize = 16384;
+
+/// All rights of all users, and no other bit.
+const MAX_MODE: u32 = 0o777;
 
 /// Longest duration: 24 hours.
 const MAX_MILLIS: u64 = 24 * 60 * 60 * 1000;

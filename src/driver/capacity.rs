@@ -22,7 +22,7 @@ pub(super) struct Capacity {
     /// The configured limits, with `connections` lowered to what open files and memory allow.
     pub(super) limits: Limits,
     /// Size of each of the kernel's two buffers of a connection, in bytes.
-    socket: usize,
+    pub(super) socket: usize,
     /// Bytes of incomplete requests and responses, for each event loop.
     pub(super) share: usize,
 }
@@ -58,26 +58,18 @@ pub(super) fn plan_capacity(config: &Config, costs: Costs, loops: usize, most: u
     Ok(Capacity { workers, limits: Limits { connections, ..config.limits }, socket, share: buffers / workers })
 }
 
-/// Sets the sizes of the kernel's buffers, and `TCP_USER_TIMEOUT`, with which the kernel drops a peer that does not
-/// acknowledge. The sockets that the listener accepts inherit them.
-pub(super) fn set_socket_limits(listener: &impl AsFd, capacity: &Capacity) -> io::Result<()> {
-    setsockopt(listener, sockopt::SndBuf, &capacity.socket)?;
-    setsockopt(listener, sockopt::RcvBuf, &capacity.socket)?;
-    let timeout = capacity.limits.write.as_millis().clamp(1, u32::MAX.into()) as u32;
-    Ok(setsockopt(listener, sockopt::TcpUserTimeout, &timeout)?)
-}
-
 /// Returns whether a connection ended because its peer stalled.
 pub(super) fn has_stalled(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::ConnectionAborted)
 }
 
-/// Returns whether the kernel still holds bytes that the peer has not acknowledged.
-pub(super) fn has_unacknowledged(socket: &impl AsFd) -> bool {
-    getsockopt(socket, MemInfo).is_ok_and(|info| info[WMEM_QUEUED] > 0)
+/// Returns whether the kernel still holds bytes that the peer has not acknowledged; of a Unix socket, not read.
+pub(super) fn has_unacknowledged(socket: &impl AsFd, is_unix: bool) -> bool {
+    getsockopt(socket, MemInfo).is_ok_and(|info| info[if is_unix { WMEM_ALLOC } else { WMEM_QUEUED }] > 0)
 }
 
-/// Makes closing the socket send RST. Otherwise the kernel would keep the unsent bytes, and go on sending them.
+/// Makes closing the socket send RST. Otherwise the kernel would keep the unsent bytes, and go on sending them. It has
+/// no effect on a Unix socket, whose peer holds the unread bytes until it reads them or closes the socket.
 pub(super) fn reset_on_close(socket: &impl AsFd) {
     let _ = setsockopt(socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
 }
@@ -89,6 +81,10 @@ struct MemInfo;
 getsockopt_impl!(MemInfo, libc::SOL_SOCKET, libc::SO_MEMINFO, Info, GetStruct<Info>);
 
 type Info = [u32; WMEM_QUEUED + 1];
+
+/// `SK_MEMINFO_WMEM_ALLOC`: bytes that were sent and have not left the socket, with their overhead. Those of a Unix
+/// socket leave it when the peer has read them.
+const WMEM_ALLOC: usize = 2;
 
 /// `SK_MEMINFO_WMEM_QUEUED` of Linux's `sock_diag.h`: bytes that wait to be sent or acknowledged, with their overhead.
 const WMEM_QUEUED: usize = 5;

@@ -23,7 +23,7 @@ use super::health::{Health, StoreHealth};
 use super::link::{Link, LinkError};
 use super::queue::{Attempt, Waiter};
 use super::reply_timeout::ReplyTimeout;
-use super::{CLOSED, CONNECT_TIMED_OUT, SILENT, deadline_after, remaining, resolver};
+use super::{CLOSED, CONNECT_TIMED_OUT, SILENT, deadline_after, listener, remaining, resolver};
 use crate::batch::Batch;
 use crate::buffers::Buffers;
 use crate::config::Limits;
@@ -33,6 +33,7 @@ use crate::redis::{
     Address, Event, Producer, Receipts, Recovery, RedisConfig, SentinelError, SentinelQuery, Servers, Session,
     SessionError, Step, Tls, TlsError, Topology,
 };
+use crate::system::socket_file::FileKind;
 
 /// The event loop to which a connection belongs.
 pub(super) trait EventLoop {
@@ -169,7 +170,7 @@ impl RedisLoop {
     ) -> Option<S> {
         let event = match (reached, step) {
             (Ok(Reached::Node(address, socket)), _) => {
-                self.node = Some(address);
+                self.node = address;
                 return Some(socket);
             }
             (Ok(Reached::Primary(address)), _) => Event::SentinelReplied(address),
@@ -511,8 +512,8 @@ impl Target {
 
 /// What was reached; `S` is a link.
 pub(super) enum Reached<S> {
-    /// A node, by a link.
-    Node(Address, S),
+    /// A node, at an address unless it is a Unix socket, by a link.
+    Node(Option<Address>, S),
     /// A Sentinel, which named the primary.
     Primary(Address),
 }
@@ -531,7 +532,13 @@ pub(super) fn reach(target: Target) -> Result<Reached<Link>, StoreHealth> {
             let link = open(&address).map_err(no_sentinel)?;
             query_sentinel(link, query, deadline).map(Reached::Primary)
         }
-        (Step::Connect(address), _) => Ok(Reached::Node(address.clone(), open(&address)?)),
+        (Step::Connect(address), _) => {
+            let link = open(&address)?;
+            Ok(Reached::Node(Some(address), link))
+        }
+        (Step::ConnectUnix, Servers::Unix(path)) => {
+            connect_unix(path, timeout).map(|socket| Reached::Node(None, Link { socket, tls: None }))
+        }
         _ => Err(CLOSED),
     }
 }
@@ -552,6 +559,23 @@ fn connect(address: &Address, timeout: Duration) -> Result<TcpStream, StoreHealt
         }
     }
     Err(status)
+}
+
+/// Connects to a Unix socket, within `timeout`.
+fn connect_unix(path: &str, timeout: Duration) -> Result<TcpStream, StoreHealth> {
+    listener::connect_unix(path, timeout).map_err(|error| {
+        StoreHealth::Down(match error.kind() {
+            io::ErrorKind::NotFound => "cannot connect: the socket of REDIS_URL does not exist: is Redis running?",
+            io::ErrorKind::PermissionDenied => {
+                "cannot connect: no right to use the socket of REDIS_URL: check unixsocketperm of Redis and its folder"
+            }
+            io::ErrorKind::TimedOut => "connecting timed out: Redis accepts no connection on its socket",
+            io::ErrorKind::ConnectionRefused if !matches!(FileKind::of_target(path), Ok(FileKind::Other)) => {
+                "cannot connect: no process listens on the socket of REDIS_URL: is Redis running?"
+            }
+            _ => "cannot connect: the path in REDIS_URL is not that of a socket of Redis",
+        })
+    })
 }
 
 /// Queries a Sentinel for the address of the primary, until `deadline`.

@@ -8,7 +8,7 @@
 //! for the new one by the rules of `slots`; if all are being served, the new one waits.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
@@ -21,7 +21,7 @@ use self::redis::Connection;
 use super::deadline::{Deadline, Timer};
 use super::queue::{Queue, Waiter};
 use super::slots::Eviction;
-use super::{Capacity, Failure, Health, StoreHealth, spawn};
+use super::{Capacity, Failure, Health, Listener, StoreHealth, spawn};
 use crate::batch::Batch;
 use crate::buffers::Buffers;
 use crate::config::{Config, Limits, Store};
@@ -29,6 +29,7 @@ use crate::connection::ServerContext;
 use crate::counter::{Key, StoreError};
 use crate::memory::Costs;
 use crate::metrics::Metrics;
+use crate::system::socket_file::SocketFile;
 
 mod accept;
 mod client;
@@ -41,12 +42,11 @@ mod timer;
 /// # Errors
 /// [`Failure`], if serving cannot begin.
 pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
-    let listener = TcpListener::bind(config.listen).map_err(|error| Failure::Listen(config.listen, error))?;
-    let address = listener.local_addr().unwrap_or(config.listen);
     // The threads share one state, which counts as one event loop.
     config.workers = None;
     let capacity = super::plan_capacity(&config, COSTS, 1, MAX_THREADS)?;
-    super::set_socket_limits(&listener, &capacity)?;
+    let (listener, file) = super::open_listener(&config, &capacity)?;
+    let address = listener.address(&config.listen);
     let Capacity { workers, limits, share, .. } = capacity;
     config.context.metrics = super::create_metrics("threads", &config.store, &limits, workers, true);
     // It is never dropped: some threads that use it run until the process ends.
@@ -55,6 +55,7 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
         context: &config.context,
         limits,
         share,
+        is_unix: file.is_some(),
         draining: AtomicBool::new(false),
         stop_accepting: AtomicBool::new(false),
         closing: AtomicBool::new(false),
@@ -69,7 +70,7 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
         main.unpark();
     };
     let serving = super::watch_signals(signals, STACK, &limits, Box::new(on_signal))?;
-    let log_start = |store: &str| super::log_start(address, store, workers, &limits);
+    let log_start = |store: &str| super::log_start(&address, store, workers, &limits);
     match &config.store {
         Store::Redis(config) => {
             log_start(&super::redis_address(config));
@@ -84,7 +85,7 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     }
     detach("timer", Box::new(move || server.expire_waiters(&config.store)))?;
     serving.store(true, Ordering::Relaxed);
-    let deadline = run_until_shutdown(server, listener, address, stop)?;
+    let deadline = run_until_shutdown(server, listener, file, stop)?;
     let is_drained = server.wait(Duration::ZERO, |state| state.open_connections() == 0);
     server.state().stopped = true;
     server.gathered.notify_one();
@@ -99,14 +100,17 @@ fn detach(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     spawn(name, STACK, work).map(drop)
 }
 
-/// Accepts connections until a signal arrives, then drains. Returns the deadline of the drain.
+/// Accepts connections until a signal arrives, then drains. Returns the deadline of the drain. The `file` of the socket
+/// is removed before the last connections are accepted.
 fn run_until_shutdown(
     server: &'static Server,
-    listener: TcpListener,
-    address: SocketAddr,
+    listener: Listener,
+    file: Option<SocketFile>,
     stop: &OnceLock<&'static str>,
 ) -> io::Result<Deadline> {
-    detach("accept", Box::new(move || server.accept(listener)))?;
+    let listener = Arc::new(listener);
+    let accepting = listener.clone();
+    detach("accept", Box::new(move || server.accept(accepting)))?;
     let signal = loop {
         match stop.get() {
             Some(signal) => break signal,
@@ -119,8 +123,10 @@ fn run_until_shutdown(
 
     let (deadline, visits_deadline) = (Timer::Drain.start(&server.limits), Timer::DrainVisits.start(&server.limits));
     server.stop_accepting.store(true, Ordering::Relaxed);
-    // One more connection wakes the accepting thread, if no other arrives.
-    let _ = TcpStream::connect_timeout(&super::reachable(address), Timer::DrainIdle.duration(&server.limits));
+    drop(file);
+    listener.wake(Timer::DrainIdle.duration(&server.limits));
+    // The thread that accepts closes it.
+    drop(listener);
     server.wait(visits_deadline.remaining(), |state| !state.accepting);
     // Idle clients get a grace period, in which a request already sent arrives.
     let idle_timeout = Timer::DrainIdle.duration(&server.limits);
@@ -141,6 +147,8 @@ struct Server {
     limits: Limits,
     /// Bytes of incomplete requests and responses.
     share: usize,
+    /// The clients are connected by a Unix socket.
+    is_unix: bool,
     /// A signal has arrived; `/readyz` shows it.
     draining: AtomicBool,
     /// Only connections that have already arrived are accepted.

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::mem::ManuallyDrop;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::TcpStream as StdStream;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,18 +18,18 @@ use std::time::{Duration, Instant as StdInstant};
 
 use nix::sys::signal::SigSet;
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use self::accept::accept;
+use self::accept::{Acceptor, accept};
 use self::ledger::{LedgerQueue, ledger};
 use self::redis::redis;
 use self::timer::{DeadlineTimer, expire_waiters, pause};
 use super::deadline::{Deadline, Timer};
 use super::queue::{Attempt, Queue, Waiter};
-use super::{Capacity, Failure, Health, StoreHealth, spawn};
+use super::{Capacity, Failure, Health, Listener, StoreHealth, spawn};
 use crate::batch::Batch;
 use crate::buffers::Buffers;
 use crate::cgroup::ControlGroups;
@@ -38,6 +38,7 @@ use crate::connection::{ServerContext, WorkerContext};
 use crate::counter::{Command, Key, StoreError};
 use crate::memory::Costs;
 use crate::redis::RedisConfig;
+use crate::system::socket_file::SocketFile;
 
 mod accept;
 mod client;
@@ -58,11 +59,7 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     for _ in 0..count {
         runtimes.push(runtime()?);
     }
-    let listener = {
-        // tokio creates sockets only inside an event loop.
-        let _entered = runtimes[0].enter();
-        listen(config.listen, &capacity).map_err(|error| Failure::Listen(config.listen, error))?
-    };
+    let (listener, file) = super::open_listener(&config, &capacity)?;
     config.context.metrics = super::create_metrics("tokio", &config.store, limits, count, false);
     let config: &Config = Box::leak(config);
     let stop = leak(Inbox::new());
@@ -74,11 +71,11 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
             (StoreHandle::Ledger(LedgerQueue::open(ledger, count, limits)?), description)
         }
     };
-    super::log_start(listener.local_addr().unwrap_or(config.listen), &description, count, limits);
+    super::log_start(&listener.address(&config.listen), &description, count, limits);
 
     let context = &config.context;
     let health = Mutex::new(Health::new(&context.metrics, context.counters.main));
-    let server = leak(Server { context, limits, share, health, closed: Mutex::new(None) });
+    let server = leak(Server { context, limits, share, is_unix: file.is_some(), health, closed: Mutex::new(None) });
     let mut workers = Vec::new();
     for (index, runtime) in runtimes.iter().enumerate() {
         workers.push(Worker { index, server, handle: runtime.handle().clone(), open_connections: AtomicUsize::new(0) });
@@ -95,7 +92,7 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
         spawn("worker", STACK, Box::new(move || drop(block_on(runtime, Box::pin(pending())))))?;
     }
     serving.store(true, Ordering::Relaxed);
-    let deadline = block_on(runtimes[0], Box::pin(run_until_shutdown(server, workers, listener, stop)))?;
+    let deadline = block_on(runtimes[0], Box::pin(run_until_shutdown(server, workers, listener, file, stop)))?;
     let is_drained = server.open_connections().load(Ordering::SeqCst) == 0;
     let is_synced = match store {
         // The disk gets some time even if the clients have used all of it.
@@ -128,23 +125,17 @@ fn block_on(runtime: &Runtime, task: Pin<Box<dyn Future<Output = io::Result<Dead
     runtime.block_on(task)
 }
 
-fn listen(address: SocketAddr, capacity: &Capacity) -> io::Result<StdListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    super::set_socket_limits(&socket, capacity)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)?.into_std()
-}
-
-/// Accepts connections until a signal arrives, then drains. Returns the deadline of the drain.
+/// Accepts connections until a signal arrives, then drains. Returns the deadline of the drain. The `file` of the socket
+/// is removed before the last connections are accepted.
 async fn run_until_shutdown(
     server: &'static Server,
     workers: &'static [Worker],
-    listener: StdListener,
+    listener: Listener,
+    file: Option<SocketFile>,
     stop: &Inbox<&'static str>,
 ) -> io::Result<Deadline> {
     let stop_accepting = leak(Inbox::new());
-    let accepting = accept(server, workers, TcpListener::from_std(listener)?, stop_accepting);
+    let accepting = accept(server, workers, Acceptor::new(listener)?, stop_accepting);
     let mut accepting = workers[0].spawn(Box::pin(accepting));
     let signal = stop.take().await;
     for worker in workers {
@@ -154,6 +145,7 @@ async fn run_until_shutdown(
     pause(Timer::DrainDelay.duration(server.limits)).await;
 
     let (deadline, visits_deadline) = (Timer::Drain.start(server.limits), Timer::DrainVisits.start(server.limits));
+    drop(file);
     stop_accepting.put(());
     let mut timer = DeadlineTimer::new(visits_deadline.at.into());
     poll_fn(|cx| match Pin::new(&mut accepting).poll(cx) {
@@ -206,6 +198,8 @@ struct Server {
     limits: &'static Limits,
     /// Bytes of incomplete requests and responses, for each worker.
     share: usize,
+    /// The clients are connected by a Unix socket.
+    is_unix: bool,
     health: Mutex<Health>,
     /// The task to wake when a connection has closed.
     closed: Mutex<Option<Waker>>,
@@ -470,6 +464,12 @@ impl State {
     }
 }
 
+/// Adds a socket to the event loop of this thread.
+fn register(socket: StdStream) -> io::Result<TcpStream> {
+    socket.set_nonblocking(true)?;
+    TcpStream::from_std(socket)
+}
+
 /// Reads the bytes that have arrived. Unlike `try_read`, it clears the socket's readiness after a read that does not
 /// fill the buffer, which saves a read that would block.
 fn read(socket: &mut TcpStream, buffers: &mut Buffers, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -481,10 +481,6 @@ const DATE_MAX_AGE: Duration = Duration::from_millis(50);
 
 /// A thread's stack in bytes; its unused pages take no memory.
 const STACK: usize = 1024 * 1024;
-
-/// Most connections that wait to be accepted; the system may allow fewer. A client that finds the backlog full retries
-/// after a second.
-const BACKLOG: u32 = 4096;
 
 /// Processors for each worker, unless `WORKERS` is set. Fewer workers make larger batches, and the store and the
 /// kernel's network need processors, too: on two processors, two workers took 5 to 35 % more time per visit.

@@ -203,7 +203,7 @@ impl<W> Session<W> {
             is_replica: false,
             redirect: None,
             servers: match config.servers {
-                Servers::Single(_) => ServerKind::Single,
+                Servers::Single(_) | Servers::Unix(_) => ServerKind::Single,
                 Servers::Sentinel { .. } => ServerKind::Sentinel,
                 Servers::Cluster { .. } => ServerKind::Cluster,
             },

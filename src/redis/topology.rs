@@ -3,7 +3,7 @@
 //! A [`Topology`] takes events and returns one [`Step`] at a time: connect to this node, query this Sentinel, or wait.
 //! The driver obeys it; no other code decides where to go or how long to pause. The rules:
 //!
-//! - **One address:** after each failure it waits, twice as long each time ([`Backoff`]), and connects again.
+//! - **One address, or a Unix socket:** after each failure it waits, twice as long each time ([`Backoff`]), and connects again.
 //! - **Sentinels:** one of them is queried for the primary before each connection. The next one is queried if it fails,
 //!   if the node that it names cannot be reached, or if that node is a replica (a Sentinel may have missed a failover).
 //!   The one that named the last primary stays first. When all of them have failed, it waits.
@@ -42,6 +42,8 @@ pub struct Topology {
 pub enum Step {
     /// Connects to this node and serves until the session ends.
     Connect(Address),
+    /// Connects to the Unix socket of the configuration, and does the same.
+    ConnectUnix,
     /// Queries this Sentinel for the address of the primary.
     QuerySentinel(Address),
     /// Waits until this time.
@@ -114,7 +116,7 @@ impl Topology {
             self.backoff = Backoff::default();
         }
         let step = match (&self.servers, event) {
-            (Servers::Single(_), _) => None,
+            (Servers::Single(_) | Servers::Unix(_), _) => None,
             (Servers::Sentinel { .. }, Event::SentinelReplied(address)) => Some(Step::Connect(address)),
             (Servers::Sentinel { .. }, Event::SessionEnded { .. } | Event::Refused { .. }) => {
                 // A node that accepts connections and counts nothing may have been replaced.
@@ -145,6 +147,7 @@ impl Topology {
     fn first_step(&self) -> Step {
         match &self.servers {
             Servers::Single(address) => Step::Connect(address.clone()),
+            Servers::Unix(_) => Step::ConnectUnix,
             Servers::Sentinel { sentinels, .. } => Step::QuerySentinel(sentinels[self.current].clone()),
             Servers::Cluster { seeds } => {
                 Step::Connect(self.redirect.clone().unwrap_or_else(|| seeds[self.current].clone()))
@@ -185,7 +188,7 @@ impl Topology {
     /// Chooses the next Sentinel or seed.
     fn advance(&mut self) {
         let count = match &self.servers {
-            Servers::Single(_) => 1,
+            Servers::Single(_) | Servers::Unix(_) => 1,
             Servers::Sentinel { sentinels: all, .. } | Servers::Cluster { seeds: all } => all.len(),
         };
         self.current = (self.current + 1) % count;

@@ -21,7 +21,7 @@ fn hostile_clients_do_not_affect_others_and_leave_no_connections() {
         let (files, memory) = (notch.files().len(), notch.resident_kilobytes());
 
         let keep_alive_probe = KeepAliveProbe::of(&notch);
-        let (address, name) = (notch.address, hostile.name);
+        let (address, name) = (notch.address.tcp(), hostile.name);
         let hostile = thread::spawn(move || hostile.attack(address, ATTACK_DURATION));
         let (mut most_files, mut most_memory) = (0, 0);
         while !hostile.is_finished() {
@@ -56,7 +56,7 @@ fn new_clients_do_not_wait_for_clients_with_incomplete_requests() {
     let notch = Settings::ledger().with("FSYNC", "never").with("MAX_CONNECTIONS", "256").start();
     let reconnecting =
         hostile_clients::using_memory(256).into_iter().find(|hostile| hostile.name == "incomplete heads, reconnecting");
-    let (reconnecting, address) = (reconnecting.expect("one of them"), notch.address);
+    let (reconnecting, address) = (reconnecting.expect("one of them"), notch.address.tcp());
     let hostile = thread::spawn(move || reconnecting.attack(address, 2 * ATTACK_DURATION));
     wait_until("all slots are taken", || (notch.files().len() > 256).then_some(()));
     let connect_probe = ConnectProbe::of(&notch);

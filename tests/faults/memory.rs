@@ -94,7 +94,7 @@ fn assert_withstands(limit: usize, connections: usize, hostile: &HostileClient) 
     let settings = if cfg!(feature = "tokio") { settings } else { settings.without("WORKERS") };
     let notch = group.settings(settings).start();
     assert_eq!(notch.visit(), 1);
-    let (watch, name, address) = (group.watch(), hostile.name, notch.address);
+    let (watch, name, address) = (group.watch(), hostile.name, notch.address.tcp());
     let (mut waits, mut connect_waits) = (Vec::new(), Vec::new());
     thread::scope(|scope| {
         let hostile = scope.spawn(|| hostile.attack(address, hostile.reconnect_delay + ATTACK_DURATION));

@@ -97,7 +97,7 @@ impl Hostile {
     fn to(notch: &Notch, rng: &mut Rng) -> Self {
         let stop = StopFlag::default();
         let hostile = |_| {
-            let (stop, address, mut rng) = (stop.flag(), notch.address, rng.split());
+            let (stop, address, mut rng) = (stop.flag(), notch.address.tcp(), rng.split());
             thread::spawn(move || {
                 let all = hostile_clients::all(CONNECTIONS);
                 let mut visits = 0;

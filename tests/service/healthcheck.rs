@@ -20,7 +20,7 @@ fn expect(address: &str, ready: bool) {
 #[test]
 fn healthcheck_uses_the_same_settings() {
     let notch = Settings::ledger().start();
-    let port = notch.address.port().to_string();
+    let port = notch.address.tcp().port().to_string();
     let everywhere = format!("0.0.0.0:{port}");
     let here = notch.address.to_string();
     for (command, _) in COMMANDS {

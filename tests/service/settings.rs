@@ -215,7 +215,7 @@ fn a_port_alone_is_enough() {
     // A port that was just released is most likely free.
     let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
     let notch = Settings::redis(redis.port).without("LISTEN").with("PORT", &free.port().to_string()).start();
-    assert_eq!(notch.address.port(), free.port());
+    assert_eq!(notch.address.tcp().port(), free.port());
     assert_eq!(Client::connect(free).get("/count").number(), 1);
 }
 
@@ -331,7 +331,7 @@ fn listens_on_ipv6_too() {
         return;
     }
     let notch = Settings::ledger().with("LISTEN", "[::1]:0").start();
-    assert!(notch.address.is_ipv6());
+    assert!(notch.address.tcp().is_ipv6());
     assert_eq!(notch.visit(), 1);
     let ended = Settings::ledger().with("LISTEN", &notch.address.to_string()).run(&["healthcheck"]);
     assert_eq!(ended.code, Some(0), "{ended:?}");

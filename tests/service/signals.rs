@@ -1,7 +1,6 @@
 //! SIGTERM and SIGINT: responses in flight are sent, idle connections are closed, and the process ends in time.
 
 use std::fs;
-use std::net::TcpStream;
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -29,7 +28,7 @@ fn an_idle_notch_ends_at_once() {
         let address = notch.address;
         let (status, log) = notch.ended();
         assert_eq!(status.code(), Some(0), "SIG{name}: {log:#?}");
-        assert!(TcpStream::connect(address).is_err(), "the listener is closed");
+        assert!(Client::try_connect(address).is_err(), "the listener is closed");
     }
 }
 
@@ -355,5 +354,5 @@ fn as_the_first_process_of_a_container() {
 
 /// Waits until new connections are refused, which shows that the signal was handled.
 fn assert_refused_connections(notch: &Notch) {
-    wait_until("new connections are refused", || TcpStream::connect(notch.address).is_err().then_some(()));
+    wait_until("new connections are refused", || Client::try_connect(notch.address).is_err().then_some(()));
 }

@@ -112,7 +112,7 @@ impl World {
         match (piece, std::mem::replace(state, State::Waiting)) {
             (Piece::Accepted, State::Reaching(step @ Step::Connect(_), ..)) => {
                 let Step::Connect(address) = &step else { unreachable!("matched above") };
-                redis.record(Ok(Reached::Node(address.clone(), ())), &step, now);
+                redis.record(Ok(Reached::Node(Some(address.clone()), ())), &step, now);
                 *state = State::Connected(connection, Box::new(redis.open(None, now)));
             }
             (Piece::Accepted, State::Reaching(step, _, end)) => {

@@ -4,6 +4,8 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use std::{fmt, fs};
 
@@ -11,24 +13,82 @@ use serde_json::Value;
 
 use super::{TIMEOUT, parse_json};
 
+/// Where notch listens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Address {
+    Tcp(SocketAddr),
+    /// The path of a Unix socket, kept until the tests end.
+    Unix(&'static str),
+}
+
+impl Address {
+    /// Reads the address in the log line of the start.
+    pub(crate) fn in_line(line: &str) -> Option<Self> {
+        let (_, rest) = line.split_once("listening on ")?;
+        let (address, _) = rest.split_once(' ')?;
+        match address.strip_prefix("unix:") {
+            Some(path) => Some(Self::Unix(path.to_owned().leak())),
+            None => address.strip_prefix("http://")?.parse().ok().map(Self::Tcp),
+        }
+    }
+
+    /// Returns the address of a notch that listens on TCP.
+    pub(crate) fn tcp(self) -> SocketAddr {
+        match self {
+            Self::Tcp(address) => address,
+            Self::Unix(path) => panic!("{path} is not an address of TCP"),
+        }
+    }
+
+    /// Returns the path of a notch that listens on a Unix socket.
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Self::Tcp(address) => panic!("{address} is not a path"),
+            Self::Unix(path) => path,
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+/// As in `LISTEN`.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{path}"),
+        }
+    }
+}
+
 pub(crate) struct Client {
     stream: TcpStream,
     received_bytes: Vec<u8>,
 }
 
 impl Client {
-    pub(crate) fn connect(address: SocketAddr) -> Self {
+    pub(crate) fn connect(address: impl Into<Address>) -> Self {
         Self::try_connect(address).expect("notch accepts connections")
     }
 
     /// As [`Self::connect`], for a server that may be gone.
-    pub(crate) fn try_connect(address: SocketAddr) -> std::io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
-        // The kernel may connect a socket with itself if no process listens on the port.
-        if stream.local_addr()? == address {
-            return Err(ErrorKind::ConnectionRefused.into());
-        }
-        stream.set_nodelay(true)?;
+    pub(crate) fn try_connect(address: impl Into<Address>) -> std::io::Result<Self> {
+        let stream = match address.into() {
+            Address::Tcp(address) => {
+                let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+                // The kernel may connect a socket with itself if no process listens on the port.
+                if stream.local_addr()? == address {
+                    return Err(ErrorKind::ConnectionRefused.into());
+                }
+                stream.set_nodelay(true)?;
+                stream
+            }
+            Address::Unix(path) => OwnedFd::from(UnixStream::connect(path)?).into(),
+        };
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
         Ok(Self { stream, received_bytes: Vec::new() })

@@ -1,14 +1,13 @@
 //! Normal clients: a load of clients that send the next visit after each response, and probes that measure the duration
 //! of visits.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::audit::Tally;
-use super::{Client, LONG_TIMEOUT, Notch, wait_until};
+use super::{Address, Client, LONG_TIMEOUT, Notch, wait_until};
 
 /// Stops threads, at the latest when it is dropped.
 #[derive(Default)]
@@ -179,7 +178,7 @@ impl ConnectProbe {
 
 /// A client that keeps its connection as long as possible, and then opens another one.
 pub(crate) struct Visitor {
-    address: SocketAddr,
+    address: Address,
     client: Option<Client>,
     pub(crate) tally: Tally,
 }

@@ -19,12 +19,12 @@ mod script;
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub(crate) use client::{Client, Response};
+pub(crate) use client::{Address, Client, Response};
 pub(crate) use escape::unescape;
 pub(crate) use folder::Folder;
 pub(crate) use json::parse_json;
 pub(crate) use name_server::{DnsReply, Etc, NameServer, Question, isolated, reply};
-pub(crate) use notch::{Exit, Notch, Settings, signal, while_stopped};
+pub(crate) use notch::{Exit, NOBODY, Notch, Settings, is_root, signal, while_stopped};
 pub(crate) use redis::{Recipe, Redis, SECOND_PORT, free_port};
 pub(crate) use script::Script;
 

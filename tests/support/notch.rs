@@ -3,15 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use super::client::{Client, Response};
+use super::client::{Address, Client, Response};
 use super::{Folder, TIMEOUT, wait_until};
+
+/// Whether notch listens on a Unix socket in this suite.
+pub(crate) const OVER_UNIX: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"unix");
 
 /// Settings to start notch with. A clone has the same folder, so the same ledger.
 #[derive(Clone)]
@@ -24,8 +27,10 @@ pub(crate) struct Settings {
 impl Settings {
     /// Settings that count into `./notch.ledger`, by default, in its own folder.
     pub(crate) fn ledger() -> Self {
-        let variables = BTreeMap::from([("LISTEN".into(), "127.0.0.1:0".into())]);
-        Self { folder: Arc::new(Folder::new("notch")), variables, wrapper: Vec::new() }
+        let folder = Folder::new("notch");
+        let listen = if OVER_UNIX { format!("unix:{}", folder.file("s").display()) } else { "127.0.0.1:0".into() };
+        let variables = BTreeMap::from([("LISTEN".into(), listen)]);
+        Self { folder: Arc::new(folder), variables, wrapper: Vec::new() }
     }
 
     /// Settings that count in the Redis on this port of the loopback.
@@ -80,7 +85,7 @@ impl Settings {
         let log = Log::of(child.stderr.take().expect("its stderr is a pipe"));
         let address = wait_until("notch logs its address", || {
             let ended = child.try_wait().expect("the child is ours to wait for").is_some() && log.ended();
-            log.lines().iter().find_map(|line| address_in(line)).map(Some).or(ended.then_some(None))
+            log.lines().iter().find_map(|line| Address::in_line(line)).map(Some).or(ended.then_some(None))
         });
         match address {
             Some(address) => Ok(Notch { child, log, address, settings: self.clone() }),
@@ -148,7 +153,7 @@ pub(crate) struct Exit {
 pub(crate) struct Notch {
     child: Child,
     log: Log,
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Address,
     settings: Settings,
 }
 
@@ -269,6 +274,14 @@ impl Drop for Notch {
     }
 }
 
+/// Returns whether the tests run as root, whom no mode of a file stops.
+pub(crate) fn is_root() -> bool {
+    fs::metadata("/proc/self").expect("/proc is mounted").uid() == 0
+}
+
+/// A wrapper that runs a program as a user without rights.
+pub(crate) const NOBODY: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+
 /// Sends a signal with `kill`.
 pub(crate) fn signal(process: u32, name: &str) {
     let sent = Command::new("sh").args(["-c", "kill -$0 $1", name, &process.to_string()]).status();
@@ -311,12 +324,6 @@ impl Log {
     fn ended(&self) -> bool {
         self.0.lock().expect("no holder panics").1
     }
-}
-
-fn address_in(line: &str) -> Option<SocketAddr> {
-    let (_, rest) = line.split_once("http://")?;
-    let end = rest.find(|c: char| !(c.is_ascii_digit() || ".:[]".contains(c))).unwrap_or(rest.len());
-    rest[..end].trim_end_matches('.').parse().ok()
 }
 
 fn reader(mut stream: impl Read + Send + 'static) -> thread::JoinHandle<String> {

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::slice;
 use std::time::Duration;
 
-use notch::config::{Config, Env, Store, help};
+use notch::config::{Config, Env, Listen, Store, help};
 use notch::cors::{CorsDecision, Origins};
 use notch::counter::{Counters, Names};
 use notch::redis::{MAX_SERVERS, Servers, is_one_slot};
@@ -51,6 +51,10 @@ fn check(config: &Config) {
     if let Store::Redis(redis) = &config.store {
         let (addresses, sentinel) = match &redis.servers {
             Servers::Single(address) => (slice::from_ref(address), None),
+            Servers::Unix(path) => {
+                assert!(is_path(path));
+                (&[][..], None)
+            }
             Servers::Sentinel { sentinels, name, credentials } => {
                 assert!(!name.is_empty());
                 (&sentinels[..], Some(credentials))
@@ -60,12 +64,16 @@ fn check(config: &Config) {
                 (&seeds[..], None)
             }
         };
-        assert!((1..=MAX_SERVERS).contains(&addresses.len()) && redis.acks <= 16);
+        let is_unix = matches!(redis.servers, Servers::Unix(_));
+        assert!((usize::from(!is_unix)..=MAX_SERVERS).contains(&addresses.len()) && redis.acks <= 16);
         assert!(addresses.iter().all(|address| !address.host.is_empty() && address.port > 0));
         for credentials in sentinel.into_iter().chain([&redis.credentials]) {
             assert!(credentials.username.is_none() || credentials.password.is_some());
             assert!(credentials.username.as_deref() != Some("") && credentials.password.as_deref() != Some(""));
         }
+    }
+    if let Listen::Unix(path) = &config.listen {
+        assert!(is_path(path) && config.listen_rights.mode <= 0o777);
     }
     assert!(config.workers.is_none_or(|workers| (1..=64).contains(&workers)));
     let limits = &config.limits;
@@ -75,6 +83,11 @@ fn check(config: &Config) {
         assert!(!wait.is_zero() && wait <= day);
     }
     assert!(limits.drain_delay <= day && limits.drain <= day);
+}
+
+/// Returns whether a text is a valid path of a Unix socket.
+fn is_path(path: &str) -> bool {
+    path.starts_with('/') && path.len() <= 107 && !path.contains('\0')
 }
 
 fn check_message(message: &str) {

@@ -1,36 +1,38 @@
 //! Accepting connections, up to `MAX_CONNECTIONS` and `MAX_THREADS`, each with a thread of its own.
 
 use std::io::ErrorKind;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 
 use super::super::deadline::Timer;
-use super::super::{Backoff, log_system_error};
+use super::super::{Backoff, Listener, log_system_error};
 use super::client::{Client, serve};
 use super::{Server, detach, wait_timeout};
 
 impl Server {
     /// Accepts connections. At the bound, an idle or stalled one is evicted. After `stop_accepting`, it accepts the
     /// connections that have already arrived, and ends.
-    pub(super) fn accept(&'static self, listener: TcpListener) {
+    pub(super) fn accept(&'static self, listener: Arc<Listener>) {
         self.accept_all(&listener);
         drop(listener);
         self.state().accepting = false;
         self.changed.notify_all();
     }
 
-    fn accept_all(&'static self, listener: &TcpListener) {
+    fn accept_all(&'static self, listener: &Listener) {
         let mut backoff = Backoff::default();
         loop {
             let accepted = listener.accept();
             let is_stopping = self.stop_accepting.load(Ordering::Relaxed);
-            if is_stopping && (accepted.is_err() || listener.set_nonblocking(true).is_err()) {
+            if is_stopping
+                && (accepted.is_err() || listener.try_clone().and_then(|socket| socket.set_nonblocking(true)).is_err())
+            {
                 return;
             }
             match accepted {
-                Ok((socket, _)) => {
+                Ok(socket) => {
                     backoff = Backoff::default();
                     self.start_client(&Arc::new(socket));
                 }

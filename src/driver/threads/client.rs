@@ -98,19 +98,17 @@ impl Drop for Client {
 
 /// Serves one connection until it ends. The reason is not logged: a client may leave at any time.
 pub(super) fn serve(client: Client, socket: Arc<TcpStream>) {
-    if socket.set_nodelay(true).is_ok() {
-        let handle = ClientHandle { thread: thread::current(), socket: socket.clone() };
-        *client.server.state().queue.slots.waker(client.slot) = Some(handle);
-        let mut connection = ClientConnection {
-            client,
-            socket,
-            buffers: Buffers::default(),
-            context: WorkerContext::default(),
-            read_timeout: None,
-        };
-        let end = connection.serve();
-        connection.close(end);
-    }
+    let handle = ClientHandle { thread: thread::current(), socket: socket.clone() };
+    *client.server.state().queue.slots.waker(client.slot) = Some(handle);
+    let mut connection = ClientConnection {
+        client,
+        socket,
+        buffers: Buffers::default(),
+        context: WorkerContext::default(),
+        read_timeout: None,
+    };
+    let end = connection.serve();
+    connection.close(end);
 }
 
 /// A client, its socket and its buffers.
@@ -301,7 +299,7 @@ impl ClientConnection {
     fn wait_for_acknowledgement(&mut self) -> io::Result<()> {
         self.buffers = Buffers::default();
         let deadline = Timer::Acknowledgement.start(&self.client.server.limits);
-        while has_unacknowledged(&self.socket) {
+        while has_unacknowledged(&self.socket, self.client.server.is_unix) {
             if deadline.has_passed() || self.client.must_close() {
                 return Err(ErrorKind::TimedOut.into());
             }

@@ -2,25 +2,27 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::TcpStream as StdStream;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 
-use tokio::net::TcpListener;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
 use tokio::task::yield_now;
 
 use super::super::deadline::Timer;
-use super::super::{Backoff, log_system_error};
+use super::super::{Backoff, Listener, log_system_error};
 use super::client::serve;
 use super::timer::pause;
-use super::{Inbox, Server, State, Worker, lock};
+use super::{Inbox, Server, State, Worker, lock, register};
 
 /// Accepts connections and passes each to the worker that has the fewest. At the bound, an idle or stalled one is
 /// evicted. After `stop_accepting`, it accepts the connections that have already arrived, and ends.
 pub(super) async fn accept(
     server: &'static Server,
     workers: &'static [Worker],
-    listener: TcpListener,
+    listener: Acceptor,
     stop_accepting: &'static Inbox<()>,
 ) {
     let mut backoff = Backoff::default();
@@ -41,8 +43,7 @@ pub(super) async fn accept(
             yield_now().await;
             continue;
         };
-        // The socket leaves this worker's event loop, because another worker may serve it.
-        match accepted.and_then(|(socket, _)| socket.into_std()) {
+        match accepted {
             Ok(socket) => {
                 backoff = Backoff::default();
                 if server.open_connections().load(Ordering::SeqCst) >= server.limits.connections {
@@ -65,6 +66,30 @@ pub(super) async fn accept(
                 }
                 evict(workers, 0);
                 pause(backoff.pause()).await;
+            }
+        }
+    }
+}
+
+/// A [`Listener`] in the event loop of the first worker.
+pub(super) struct Acceptor {
+    listener: Listener,
+    /// The same socket: tokio reports when it is ready. Its type for any socket, `AsyncFd`, needs unsafe code.
+    events: TcpStream,
+}
+
+impl Acceptor {
+    pub(super) fn new(listener: Listener) -> io::Result<Self> {
+        let events = register(listener.try_clone()?)?;
+        Ok(Self { listener, events })
+    }
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<StdStream>> {
+        loop {
+            ready!(self.events.poll_read_ready(cx))?;
+            match self.events.try_io(Interest::READABLE, || self.listener.accept()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                accepted => return Poll::Ready(accepted),
             }
         }
     }

@@ -17,7 +17,7 @@ use super::super::slots::{Evicted, Eviction, STALLED_GRACE};
 use super::super::{has_stalled, has_unacknowledged, log_requests, micros_since_start, reset_on_close};
 use super::accept::ConnectionPermit;
 use super::timer::DeadlineTimer;
-use super::{Server, State, read, state};
+use super::{Server, State, read, register, state};
 use crate::buffers::Buffers;
 use crate::connection::{HttpConnection, Need, ServerContext, WorkerContext};
 use crate::counter::{Command, StoreError};
@@ -121,8 +121,7 @@ impl Drop for Client {
 /// Serves one connection until it ends. The reason is not logged: a client may leave at any time.
 pub(super) async fn serve(permit: ConnectionPermit, socket: StdStream) {
     let client = Client::new(permit);
-    let socket = socket.set_nodelay(true).map(|()| socket);
-    if let Ok(socket) = socket.and_then(TcpStream::from_std) {
+    if let Ok(socket) = register(socket) {
         let mut connection =
             ClientConnection { timer: DeadlineTimer::new(Instant::now()), client, socket, buffers: Buffers::default() };
         let end = connection.serve().await;
@@ -304,7 +303,7 @@ impl ClientConnection {
     async fn wait_for_acknowledgement(&mut self) -> io::Result<()> {
         self.buffers = Buffers::default();
         let deadline = Timer::Acknowledgement.start(self.client.server().limits);
-        while has_unacknowledged(&self.socket) {
+        while has_unacknowledged(&self.socket, self.client.server().is_unix) {
             let next = StdInstant::now() + STALLED_GRACE;
             if next > deadline.at || state(|state| state.queue.slots.should_close(self.client.slot)) {
                 return Err(io::ErrorKind::TimedOut.into());

@@ -14,7 +14,7 @@ use super::super::queue::{Attempt, Waiter};
 use super::super::redis::{ConnectionError, EventLoop, Reached, RedisConnection, RedisLoop, Target, reach};
 use super::super::{Health, StoreHealth, spawn};
 use super::timer::DeadlineTimer;
-use super::{Inbox, STACK, Server, State, Worker, lock, read, state};
+use super::{Inbox, STACK, Server, State, Worker, lock, read, register, state};
 use crate::batch::Batch;
 use crate::counter::StoreError;
 use crate::metrics::WorkerMetrics;
@@ -37,7 +37,7 @@ pub(super) async fn redis(worker: &'static Worker, config: &'static RedisConfig)
         let mut connection = redis.open(tls, StdInstant::now());
         // A server may have sent a reply together with the end of the TLS handshake.
         connection.process_received(&mut event_loop);
-        match socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket)) {
+        match register(socket) {
             Ok(socket) => {
                 let mut driver = Socket { worker, socket, timer: DeadlineTimer::new(Instant::now()) };
                 poll_fn(|cx| driver.poll(&mut connection, cx)).await;

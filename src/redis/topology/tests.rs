@@ -40,6 +40,7 @@ fn play(servers: &Servers, conversation: &str) {
             _ => {
                 let step = match topology.next(now) {
                     Step::Connect(address) => format!("connect {address}"),
+                    Step::ConnectUnix => "connect unix".to_owned(),
                     Step::QuerySentinel(address) => format!("ask {address}"),
                     Step::Wait(until) => {
                         let pause = until - now;
@@ -67,6 +68,7 @@ fn one_address_is_tried_again_with_growing_pauses() {
          failed; wait 80; connect r:1; failed; wait 160; connect r:1; failed; wait 250; connect r:1; failed; wait 250",
     ] {
         play(&single, conversation);
+        play(&Servers::Unix("/r".to_owned()), &conversation.replace("r:1", "unix"));
     }
 }
 
