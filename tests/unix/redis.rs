@@ -89,6 +89,8 @@ fn reconnects_after_a_restart_that_replaces_the_file() {
     assert_eq!(notch.visit(), 1);
     for total in 2..5 {
         local.redis.kill();
+        // A visit that is sent before notch has noticed the end of the connection would be in doubt.
+        wait_until("not ready", || (notch.get("/readyz").status == 503).then_some(()));
         notch.get("/count").assert_not_counted();
         local.redis.restart();
         assert_eq!(notch.visit_when_it_counts(), total);
