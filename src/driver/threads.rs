@@ -70,7 +70,11 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
         main.unpark();
     };
     let serving = super::watch_signals(signals, STACK, &limits, Box::new(on_signal))?;
-    let log_start = |store: &str| super::log_start(&address, store, workers, &limits);
+    let log_start = |store: &str| {
+        // A signal after this line drains: clients may have connected.
+        serving.store(true, Ordering::Relaxed);
+        super::log_start(&address, store, workers, &limits);
+    };
     match &config.store {
         Store::Redis(config) => {
             log_start(&super::redis_address(config));
@@ -84,7 +88,6 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
         }
     }
     detach("timer", Box::new(move || server.expire_waiters(&config.store)))?;
-    serving.store(true, Ordering::Relaxed);
     let deadline = run_until_shutdown(server, listener, file, stop)?;
     let is_drained = server.wait(Duration::ZERO, |state| state.open_connections() == 0);
     server.state().stopped = true;

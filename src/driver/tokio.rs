@@ -71,6 +71,8 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
             (StoreHandle::Ledger(LedgerQueue::open(ledger, count, limits)?), description)
         }
     };
+    // A signal after this line drains: clients may have connected.
+    serving.store(true, Ordering::Relaxed);
     super::log_start(&listener.address(&config.listen), &description, count, limits);
 
     let context = &config.context;
@@ -91,7 +93,6 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
     for &runtime in &runtimes[1..] {
         spawn("worker", STACK, Box::new(move || drop(block_on(runtime, Box::pin(pending())))))?;
     }
-    serving.store(true, Ordering::Relaxed);
     let deadline = block_on(runtimes[0], Box::pin(run_until_shutdown(server, workers, listener, file, stop)))?;
     let is_drained = server.open_connections().load(Ordering::SeqCst) == 0;
     let is_synced = match store {
