@@ -15,31 +15,53 @@
 use crate::decimal::Decimal;
 use crate::render::{self, escape, write_template};
 
-/// The label and the colour of a badge.
+/// The label and the colour of a badge, and the form of its number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadgeStyle {
     label: String,
     color: String,
+    form: Form,
+}
+
+/// The form of a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// `1234567`
+    Digits,
+    /// `1.2M`, rounded down.
+    Short,
+    /// `1,234,567`
+    Comma,
 }
 
 impl BadgeStyle {
-    /// Reads `label=TEXT&color=COLOR` from a query, each of them optional. A label has at most [`MAX_LABEL`] bytes; a
-    /// colour is one of nine names of shields.io, or three or six hexadecimal digits.
+    /// Reads `label=TEXT&color=COLOR&style=FORM` from a query, each of them optional. A label has at most [`MAX_LABEL`]
+    /// bytes; a colour is one of nine names of shields.io, or three or six hexadecimal digits; a form is `short` (1.2M)
+    /// or `comma` (1,234,567).
     #[must_use]
     pub fn new(query: &[u8]) -> Self {
         let parts = || query.split(|&byte| byte == b'&');
         let label = parts().find_map(|part| parse_label(part.strip_prefix(b"label=")?));
         let color = parts().find_map(|part| parse_color(part.strip_prefix(b"color=")?));
-        Self { label: label.unwrap_or_else(|| DEFAULT_LABEL.into()), color: color.unwrap_or_else(|| BLUE.into()) }
+        let form = parts().find_map(|part| match part {
+            b"style=short" => Some(Form::Short),
+            b"style=comma" => Some(Form::Comma),
+            _ => None,
+        });
+        Self {
+            label: label.unwrap_or_else(|| DEFAULT_LABEL.into()),
+            color: color.unwrap_or_else(|| BLUE.into()),
+            form: form.unwrap_or(Form::Digits),
+        }
     }
 
     /// Appends the SVG of a number, or of [`UNAVAILABLE`] in grey if there is none. Without a style, it has the default
     /// label and colour.
     pub fn write_svg(style: Option<&Self>, out: &mut Vec<u8>, number: Option<i64>) {
-        let (label, color) = style.map_or((DEFAULT_LABEL, BLUE), |style| (&style.label, &style.color));
+        let (label, color, form) =
+            style.map_or((DEFAULT_LABEL, BLUE, Form::Digits), |style| (&style.label, &style.color, style.form));
         let color = if number.is_some() { color } else { GREY };
-        let number = number.map(Decimal::new);
-        let message = number.as_deref().and_then(|digits| str::from_utf8(digits).ok()).unwrap_or(UNAVAILABLE);
+        let message = &number.map_or_else(|| String::from(UNAVAILABLE), |number| form.write(number));
         let (label_length, message_length) = (text_length(label), text_length(message));
         // Widths in pixels, rounded up, with five pixels on either side of a text.
         let (left, right) = ((label_length + 109) / 10, (message_length + 109) / 10);
@@ -58,6 +80,35 @@ impl BadgeStyle {
             };
             out.extend_from_slice(&Decimal::new(number));
         });
+    }
+}
+
+impl Form {
+    fn write(self, number: i64) -> String {
+        let digits = String::from_utf8_lossy(&Decimal::new(number)).into_owned();
+        let (sign, digits) = digits.split_at(usize::from(number < 0));
+        // Digits before the first group of three, at least one.
+        let head = (digits.len() + 2) % 3 + 1;
+        let groups = (digits.len() - head) / 3;
+        let mut text = String::from(sign);
+        text += &digits[..head];
+        match self {
+            Self::Short if groups > 0 => {
+                if head == 1 {
+                    text += ".";
+                    text += &digits[1..2];
+                }
+                text += &UNITS[groups - 1..groups];
+            }
+            Self::Comma => {
+                for group in 0..groups {
+                    text += ",";
+                    text += &digits[head + group * 3..][..3];
+                }
+            }
+            Self::Digits | Self::Short => text += &digits[head..],
+        }
+        text
     }
 }
 
@@ -103,6 +154,9 @@ fn text_length(text: &str) -> i64 {
     text.chars().map(|char| i64::from(width(char))).sum()
 }
 
+/// Thousands, millions and so on, as shields.io writes them.
+const UNITS: &str = "kMGTPE";
+
 /// Longest label in bytes.
 pub const MAX_LABEL: usize = 64;
 
@@ -147,24 +201,47 @@ mod tests {
 
     #[test]
     fn style_is_parsed_or_the_default() {
-        for (query, label, color) in [
-            ("", "visits", BLUE),
-            ("label=people&color=red", "people", "#e05d44"),
-            ("color=0aF&label=a%20b+c%26", "a b c&", "#0aF"),
-            ("color=123456", "visits", "#123456"),
-            ("label=%E2%98%83&x=y", "\u{2603}", BLUE),
-            ("label=&color=", "visits", BLUE),
-            ("label=%zz&color=12345", "visits", BLUE),
-            ("label=%ff&color=%23fff", "visits", BLUE),
-            ("label=a%00b&color=url(x)", "visits", BLUE),
-            ("label=%EF%BF%BF&color=Red", "visits", BLUE),
-            (&["label=", &"x".repeat(MAX_LABEL + 1)].concat(), "visits", BLUE),
+        for (query, label, color, form) in [
+            ("", "visits", BLUE, Form::Digits),
+            ("label=people&color=red", "people", "#e05d44", Form::Digits),
+            ("color=0aF&label=a%20b+c%26&style=short", "a b c&", "#0aF", Form::Short),
+            ("style=comma&color=123456", "visits", "#123456", Form::Comma),
+            ("label=%E2%98%83&x=y", "\u{2603}", BLUE, Form::Digits),
+            ("label=&color=&style=", "visits", BLUE, Form::Digits),
+            ("label=%zz&color=12345&style=flat", "visits", BLUE, Form::Digits),
+            ("label=%ff&color=%23fff&style=flat&style=short", "visits", BLUE, Form::Short),
+            ("label=a%00b&color=url(x)&style=Short", "visits", BLUE, Form::Digits),
+            ("label=%EF%BF%BF&color=Red", "visits", BLUE, Form::Digits),
+            (&["label=", &"x".repeat(MAX_LABEL + 1)].concat(), "visits", BLUE, Form::Digits),
         ] {
             assert_eq!(
                 BadgeStyle::new(query.as_bytes()),
-                BadgeStyle { label: label.into(), color: color.into() },
+                BadgeStyle { label: label.into(), color: color.into(), form },
                 "{query}"
             );
+        }
+    }
+
+    #[test]
+    fn numbers_are_short_or_grouped() {
+        for (number, short, comma) in [
+            (0, "0", "0"),
+            (7, "7", "7"),
+            (999, "999", "999"),
+            (1000, "1.0k", "1,000"),
+            (1299, "1.2k", "1,299"),
+            (9999, "9.9k", "9,999"),
+            (10_000, "10k", "10,000"),
+            (999_999, "999k", "999,999"),
+            (3_400_000, "3.4M", "3,400,000"),
+            (-1234, "-1.2k", "-1,234"),
+            (-12, "-12", "-12"),
+            (i64::MAX, "9.2E", "9,223,372,036,854,775,807"),
+            (i64::MIN, "-9.2E", "-9,223,372,036,854,775,808"),
+        ] {
+            assert_eq!(Form::Short.write(number), short);
+            assert_eq!(Form::Comma.write(number), comma);
+            assert_eq!(Form::Digits.write(number), number.to_string());
         }
     }
 

@@ -66,6 +66,22 @@ fn pipelined_badges_keep_their_styles() {
 }
 
 #[test]
+fn a_badge_may_be_short_or_have_commas() {
+    let redis = Redis::start(&[]);
+    redis.execute("SET visits 1234566");
+    let notch = Settings::redis(redis.port).start();
+    for (query, text) in [
+        ("?style=comma", "visits: 1,234,567"),
+        ("?style=short", "visits: 1.2M"),
+        ("?style=short&label=people&color=red", "people: 1.2M"),
+        ("?style=flat", "visits: 1234570"),
+        ("", "visits: 1234571"),
+    ] {
+        assert_eq!(title(&badge(&notch, "GET", &["/badge.svg", query].concat())), text);
+    }
+}
+
+#[test]
 fn the_endpoint_of_shields_counts_nothing() {
     let notch = Settings::ledger().with("FSYNC", "never").start();
     notch.visit();
