@@ -95,7 +95,7 @@ impl From<TlsError> for LinkError {
 
 impl From<TlsError> for StoreHealth {
     fn from(error: TlsError) -> Self {
-        Self::Down(error.message())
+        Self::Tls(error)
     }
 }
 

@@ -67,6 +67,12 @@ impl Tls {
 pub enum TlsError {}
 
 impl TlsError {
+    /// Returns whether it belongs to a restart or a failure.
+    #[must_use]
+    pub fn is_transient(self) -> bool {
+        match self {}
+    }
+
     /// Returns what is wrong, and the remedy.
     #[must_use]
     pub fn message(self) -> &'static str {

@@ -456,6 +456,12 @@ impl TlsFile {
 }
 
 impl TlsError {
+    /// Returns whether it belongs to a restart or a failure. The others last until a certificate or setting is changed.
+    #[must_use]
+    pub fn is_transient(self) -> bool {
+        matches!(self, Self::HandshakeTimedOut | Self::ClosedInHandshake | Self::Closed | Self::Protocol)
+    }
+
     /// Returns what is wrong, and the remedy.
     #[must_use]
     pub fn message(self) -> &'static str {
