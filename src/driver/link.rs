@@ -19,18 +19,19 @@ pub(super) struct Link {
 
 impl Link {
     /// Opens a link by `connect` to a server that has the name `host`: connecting and the handshake take `timeout`, the
-    /// handshake at most half of it.
+    /// handshake at most `handshake` of it.
     pub(super) fn open(
         tls: Option<&TlsConfig>,
         host: &str,
         timeout: Duration,
+        handshake: Duration,
         connect: impl FnOnce() -> Result<TcpStream, StoreHealth>,
     ) -> Result<Self, LinkError> {
         let deadline = deadline_after(timeout);
         // First the files: while one cannot be used, the server is left alone.
         let tls = tls.map(|tls| tls.open(host, system::read_file)).transpose()?;
         let mut link = Self { socket: connect().map_err(LinkError::Connect)?, tls };
-        link.complete_handshake(deadline.min(deadline_after(timeout / 2)))?;
+        link.complete_handshake(deadline.min(deadline_after(handshake)))?;
         Ok(link)
     }
 
@@ -87,15 +88,28 @@ pub(super) enum LinkError {
     Tls(TlsError),
 }
 
+impl LinkError {
+    /// Returns whether the server was silent in the handshake.
+    pub(super) fn is_timeout(self) -> bool {
+        matches!(self, Self::Tls(error) if error.is_timeout())
+    }
+}
+
 impl From<TlsError> for LinkError {
     fn from(error: TlsError) -> Self {
         Self::Tls(error)
     }
 }
 
+impl From<StoreHealth> for LinkError {
+    fn from(status: StoreHealth) -> Self {
+        Self::Connect(status)
+    }
+}
+
 impl From<TlsError> for StoreHealth {
     fn from(error: TlsError) -> Self {
-        Self::Tls(error)
+        Self::Down(error.message())
     }
 }
 

@@ -158,29 +158,23 @@ impl RedisLoop {
 
     /// Returns what [`reach`] needs for a step.
     pub(super) fn target(&self, step: Step) -> Target {
-        Target { config: self.config, step, limits: self.limits }
+        Target { config: self.config, step, limits: self.limits, handshake: self.timeout.duration(None) }
     }
 
     /// Records what [`reach`] has returned. Returns the socket, if the step was to connect.
-    pub(super) fn record<S>(
-        &mut self,
-        reached: Result<Reached<S>, StoreHealth>,
-        step: &Step,
-        now: Instant,
-    ) -> Option<S> {
+    pub(super) fn record<S>(&mut self, reached: Result<Reached<S>, LinkError>, step: &Step, now: Instant) -> Option<S> {
         let event = match (reached, step) {
             (Ok(Reached::Node(address, socket)), _) => {
                 self.node = address;
                 return Some(socket);
             }
             (Ok(Reached::Primary(address)), _) => Event::SentinelReplied(address),
-            (Err(status), Step::QuerySentinel(_)) => {
-                self.status = status;
-                Event::SentinelFailed
-            }
-            (Err(status), _) => {
-                self.status = status;
-                Event::ConnectFailed
+            (Err(error), step) => {
+                if error.is_timeout() {
+                    self.timeout.record_timeout();
+                }
+                self.status = error.into();
+                if matches!(step, Step::QuerySentinel(_)) { Event::SentinelFailed } else { Event::ConnectFailed }
             }
         };
         self.record_event(event, now);
@@ -219,12 +213,11 @@ impl RedisLoop {
     /// Ends a connection. Puts back the batch in flight if it may be sent, or sent again; otherwise completes it as in
     /// doubt.
     pub(super) fn close(&mut self, connection: RedisConnection, event_loop: &mut impl EventLoop) {
-        let RedisConnection { session, buffers, tls, timeout, first_sent, progress, ended, mut in_doubt_since, .. } =
+        let RedisConnection { session, buffers, timeout, first_sent, progress, ended, mut in_doubt_since, .. } =
             connection;
         let now = event_loop.now();
         self.timeout = timeout;
         let redirect = session.redirect().cloned();
-        let expects_tls = tls.is_none() && session.expects_tls(&buffers);
         let mut leftover = session.into_leftover(&buffers);
         match leftover.recovery {
             Recovery::Requeue => event_loop.requeue(&mut leftover.batch),
@@ -245,10 +238,7 @@ impl RedisLoop {
         if error == ConnectionError::Session(SessionError::Unacknowledged) {
             event_loop.metrics().record_acks_missed();
         }
-        self.status = match error {
-            ConnectionError::Closed | ConnectionError::Session(SessionError::Protocol) if expects_tls => NO_REPLY,
-            _ => error.status(),
-        };
+        self.status = error.status();
         let event = match (error, redirect) {
             (ConnectionError::Session(SessionError::Moved), Some(redirect)) => Event::Moved(redirect),
             (ConnectionError::Session(SessionError::Replica), _) => Event::IsReplica { has_served },
@@ -500,6 +490,8 @@ pub(super) struct Target {
     config: &'static RedisConfig,
     step: Step,
     limits: Limits,
+    /// How long a node may take for the handshake of TLS: as long as for a reply.
+    handshake: Duration,
 }
 
 impl Target {
@@ -524,26 +516,27 @@ pub(super) enum Reached<S> {
 
 /// Connects to a node, or queries a Sentinel. Blocks the calling thread. Looks names up each time, since a container's
 /// address changes.
-pub(super) fn reach(target: Target) -> Result<Reached<Link>, StoreHealth> {
+pub(super) fn reach(target: Target) -> Result<Reached<Link>, LinkError> {
     let timeout = target.timeout();
-    let Target { config, step, .. } = target;
-    let open =
-        |address: &Address| Link::open(config.tls.as_ref(), &address.host, timeout, || connect(address, timeout));
+    let Target { config, step, handshake, .. } = target;
+    let open = |address: &Address, handshake| {
+        Link::open(config.tls.as_ref(), &address.host, timeout, handshake, || connect(address, timeout))
+    };
     match (step, &config.servers) {
         (Step::QuerySentinel(address), Servers::Sentinel { name, credentials, .. }) => {
             let deadline = deadline_after(timeout);
             let query = |buffers: &mut Buffers| SentinelQuery::open(name, credentials, buffers);
-            let link = open(&address).map_err(no_sentinel)?;
-            query_sentinel(link, query, deadline).map(Reached::Primary)
+            let link = open(&address, timeout / 2).map_err(no_sentinel)?;
+            Ok(Reached::Primary(query_sentinel(link, query, deadline)?))
         }
         (Step::Connect(address), _) => {
-            let link = open(&address)?;
+            let link = open(&address, handshake)?;
             Ok(Reached::Node(Some(address), link))
         }
         (Step::ConnectUnix, Servers::Unix(path)) => {
-            connect_unix(path, timeout).map(|socket| Reached::Node(None, Link { socket, tls: None }))
+            Ok(Reached::Node(None, Link { socket: connect_unix(path, timeout)?, tls: None }))
         }
-        _ => Err(CLOSED),
+        _ => Err(CLOSED.into()),
     }
 }
 
@@ -620,8 +613,5 @@ fn sentinel_status(error: SentinelError) -> StoreHealth {
 fn no_sentinel(error: LinkError) -> StoreHealth {
     if let LinkError::Tls(error) = error { error.into() } else { NO_SENTINEL }
 }
-
-const NO_REPLY: StoreHealth =
-    StoreHealth::Down("the connection was closed without a reply: if the server expects TLS, use rediss://");
 
 const NO_SENTINEL: StoreHealth = StoreHealth::Down("no Sentinel replies: check REDIS_SENTINELS and the network");

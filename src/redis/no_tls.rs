@@ -67,9 +67,9 @@ impl Tls {
 pub enum TlsError {}
 
 impl TlsError {
-    /// Returns whether it belongs to a restart or a failure.
+    /// Returns whether the server was silent.
     #[must_use]
-    pub fn is_transient(self) -> bool {
+    pub fn is_timeout(self) -> bool {
         match self {}
     }
 

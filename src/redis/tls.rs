@@ -31,8 +31,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, ClientConnection, ContentType, DigitallySignedStruct, Error,
-    InvalidMessage, RootCertStore, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, InvalidMessage,
+    RootCertStore, SignatureScheme,
 };
 
 use crate::buffers::Buffers;
@@ -52,16 +52,7 @@ impl TlsConfig {
     /// # Errors
     /// A file cannot be read or used.
     pub fn open(&self, host: &str, read: impl Fn(&OsStr) -> io::Result<Vec<u8>>) -> Result<Tls, TlsError> {
-        self.open_with(ring::default_provider(), host, read)
-    }
-
-    fn open_with(
-        &self,
-        provider: CryptoProvider,
-        host: &str,
-        read: impl Fn(&OsStr) -> io::Result<Vec<u8>>,
-    ) -> Result<Tls, TlsError> {
-        let provider = Arc::new(provider);
+        let provider = Arc::new(ring::default_provider());
         let key = Arc::new(ClientKey { key: self.client_key(&provider, &read)?, is_requested: AtomicBool::new(false) });
         let verifier = Arc::new(Verifier {
             trusted: Mutex::new(Some(self.trusted(&read)?)),
@@ -200,8 +191,9 @@ impl Tls {
             let before = self.0.wire.pending().len();
             let length = self.0.connection.writer().write(plain.pending()).map_err(|_| TlsError::Closed)?;
             self.0.flush();
-            // If these keys may encrypt no more (TLS 1.2), rustls has written an alert and dropped the bytes.
-            if self.0.wire.pending().get(before).copied() != Some(ContentType::ApplicationData.into()) {
+            // Records are longer than what is in them, except when these keys may encrypt no more (TLS 1.2): then
+            // nothing was encrypted but `close_notify`.
+            if self.0.wire.pending().len() - before < length {
                 return Err(TlsError::Closed);
             }
             plain.mark_sent(length);
@@ -224,13 +216,20 @@ impl State {
     /// Processes some of the bytes that have arrived.
     fn process_received(&mut self) {
         let Self { connection, wire, .. } = self;
+        let is_handshaking = connection.is_handshaking();
         let mut bytes = wire.received();
         let length = connection.read_tls(&mut bytes).unwrap_or_default();
         wire.consume(length);
         self.error = match self.connection.process_new_packets() {
             Ok(state) if state.peer_has_closed() || length == 0 => Some(TlsError::Closed),
             Ok(_) => None,
-            Err(error) => Some(self.key.explain(&error)),
+            Err(error) => Some(match self.key.explain(&error) {
+                // In the handshake, it was otherwise.
+                TlsError::NotTls | TlsError::NothingInCommon | TlsError::WrongName if !is_handshaking => {
+                    TlsError::Protocol
+                }
+                error => error,
+            }),
         };
         self.flush();
     }
@@ -456,10 +455,10 @@ impl TlsFile {
 }
 
 impl TlsError {
-    /// Returns whether it belongs to a restart or a failure. The others last until a certificate or setting is changed.
+    /// Returns whether the server was silent.
     #[must_use]
-    pub fn is_transient(self) -> bool {
-        matches!(self, Self::HandshakeTimedOut | Self::ClosedInHandshake | Self::Closed | Self::Protocol)
+    pub fn is_timeout(self) -> bool {
+        self == Self::HandshakeTimedOut
     }
 
     /// Returns what is wrong, and the remedy.
@@ -521,6 +520,3 @@ const SYSTEM_CA: [&str; 4] = [
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
-
-#[cfg(test)]
-mod tests;

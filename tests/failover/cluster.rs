@@ -44,7 +44,7 @@ impl Cluster {
     pub(crate) fn settings(&self) -> Settings {
         let seeds: Vec<_> = self.nodes.iter().map(Redis::address).collect();
         let url = format!("redis+cluster://{}", seeds.join(","));
-        Settings::ledger().with("REDIS_URL", &url).with("COUNTER_KEY", KEY)
+        Settings::ledger().with("REDIS_URL", &url).with("COUNTER_KEY", KEY).without_tls()
     }
 
     /// Waits until all running nodes agree which one has the slot of the counter, and returns its place in `nodes`.

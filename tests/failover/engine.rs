@@ -43,7 +43,7 @@ impl Engine {
             Some(name) => format!("run scripts/lib/engines {name}, or scripts/failover, which does"),
         };
         assert!(found, "{path:?} is not any of {:?}: {version:?}; {remedy}", self.versions);
-        Recipe { program: vec![path], ..Recipe::default() }
+        Recipe { program: vec![path], is_plain: true, ..Recipe::default() }
     }
 
     /// Returns how to start a data node: each write is on disk before its reply, and a replica that connects gets its

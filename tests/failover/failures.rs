@@ -133,7 +133,7 @@ struct Clients {
 impl Clients {
     fn start(settings: &Settings, old: &Redis, acks: &str) -> Self {
         let free = settings.clone().with("REDIS_ACKS", acks).with("STORE_TIMEOUT", PATIENT).start();
-        let bound = Settings::redis(old.port).with("COUNTER_KEY", KEY).with("REDIS_ACKS", acks);
+        let bound = Settings::redis(old.port).without_tls().with("COUNTER_KEY", KEY).with("REDIS_ACKS", acks);
         let bound = bound.with("STORE_TIMEOUT", "1s").start();
         let clients = Self { free: visit(&free), bound: visit(&bound), _servers: [free, bound] };
         clients.free.wait_for_answers(200);

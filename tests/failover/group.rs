@@ -55,7 +55,7 @@ impl SentinelGroup {
     pub(crate) fn settings(&self) -> Settings {
         let sentinels: Vec<_> = self.sentinels.iter().map(Redis::address).collect();
         let url = format!("redis+sentinel://{}/{NAME}", sentinels.join(","));
-        Settings::ledger().with("REDIS_URL", &url).with("COUNTER_KEY", KEY)
+        Settings::ledger().with("REDIS_URL", &url).with("COUNTER_KEY", KEY).without_tls()
     }
 
     /// Waits until a majority of the Sentinels agrees on a primary, and returns its place in `nodes`.

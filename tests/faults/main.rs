@@ -25,3 +25,7 @@ mod process;
 mod redis;
 mod slow;
 mod soak;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(feature = "tls")]
+mod tls_programs;

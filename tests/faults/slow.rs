@@ -13,7 +13,7 @@ use super::relay::{Mode, Relay};
 use crate::support::{NEVER, Notch, Redis, Settings, wait_until};
 
 fn behind_a_relay(redis: &Redis, timeout: &str) -> (Relay, Notch) {
-    let relay = Relay::to(redis.port);
+    let relay = Relay::within_tls(redis);
     let notch = Settings::redis(relay.port).with("WORKERS", "1").with("STORE_TIMEOUT", timeout).start();
     (relay, notch)
 }
@@ -197,7 +197,7 @@ fn each_visit_has_its_own_deadline() {
 #[test]
 fn a_redis_that_does_not_read_delays_no_other_worker() {
     let redis = Redis::start(&["--maxclients", "200"]);
-    let relay = Relay::to(redis.port);
+    let relay = Relay::within_tls(&redis);
     let settings = Settings::redis(relay.port).with("COUNTERS", "*").with("STORE_TIMEOUT", NEVER);
     let notch = settings.with("WORKERS", "1").start();
     assert_eq!(notch.visit(), 1);

@@ -226,7 +226,7 @@ impl Store {
 
     /// Returns settings of a notch that counts in this store and waits for it for any time.
     pub(crate) fn notch(&self) -> Settings {
-        let mut settings = Settings::redis(self.port).with("STORE_TIMEOUT", "1m");
+        let mut settings = Settings::redis(self.port).without_tls().with("STORE_TIMEOUT", "1m");
         let shared = ["REDIS_USERNAME", "REDIS_PASSWORD", "REDIS_PASSWORD_FILE", "REDIS_DB", "COUNTER_KEY", "COUNTERS"];
         for name in shared {
             if let Some(value) = self.variables.get(name) {

@@ -137,7 +137,7 @@ fn settings(store: &Store, name: &str, content: &[u8]) -> Settings {
     // A shell sets variables that are not UTF-8.
     const SET: &str = "value=$(cat \"$0\"; echo .); export REDIS_PASSWORD=\"${value%.}\"; exec \"$@\"";
     let file = store.write_file("content", content).display().to_string();
-    let settings = Settings::redis(store.port);
+    let settings = Settings::redis(store.port).without_tls();
     if name.ends_with("_FILE") {
         settings.with(name, &file)
     } else {

@@ -110,7 +110,7 @@ fn redis_reads_the_ledger_unchanged() {
 
     let redis = Redis::start(&[]);
     let file = File::open(settings.ledger_file()).expect("the ledger that notch wrote");
-    let port = redis.port.to_string();
+    let port = redis.plain_port.to_string();
     let mut pipe = Command::new("redis-cli");
     let message = pipe.args(["-h", "127.0.0.1", "-p", &port, "--pipe"]).stdin(Stdio::from(file)).output();
     let message = message.expect("redis-cli is missing: install redis-tools (Debian: apt-get install redis-tools)");

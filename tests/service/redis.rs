@@ -729,7 +729,7 @@ fn a_redis_at_its_client_limit_rejects_visits() {
     let redis = Redis::start(&["--maxclients", "2"]);
     // The connection that waited for the start may still use a slot.
     let connect = || {
-        let mut stream = TcpStream::connect(("127.0.0.1", redis.port)).ok()?;
+        let mut stream = TcpStream::connect(("127.0.0.1", redis.plain_port)).ok()?;
         let mut reply = [0; 5];
         stream.write_all(b"PING\r\n").and_then(|()| stream.read_exact(&mut reply)).ok()?;
         (reply == *b"+PONG").then_some(stream)
@@ -739,7 +739,8 @@ fn a_redis_at_its_client_limit_rejects_visits() {
     for _ in 0..3 {
         let response = notch.get("/count");
         response.assert_not_counted();
-        assert!(response.text().contains("limit of clients"), "{response:?}");
+        // With TLS, a Redis at its limit closes the connection before it can send an error.
+        assert!(cfg!(feature = "tls") || response.text().contains("limit of clients"), "{response:?}");
     }
     let warnings = notch.log().iter().filter(|line| line.contains("WARN")).count();
     assert_eq!(warnings, 1, "{:#?}", notch.log());
@@ -751,7 +752,7 @@ fn a_redis_at_its_client_limit_rejects_visits() {
 /// connects again.
 fn set_and_disconnect(redis: &Redis, commands: &[&str]) {
     let lines = [&["MULTI"], commands, &["CLIENT KILL TYPE normal", "EXEC"]].concat();
-    let mut stream = TcpStream::connect(("127.0.0.1", redis.port)).expect("Redis accepts connections");
+    let mut stream = TcpStream::connect(("127.0.0.1", redis.plain_port)).expect("Redis accepts connections");
     stream.write_all(format!("{}\r\n", lines.join("\r\n")).as_bytes()).expect("Redis reads commands");
     let mut reply = String::new();
     let expected = format!("*{}\r\n", commands.len() + 1);
@@ -837,7 +838,7 @@ fn replicas_acknowledge_visits() {
     notch.get("/count").assert_in_doubt();
     assert_eq!(redis.query("GET visits"), "1");
     let replica = Redis::start(&[]);
-    replica.execute(&format!("REPLICAOF 127.0.0.1 {}", redis.port));
+    replica.execute(&format!("REPLICAOF 127.0.0.1 {}", redis.plain_port));
     wait_until("the replica is connected", || (replica.info("master_link_status") == "up").then_some(()));
     wait_until("it acknowledges", || (redis.query("WAIT 1 100") == "1").then_some(()));
     let first = notch.visit();

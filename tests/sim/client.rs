@@ -140,7 +140,7 @@ impl World {
                 *state = State::Connected(connection, open);
             }
             (_, State::Reaching(step, ..) | State::Asking(step, ..)) => {
-                redis.record::<()>(Err(CLOSED), &step, now);
+                redis.record::<()>(Err(CLOSED.into()), &step, now);
                 self.close(connection, End::Client);
             }
             (_, State::Waiting) => {}
@@ -170,7 +170,7 @@ impl World {
                 State::Reaching(step, connection, end) | State::Asking(step, connection, end, ..)
                     if self.now >= end =>
                 {
-                    redis.record::<()>(Err(CONNECT_TIMED_OUT), &step, now);
+                    redis.record::<()>(Err(CONNECT_TIMED_OUT.into()), &step, now);
                     self.close(connection, End::Client);
                     self.seen(Seen::ConnectTimedOut);
                 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::script::read_command;
+use super::tls::Front;
 
 /// What is done with a command.
 pub(crate) enum Action {
@@ -54,6 +55,7 @@ impl Data {
 
 pub(crate) struct Fake {
     pub(crate) port: u16,
+    _front: Front,
     /// Every command with the number of its connection, the first being 1.
     commands: Arc<Mutex<Vec<(usize, String)>>>,
 }
@@ -70,7 +72,7 @@ impl Fake {
         act: impl Fn(&str) -> Action + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind(address).expect("a port of the loopback");
-        let port = listener.local_addr().expect("a bound listener has an address").port();
+        let front = Front::before(&listener);
         let (data, act, commands) = (data.clone(), Arc::new(act), Arc::new(Mutex::new(Vec::new())));
         let received = commands.clone();
         thread::spawn(move || {
@@ -80,7 +82,7 @@ impl Fake {
                 thread::spawn(move || serve(number, stream, &data, &*act, &received));
             }
         });
-        Self { port, commands }
+        Self { port: front.port, _front: front, commands }
     }
 
     /// Starts a Sentinel that names this port of the loopback.
@@ -140,7 +142,8 @@ fn serve(
     }
 }
 
-fn execute(command: &str, data: &Mutex<Data>) -> String {
+/// Executes a command, and returns the reply without its CR LF.
+pub(crate) fn execute(command: &str, data: &Mutex<Data>) -> String {
     let bulk = |number: i64| {
         let digits = number.to_string();
         format!("${}\r\n{digits}", digits.len())

@@ -15,6 +15,8 @@ mod redis;
 pub(crate) mod relay;
 pub(crate) mod rng;
 mod script;
+#[cfg_attr(not(feature = "tls"), path = "plain.rs")]
+pub(crate) mod tls;
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,7 +28,7 @@ pub(crate) use json::parse_json;
 pub(crate) use name_server::{DnsReply, Etc, NameServer, Question, isolated, reply};
 pub(crate) use notch::{Exit, NOBODY, Notch, Settings, is_root, signal, while_stopped};
 pub(crate) use redis::{Recipe, Redis, SECOND_PORT, free_port};
-pub(crate) use script::Script;
+pub(crate) use script::{Script, read_command};
 
 /// How long a test waits for something that should happen at once. Only a failing test waits this long.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(15);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use super::client::{Address, Client, Response};
-use super::{Folder, TIMEOUT, wait_until};
+use super::{Folder, TIMEOUT, tls, wait_until};
 
 /// Whether notch listens on a Unix socket in this suite.
 pub(crate) const OVER_UNIX: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"unix");
@@ -22,6 +22,7 @@ pub(crate) struct Settings {
     folder: Arc<Folder>,
     variables: BTreeMap<String, String>,
     wrapper: Vec<String>,
+    is_plain: bool,
 }
 
 impl Settings {
@@ -30,7 +31,7 @@ impl Settings {
         let folder = Folder::new("notch");
         let listen = if OVER_UNIX { format!("unix:{}", folder.file("s").display()) } else { "127.0.0.1:0".into() };
         let variables = BTreeMap::from([("LISTEN".into(), listen)]);
-        Self { folder: Arc::new(folder), variables, wrapper: Vec::new() }
+        Self { folder: Arc::new(folder), variables, wrapper: Vec::new(), is_plain: false }
     }
 
     /// Settings that count in the Redis on this port of the loopback.
@@ -45,6 +46,12 @@ impl Settings {
 
     pub(crate) fn without(mut self, name: &str) -> Self {
         self.variables.remove(name);
+        self
+    }
+
+    /// Connects to Redis without TLS, also if notch is built with it.
+    pub(crate) fn without_tls(mut self) -> Self {
+        self.is_plain = true;
         self
     }
 
@@ -81,7 +88,11 @@ impl Settings {
 
     /// Starts notch; returns `Err` if it ends instead of listening.
     pub(crate) fn try_start(&self) -> Result<Notch, Exit> {
-        let mut child = self.command(&[]).stdout(Stdio::null()).spawn().expect("the built binary runs");
+        let mut command = self.command(&[]);
+        if !self.is_plain {
+            command.env_clear().envs(tls::translate(&self.variables, self.folder()));
+        }
+        let mut child = command.stdout(Stdio::null()).spawn().expect("the built binary runs");
         let log = Log::of(child.stderr.take().expect("its stderr is a pipe"));
         let address = wait_until("notch logs its address", || {
             let ended = child.try_wait().expect("the child is ours to wait for").is_some() && log.ended();

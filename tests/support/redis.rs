@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use std::{env, fs, process, thread};
 
 use super::notch::{signal, while_stopped};
-use super::{Folder, TIMEOUT, wait_until};
+use super::{Folder, TIMEOUT, tls, wait_until};
 
 /// Message if there is no server with all commands that the tests need.
 const MISSING: &str = "redis-server is missing, and these tests do not pass without it: \
@@ -29,13 +29,15 @@ pub(crate) struct Recipe {
     pub(crate) file: Option<String>,
     /// Arguments after the port, the address and the folder. [`SECOND_PORT`] stands for another free port.
     pub(crate) options: Vec<String>,
+    /// Whether notch is to connect without TLS, also if it is built with it.
+    pub(crate) is_plain: bool,
 }
 
 impl Default for Recipe {
     /// `redis-server`, or `REDIS_SERVER`, on the loopback.
     fn default() -> Self {
         let program = env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
-        Self { program: vec![program], address: "127.0.0.1".into(), file: None, options: Vec::new() }
+        Self { program: vec![program], address: "127.0.0.1".into(), file: None, options: Vec::new(), is_plain: false }
     }
 }
 
@@ -50,7 +52,10 @@ pub(crate) struct Redis {
     child: Option<Child>,
     folder: Folder,
     recipe: Recipe,
+    /// The port for notch.
     pub(crate) port: u16,
+    /// The port for the commands of the test and of other servers: the same, unless notch connects with TLS.
+    pub(crate) plain_port: u16,
     second_port: u16,
     suspended: bool,
     password: Option<String>,
@@ -71,6 +76,7 @@ impl Redis {
             folder: Folder::new("redis"),
             recipe,
             port: 0,
+            plain_port: 0,
             second_port: 0,
             suspended: false,
             password,
@@ -78,6 +84,8 @@ impl Redis {
         // Another process may bind the port before Redis does: then the next port is tried.
         for _ in 0..20 {
             redis.port = free_port();
+            let is_plain = redis.recipe.is_plain || !tls::HAS_TWO_PORTS;
+            redis.plain_port = if is_plain { redis.port } else { free_port() };
             redis.second_port = free_port();
             redis.write_file();
             if redis.launch() {
@@ -208,7 +216,7 @@ impl Redis {
         if self.suspended {
             return Err(ErrorKind::ConnectionRefused.into());
         }
-        let mut connection = Connection::open(&self.recipe.address, self.port)?;
+        let mut connection = Connection::open(&self.recipe.address, self.plain_port)?;
         if let Some(password) = &self.password {
             connection.query(&format!("AUTH \"{password}\""))?;
         }
@@ -223,10 +231,15 @@ impl Redis {
 
     /// Starts the server; returns `false` if it ended instead of accepting commands.
     fn launch(&mut self) -> bool {
-        let Recipe { program, address, file, options } = &self.recipe;
+        let Recipe { program, address, file, options, .. } = &self.recipe;
         let mut command = Command::new(&program[0]);
         command.args(&program[1..]).args(file.iter().map(|_| self.folder.file(FILE)));
-        command.args(["--port", &self.port.to_string(), "--bind", address, "--dir"]).arg(self.folder.path());
+        if self.port == self.plain_port {
+            command.args(["--port", &self.port.to_string()]);
+        } else {
+            command.args(tls::listen_on(self.port, self.plain_port, self.folder.path()));
+        }
+        command.args(["--bind", address, "--dir"]).arg(self.folder.path());
         command.args(["--logfile", "redis.log"]);
         if file.is_none() {
             command.args(["--save", ""]);

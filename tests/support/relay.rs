@@ -1,4 +1,6 @@
 //! A relay between notch and Redis: forwards bytes in both directions, until a test sets a fault.
+//!
+//! With TLS, its faults apply to the records, or to what they contain: see [`Relay::within_tls`].
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -7,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::wait_until;
+use super::tls::Front;
+use super::{Redis, wait_until};
 
 /// A fault for the next bytes of either direction, as they arrive: a batch and its replies are small enough to arrive
 /// whole.
@@ -43,6 +46,9 @@ pub(crate) enum Mode {
 
 pub(crate) struct Relay {
     pub(crate) port: u16,
+    own_port: u16,
+    reads_commands: bool,
+    _front: Option<Front>,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -62,9 +68,22 @@ struct Shared {
 }
 
 impl Relay {
+    /// Relays bytes as they are on the way: with TLS, records.
     pub(crate) fn to(redis: u16) -> Self {
+        Self::start(redis, |_| None)
+    }
+
+    /// Relays the commands and replies of Redis, also with TLS: notch completes a handshake of TLS with the relay.
+    pub(crate) fn within_tls(redis: &Redis) -> Self {
+        Self::start(redis.plain_port, |listener| Some(Front::before(listener)))
+    }
+
+    fn start(redis: u16, front: impl FnOnce(&TcpListener) -> Option<Front>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
-        let port = listener.local_addr().expect("a bound listener has an address").port();
+        let own_port = listener.local_addr().expect("a bound listener has an address").port();
+        let front = front(&listener);
+        let port = front.as_ref().map_or(own_port, |front| front.port);
+        let reads_commands = front.is_some() || !cfg!(feature = "tls");
         let (mode, open) = (Mode::Pass, HashMap::new());
         let shared = Arc::new(Mutex::new(Shared {
             redis,
@@ -78,7 +97,7 @@ impl Relay {
         }));
         let own = shared.clone();
         thread::spawn(move || accept(&listener, &own));
-        Self { port, shared }
+        Self { port, own_port, reads_commands, _front: front, shared }
     }
 
     /// Sets a fault for the next bytes that it applies to.
@@ -98,6 +117,8 @@ impl Relay {
 
     /// Sets the treatment of new connections, and cuts the open ones.
     pub(crate) fn set(&self, mode: Mode) {
+        let needs_commands = matches!(mode, Mode::DropReplies | Mode::StopReading);
+        assert!(!needs_commands || self.reads_commands, "{mode:?} needs `Relay::within_tls`");
         lock(&self.shared).mode = mode;
         self.cut();
     }
@@ -134,7 +155,7 @@ impl Drop for Relay {
         lock(&self.shared).stopped = true;
         self.cut();
         // Wakes the listener, which then ends.
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        let _ = TcpStream::connect(("127.0.0.1", self.own_port));
     }
 }
 

@@ -26,10 +26,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
+use super::tls::Front;
 use super::{unescape, wait_until};
 
 pub(crate) struct Script {
     pub(crate) port: u16,
+    plain_port: u16,
+    front: Front,
     release: Option<Sender<()>>,
     shared: Arc<Mutex<Shared>>,
     player: Option<JoinHandle<()>>,
@@ -93,7 +96,8 @@ impl Script {
     fn play_on(text: &str, loaded: &'static str) -> Self {
         let steps: Vec<Step> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(Step::parse).collect();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback");
-        let port = listener.local_addr().expect("a bound listener has an address").port();
+        let plain_port = listener.local_addr().expect("a bound listener has an address").port();
+        let front = Front::before(&listener);
         let shared = Arc::new(Mutex::new(Shared::default()));
         let (release, held) = channel();
         let (sender, commands) = channel();
@@ -103,7 +107,7 @@ impl Script {
         let total = "$-1\r\n".to_owned();
         let player =
             thread::spawn(move || Player { commands, held, shared: playing, last: 0, loaded, total }.play(steps));
-        Self { port, release: Some(release), shared, player: Some(player) }
+        Self { port: front.port, plain_port, front, release: Some(release), shared, player: Some(player) }
     }
 
     /// Releases the current or next `hold` of the script.
@@ -147,8 +151,9 @@ impl Script {
                 let _ = stream.shutdown(Shutdown::Both);
             });
         });
+        self.front.close();
         // Wakes the listener, which then ends.
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        let _ = TcpStream::connect(("127.0.0.1", self.plain_port));
     }
 }
 
@@ -325,7 +330,7 @@ fn read_commands(number: usize, stream: TcpStream, shared: &Mutex<Shared>, sende
 
 /// Reads one command; `Some(None)` if the bytes are not a command, `None` at the end of the connection.
 #[expect(clippy::option_option, reason = "the end of the connection and an invalid command are different outcomes")]
-pub(super) fn read_command(stream: &mut impl BufRead) -> Option<Option<String>> {
+pub(crate) fn read_command(stream: &mut impl BufRead) -> Option<Option<String>> {
     let count = match read_header(stream, b'*') {
         Some(count) => count,
         None if stream.fill_buf().is_ok_and(<[u8]>::is_empty) => return None,

@@ -9,7 +9,7 @@ use std::time::Instant as StdInstant;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-use super::super::link::Link;
+use super::super::link::{Link, LinkError};
 use super::super::queue::{Attempt, Waiter};
 use super::super::redis::{ConnectionError, EventLoop, Reached, RedisConnection, RedisLoop, Target, reach};
 use super::super::{Health, StoreHealth, spawn};
@@ -49,7 +49,7 @@ pub(super) async fn redis(worker: &'static Worker, config: &'static RedisConfig)
 }
 
 /// Reaches a server on a thread of its own, because name lookup and connecting block.
-async fn reach_on_thread(target: Target) -> Result<Reached<Link>, StoreHealth> {
+async fn reach_on_thread(target: Target) -> Result<Reached<Link>, LinkError> {
     let inbox = Arc::new(Inbox::new());
     let result = inbox.clone();
     let work = move || result.put(reach(target));
