@@ -11,7 +11,11 @@
 //!
 //! **In scope:** counting exactly once, HTTP framing, RESP2, group commit, a durable file.
 //!
-//! **Out of scope:** TLS and HTTP/2 (the load balancer terminates both), RESP3, unique visitors, rate limits.
+//! **Out of scope:** TLS and HTTP/2 for visitors (the load balancer terminates both), RESP3, unique visitors, rate
+//! limits.
+//!
+//! **Features:** `tokio` (default) is the driver on tokio; without it, the one on threads serves. `tls` adds TLS to
+//! Redis (`rediss://`) to either of them.
 //!
 //! The modules are declared in dependency order: each uses only modules declared above it.
 

@@ -37,7 +37,7 @@ use tracing::{error, info, warn};
 use super::{log_info, log_warning};
 use crate::counter::{Command, Key, LastTotals, Rejection, StoreError};
 use crate::metrics::Metrics;
-use crate::redis::{Address, Floor, Receipts, SessionError};
+use crate::redis::{Address, Floor, Receipts, SessionError, TlsError};
 
 /// The state of the store, as one worker observes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub(super) enum StoreHealth {
     Up,
     /// It cannot be reached, or the connection failed, for this reason.
     Down(&'static str),
+    /// There is no TLS session with it.
+    Tls(TlsError),
     /// It replies, and rejects commands.
     Refusing(Rejection),
 }
@@ -108,6 +110,7 @@ impl StoreHealth {
         match self {
             Self::Unknown | Self::Up => "",
             Self::Down(reason) => reason,
+            Self::Tls(error) => error.message(),
             Self::Refusing(rejection) => rejection.message(),
         }
     }
@@ -121,6 +124,7 @@ impl StoreHealth {
     fn is_outage(self) -> bool {
         match self {
             Self::Down(_) => true,
+            Self::Tls(error) => error.is_transient(),
             Self::Refusing(rejection) => rejection.is_transient(),
             Self::Unknown | Self::Up => false,
         }

@@ -109,7 +109,7 @@ impl From<StoreHealth> for LinkError {
 
 impl From<TlsError> for StoreHealth {
     fn from(error: TlsError) -> Self {
-        Self::Down(error.message())
+        Self::Tls(error)
     }
 }
 

@@ -213,11 +213,12 @@ impl RedisLoop {
     /// Ends a connection. Puts back the batch in flight if it may be sent, or sent again; otherwise completes it as in
     /// doubt.
     pub(super) fn close(&mut self, connection: RedisConnection, event_loop: &mut impl EventLoop) {
-        let RedisConnection { session, buffers, timeout, first_sent, progress, ended, mut in_doubt_since, .. } =
+        let RedisConnection { session, buffers, tls, timeout, first_sent, progress, ended, mut in_doubt_since, .. } =
             connection;
         let now = event_loop.now();
         self.timeout = timeout;
         let redirect = session.redirect().cloned();
+        let expects_tls = tls.is_none() && session.expects_tls(&buffers);
         let mut leftover = session.into_leftover(&buffers);
         match leftover.recovery {
             Recovery::Requeue => event_loop.requeue(&mut leftover.batch),
@@ -238,7 +239,10 @@ impl RedisLoop {
         if error == ConnectionError::Session(SessionError::Unacknowledged) {
             event_loop.metrics().record_acks_missed();
         }
-        self.status = error.status();
+        self.status = match error {
+            ConnectionError::Closed | ConnectionError::Session(SessionError::Protocol) if expects_tls => NO_REPLY,
+            _ => error.status(),
+        };
         let event = match (error, redirect) {
             (ConnectionError::Session(SessionError::Moved), Some(redirect)) => Event::Moved(redirect),
             (ConnectionError::Session(SessionError::Replica), _) => Event::IsReplica { has_served },
@@ -613,5 +617,8 @@ fn sentinel_status(error: SentinelError) -> StoreHealth {
 fn no_sentinel(error: LinkError) -> StoreHealth {
     if let LinkError::Tls(error) = error { error.into() } else { NO_SENTINEL }
 }
+
+const NO_REPLY: StoreHealth =
+    StoreHealth::Down("the connection was closed without a reply: if the server expects TLS, use rediss://");
 
 const NO_SENTINEL: StoreHealth = StoreHealth::Down("no Sentinel replies: check REDIS_SENTINELS and the network");

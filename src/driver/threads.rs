@@ -79,7 +79,7 @@ pub fn run(mut config: Box<Config>, signals: SigSet) -> Result<(), Failure> {
         Store::Redis(config) => {
             log_start(&super::redis_address(config));
             server.state().synced = true;
-            detach("redis", Box::new(move || server.redis(config)))?;
+            spawn("redis", REDIS_STACK, Box::new(move || server.redis(config)))?;
         }
         Store::Ledger(path, fsync) => {
             let (ledger, description) = super::open_ledger(path, *fsync, &config.context.counters, &limits)?;
@@ -357,6 +357,9 @@ const MAX_THREADS: usize = 1024;
 
 /// A thread's stack in bytes. The deepest stack needs a quarter of it.
 const STACK: usize = 64 * 1024;
+
+/// The same for the thread of Redis, which verifies certificates in a build with TLS.
+const REDIS_STACK: usize = if cfg!(feature = "tls") { 1024 * 1024 } else { STACK };
 
 /// Bytes of memory of the store's side and of a connection, measured in a control group by `tests/faults/memory.rs`. Of
 /// a connection's, the kernel takes 27 KiB, the stack 9 to 14, and the rest is for threads that are just ending.

@@ -67,6 +67,12 @@ impl Tls {
 pub enum TlsError {}
 
 impl TlsError {
+    /// Returns whether it belongs to a restart or a failure.
+    #[must_use]
+    pub fn is_transient(self) -> bool {
+        match self {}
+    }
+
     /// Returns whether the server was silent.
     #[must_use]
     pub fn is_timeout(self) -> bool {

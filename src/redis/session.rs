@@ -239,6 +239,13 @@ impl<W> Session<W> {
         self.total
     }
 
+    /// Returns whether the server seems to expect TLS: it has closed the connection before the handshake was past the
+    /// login, or its reply is an alert (RFC 8446, section 6).
+    #[must_use]
+    pub fn expects_tls(&self, buffers: &Buffers) -> bool {
+        matches!(self.phase, Phase::Login(_) | Phase::LoadScript) && matches!(buffers.received(), [] | [TLS_ALERT, ..])
+    }
+
     /// Returns where the keys are, after [`SessionError::Moved`].
     #[must_use]
     pub fn redirect(&self) -> Option<&Redirect> {
@@ -658,6 +665,9 @@ fn may_evict(reply: Reply<'_>) -> Result<bool, SessionError> {
 
 /// Longest time that replicas may take to acknowledge a batch, which is also at most an eighth of the retry window.
 const MAX_WAIT: Duration = Duration::from_millis(500);
+
+/// First byte of a record of TLS with an alert.
+const TLS_ALERT: u8 = 0x15;
 
 #[cfg(test)]
 mod tests;

@@ -31,8 +31,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, InvalidMessage,
-    RootCertStore, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, ClientConnection, ContentType, DigitallySignedStruct, Error,
+    InvalidMessage, RootCertStore, SignatureScheme,
 };
 
 use crate::buffers::Buffers;
@@ -52,7 +52,16 @@ impl TlsConfig {
     /// # Errors
     /// A file cannot be read or used.
     pub fn open(&self, host: &str, read: impl Fn(&OsStr) -> io::Result<Vec<u8>>) -> Result<Tls, TlsError> {
-        let provider = Arc::new(ring::default_provider());
+        self.open_with(ring::default_provider(), host, read)
+    }
+
+    fn open_with(
+        &self,
+        provider: CryptoProvider,
+        host: &str,
+        read: impl Fn(&OsStr) -> io::Result<Vec<u8>>,
+    ) -> Result<Tls, TlsError> {
+        let provider = Arc::new(provider);
         let key = Arc::new(ClientKey { key: self.client_key(&provider, &read)?, is_requested: AtomicBool::new(false) });
         let verifier = Arc::new(Verifier {
             trusted: Mutex::new(Some(self.trusted(&read)?)),
@@ -191,9 +200,8 @@ impl Tls {
             let before = self.0.wire.pending().len();
             let length = self.0.connection.writer().write(plain.pending()).map_err(|_| TlsError::Closed)?;
             self.0.flush();
-            // Records are longer than what is in them, except when these keys may encrypt no more (TLS 1.2): then
-            // nothing was encrypted but `close_notify`.
-            if self.0.wire.pending().len() - before < length {
+            // If these keys may encrypt no more (TLS 1.2), rustls has written an alert and dropped the bytes.
+            if self.0.wire.pending().get(before).copied() != Some(ContentType::ApplicationData.into()) {
                 return Err(TlsError::Closed);
             }
             plain.mark_sent(length);
@@ -455,6 +463,12 @@ impl TlsFile {
 }
 
 impl TlsError {
+    /// Returns whether it belongs to a restart or a failure. The others last until a certificate or setting is changed.
+    #[must_use]
+    pub fn is_transient(self) -> bool {
+        matches!(self, Self::HandshakeTimedOut | Self::ClosedInHandshake | Self::Closed | Self::Protocol)
+    }
+
     /// Returns whether the server was silent.
     #[must_use]
     pub fn is_timeout(self) -> bool {
@@ -520,3 +534,6 @@ const SYSTEM_CA: [&str; 4] = [
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
+
+#[cfg(test)]
+mod tests;
