@@ -72,6 +72,19 @@ def wrk(running, connections, depth, seconds):
     return answered, microseconds / 1e6, p99 / 1000, refused, broken
 
 
+def socket_load(running, connections, seconds):
+    """The same with bench/limit/load, which also speaks to a Unix socket; wrk does not."""
+    testbed = running.testbed
+    request = f"GET {running.subject.path} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    command = [testbed.builder.folder / "load", running.address, connections, seconds, request]
+    with Process([str(part) for part in command], {testbed.load_core}, testbed.log()) as process:
+        report = re.search(r"^report (\d+) (\d+) (\d+) (\d+) (\d+)$", process.finish(seconds + 30), re.MULTILINE)
+    if not report:
+        raise Failed(f"no report of the load for {running.subject.label}")
+    answered, microseconds, p99, refused, broken = map(int, report.groups())
+    return answered, microseconds / 1e6, p99 / 1000, refused, broken
+
+
 def redis_benchmark(running, connections, seconds):
     """The same with redis-benchmark, which takes a number of requests instead of a duration."""
     testbed = running.testbed
@@ -96,6 +109,8 @@ def apply_load(running, connections, depth, seconds):
     core = -core_seconds(testbed.server_core)
     if subject.kind == "tool":
         answered, lasted, p99, refused, broken = redis_benchmark(running, connections, seconds)
+    elif subject.unix:
+        answered, lasted, p99, refused, broken = socket_load(running, connections, seconds)
     else:
         answered, lasted, p99, refused, broken = wrk(running, connections, depth, seconds)
     core += core_seconds(testbed.server_core)

@@ -96,11 +96,16 @@ class Process:
             raise Failed(f"{self.command[0]} failed: {self.output()[-500:]}")
         return self.output()
 
-    def wait_until_listening(self, port):
+    def wait_until_listening(self, address):
+        """Waits until a connection is accepted at a port of loopback, or at the path of a Unix socket."""
+        is_port = isinstance(address, int)
+        family, address = (socket.AF_INET, ("127.0.0.1", address)) if is_port else (socket.AF_UNIX, str(address))
         end = time.monotonic() + TIMEOUT
         while time.monotonic() < end:
             self.check_running()
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            with contextlib.suppress(OSError), socket.socket(family) as probe:
+                probe.settimeout(1)
+                probe.connect(address)
                 return
             time.sleep(0.02)
         raise Failed(f"{self.command[0]} does not listen: {self.output()[-500:]}")

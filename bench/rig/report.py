@@ -61,6 +61,7 @@ BASES = {
     "paths": ("of `/livez`", {"path": "/livez"}),
     "workers": ("of one worker", {"workers": 1}),
     "idle": ("of none idle", {"idle": 0}),
+    "unix": ("of TCP", {"unix": "none"}),
 }
 
 

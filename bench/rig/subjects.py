@@ -28,6 +28,8 @@ class Subject:
     distance: int = 0
     workers: int = 1
     idle: int = 0
+    # Unix sockets in place of loopback TCP: "clients", "redis" or "clients redis"; "none" compares with them.
+    unix: str = ""
 
     @property
     def kind(self):
@@ -52,10 +54,19 @@ class Subject:
             parts.append(f"Redis at {self.distance / 1000:g} ms")
         if self.workers > 1:
             parts.append(f"{self.workers} workers on {self.workers} cores")
+        if self.unix:
+            parts.append(SOCKETS[self.unix])
         if self.idle:
             parts.append(f"{self.idle:,} more idle connections")
         return ", ".join(parts)
 
+
+SOCKETS = {
+    "none": "TCP, Redis on TCP",
+    "clients": "Unix socket, Redis on TCP",
+    "redis": "TCP, Redis on a Unix socket",
+    "clients redis": "Unix socket, Redis on a Unix socket",
+}
 
 TITLES = {
     "limit/combine": "baseline: C, epoll, one INCRBY per round trip",
@@ -127,6 +138,7 @@ class Builder:
         run(["scripts/lib/need", *commands], self.folder / "need.log", self.root)
 
     def build_notch(self, driver):
+        self.compile("load")
         binary = self.options.binary
         if not binary:
             built = subprocess.run(["scripts/build", *["--stable"] * self.options.stable, "--driver", driver],
@@ -235,7 +247,7 @@ class Running:
         self.store = stack.enter_context(Process(
             ["redis-server", "--bind", "127.0.0.1", "--port", str(self.store_port), "--dir", str(self.home), "--save",
              "", "--appendonly", "yes", "--appendfsync", durability, "--auto-aof-rewrite-percentage", "0",
-             "--maxclients", "20000"],
+             "--maxclients", "20000", "--unixsocket", str(self.home / "redis.sock")],
             {self.testbed.server_core}, self.testbed.log()))
         self.store.wait_until_listening(self.store_port)
 
@@ -266,14 +278,23 @@ class Running:
         elif variant == "webdis":
             command = ["webdis", self.fill_in("webdis/webdis.json", redis_port)]
         self.server = stack.enter_context(Process(command, self.cores, self.testbed.log(), environment))
-        self.server.wait_until_listening(self.port)
+        self.server.wait_until_listening(self.address)
+
+    @property
+    def address(self):
+        """Returns where the server listens: its port on loopback, or the path of its socket."""
+        return self.home / "notch.sock" if "clients" in self.subject.unix else self.port
 
     def settings(self, redis_port):
         """Returns an environment without the variables of the caller, whose REDIS_URL must not be used."""
         settings = {"WORKERS": str(self.subject.workers), "LISTEN": f"127.0.0.1:{self.port}"}
         if self.subject.idle:
             settings.update(MAX_CONNECTIONS="20000", IDLE_TIMEOUT="30m")
-        if self.store:
+        if "clients" in self.subject.unix:
+            settings["LISTEN"] = f"unix:{self.address}"
+        if "redis" in self.subject.unix:
+            settings["REDIS_URL"] = f"unix://{self.home}/redis.sock"
+        elif self.store:
             settings["REDIS_URL"] = f"redis://127.0.0.1:{redis_port}"
         else:
             settings.update(LEDGER=str(self.home / "notch.ledger"), FSYNC=self.subject.store.split("/")[1])
