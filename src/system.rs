@@ -123,12 +123,12 @@ fn find_interface(table: &str, name: &str) -> Option<u32> {
 #[must_use]
 pub fn find_id(file: &str, name: &str) -> Option<u32> {
     let content = read_or_empty(file);
-    let number = match name.bytes().all(|byte| byte.is_ascii_digit()) {
-        true => name,
-        false => find_line(&content, &[name, ":"].concat())?.split(':').nth(1)?,
+    let number = match find_line(&content, &[name, ":"].concat()) {
+        Some(line) => line.split_once(':')?.1.split_once(':')?.0,
+        None => name,
     };
     // The system takes the highest number for none.
-    number.parse().ok().filter(|&number| number != u32::MAX)
+    parse_number(number).and_then(|number| u32::try_from(number).ok()).filter(|&number| number != u32::MAX)
 }
 
 /// Returns the number of processors in the mask of `/proc/self/status` (proc_pid_status(5)); 0 if there is none.

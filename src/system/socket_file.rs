@@ -117,6 +117,8 @@ impl SocketFile {
 }
 
 impl Drop for SocketFile {
+    // Inlined, it would be in each return of the drivers.
+    #[inline(never)]
     fn drop(&mut self) {
         if id(&self.path).is_ok_and(|id| id == self.id) {
             // A file that stays is replaced at the next start.

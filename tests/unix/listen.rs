@@ -1,12 +1,13 @@
 //! The socket file: its rights, what it replaces, when it is removed; and `notch healthcheck`.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use crate::support::{Address, Exit, NEVER, NOBODY, Settings, is_root, wait_until};
+use crate::support::{Address, Exit, NEVER, NOBODY, Settings, TIMEOUT, is_root, wait_until};
 
 /// Returns the path of the socket that a notch with these settings listens on.
 fn path(settings: &Settings) -> PathBuf {
@@ -236,6 +237,23 @@ fn the_next_process_takes_over_while_the_last_one_drains() {
     drop(half);
     assert_eq!(notch.ended().0.code(), Some(0));
     assert_eq!(next.visit(), 1, "its file is not removed by the other");
+}
+
+/// The kernel keeps what a client does not read, even after notch has closed the connection.
+#[test]
+fn the_kernel_holds_a_bounded_amount_for_a_client_that_does_not_read() {
+    let settings = Settings::ledger().with("MEMORY_LIMIT", "6m").with("WRITE_TIMEOUT", "200ms");
+    let notch = settings.start();
+    let mut client = UnixStream::connect(notch.address.path()).expect("notch accepts connections");
+    client.set_read_timeout(Some(TIMEOUT)).expect("a timeout above zero");
+    client.write_all(&b"GET / HTTP/1.1\r\nHost: h\r\nAccept: text/html\r\n\r\n".repeat(1000)).expect("room for it");
+    wait_until("the client is disconnected", || {
+        notch.get("/metrics").text().contains("\nnotch_connections 1\n").then_some(())
+    });
+    let mut held = Vec::new();
+    // It ends with a reset, since notch has not read all requests.
+    let _ = client.read_to_end(&mut held);
+    assert!((1..32 << 10).contains(&held.len()), "{} bytes", held.len());
 }
 
 #[test]
