@@ -111,6 +111,13 @@ impl Env {
 
     /// Rejects a setting of Redis if no host is set, because visits would be counted in a ledger without notice.
     fn reject_redis_setting_without_host(&mut self) {
+        // Those of Sentinels first, because they show which of the three is missing.
+        for name in ["REDIS_MASTER_NAME", SENTINEL.username, SENTINEL.password, SENTINEL.file] {
+            if self.is_set(name) {
+                let problem = format_args!("no Sentinel is set: set REDIS_SENTINELS, or unset {name}");
+                self.set_invalid(name, problem, setting_named("REDIS_SENTINELS"));
+            }
+        }
         for name in SETTINGS.iter().map(|setting| setting.name).filter(|name| name.starts_with(REDIS_PREFIX)) {
             if self.is_set(name) {
                 let problem = format_args!("neither REDIS_HOST nor REDIS_URL is set: set one of them, or unset {name}");

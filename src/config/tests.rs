@@ -214,7 +214,12 @@ fn sentinels_and_clusters_need_their_other_settings() {
     for (settings, message) in [
         (&[sentinels][..], "REDIS_MASTER_NAME: the name of the primary is missing, or not printable ASCII"),
         (&[("REDIS_HOST", "r"), ("REDIS_MASTER_NAME", "m")], "REDIS_HOST: REDIS_MASTER_NAME is set too: unset one"),
-        (&[("REDIS_MASTER_NAME", "m")], "REDIS_MASTER_NAME: neither REDIS_HOST nor REDIS_URL is set"),
+        (
+            &[("REDIS_PASSWORD", "p"), ("REDIS_MASTER_NAME", "m")],
+            "REDIS_MASTER_NAME: no Sentinel is set: set REDIS_SENTINELS, or unset REDIS_MASTER_NAME, for example \
+             REDIS_SENTINELS=s1,s2,s3",
+        ),
+        (&[("REDIS_SENTINEL_USERNAME", "u")], "REDIS_SENTINEL_USERNAME: no Sentinel is set: set REDIS_SENTINELS"),
         (&[("REDIS_ACKS", "1")], "REDIS_ACKS: neither REDIS_HOST nor REDIS_URL is set"),
         (&[("REDIS_HOST", "r"), ("REDIS_ACKS", "17")], "invalid REDIS_ACKS \"17\": expected a number from 0 to 16"),
         (&[sentinels, ("REDIS_HOST", "r"), ("REDIS_MASTER_NAME", "m")], "REDIS_SENTINELS: REDIS_HOST is set too"),

@@ -52,12 +52,12 @@ impl Cluster {
         wait_until("the nodes agree on the owner of the slot", || self.try_owner())
     }
 
-    /// Waits until another node than `old` has the slot, and all running nodes know it.
+    /// Waits until another node than `old` has the slot, and all running nodes agree.
     pub(crate) fn wait_for_replacement(&self, old: usize) -> usize {
         wait_until("another node has the slot", || self.try_owner().filter(|new| *new != old))
     }
 
-    /// Waits until another node than `old` has the slot, and all but `old` know it.
+    /// Waits until another node than `old` has the slot, and all but `old` agree.
     pub(crate) fn wait_for_promotion(&self, old: usize) -> usize {
         let others = (0..self.nodes.len()).filter(|node| *node != old);
         wait_until("another node has the slot", || self.owner_by(others.clone()).filter(|new| *new != old))
@@ -80,7 +80,7 @@ impl Cluster {
         for node in [new, old].into_iter().chain(others) {
             self.nodes[node].execute(&format!("CLUSTER SETSLOT {slot} NODE {target_id}"));
         }
-        wait_until("the nodes know the new owner", || (self.try_owner() == Some(new)).then_some(()));
+        wait_until("the nodes agree on the new owner", || (self.try_owner() == Some(new)).then_some(()));
     }
 
     /// Returns the places of all primaries in `nodes`.
@@ -100,8 +100,8 @@ impl Cluster {
         wait_until("the primary has a replica", || self.nodes.iter().position(follows))
     }
 
-    /// Waits until all six nodes run, all slots are served by three primaries with a replica each, and all nodes have
-    /// heard of it: a node refuses to vote for a replica that it takes for a primary.
+    /// Waits until all six nodes run, all slots are served by three primaries with a replica each, and all nodes
+    /// agree on that: a node refuses to vote for a replica that is a primary in its view.
     pub(crate) fn wait_until_complete(&self) {
         wait_until("the cluster is complete", || {
             let ok = |node: &Redis| {
@@ -147,7 +147,7 @@ impl Cluster {
     }
 }
 
-/// Returns id, role and primary of each node, in order, as one of them knows it.
+/// Returns id, role and primary of each node, in order, in the view of one of them.
 fn roles(node: &Redis) -> Option<Vec<[String; 3]>> {
     let nodes = node.try_query("CLUSTER NODES").ok()?;
     let role = |line: &str| {

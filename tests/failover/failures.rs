@@ -88,7 +88,7 @@ fn audit(tally: &Tally, acks: &str, total: i64) {
     }
 }
 
-/// A stopped primary is replaced, continues, and accepts commands until it learns that it was.
+/// A stopped primary is replaced, continues, and accepts commands until it is made a replica.
 fn primary_stopped_with_sentinel(engine: Engine) {
     let mut group = SentinelGroup::start(engine);
     for acks in ["1", "0"] {

@@ -77,7 +77,7 @@ impl SentinelGroup {
         })
     }
 
-    /// Waits until the primary has two replicas, and the Sentinels know all nodes and each other.
+    /// Waits until the primary has two replicas, and each Sentinel has found all nodes and the other Sentinels.
     pub(crate) fn wait_until_complete(&self) -> usize {
         wait_until("the primary has two replicas", || {
             let primary = self.try_primary()?;
@@ -94,7 +94,7 @@ impl SentinelGroup {
         })
     }
 
-    /// Returns whether all Sentinels know this priority of a replica.
+    /// Returns whether all Sentinels have this priority of a replica.
     pub(crate) fn has_priority(&self, node: usize, priority: u32) -> bool {
         let port = format!("\nport\n{}\n", self.nodes[node].port);
         self.sentinels.iter().all(|sentinel| {
@@ -133,7 +133,7 @@ impl SentinelGroup {
     }
 }
 
-/// Returns what a Sentinel knows about the primary.
+/// Returns the fields of a Sentinel about the primary.
 fn facts(sentinel: &Redis) -> HashMap<String, String> {
     let reply = sentinel.try_query(&format!("SENTINEL MASTER {NAME}")).unwrap_or_default();
     let words: Vec<_> = reply.split('\n').map(String::from).collect();

@@ -36,7 +36,7 @@ fn under_load(settings: &Settings, acks: &str, times: usize, mut change: impl Fn
     tally
 }
 
-/// `FAILOVER` on the primary waits until the replica has everything. Sentinels do not know of it: for them the primary
+/// `FAILOVER` on the primary waits until the replica has everything. Sentinels are not notified: for them the primary
 /// is missing, and they choose the replica with the best priority, so the operator sets that first.
 fn planned_failover(engine: Engine) {
     let group = SentinelGroup::start(engine);
@@ -48,7 +48,7 @@ fn planned_failover(engine: Engine) {
             let to = &group.nodes[new];
             to.execute("CONFIG SET replica-priority 1");
             // The Sentinels read the priority with the next INFO.
-            wait_until("the Sentinels know the priority", || group.has_priority(new, 1).then_some(()));
+            wait_until("the Sentinels have the priority", || group.has_priority(new, 1).then_some(()));
             group.nodes[old].execute(&format!("FAILOVER TO {} {}", to.host(), to.port));
             assert_eq!(group.wait_for_replacement(old), new);
             group.wait_until_complete();

@@ -255,21 +255,25 @@ fn settings_that_exclude_each_other_are_rejected() {
 
 #[test]
 fn settings_of_redis_need_a_host() {
-    for (name, value) in [
-        ("REDIS_PORT", "6379"),
-        ("REDIS_DB", "0"),
-        ("REDIS_USERNAME", "u"),
-        ("REDIS_PASSWORD", "s3cret"),
-        ("REDIS_PASSWORD_FILE", "secret"),
-        ("REDIS_HOTS", "redis"),
-        ("REDIS_URI", "redis://redis"),
+    for (name, value, missing) in [
+        ("REDIS_PORT", "6379", "REDIS_HOST"),
+        ("REDIS_DB", "0", "REDIS_HOST"),
+        ("REDIS_USERNAME", "u", "REDIS_HOST"),
+        ("REDIS_PASSWORD", "s3cret", "REDIS_HOST"),
+        ("REDIS_PASSWORD_FILE", "secret", "REDIS_HOST"),
+        ("REDIS_MASTER_NAME", "mymaster", "REDIS_SENTINELS"),
+        ("REDIS_SENTINEL_USERNAME", "u", "REDIS_SENTINELS"),
+        ("REDIS_SENTINEL_PASSWORD", "s3cret", "REDIS_SENTINELS"),
+        ("REDIS_SENTINEL_PASSWORD_FILE", "secret", "REDIS_SENTINELS"),
+        ("REDIS_HOTS", "redis", "REDIS_HOST"),
+        ("REDIS_URI", "redis://redis", "REDIS_URL"),
     ] {
         for ledger in ["", "other.ledger"] {
             let settings = Settings::ledger().with(name, value).with("LEDGER", ledger).with("REDIS_HOST", "");
             let refused = settings.run(&[]);
             assert_eq!((refused.code, refused.stderr.lines().count()), (Some(2), 1), "{name}: {refused:?}");
             assert!(refused.stderr.contains(&format!("{name}: ")), "{name}: {refused:?}");
-            assert!(refused.stderr.contains("REDIS_HOST") || refused.stderr.contains("REDIS_URL"), "{refused:?}");
+            assert!(refused.stderr.contains(missing), "{name}: {refused:?}");
             assert!(!refused.stderr.contains("s3cret"), "{refused:?}");
             assert!(!settings.ledger_file().exists(), "{name}: nothing is counted into a file unseen");
         }

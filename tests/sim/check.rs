@@ -1,4 +1,4 @@
-//! What the clients saw, and whether it fits one counter that never forgets.
+//! What the clients received, and whether it fits one counter that loses nothing.
 //!
 //! For a counter linearizability needs no search: its numbers are the order.
 
@@ -23,7 +23,7 @@ pub(super) struct Violations {
     pub(super) twice: u64,
     /// Answers that ended before a request with a smaller number started.
     pub(super) reordered: u64,
-    /// Numbers above the final total: answered visits that the store forgot.
+    /// Numbers above the final total: answered visits that the store lost.
     pub(super) lost: u64,
     /// Visits in the final total that were neither answered nor in doubt.
     pub(super) excess: u64,

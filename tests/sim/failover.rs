@@ -1,15 +1,15 @@
 //! Who is the primary: model Sentinels, and the votes of a cluster.
 //!
-//! Each machine has a view, the primary and its epoch, and learns newer views from machines that it reaches, sooner or
-//! later. A majority of three voters replaces a primary that does not reply to them: the Sentinels choose the replica
-//! with the greatest offset among those that they reach, as they saw it last; in a cluster the replicas stand for
-//! election, the one with the greatest offset first. Both are rules of Redis, with its time-outs.
+//! Each machine has a view, the primary and its epoch, and receives newer views from machines that it reaches, after a
+//! random delay. A majority of three voters replaces a primary that does not reply to them: the Sentinels choose the
+//! replica with the greatest offset among those that they reach, as last reported to them; in a cluster the replicas
+//! stand for election, the one with the greatest offset first. Both are rules of Redis, with its time-outs.
 
 use super::node::{Process, Role};
 use super::{Event, MILLIS, NODES, SECOND, Seen, Time, VOTERS, World};
 use crate::resp;
 
-/// Who is the primary, as a machine sees it. The greater epoch is right.
+/// The primary in the view of a machine. The greater epoch is right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct View {
     pub(super) epoch: u64,
@@ -20,7 +20,7 @@ pub(super) struct View {
 pub(super) struct Voter {
     pub(super) process: Process,
     /// When each node replied last.
-    heard: [Time; NODES],
+    last_reply: [Time; NODES],
     /// The offset of each node and its role in its last `INFO`, and when that was.
     info: [(usize, Role, Time); NODES],
     /// Since when the role of a node contradicts the view.
@@ -35,7 +35,7 @@ impl Voter {
     pub(super) fn new() -> Self {
         Self {
             process: Process::Running,
-            heard: [0; NODES],
+            last_reply: [0; NODES],
             info: [(0, Role::ReplicaOf(0), 0); NODES],
             wrong_since: [None; NODES],
             voted: 0,
@@ -57,19 +57,19 @@ impl World {
     }
 
     /// Returns whether one machine gets replies from another.
-    fn hears(&self, from: usize, to: usize) -> bool {
+    fn gets_replies(&self, from: usize, to: usize) -> bool {
         self.is_reachable(from, to) && self.is_running(to)
     }
 
-    fn voters_heard(&self, from: usize) -> Vec<usize> {
-        (0..VOTERS).filter(|&voter| self.hears(from, NODES + voter)).collect()
+    fn voters_in_reach(&self, from: usize) -> Vec<usize> {
+        (0..VOTERS).filter(|&voter| self.gets_replies(from, NODES + voter)).collect()
     }
 
     /// Returns whether the primary has not replied to a voter for longer than `down-after-milliseconds`, or
     /// `cluster-node-timeout`.
     fn is_down(&self, voter: usize) -> bool {
         let primary = self.views[NODES + voter].primary;
-        self.now > self.sentinels[voter].heard[primary] + self.setup.down_after
+        self.now > self.sentinels[voter].last_reply[primary] + self.setup.down_after
     }
 
     /// What a voter, or the node of a cluster, does regularly.
@@ -86,13 +86,13 @@ impl World {
         }
     }
 
-    /// Adopts the newest view among the machines that it hears, if the news has come this far.
+    /// Adopts the newest view among the machines that it reaches, after a random delay.
     fn gossip(&mut self, machine: usize) {
         let first = if self.setup.is_cluster { 0 } else { NODES };
         for other in first..NODES + VOTERS {
             if other != machine
                 && self.views[other].epoch > self.views[machine].epoch
-                && self.hears(machine, other)
+                && self.gets_replies(machine, other)
                 && self.rng.chance(50)
             {
                 self.views[machine] = self.views[other];
@@ -105,9 +105,9 @@ impl World {
         let (machine, now) = (NODES + voter, self.now);
         let was_down = self.is_down(voter);
         for node in 0..self.nodes.len() {
-            if self.hears(machine, node) {
-                let Voter { heard, info, .. } = &mut self.sentinels[voter];
-                heard[node] = now;
+            if self.gets_replies(machine, node) {
+                let Voter { last_reply, info, .. } = &mut self.sentinels[voter];
+                last_reply[node] = now;
                 let period = if was_down { SECOND } else { INFO_PERIOD };
                 if now >= info[node].2 + period || was_down {
                     info[node] = (self.nodes[node].log.len(), self.nodes[node].role, now);
@@ -117,7 +117,7 @@ impl World {
         if self.setup.is_cluster {
             return;
         }
-        let peers: Vec<_> = self.voters_heard(machine);
+        let peers: Vec<_> = self.voters_in_reach(machine);
         if self.is_down(voter) {
             let agree = peers.iter().filter(|&&peer| self.is_down(peer)).count();
             if agree >= MAJORITY && now >= self.sentinels[voter].retry_at {
@@ -128,9 +128,9 @@ impl World {
         }
     }
 
-    /// Asks the voters for their votes, and promotes a replica a little later.
+    /// Requests the votes of the voters, and promotes a replica a little later.
     pub(super) fn start_failover(&mut self, voter: usize) {
-        let peers = self.voters_heard(NODES + voter);
+        let peers = self.voters_in_reach(NODES + voter);
         let epoch = 1 + peers.iter().map(|&peer| self.sentinels[peer].voted).max().unwrap_or(0);
         if peers.len() < MAJORITY {
             return;
@@ -148,7 +148,7 @@ impl World {
         let (machine, now) = (NODES + voter, self.now);
         let old = self.views[machine].primary;
         let best = (0..self.nodes.len())
-            .filter(|&node| node != old && self.hears(machine, node) && self.nodes[node].role != Role::Primary)
+            .filter(|&node| node != old && self.gets_replies(machine, node) && self.nodes[node].role != Role::Primary)
             .filter(|&node| now <= self.sentinels[voter].info[node].2 + INFO_VALID)
             .max_by_key(|&node| self.sentinels[voter].info[node].0);
         let Some(best) = best.filter(|_| self.sentinels[voter].voted == epoch && self.is_running(machine)) else {
@@ -165,20 +165,20 @@ impl World {
     /// The order of a Sentinel to follow its primary arrives at a replica.
     pub(super) fn follow(&mut self, voter: usize, node: usize) {
         let primary = self.views[NODES + voter].primary;
-        if self.hears(NODES + voter, node) && node != primary {
+        if self.gets_replies(NODES + voter, node) && node != primary {
             self.demote(node, primary);
         }
     }
 
-    /// A Sentinel that hears its primary gives a node with another role the right one, after a while.
+    /// A Sentinel that gets replies from its primary gives a node with another role the right one, after a while.
     fn correct_roles(&mut self, voter: usize) {
         let (machine, now) = (NODES + voter, self.now);
         let primary = self.views[machine].primary;
-        if self.nodes[primary].role != Role::Primary || self.sentinels[voter].heard[primary] != now {
+        if self.nodes[primary].role != Role::Primary || self.sentinels[voter].last_reply[primary] != now {
             return;
         }
         for node in (0..self.nodes.len()).filter(|&node| node != primary) {
-            let is_wrong = self.hears(machine, node) && self.nodes[node].role != Role::ReplicaOf(primary);
+            let is_wrong = self.gets_replies(machine, node) && self.nodes[node].role != Role::ReplicaOf(primary);
             let since = &mut self.sentinels[voter].wrong_since[node];
             if !is_wrong {
                 *since = None;
@@ -193,7 +193,7 @@ impl World {
     /// primary without a majority accepts no commands.
     fn stand(&mut self, node: usize) {
         let (now, owner) = (self.now, self.views[node].primary);
-        let voters = self.voters_heard(node);
+        let voters = self.voters_in_reach(node);
         match self.nodes[node].role {
             Role::Primary if voters.len() >= MAJORITY => {
                 if now > self.last_majority[node] + self.setup.down_after {
@@ -214,7 +214,8 @@ impl World {
                 let sees_down = voters.iter().filter(|&&voter| self.is_down(voter)).count() >= MAJORITY;
                 if primary == owner && sees_down && now >= self.election_at[node] {
                     let length = self.nodes[node].log.len();
-                    let is_ahead = |&other: &usize| self.hears(node, other) && self.nodes[other].log.len() > length;
+                    let is_ahead =
+                        |&other: &usize| self.gets_replies(node, other) && self.nodes[other].log.len() > length;
                     let rank = (0..self.nodes.len()).filter(|other| *other != primary).filter(is_ahead).count();
                     let end = now + self.rng.between(500 * MILLIS, SECOND) + rank as Time * SECOND;
                     self.election_at[node] = end + SECOND;
@@ -224,11 +225,11 @@ impl World {
         }
     }
 
-    /// The replica of a cluster asks for the votes of those that see its primary down. A voter votes once in a while
-    /// for the replicas of one primary.
+    /// The replica of a cluster requests the votes of those for which its primary is down. A voter votes once in a
+    /// while for the replicas of one primary.
     pub(super) fn elect(&mut self, node: usize, primary: usize) {
         let (now, epoch) = (self.now, self.views[node].epoch + 1);
-        let mut voters = self.voters_heard(node);
+        let mut voters = self.voters_in_reach(node);
         voters.retain(|&voter| self.is_down(voter) && now >= self.sentinels[voter].retry_at);
         if voters.len() >= MAJORITY && self.nodes[node].role == Role::ReplicaOf(primary) && self.is_running(node) {
             for voter in voters {

@@ -45,7 +45,7 @@ pub(super) struct Connection {
     is_silent: bool,
     /// Received by the server and not executed yet.
     pub(super) input: Vec<u8>,
-    /// The replication offset of the last write of this connection, as `WAIT` sees it.
+    /// The replication offset of the last write of this connection, for `WAIT`.
     pub(super) write_offset: usize,
     /// A command that blocks: replicas, offset, and when it ends.
     pub(super) waiting: Option<(usize, usize, Time)>,

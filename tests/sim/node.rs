@@ -70,9 +70,9 @@ struct Link {
     last: Time,
     /// Arrivals that were held.
     held: usize,
-    /// What the primary knows: the transactions that the replica has, and when it heard that.
+    /// The last acknowledgement at the primary: the transactions that the replica has, and when it arrived.
     acknowledged: usize,
-    heard: Time,
+    acknowledged_at: Time,
 }
 
 impl Node {
@@ -156,7 +156,7 @@ impl World {
                 self.connections[connection].input.extend_from_slice(&bytes);
                 self.run_commands(connection);
             }
-            // It was restarted and does not know the connection.
+            // It was restarted and has no such connection.
             (_, Piece::Bytes(_)) => self.post(connection, End::Client, Piece::Closed),
             (_, Piece::Accepted) => {}
         }
@@ -420,7 +420,7 @@ impl World {
             return;
         }
         link.acknowledged = link.acknowledged.max(length);
-        link.heard = self.now;
+        link.acknowledged_at = self.now;
         let at_primary = |at: &usize| self.connections[*at].server == Server::Node(primary);
         let waiting: Vec<_> = (0..self.connections.len())
             .filter(at_primary)
@@ -443,7 +443,7 @@ impl World {
             }
         }
         for node in 0..self.nodes.len() {
-            let is_good = |&at: &usize| self.now - self.nodes[at].link.heard <= MAX_LAG;
+            let is_good = |&at: &usize| self.now - self.nodes[at].link.acknowledged_at <= MAX_LAG;
             self.nodes[node].good_replicas = self.replicas(node).into_iter().filter(is_good).count();
         }
     }
@@ -499,13 +499,13 @@ impl World {
     /// Breaks the connection of a replica to its primary; transactions in flight are lost. It connects again.
     pub(super) fn break_link(&mut self, replica: usize) {
         let link = &mut self.nodes[replica].link;
-        *link = Link { generation: link.generation + 1, heard: 0, ..Link::default() };
+        *link = Link { generation: link.generation + 1, acknowledged_at: 0, ..Link::default() };
         let generation = link.generation;
         let pause = self.rng.between(MILLIS, SECOND);
         self.schedule(self.now + pause, Event::Attach(replica, generation, None));
     }
 
-    /// A replica asks its primary for the transactions that it lacks, or for a copy of all, which takes a while:
+    /// A replica requests the transactions that it lacks from its primary, or for a copy of all, which takes a while:
     /// `copied` is the length of the log when the copy began.
     pub(super) fn attach(&mut self, replica: usize, generation: u64, copied: Option<usize>) {
         let Node { role: Role::ReplicaOf(primary), process, link, .. } = &self.nodes[replica] else { return };

@@ -1,6 +1,6 @@
 //! A deterministic simulator: the real `Queue`, `Batch`, `Session`, `Topology`, `Floor` and `Buffers`, against model
 //! nodes, a model network and faults. A history is one run of a few virtual seconds: clients count visits while
-//! something breaks. At its end [`check`] compares what they were answered with a counter that never forgets.
+//! something breaks. At its end [`check`] compares the answers with a counter that loses nothing.
 //!
 //! A history depends on its seed alone, which contains the fault, the settings and all random choices: the same seed
 //! gives the same bytes at the same times. A failure prints the seed and the command that replays it.
@@ -85,7 +85,7 @@ enum Event {
     Promote(usize, u64),
     /// The order of a Sentinel arrives at a replica.
     Follow(usize, usize),
-    /// The replica of a cluster, of this primary, asks for votes.
+    /// A replica of a cluster, of this primary, requests votes.
     Elect(usize, usize),
     /// A planned failover from one node to another, until a time.
     HandOver(usize, usize, Time),
@@ -203,10 +203,10 @@ struct World {
     nodes: Vec<Node>,
     sentinels: [Voter; VOTERS],
     views: [View; NODES + VOTERS],
-    /// In a cluster: when a primary last heard a majority, and when a replica may stand for election again.
+    /// In a cluster: when a primary last reached a majority, and when a replica may stand for election again.
     last_majority: [Time; NODES],
     election_at: [Time; NODES],
-    /// The time that the code under test sees as the start of the history.
+    /// The start of the history on the clock of the code under test.
     epoch: Instant,
     workers: Vec<Worker>,
     visits: Vec<Visit>,

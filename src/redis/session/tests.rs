@@ -51,6 +51,21 @@ fn ready_session<W>(buffers: &mut Buffers, receipts: bool) -> Session<W> {
     session
 }
 
+/// Returns a session with a limit of nine names, after the handshake. `loaded` is the reply to `SCRIPT LOAD`.
+fn session_with_limit(loaded: &str, buffers: &mut Buffers) -> Session<usize> {
+    let producer = Producer { name_limit: Some(NameLimit { main: visits(), most: 9 }), ..PRODUCER };
+    let mut session = Session::open(&config(), &visits(), producer, buffers);
+    buffers.mark_sent(buffers.pending().len());
+    buffers.receive([loaded, INFO, READY].concat().as_bytes());
+    assert!(session.process_replies(buffers).is_ok_and(|batch| batch.is_none()) && session.is_idle());
+    session
+}
+
+/// A counter under the limit of names.
+fn blog() -> Key {
+    Key::new(b"visits:blog").expect("a valid key")
+}
+
 /// Waiters and their results.
 type Results = Vec<(usize, Result<i64, StoreError>)>;
 
@@ -166,14 +181,10 @@ fn receipts_are_kept_unless_redis_may_evict_them() {
 
 #[test]
 fn named_counters_are_counted_under_their_bound() {
-    let producer = Producer { name_limit: Some(NameLimit { main: visits(), most: 9 }), ..PRODUCER };
-    let named = Key::new(b"visits:blog").expect("a valid key");
+    let named = blog();
     let commands = [Command::Increment { key: visits(), by: 1 }, Command::Increment { key: named, by: 2 }];
     let mut buffers = Buffers::default();
-    let mut session = Session::open(&config(), &visits(), producer, &mut buffers);
-    buffers.mark_sent(buffers.pending().len());
-    buffers.receive([DIGEST, INFO, READY].concat().as_bytes());
-    assert!(session.process_replies(&mut buffers).is_ok());
+    let mut session = session_with_limit(DIGEST, &mut buffers);
     session.submit(&mut batch(&commands), &mut |_| 0, &mut buffers);
     let sent = String::from_utf8(buffers.pending().to_vec()).expect("text");
     let bounded = "3\r\n$11\r\nvisits:blog\r\n$24\r\n{visits:blog}:receipt:42\r\n$16\r\n{visits}:<names>\r\n\
@@ -195,8 +206,7 @@ fn named_counters_are_counted_under_their_bound() {
 
 #[test]
 fn named_counters_fall_back_to_eval() {
-    let producer = Producer { name_limit: Some(NameLimit { main: visits(), most: 9 }), ..PRODUCER };
-    let named = Key::new(b"visits:blog").expect("a valid key");
+    let named = blog();
     let lost = Err(StoreError::OutcomeUnknown);
     let rejected = Err(StoreError::Rejected(Rejection::Permission));
     for (sent_before, replies, expected) in [
@@ -207,10 +217,7 @@ fn named_counters_fall_back_to_eval() {
         (true, &["-NOSCRIPT No matching script.\r\n", "-NOPERM No permissions\r\n"], lost),
     ] {
         let mut buffers = Buffers::default();
-        let mut session = Session::open(&config(), &visits(), producer, &mut buffers);
-        buffers.mark_sent(buffers.pending().len());
-        buffers.receive([DIGEST, INFO, READY].concat().as_bytes());
-        assert!(session.process_replies(&mut buffers).is_ok());
+        let mut session = session_with_limit(DIGEST, &mut buffers);
         let mut batch = batch(&[Command::Increment { key: named, by: 1 }]);
         if sent_before {
             batch.mark_sent();
@@ -231,8 +238,7 @@ fn named_counters_fall_back_to_eval() {
 
 #[test]
 fn named_counters_need_scripts() {
-    let producer = Producer { name_limit: Some(NameLimit { main: visits(), most: 9 }), ..PRODUCER };
-    let named = Key::new(b"visits:blog").expect("a valid key");
+    let named = blog();
     let rejected = Err(StoreError::Rejected(Rejection::ScriptsRequired));
     let (main, named) = (Command::Increment { key: visits(), by: 1 }, Command::Increment { key: named, by: 2 });
     for (commands, reply, expected) in [
@@ -240,9 +246,7 @@ fn named_counters_need_scripts() {
         (&[named, main, named], b":5\r\n", vec![(0, rejected), (1, Ok(5)), (2, rejected)]),
     ] {
         let mut buffers = Buffers::default();
-        let mut session = Session::open(&config(), &visits(), producer, &mut buffers);
-        buffers.receive(["-ERR unknown command\r\n", INFO, READY].concat().as_bytes());
-        assert!(session.process_replies(&mut buffers).is_ok());
+        let mut session = session_with_limit("-ERR unknown command\r\n", &mut buffers);
         session.submit(&mut batch(commands), &mut |_| 0, &mut buffers);
         buffers.receive(reply);
         let done = session.process_replies(&mut buffers).expect("no session error").expect("a complete batch");
@@ -726,14 +730,10 @@ fn acks_concern_batches_with_increments_alone() {
 
 #[test]
 fn the_first_increment_of_a_counter_carries_its_floor() {
-    let producer = Producer { name_limit: Some(NameLimit { main: visits(), most: 9 }), ..PRODUCER };
-    let named = Key::new(b"visits:blog").expect("a valid key");
+    let named = blog();
     let commands = [Command::Increment { key: visits(), by: 1 }, Command::Increment { key: named, by: 2 }];
     let mut buffers = Buffers::default();
-    let mut session = Session::open(&config(), &visits(), producer, &mut buffers);
-    buffers.mark_sent(buffers.pending().len());
-    buffers.receive([DIGEST, INFO, READY].concat().as_bytes());
-    assert!(session.process_replies(&mut buffers).is_ok());
+    let mut session = session_with_limit(DIGEST, &mut buffers);
     let mut floor = |key: &Key| if *key == visits() { 100 } else { 7 };
     session.submit(&mut batch(&commands), &mut floor, &mut buffers);
     let sent = send_all(&mut buffers);

@@ -41,7 +41,7 @@ fn play(servers: &Servers, conversation: &str) {
                 let step = match topology.next(now) {
                     Step::Connect(address) => format!("connect {address}"),
                     Step::ConnectUnix => "connect unix".to_owned(),
-                    Step::QuerySentinel(address) => format!("ask {address}"),
+                    Step::QuerySentinel(address) => format!("query {address}"),
                     Step::Wait(until) => {
                         let pause = until - now;
                         assert_eq!(topology.next(until - 1), Step::Wait(until), "it waits until then");
@@ -73,31 +73,34 @@ fn one_address_is_tried_again_with_growing_pauses() {
 }
 
 #[test]
-fn sentinels_are_asked_before_each_connection() {
+fn sentinels_are_queried_before_each_connection() {
     let three = sentinels("a:1,b:1,c:1");
     for conversation in [
         // The one that answered stays first.
-        "ask a:1; answered r:1; connect r:1; ended served; wait 10; ask a:1; answered s:1; connect s:1",
-        // A Sentinel that is dead, silent or does not know the name is followed by the next at once.
-        "ask a:1; unknown; ask b:1; answered r:1; connect r:1; ended served; wait 10; ask b:1",
-        "ask a:1; unknown; ask b:1; unknown; ask c:1; unknown; wait 10; ask a:1; unknown; ask b:1; unknown; \
-         ask c:1; unknown; wait 20",
+        "query a:1; answered r:1; connect r:1; ended served; wait 10; query a:1; answered s:1; connect s:1",
+        // A Sentinel that is down, silent or monitors no primary of the name is followed by the next at once.
+        "query a:1; unknown; query b:1; answered r:1; connect r:1; ended served; wait 10; query b:1",
+        "query a:1; unknown; query b:1; unknown; query c:1; unknown; wait 10; query a:1; unknown; query b:1; unknown; \
+         query c:1; unknown; wait 20",
         // One that names a replica or a dead node too.
-        "ask a:1; answered r:1; connect r:1; replica; ask b:1; answered s:1; connect s:1; ended served; wait 10; \
-         ask b:1",
-        "ask a:1; answered r:1; connect r:1; failed; ask b:1; answered r:1; connect r:1; failed; ask c:1; \
-         answered r:1; connect r:1; failed; wait 10; ask a:1",
+        "query a:1; answered r:1; connect r:1; replica; query b:1; answered s:1; connect s:1; ended served; wait 10; \
+         query b:1",
+        "query a:1; answered r:1; connect r:1; failed; query b:1; answered r:1; connect r:1; failed; query c:1; \
+         answered r:1; connect r:1; failed; wait 10; query a:1",
         // A primary that was demoted while it served: the Sentinels may have a newer answer.
-        "ask a:1; answered r:1; connect r:1; replica served; wait 10; ask a:1; answered s:1; connect s:1",
+        "query a:1; answered r:1; connect r:1; replica served; wait 10; query a:1; answered s:1; connect s:1",
         // The Sentinel names a node that accepts connections and counts nothing.
-        "ask a:1; answered r:1; connect r:1; ended; wait 10; ask b:1; answered r:1; connect r:1; ended; wait 20; \
-         ask c:1; answered r:1; connect r:1; ended; wait 40; ask a:1",
-        "ask a:1; answered r:1; connect r:1; refused; wait 10; ask b:1",
-        "ask a:1; answered r:1; connect r:1; refused served; wait 10; ask a:1",
+        "query a:1; answered r:1; connect r:1; ended; wait 10; query b:1; answered r:1; connect r:1; ended; wait 20; \
+         query c:1; answered r:1; connect r:1; ended; wait 40; query a:1",
+        "query a:1; answered r:1; connect r:1; refused; wait 10; query b:1",
+        "query a:1; answered r:1; connect r:1; refused served; wait 10; query a:1",
     ] {
         play(&three, conversation);
     }
-    play(&sentinels("a:1"), "ask a:1; unknown; wait 10; ask a:1; answered r:1; connect r:1; replica; wait 20; ask a:1");
+    play(
+        &sentinels("a:1"),
+        "query a:1; unknown; wait 10; query a:1; answered r:1; connect r:1; replica; wait 20; query a:1",
+    );
 }
 
 #[test]
