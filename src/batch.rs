@@ -53,8 +53,6 @@ pub struct Batch<W> {
     is_sent: bool,
     /// The numbers of increments are not final.
     is_held: bool,
-    /// Errors are not final.
-    has_refusals: bool,
 }
 
 struct Entry {
@@ -71,8 +69,10 @@ struct Entry {
 enum EntryState {
     /// It was not sent yet, or has no reply yet.
     Pending,
-    /// All its waiters expired before it was sent.
+    /// All its waiters expired before it was executed.
     Withdrawn,
+    /// The store rejected it with this error, did not execute it, and it is sent again.
+    Refused(StoreError),
     /// The reply of the store.
     Replied(Result<i64, StoreError>),
 }
@@ -105,7 +105,6 @@ impl<W> Batch<W> {
             sequence: 0,
             is_sent: false,
             is_held: false,
-            has_refusals: false,
         }
     }
 
@@ -174,7 +173,6 @@ impl<W> Batch<W> {
         self.replied = 0;
         self.is_sent = false;
         self.is_held = false;
-        self.has_refusals = false;
     }
 
     /// Returns the index of the entry for the kind and key of `command`. If there is none and `may_insert` is set, adds
@@ -231,19 +229,100 @@ impl<W> Batch<W> {
         self.is_held = is_held;
     }
 
-    /// Records an error after which the command is sent again. A waiter that expires meanwhile gets no error of the
-    /// store, because its visit may still be counted.
+    /// Records an error after which the command is sent again, which the store has not executed now. The visits of
+    /// waiters that expire meanwhile are withdrawn, unless an earlier attempt may have counted them.
     pub fn record_refusal(&mut self, refusal: StoreError) {
-        self.has_refusals = true;
-        self.record_reply(Err(refusal));
+        if let Some(entry) = self.entries.get_mut(self.replied) {
+            entry.state = EntryState::Refused(refusal);
+            self.skip_replied();
+        }
+    }
+
+    /// Returns the commands that were refused, with the errors.
+    pub fn refusals(&self) -> impl Iterator<Item = (&Command, StoreError)> {
+        self.entries.iter().filter_map(|entry| match entry.state {
+            EntryState::Refused(refusal) => Some((&entry.command, refusal)),
+            _ => None,
+        })
+    }
+
+    /// Makes the commands whose refusal satisfies `is_over` pending again.
+    pub fn retry_refused(&mut self, is_over: impl Fn(StoreError) -> bool) {
+        self.reopen(|_, state| matches!(state, EntryState::Refused(refusal) if is_over(refusal)));
     }
 
     /// Removes the numbers of increments if they are not final, so that the commands are sent again.
     pub fn discard_held(&mut self) {
         if std::mem::take(&mut self.is_held) {
-            self.clear_replies_where(|command, reply| command.is_increment() && reply.is_ok());
+            self.reopen(|command, state| command.is_increment() && matches!(state, EntryState::Replied(Ok(_))));
         }
-        self.has_refusals = false;
+    }
+
+    fn reopen(&mut self, is_open: impl Fn(&Command, EntryState) -> bool) {
+        for Entry { command, state, .. } in &mut self.entries {
+            if is_open(command, *state) {
+                *state = EntryState::Pending;
+            }
+        }
+        self.replied = 0;
+        self.skip_replied();
+    }
+
+    /// Takes the commands that were refused, and if they `include_reads` the reads without a reply, with their waiters.
+    /// The result is a batch that was not sent.
+    #[must_use]
+    pub fn take_unsent(&mut self, include_reads: bool) -> Self {
+        let mut taken = self.split(|entry| match entry.state {
+            EntryState::Refused(_) => true,
+            EntryState::Pending => include_reads && !entry.command.is_increment(),
+            EntryState::Withdrawn | EntryState::Replied(_) => false,
+        });
+        // What has expired is left out.
+        let mut unsent = Self::new();
+        unsent.merge(&mut taken);
+        unsent
+    }
+
+    /// Takes the commands that have a reply, with their waiters.
+    #[must_use]
+    pub fn take_replied(&mut self) -> Self {
+        self.split(|entry| matches!(entry.state, EntryState::Replied(_)))
+    }
+
+    /// Moves the reads of `later`, whose waiters arrived later and which was not sent, into this batch.
+    pub fn merge_reads(&mut self, later: &mut Self) {
+        let mut reads = later.split(|entry| !entry.command.is_increment());
+        self.merge(&mut reads);
+        self.replied = 0;
+        self.skip_replied();
+    }
+
+    /// Moves the entries for which `is_taken` returns `true` to another batch, with their waiters.
+    fn split(&mut self, is_taken: impl Fn(&Entry) -> bool) -> Self {
+        let mut taken = Self { sequence: self.sequence, is_sent: self.is_sent, ..Self::new() };
+        let (entries, sorted) = (std::mem::take(&mut self.entries), std::mem::take(&mut self.sorted));
+        let waiters = std::mem::take(&mut self.waiters);
+        // For each entry, whether it is taken, and its new index.
+        let mut moved = Vec::new();
+        for entry in entries {
+            let is_taken = is_taken(&entry);
+            let batch = if is_taken { &mut taken } else { &mut *self };
+            moved.push((is_taken, batch.entries.len()));
+            batch.entries.push(entry);
+        }
+        for index in sorted {
+            let (is_taken, index) = moved[index];
+            (if is_taken { &mut taken } else { &mut *self }).sorted.push(index);
+        }
+        for waiter in waiters {
+            let (is_taken, entry) = moved[waiter.entry];
+            (if is_taken { &mut taken } else { &mut *self }).waiters.push_back(Waiter { entry, ..waiter });
+        }
+        for batch in [&mut taken, &mut *self] {
+            batch.replied = 0;
+            batch.skip_replied();
+        }
+        taken
     }
 
     /// Returns `true` if any command is an increment.
@@ -296,17 +375,6 @@ impl<W> Batch<W> {
         self.skip_replied();
     }
 
-    /// Removes the replies for which `is_void` returns `true`, so that their commands are sent again.
-    pub fn clear_replies_where(&mut self, is_void: impl Fn(&Command, Result<i64, StoreError>) -> bool) {
-        for Entry { command, state, .. } in &mut self.entries {
-            if matches!(state, EntryState::Replied(reply) if is_void(command, *reply)) {
-                *state = EntryState::Pending;
-            }
-        }
-        self.replied = 0;
-        self.skip_replied();
-    }
-
     fn skip_replied(&mut self) {
         let rest = &self.entries[self.replied..];
         self.replied += rest.iter().position(|entry| entry.state == EntryState::Pending).unwrap_or(rest.len());
@@ -322,8 +390,8 @@ impl<W> Batch<W> {
 
     /// Removes the waiters at the front for which `is_expired` returns `true` and passes their results to `notify`: the
     /// number if their entry has a reply, otherwise `error`. [`StoreError::OutcomeUnknown`] means that the batch was
-    /// sent. From a batch that was not sent, their visits are withdrawn, and the entries that are no longer needed are
-    /// removed once they are an eighth of all.
+    /// sent. Visits that were never executed are withdrawn. Entries of a batch that was not sent are removed if they are
+    /// no longer needed, once they are an eighth of all.
     pub fn expire(
         &mut self,
         error: StoreError,
@@ -331,13 +399,14 @@ impl<W> Batch<W> {
         mut notify: impl FnMut(W, Result<i64, StoreError>),
     ) {
         let may_be_applied = error == StoreError::OutcomeUnknown;
-        let is_open = self.is_open();
         while self.first_waiter().is_some_and(&is_expired)
             && let Some(Waiter { entry, by, offset, waiter }) = self.waiters.pop_front()
         {
             let entry = &mut self.entries[entry];
-            notify(waiter, entry.result_at(offset, error, is_open));
-            if !may_be_applied {
+            let is_refused = matches!(entry.state, EntryState::Refused(_)) && !self.is_sent;
+            let error = if is_refused { StoreError::Unavailable } else { error };
+            notify(waiter, entry.result_at(offset, error, self.is_held));
+            if is_refused || !may_be_applied {
                 entry.withdraw(by);
             }
         }
@@ -366,37 +435,22 @@ impl<W> Batch<W> {
         self.replied = 0;
     }
 
-    /// Returns whether a reply is not final.
-    fn is_open(&self) -> impl Fn(&Command, Result<i64, StoreError>) -> bool + Copy + use<W> {
-        let (is_held, has_refusals) = (self.is_held, self.has_refusals);
-        move |command, reply| match reply {
-            Ok(_) => is_held && command.is_increment(),
-            Err(_) => has_refusals,
-        }
-    }
-
     /// Passes the result of every waiter to `notify` and clears the batch, which keeps its memory. Increments without a
     /// reply end in `error`. Reads without a reply end in [`StoreError::Unavailable`] where increments are in doubt,
     /// because a read may always be retried.
     pub fn complete(&mut self, error: StoreError, mut notify: impl FnMut(W, Result<i64, StoreError>)) {
-        let is_open = self.is_open();
         while let Some(Waiter { entry, offset, waiter, .. }) = self.waiters.pop_front() {
-            notify(waiter, self.entries[entry].result_at(offset, error, is_open));
+            notify(waiter, self.entries[entry].result_at(offset, error, self.is_held));
         }
         self.clear();
     }
 }
 
 impl Entry {
-    /// Returns the result for the waiter at `offset`, which is `error` if there is no reply, or one that `is_open`.
-    fn result_at(
-        &self,
-        offset: i64,
-        error: StoreError,
-        is_open: impl Fn(&Command, Result<i64, StoreError>) -> bool,
-    ) -> Result<i64, StoreError> {
+    /// Returns the result for the waiter at `offset`, which is `error` if there is no reply, or a number that `is_held`.
+    fn result_at(&self, offset: i64, error: StoreError, is_held: bool) -> Result<i64, StoreError> {
         let total = match self.state {
-            EntryState::Replied(total) if !is_open(&self.command, total) => total,
+            EntryState::Replied(total) if total.is_err() || !is_held || !self.command.is_increment() => total,
             _ if !self.command.is_increment() && error == StoreError::OutcomeUnknown => Err(StoreError::Unavailable),
             _ => Err(error),
         };
@@ -405,7 +459,7 @@ impl Entry {
         total.map(|total| total.wrapping_sub(sum - offset))
     }
 
-    /// Removes the visits of a waiter at the front from an entry that was not sent.
+    /// Removes the visits of a waiter at the front from an entry that was not executed.
     fn withdraw(&mut self, visits: i64) {
         if let Command::Increment { by, .. } = &mut self.command {
             *by -= visits;

@@ -168,42 +168,109 @@ fn commands_with_a_reply_are_not_sent_again() {
     assert_eq!(batch.sequence(), 7);
 }
 
-#[test]
-fn commands_whose_replies_are_cleared_are_sent_again() {
-    let rejected = Err(StoreError::Rejected(Rejection::Permission));
+/// A batch of the counters `a`, `b`, `a` and `c`, a read of `a`, and a probe; it was sent, and the store refused `b`
+/// and `c`.
+fn refused_in_part(refusal: StoreError) -> Batch<u32> {
     let mut batch = Batch::default();
-    for (waiter, name) in (0..).zip(["a", "b", "c", "d"]) {
-        assert!(batch.push(&count(name, 1), waiter));
+    let commands = [count("a", 1), count("b", 1), count("a", 1), count("c", 1), Command::Get { key: key("a") }];
+    for (waiter, command) in (0..).zip(commands) {
+        assert!(batch.push(&command, waiter));
     }
-    for reply in [Ok(5), rejected, Ok(6), rejected] {
-        batch.record_reply(reply);
+    batch.push_probe(&Command::Ping);
+    for reply in [Ok(7), Err(refusal), Err(refusal)] {
+        match reply {
+            Ok(total) => batch.record_reply(Ok(total)),
+            Err(refusal) => batch.record_refusal(refusal),
+        }
     }
-    assert_eq!(batch.next_command(), None);
-    batch.clear_replies_where(|_, reply| reply == rejected);
-    assert_eq!(batch.pending_commands().copied().collect::<Vec<_>>(), [count("b", 1), count("d", 1)]);
-    batch.record_reply(Ok(7));
-    assert_eq!(batch.next_command(), Some(&count("d", 1)));
-    batch.record_reply(rejected);
-    assert_eq!(batch.next_command(), None);
-    assert_eq!(complete(&mut batch, StoreError::OutcomeUnknown), [(0, Ok(5)), (1, Ok(7)), (2, Ok(6)), (3, rejected)]);
+    batch
 }
 
 #[test]
-fn a_visit_that_expires_after_a_refusal_is_in_doubt_because_its_command_is_sent_again() {
-    let refusal = StoreError::Rejected(Rejection::NoReplicas);
-    let mut batch = Batch::default();
-    for (waiter, command) in (0..).zip([count("a", 1), count("a", 1), Command::Get { key: key("a") }]) {
-        assert!(batch.push(&command, waiter));
-    }
-    batch.record_refusal(refusal);
-    let in_doubt = (0, Err(StoreError::OutcomeUnknown));
-    assert_eq!(expired(&mut batch, StoreError::OutcomeUnknown, 1), [in_doubt]);
-    batch.clear_replies_where(|_, reply| reply == Err(refusal));
-    batch.discard_held();
-    assert_eq!(batch.next_command(), Some(&count("a", 2)), "the expired visit is counted too");
+fn commands_that_were_refused_are_sent_again() {
+    let [one, other] = [Rejection::Permission, Rejection::NoReplicas].map(StoreError::Rejected);
+    let mut batch = refused_in_part(one);
+    batch.record_refusal(other);
+    batch.record_reply(Ok(0));
+    assert_eq!(batch.next_command(), None);
+    batch.retry_refused(|refusal| refusal == one);
+    assert_eq!(batch.pending_commands().copied().collect::<Vec<_>>(), [count("b", 1), count("c", 1)]);
+    batch.record_reply(Ok(8));
+    assert_eq!(batch.next_command(), Some(&count("c", 1)));
+    batch.record_reply(Ok(9));
+    let refused: Vec<_> = batch.refusals().map(|(command, refusal)| (*command, refusal)).collect();
+    assert_eq!(refused, [(Command::Get { key: key("a") }, other)]);
+    batch.retry_refused(|_| true);
     batch.record_reply(Ok(7));
-    batch.record_reply(Err(refusal));
-    assert_eq!(complete(&mut batch, StoreError::OutcomeUnknown), [(1, Ok(7)), (2, Err(refusal))]);
+    let results = complete(&mut batch, StoreError::OutcomeUnknown);
+    assert_eq!(results, [(0, Ok(6)), (1, Ok(8)), (2, Ok(7)), (3, Ok(9)), (4, Ok(7))]);
+}
+
+#[test]
+fn a_batch_that_was_refused_in_part_is_divided() {
+    let refusal = StoreError::Rejected(Rejection::NoReplicas);
+    for include_reads in [false, true] {
+        let mut batch = refused_in_part(refusal);
+        let mut replied = batch.take_replied();
+        assert_eq!(complete(&mut replied, StoreError::OutcomeUnknown), [(0, Ok(6)), (2, Ok(7))]);
+        let mut unsent = batch.take_unsent(include_reads);
+        let read = [Command::Get { key: key("a") }, Command::Ping];
+        let expected = [&[count("b", 1), count("c", 1)][..], if include_reads { &read } else { &[] }].concat();
+        assert_eq!(unsent.pending_commands().copied().collect::<Vec<_>>(), expected);
+        let rest: &[Command] = if include_reads { &[] } else { &read };
+        assert_eq!(batch.pending_commands().copied().collect::<Vec<_>>(), rest);
+        assert_eq!((batch.next_command(), batch.is_empty()), (rest.first(), include_reads));
+        // More visits may join those that are sent later.
+        assert!(unsent.push(&count("c", 1), 9));
+        unsent.set_sequence(8);
+        (1..=expected.len() as i64).for_each(|total| unsent.record_reply(Ok(total)));
+        let results = complete(&mut unsent, StoreError::OutcomeUnknown);
+        let read = include_reads.then_some((4, Ok(3)));
+        let expected: Vec<_> = [(1, Ok(1)), (3, Ok(1))].into_iter().chain(read).chain([(9, Ok(2))]).collect();
+        assert_eq!(results, expected);
+    }
+}
+
+#[test]
+fn a_visit_that_expires_after_a_refusal_is_withdrawn_unless_it_was_sent_before() {
+    let refusal = StoreError::Rejected(Rejection::NoReplicas);
+    for (was_sent, result, left) in [(false, StoreError::Unavailable, 1), (true, StoreError::OutcomeUnknown, 2)] {
+        let mut batch = Batch::default();
+        for (waiter, command) in (0..).zip([count("a", 1), count("a", 1), Command::Get { key: key("a") }]) {
+            assert!(batch.push(&command, waiter));
+        }
+        if was_sent {
+            batch.mark_sent();
+        }
+        batch.record_refusal(refusal);
+        assert_eq!(expired(&mut batch, StoreError::OutcomeUnknown, 1), [(0, Err(result))]);
+        batch.retry_refused(|_| true);
+        assert_eq!(batch.next_command(), Some(&count("a", left)));
+        batch.record_reply(Ok(7));
+        batch.record_reply(Err(refusal));
+        assert_eq!(complete(&mut batch, StoreError::OutcomeUnknown), [(1, Ok(7)), (2, Err(refusal))]);
+    }
+}
+
+#[test]
+fn reads_join_a_batch_that_is_sent_again() {
+    let mut batch = Batch::default();
+    assert!(batch.push(&count("a", 1), 0));
+    batch.set_sequence(7);
+    batch.mark_sent();
+    let mut later = Batch::default();
+    for (waiter, command) in (1..).zip([Command::Get { key: key("a") }, count("b", 1), Command::Ping]) {
+        assert!(later.push(&command, waiter));
+    }
+    batch.merge_reads(&mut later);
+    assert_eq!((batch.sequence(), batch.may_be_applied()), (7, true));
+    let reads = [count("a", 1), Command::Get { key: key("a") }, Command::Ping];
+    assert_eq!(batch.pending_commands().copied().collect::<Vec<_>>(), reads);
+    assert_eq!(later.pending_commands().copied().collect::<Vec<_>>(), [count("b", 1)]);
+    (5..8).for_each(|total| batch.record_reply(Ok(total)));
+    assert_eq!(complete(&mut batch, StoreError::OutcomeUnknown), [(0, Ok(5)), (1, Ok(6)), (3, Ok(7))]);
+    later.record_reply(Ok(4));
+    assert_eq!(complete(&mut later, StoreError::OutcomeUnknown), [(2, Ok(4))]);
 }
 
 #[test]

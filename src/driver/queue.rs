@@ -116,6 +116,8 @@ impl<W> Queue<W> {
     pub(super) fn take(&mut self, batch: &mut Batch<Waiter>) -> Option<Attempt> {
         if let Some((in_doubt, sent)) = self.in_doubt.take() {
             *batch = in_doubt;
+            // Reads need no acknowledgement: they do not wait for the end of the doubt.
+            batch.merge_reads(&mut self.gathering);
             return Some(Attempt::Again(sent));
         }
         if self.gathering.is_empty() {

@@ -30,8 +30,8 @@ use crate::config::Limits;
 use crate::counter::{Command, Key, LastTotals, StoreError};
 use crate::metrics::WorkerMetrics;
 use crate::redis::{
-    Address, Event, Producer, Receipts, Recovery, RedisConfig, SentinelError, SentinelQuery, Servers, Session,
-    SessionError, Step, Tls, TlsError, Topology,
+    Address, Event, Leftover, Producer, Receipts, Recovery, RedisConfig, SentinelError, SentinelQuery, Servers,
+    Session, SessionError, Step, Tls, TlsError, Topology,
 };
 use crate::system::socket_file::FileKind;
 
@@ -213,22 +213,36 @@ impl RedisLoop {
     /// Ends a connection. Puts back the batch in flight if it may be sent, or sent again; otherwise completes it as in
     /// doubt.
     pub(super) fn close(&mut self, connection: RedisConnection, event_loop: &mut impl EventLoop) {
-        let RedisConnection { session, buffers, tls, timeout, first_sent, progress, ended, mut in_doubt_since, .. } =
-            connection;
+        let RedisConnection {
+            session,
+            buffers,
+            tls,
+            timeout,
+            first_sent,
+            progress,
+            ended,
+            mut totals,
+            mut in_doubt_since,
+            ..
+        } = connection;
         let now = event_loop.now();
         self.timeout = timeout;
         let redirect = session.redirect().cloned();
         let expects_tls = tls.is_none() && session.expects_tls(&buffers);
-        let mut leftover = session.into_leftover(&buffers);
-        match leftover.recovery {
-            Recovery::Requeue => event_loop.requeue(&mut leftover.batch),
+        let Leftover { mut replied, mut unsent, mut batch, recovery } = session.into_leftover(&buffers);
+        record_floors(&replied, &mut totals, event_loop);
+        event_loop.complete(&mut replied, StoreError::OutcomeUnknown);
+        match recovery {
+            Recovery::None => {}
+            Recovery::Requeue => unsent.merge(&mut batch),
             Recovery::Resend => {
                 in_doubt_since.get_or_insert(now);
-                // The store may lose what it has replied before the rest is sent again, and count it anew.
-                leftover.batch.clear_replies_where(|command, reply| command.is_increment() && reply.is_ok());
-                event_loop.requeue_in_doubt(leftover.batch, first_sent);
+                event_loop.requeue_in_doubt(batch, first_sent);
             }
-            Recovery::Fail => event_loop.complete(&mut leftover.batch, StoreError::OutcomeUnknown),
+            Recovery::Fail => event_loop.complete(&mut batch, StoreError::OutcomeUnknown),
+        }
+        if !unsent.is_empty() {
+            event_loop.requeue(&mut unsent);
         }
         self.in_doubt_since = in_doubt_since;
         if progress != Progress::Handshake {
@@ -395,15 +409,7 @@ impl RedisConnection {
         if batch.has_increments() {
             self.timeout.record_round_trip(now - self.first_sent);
         }
-        let mut has_counted = false;
-        event_loop.with_health(|health| {
-            for (command, reply) in batch.replies() {
-                if let (Command::Increment { key, .. }, Ok(total)) = (command, reply) {
-                    has_counted = true;
-                    health.floor.record(key, total, self.totals.replace(key, total));
-                }
-            }
-        });
+        let has_counted = record_floors(batch, &mut self.totals, event_loop);
         event_loop.complete(batch, StoreError::OutcomeUnknown);
         // The first counted batch shows whether receipts can be written.
         if has_counted && self.progress != Progress::Serving {
@@ -487,6 +493,20 @@ impl RedisConnection {
         }
         event_loop.expire_sent(&mut self.session, now);
     }
+}
+
+/// Records the numbers of the increments in a batch. Returns whether there are any.
+fn record_floors(batch: &Batch<Waiter>, totals: &mut LastTotals, event_loop: &mut impl EventLoop) -> bool {
+    let mut has_counted = false;
+    event_loop.with_health(|health| {
+        for (command, reply) in batch.replies() {
+            if let (Command::Increment { key, .. }, Ok(total)) = (command, reply) {
+                has_counted = true;
+                health.floor.record(key, total, totals.replace(key, total));
+            }
+        }
+    });
+    has_counted
 }
 
 /// A step that needs a socket.

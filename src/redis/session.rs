@@ -17,8 +17,8 @@
 //! The session ends with a node that is a replica, by its `ROLE` or a `READONLY` error: after a failover, a new
 //! connection may reach the primary. It also ends when the node rejects commands that it, or another node, may accept
 //! soon ([`Rejection::is_of_node`]): if there are several servers, or if the batch was sent before. Such an error does
-//! not show whether an earlier attempt was applied, so a batch in doubt stays in doubt. One that was never sent before
-//! was not applied, and is put back.
+//! not show whether an earlier attempt was applied, so a command in doubt stays in doubt. One that was never sent before
+//! was not applied, and is put back, whatever became of the others of its batch.
 //!
 //! With `REDIS_ACKS`, one `WAIT` follows the commands of each batch with increments. Until enough replicas have
 //! acknowledged them the batch is in doubt.
@@ -150,22 +150,29 @@ impl From<Malformed> for SessionError {
     }
 }
 
-/// The batch that was in flight when a session ended.
+/// The batch that was in flight when a session ended, in parts. Each may be empty.
 pub struct Leftover<W> {
-    /// The batch, with the replies that arrived.
+    /// The commands that have their final replies.
+    pub replied: Batch<W>,
+    /// The commands that the store refused and that no earlier attempt has executed, and reads: they may be sent at any
+    /// time, merged with others.
+    pub unsent: Batch<W>,
+    /// The other commands.
     pub batch: Batch<W>,
-    /// What may be done with it.
+    /// What may be done with `batch`.
     pub recovery: Recovery,
 }
 
-/// What may be done with a batch without all its replies.
+/// What may be done with commands without a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recovery {
-    /// No byte of it was sent: it may be sent at any time, merged with others.
+    /// There are none.
+    None,
+    /// No byte of them was sent: they may be sent at any time, merged with others.
     Requeue,
-    /// It may have been counted, and has receipts: it may be sent again unchanged, before any other batch.
+    /// They may have been counted, and have receipts: they may be sent again unchanged, before any other batch.
     Resend,
-    /// It may not be sent again, or has all its replies. Visits without a reply are in doubt.
+    /// They may not be sent again. Their visits are in doubt.
     Fail,
 }
 
@@ -468,10 +475,16 @@ impl<W> Session<W> {
             self.in_flight.record_refusal(error);
             return Ok(());
         }
-        // A batch that is sent again may be rejected before its receipt is read.
-        let in_doubt =
-            self.in_flight.may_be_applied() && command.is_increment() && !self.will_fall_back(command, total);
-        self.in_flight.record_reply(total.map_err(|error| if in_doubt { StoreError::OutcomeUnknown } else { error }));
+        let may_be_applied = self.in_flight.may_be_applied();
+        let falls_back = if may_be_applied { Self::will_fall_back } else { Self::has_fallback };
+        match total {
+            Err(error) if falls_back(self, command, total) => self.in_flight.record_refusal(error),
+            // A batch that is sent again may be rejected before its receipt is read.
+            Err(_) if may_be_applied && command.is_increment() => {
+                self.in_flight.record_reply(Err(StoreError::OutcomeUnknown));
+            }
+            _ => self.in_flight.record_reply(total),
+        }
         Ok(())
     }
 
@@ -492,14 +505,11 @@ impl<W> Session<W> {
     /// Writes again, in the next [`IncrementMode`], the increments that Redis rejected because of the script or its
     /// keys. They were rejected as a whole, so nothing was counted.
     fn fall_back(&mut self, buffers: &mut Buffers) {
-        if !self.has_script() {
-            return;
-        }
-        let rejected = self.in_flight.replies().find(|(command, total)| self.has_fallback(command, *total));
-        let Some((command, rejected)) = rejected else { return };
-        self.mode = if self.will_fall_back(command, rejected) { IncrementMode::Eval } else { IncrementMode::Plain };
+        let Some((command, rejected)) = self.in_flight.refusals().next() else { return };
+        let mode = if self.will_fall_back(command, Err(rejected)) { IncrementMode::Eval } else { IncrementMode::Plain };
+        self.mode = mode;
         self.prefix.0 = None;
-        self.in_flight.clear_replies_where(|_, reply| reply == rejected);
+        self.in_flight.retry_refused(|refusal| refusal == rejected);
         self.write(buffers);
     }
 
@@ -513,6 +523,7 @@ impl<W> Session<W> {
     fn has_fallback(&self, command: &Command, total: Result<i64, StoreError>) -> bool {
         let is_limited = self.producer.limit_of(command).is_some();
         match total {
+            _ if !self.has_script() => false,
             Err(StoreError::Rejected(Rejection::NoScript)) => {
                 command.is_increment() && (!is_limited || matches!(self.mode, IncrementMode::EvalSha(_)))
             }
@@ -534,30 +545,32 @@ impl<W> Session<W> {
         }
     }
 
-    /// Ends the session and returns the batch in flight.
+    /// Ends the session and returns the batch in flight, in parts.
     #[must_use]
-    pub fn into_leftover(mut self, buffers: &Buffers) -> Leftover<W> {
-        let is_sent = buffers.pending().len() < self.encoded || self.in_flight.replies().next().is_some();
-        let is_refused = self.is_refused();
-        let Self { refusal, servers, .. } = self;
-        let may_be_applied = self.in_flight.may_be_applied();
-        if refusal.is_some() {
-            self.in_flight.clear_replies_where(|command, reply| {
-                matches!(reply, Err(StoreError::Rejected(rejection))
-                    if is_refusal(command, rejection, may_be_applied, servers))
-            });
+    pub fn into_leftover(self, buffers: &Buffers) -> Leftover<W> {
+        let receipts = self.receipts();
+        let Self { in_flight: mut batch, acks, encoded, .. } = self;
+        let has_reply = batch.replies().next().is_some() || batch.refusals().next().is_some();
+        let is_sent = buffers.pending().len() < encoded || has_reply;
+        if acks.state == AcksState::Enough {
+            batch.hold(false);
         }
-        self.in_flight.discard_held();
-        // If no command was executed, the batch was not applied by this attempt.
-        if is_sent && !(is_refused && self.in_flight.replies().next().is_none()) {
-            self.in_flight.mark_sent();
+        batch.discard_held();
+        if batch.may_be_applied() {
+            // An earlier attempt may have been executed.
+            batch.retry_refused(|_| true);
         }
-        let recovery = match (self.in_flight.may_be_applied(), self.in_flight.next_command()) {
-            (false, _) => Recovery::Requeue,
-            (true, Some(_)) if self.receipts() == Receipts::Kept => Recovery::Resend,
-            (true, _) => Recovery::Fail,
+        let (replied, unsent) = (batch.take_replied(), batch.take_unsent(is_sent && receipts == Receipts::Kept));
+        if is_sent {
+            batch.mark_sent();
+        }
+        let recovery = match batch.may_be_applied() {
+            _ if batch.is_empty() => Recovery::None,
+            false => Recovery::Requeue,
+            true if receipts == Receipts::Kept => Recovery::Resend,
+            true => Recovery::Fail,
         };
-        Leftover { recovery, batch: self.in_flight }
+        Leftover { replied, unsent, batch, recovery }
     }
 }
 

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::fake::{Action, Data, Fake, error};
-use crate::support::{NEVER, Notch, Settings, wait_until};
+use crate::support::{NEVER, Notch, Response, Settings, wait_until};
 
 const SLAVE: &str = "*5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:1\r\n$9\r\nconnected\r\n:3";
 
@@ -227,6 +227,108 @@ fn a_repeated_batch_that_is_refused_until_its_deadline_is_in_doubt() {
     let start = Instant::now();
     notch.get("/count").assert_in_doubt();
     assert!(start.elapsed() >= Duration::from_millis(600), "{:?}", start.elapsed());
+}
+
+/// Sends `requests` so that they arrive while a batch is in flight, and returns the responses. `is_held` keeps the reply
+/// to that batch back at the fake, of which `words` is the command.
+fn while_in_flight(notch: &Notch, node: &Fake, words: &str, is_held: &AtomicBool, requests: &[&str]) -> Vec<Response> {
+    let before = node.count(words);
+    is_held.store(true, Ordering::SeqCst);
+    thread::scope(|scope| {
+        let first = scope.spawn(|| notch.visit());
+        wait_until("the first batch is in flight", || (node.count(words) > before).then_some(()));
+        let mut clients: Vec<_> = requests.iter().map(|_| notch.client()).collect();
+        for (client, path) in clients.iter_mut().zip(requests) {
+            client.send_request("GET", path, &[]);
+        }
+        // A request on another connection gives notch time to read the others.
+        (0..5).for_each(|_| assert_eq!(notch.get("/livez").status, 200));
+        is_held.store(false, Ordering::SeqCst);
+        first.join().expect("the first visitor does not panic");
+        clients.iter_mut().map(|client| client.response()).collect()
+    })
+}
+
+fn hold(is_held: &AtomicBool) -> Action {
+    while is_held.load(Ordering::SeqCst) {
+        thread::sleep(Duration::from_millis(1));
+    }
+    Action::Execute
+}
+
+#[test]
+fn of_a_batch_that_is_refused_in_part_only_what_was_counted_is_answered_with_a_number() {
+    for is_cluster in [true, false] {
+        for acks in ["0", "1"] {
+            let is_held = Arc::new(AtomicBool::new(false));
+            let held = is_held.clone();
+            let node = Fake::start(&data(), move |command| match command.split(' ').nth(1) {
+                Some("{visits}") if command.starts_with("ONCE") => hold(&held),
+                Some("{visits}:a") => Action::Reply("$1\r\n4".to_owned()),
+                Some("{visits}:b") => error("TRYAGAIN Multiple keys request during rehashing of slot"),
+                _ => Action::Execute,
+            });
+            let sentinel = Fake::sentinel(node.port);
+            let settings = if is_cluster { cluster(&[node.port]) } else { sentinels(&[sentinel.port]) };
+            let settings = settings.with("COUNTER_KEY", "{visits}").with("COUNTERS", "a,b").with("REDIS_ACKS", acks);
+            let notch = settings.with("STORE_TIMEOUT", "2s").start();
+            // They are in one batch if they arrive at about the same time.
+            wait_until("both visits were in one batch", || {
+                let start = Instant::now();
+                let requests = ["/count/a", "/count/b", "/total"];
+                let responses = while_in_flight(&notch, &node, "ONCE {visits} ", &is_held, &requests);
+                let [counted, refused, total] = &responses[..] else { panic!("as many responses as requests") };
+                assert_eq!((counted.number(), total.status), (5, 200), "{responses:?}");
+                refused.assert_not_counted();
+                assert!(start.elapsed() >= Duration::from_millis(1900), "{:?}", start.elapsed());
+                let sequences = ["ONCE {visits}:a 1", "ONCE {visits}:b 1"].map(|words| {
+                    let commands = node.commands();
+                    let sequence = |command: &String| command.rsplit_once(" #").map(|(_, number)| number.to_owned());
+                    commands
+                        .iter()
+                        .filter(|command| command.starts_with(words))
+                        .filter_map(sequence)
+                        .collect::<Vec<_>>()
+                });
+                let [counted, refused] = &sequences;
+                counted.last().is_some_and(|last| refused.contains(last)).then_some(())
+            });
+        }
+    }
+}
+
+#[test]
+fn reads_are_answered_while_the_store_accepts_no_visits() {
+    // A single node refuses a visit at once.
+    for (is_single, is_refused) in [(true, false), (false, false), (false, true)] {
+        let data = data();
+        let is_complete = Arc::new(AtomicBool::new(false));
+        let complete = is_complete.clone();
+        let node = Fake::start(&data, move |command| {
+            let is_complete = complete.load(Ordering::SeqCst);
+            match command.split(' ').next() {
+                Some("WAIT") if !is_complete => Action::Reply(":0".to_owned()),
+                Some("ONCE") if !is_complete && is_refused => error("NOREPLICAS Not enough good replicas to write."),
+                _ => Action::Execute,
+            }
+        });
+        let sentinel = Fake::sentinel(node.port);
+        let single = || settings(&format!("redis://127.0.0.1:{}", node.port));
+        let settings = if is_single { single() } else { sentinels(&[sentinel.port]) };
+        let notch = settings.with("REDIS_ACKS", "1").start();
+        thread::scope(|scope| {
+            let visitor = scope.spawn(|| notch.visit());
+            wait_until("the visit is sent again", || (node.count("ONCE") > 2).then_some(()));
+            for _ in 0..3 {
+                let expected = i64::from(!is_refused);
+                assert_eq!(notch.total(), expected, "while a visit waits");
+            }
+            assert!(!visitor.is_finished());
+            is_complete.store(true, Ordering::SeqCst);
+            assert_eq!(visitor.join().expect("the visitor does not panic"), 1);
+        });
+        assert_eq!(total(&data), 1);
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use bytes::BufMut;
 use notch::batch::Batch;
 use notch::buffers::{Buffers, MAX_RECEIVED};
 use notch::counter::{Command, Key, StoreError};
-use notch::redis::{Address, Credentials, Producer, Receipts, Recovery, RedisConfig, Servers, Session};
+use notch::redis::{Address, Credentials, Leftover, Producer, Receipts, Recovery, RedisConfig, Servers, Session};
 use notch::resp::{self, Reply, decode};
 
 use super::arrival::{Arrival, Pieces};
@@ -120,17 +120,20 @@ fn run(config: &RedisConfig, batches: &[Vec<Command>], sent: &[u8], mut arrival:
     }
     let receipts = session.receipts() != Receipts::Refused;
     let kept = session.receipts() == Receipts::Kept;
-    let mut leftover = session.into_leftover(&buffers);
+    let Leftover { replied, unsent, batch, recovery } = session.into_leftover(&buffers);
     let Some(commands) = in_flight else {
-        assert!(leftover.batch.waiter_count() == 0, "waiters without a command");
+        assert!([replied, unsent, batch].iter().all(|batch| batch.waiter_count() == 0), "waiters without a command");
         return;
     };
     // A reply to a command that was not sent is invalid, but the command then counts as sent.
-    let is_unsent = accepted == 0 && leftover.batch.replies().next().is_none();
-    assert!(falls_back || (leftover.recovery == Recovery::Requeue) == is_unsent);
-    assert!(kept || leftover.recovery != Recovery::Resend, "visits may be counted twice");
+    let is_unsent = accepted == 0 && replied.is_empty() && unsent.is_empty();
+    assert_eq!(recovery == Recovery::None, batch.is_empty());
+    assert!(falls_back || batch.is_empty() || (recovery == Recovery::Requeue) == is_unsent);
+    assert!(kept || recovery != Recovery::Resend, "visits may be counted twice");
     let mut results = Results::new(commands, receipts);
-    leftover.batch.complete(StoreError::OutcomeUnknown, |waiter, total| results.record(waiter, total));
+    for mut batch in [replied, unsent, batch] {
+        batch.complete(StoreError::OutcomeUnknown, |waiter, total| results.record(waiter, total));
+    }
     results.check(&mut replies, false, falls_back);
 }
 

@@ -76,6 +76,18 @@ fn results_of(batch: &mut Batch<usize>, without_reply: StoreError) -> Results {
     results
 }
 
+/// Returns what each waiter gets if no part of a batch is sent again.
+fn results_of_leftover(leftover: Leftover<usize>) -> Results {
+    let Leftover { mut replied, mut unsent, mut batch, recovery } = leftover;
+    let without_reply =
+        if recovery == Recovery::Requeue { StoreError::Unavailable } else { StoreError::OutcomeUnknown };
+    let mut results = results_of(&mut replied, StoreError::OutcomeUnknown);
+    results.extend(results_of(&mut unsent, StoreError::Unavailable));
+    results.extend(results_of(&mut batch, without_reply));
+    results.sort_by_key(|&(waiter, _)| waiter);
+    results
+}
+
 /// Returns a batch of one visit to each of the counters `a` and `b`.
 fn two_increments() -> Batch<usize> {
     let increment = |name| Command::Increment { key: Key::new(name).expect("a valid key"), by: 1 };
@@ -91,9 +103,9 @@ fn exchange(commands: &[Command], receipts: bool, received: &[u8]) -> (Results, 
     buffers.mark_sent(sent);
     buffers.read_buf().put_slice(received);
     let end = session.process_replies(&mut buffers).map(|_| ());
-    let mut leftover = session.into_leftover(&buffers);
+    let leftover = session.into_leftover(&buffers);
     assert_ne!(leftover.recovery, Recovery::Requeue);
-    (results_of(&mut leftover.batch, StoreError::OutcomeUnknown), end)
+    (results_of_leftover(leftover), end)
 }
 
 #[test]
@@ -393,9 +405,11 @@ fn each_leftover_has_its_recovery() {
         (true, 0, b"", Recovery::Requeue),
         (false, 1, b"", Recovery::Fail),
         (true, 1, b"", Recovery::Resend),
-        (true, 1, b"$1\r\n0\r\n", Recovery::Resend),
-        (true, 1, b"$1\r\n0\r\n+PONG\r\n", Recovery::Fail),
-        (true, 1, b"-READONLY replica\r\n+PONG\r\n", Recovery::Fail),
+        // The probe is sent again with the next batch.
+        (true, 1, b"$1\r\n0\r\n", Recovery::None),
+        (false, 1, b":1\r\n", Recovery::Fail),
+        (true, 1, b"$1\r\n0\r\n+PONG\r\n", Recovery::None),
+        (true, 1, b"-READONLY replica\r\n+PONG\r\n", Recovery::None),
     ] {
         let mut buffers = Buffers::default();
         let mut session = ready_session(&mut buffers, receipts);
@@ -404,7 +418,8 @@ fn each_leftover_has_its_recovery() {
         buffers.read_buf().put_slice(received);
         let _ = session.process_replies(&mut buffers);
         let leftover = session.into_leftover(&buffers);
-        assert_eq!((leftover.recovery, leftover.batch.is_empty()), (recovery, false), "{}", received.escape_ascii());
+        assert_eq!(leftover.recovery, recovery, "{}", received.escape_ascii());
+        assert_eq!(leftover.batch.is_empty(), recovery == Recovery::None, "{}", received.escape_ascii());
     }
 }
 
@@ -474,18 +489,17 @@ fn an_increment_with_a_receipt_is_not_sent_again_without() {
     buffers.receive(b"-NOPERM No permissions to access a key\r\n");
     assert!(session.process_replies(&mut buffers).is_ok_and(|batch| batch.is_none()));
     // The connection fails before a byte of the second attempt is sent.
-    let mut leftover = session.into_leftover(&buffers);
+    let leftover = session.into_leftover(&buffers);
     assert_eq!(leftover.recovery, Recovery::Fail);
-    let results = results_of(&mut leftover.batch, StoreError::OutcomeUnknown);
-    assert_eq!(results, [(0, Ok(5)), (1, Err(StoreError::OutcomeUnknown))]);
+    assert_eq!(results_of_leftover(leftover), [(0, Ok(5)), (1, Err(StoreError::OutcomeUnknown))]);
 }
 
 #[test]
 fn a_rejection_of_a_resent_batch_leaves_it_in_doubt() {
     for (error, recovery) in [
-        ("NOPERM No permissions to access a key", Recovery::Fail),
-        ("NOSCRIPT No matching script.", Recovery::Fail),
-        ("ERR something new", Recovery::Fail),
+        ("NOPERM No permissions to access a key", Recovery::None),
+        ("NOSCRIPT No matching script.", Recovery::None),
+        ("ERR something new", Recovery::None),
         // The node does not execute commands now, and the receipt was not read.
         ("BUSY Redis is busy", Recovery::Resend),
         ("READONLY a replica", Recovery::Resend),
@@ -512,10 +526,9 @@ fn a_rejection_of_a_resent_batch_leaves_it_in_doubt() {
             buffers.receive(format!("-{error}\r\n").as_bytes());
             let _ = session.process_replies(&mut buffers);
         }
-        let mut leftover = session.into_leftover(&buffers);
+        let leftover = session.into_leftover(&buffers);
         assert_eq!(leftover.recovery, recovery, "{error}");
-        let results = results_of(&mut leftover.batch, StoreError::OutcomeUnknown);
-        assert_eq!(results, [(0, Err(StoreError::OutcomeUnknown))], "{error}");
+        assert_eq!(results_of_leftover(leftover), [(0, Err(StoreError::OutcomeUnknown))], "{error}");
     }
 }
 
@@ -583,35 +596,63 @@ fn a_batch_that_a_node_refuses_is_put_back_if_there_are_several_nodes() {
             if expected == Some(SessionError::Moved) {
                 assert_eq!(session.redirect(), Some(&Redirect { host: "b".into(), port: 7 }));
             }
-            let mut leftover = session.into_leftover(&buffers);
+            let leftover = session.into_leftover(&buffers);
             let is_put_back = expected.is_some() && servers != "single";
-            assert_eq!(leftover.recovery == Recovery::Requeue, is_put_back, "{servers} {error}");
+            assert_eq!(leftover.recovery, Recovery::None, "{servers} {error}");
+            assert_eq!(leftover.unsent.waiter_count(), if is_put_back { 2 } else { 0 }, "{servers} {error}");
             // A visit that was refused is not in doubt.
-            let results = results_of(&mut leftover.batch, StoreError::Unavailable);
+            let results = results_of_leftover(leftover);
             let is_in_doubt = |&(_, result): &(usize, _)| result == Err(StoreError::OutcomeUnknown);
-            assert!(!results.iter().any(is_in_doubt), "{servers} {error}: {results:?}");
+            assert!(results.len() == 2 && !results.iter().any(is_in_doubt), "{servers} {error}: {results:?}");
         }
     }
 }
 
+/// What becomes of a batch that was refused in part: the waiters of its parts, and of those the results.
+type Parts = (Vec<(usize, Result<i64, StoreError>)>, Vec<usize>, Vec<usize>);
+
 #[test]
-fn a_batch_that_a_node_refuses_in_part_is_sent_again_as_it_was() {
-    let mut buffers = Buffers::default();
-    let mut session = session_with(&several("cluster"), &mut buffers);
-    session.submit(&mut two_increments(), &mut |_| 0, &mut buffers);
-    buffers.mark_sent(buffers.pending().len());
-    buffers.receive(b"$1\r\n4\r\n-TRYAGAIN later\r\n");
-    let end = session.process_replies(&mut buffers).map(|batch| batch.is_some());
-    assert_eq!(end, Err(SessionError::Refused(Rejection::Resharding)));
-    let mut leftover = session.into_leftover(&buffers);
-    assert_eq!(leftover.recovery, Recovery::Resend);
-    let mut buffers = Buffers::default();
-    let mut session = session_with(&several("cluster"), &mut buffers);
-    session.submit(&mut leftover.batch, &mut |_| 0, &mut buffers);
-    assert!(send_all(&mut buffers).contains(&"{b}:receipt:42".to_owned()), "only the second counter is sent again");
-    buffers.receive(b"$1\r\n8\r\n");
-    let done = session.process_replies(&mut buffers).expect("no session error").expect("a complete batch");
-    assert_eq!(results_of(done, StoreError::OutcomeUnknown), [(0, Ok(5)), (1, Ok(9))]);
+fn a_batch_that_a_node_refuses_in_part_is_divided() {
+    let lost = StoreError::OutcomeUnknown;
+    let waiters = |results: Results| results.into_iter().map(|(waiter, _)| waiter).collect::<Vec<_>>();
+    for (acks, was_sent, replies, (replied, unsent, in_doubt)) in [
+        // Counted, refused, and read.
+        (0, false, "$1\r\n4\r\n-TRYAGAIN later\r\n$1\r\n5\r\n", (vec![(0, Ok(5)), (2, Ok(5))], vec![1], vec![])),
+        (0, false, "-TRYAGAIN later\r\n-TRYAGAIN later\r\n$1\r\n5\r\n", (vec![(2, Ok(5))], vec![0, 1], vec![])),
+        (0, false, "$1\r\n4\r\n-TRYAGAIN later\r\n-TRYAGAIN later\r\n", (vec![(0, Ok(5))], vec![1, 2], vec![])),
+        // The script is lost, and the session ends before it is sent.
+        (0, false, "-NOSCRIPT\r\n-TRYAGAIN later\r\n$1\r\n5\r\n", (vec![(2, Ok(5))], vec![0, 1], vec![])),
+        // The connection is lost before the last reply.
+        (0, false, "$1\r\n4\r\n-TRYAGAIN later\r\n", (vec![(0, Ok(5))], vec![1, 2], vec![])),
+        (0, false, "-TRYAGAIN later\r\n", (vec![], vec![0, 2], vec![1])),
+        // With and without acknowledgements.
+        (1, false, "$1\r\n4\r\n-TRYAGAIN\r\n$1\r\n5\r\n:1\r\n", (vec![(0, Ok(5)), (2, Ok(5))], vec![1], vec![])),
+        (1, false, "$1\r\n4\r\n-TRYAGAIN\r\n$1\r\n5\r\n:0\r\n", (vec![(2, Ok(5))], vec![1], vec![0])),
+        (1, false, "$1\r\n4\r\n$1\r\n4\r\n$1\r\n5\r\n:0\r\n", (vec![(2, Ok(5))], vec![], vec![0, 1])),
+        (1, false, "-TRYAGAIN\r\n-TRYAGAIN\r\n$1\r\n5\r\n", (vec![(2, Ok(5))], vec![0, 1], vec![])),
+        // An earlier attempt may have counted it.
+        (0, true, "$1\r\n4\r\n-TRYAGAIN later\r\n$1\r\n5\r\n", (vec![(0, Ok(5)), (2, Ok(5))], vec![], vec![1])),
+        (0, true, "-TRYAGAIN later\r\n-TRYAGAIN later\r\n-TRYAGAIN later\r\n", (vec![], vec![2], vec![0, 1])),
+    ] as [(u32, bool, &str, Parts); 12]
+    {
+        let mut buffers = Buffers::default();
+        let mut session = session_with(&RedisConfig { acks, ..several("cluster") }, &mut buffers);
+        let mut batch = two_increments();
+        assert!(batch.push(&Command::Get { key: visits() }, 2));
+        if was_sent {
+            batch.mark_sent();
+        }
+        session.submit(&mut batch, &mut |_| 0, &mut buffers);
+        buffers.mark_sent(buffers.pending().len());
+        buffers.receive(replies.as_bytes());
+        let _ = session.process_replies(&mut buffers);
+        let mut leftover = session.into_leftover(&buffers);
+        assert_eq!(results_of(&mut leftover.replied, lost), replied, "{replies}");
+        assert_eq!(waiters(results_of(&mut leftover.unsent, lost)), unsent, "{replies}");
+        let expected = if in_doubt.is_empty() { Recovery::None } else { Recovery::Resend };
+        assert_eq!(leftover.recovery, expected, "{replies}");
+        assert_eq!(waiters(results_of(&mut leftover.batch, lost)), in_doubt, "{replies}");
+    }
 }
 
 #[test]
@@ -673,14 +714,14 @@ fn a_batch_is_in_doubt_until_enough_replicas_have_acknowledged_it() {
         buffers.receive(acks.as_bytes());
         let end = session.process_replies(&mut buffers).map(|batch| batch.is_some());
         assert_eq!(end, error, "{acks}");
-        let mut leftover = session.into_leftover(&buffers);
+        let leftover = session.into_leftover(&buffers);
         let expected = if error == Ok(true) {
             Ok(9)
         } else {
             assert_eq!(leftover.recovery, Recovery::Resend, "{acks}");
             Err(StoreError::OutcomeUnknown)
         };
-        assert_eq!(results_of(&mut leftover.batch, StoreError::OutcomeUnknown), [(1, expected)], "{acks}");
+        assert_eq!(results_of_leftover(leftover), [(1, expected)], "{acks}");
     }
 }
 
@@ -696,7 +737,8 @@ fn a_refused_batch_does_not_wait_for_acks() {
     buffers.receive(b"-NOREPLICAS Not enough good replicas to write.\r\n");
     let end = session.process_replies(&mut buffers).map(|batch| batch.is_some());
     assert_eq!(end, Err(SessionError::Refused(Rejection::NoReplicas)));
-    assert_eq!(session.into_leftover(&buffers).recovery, Recovery::Requeue);
+    let leftover = session.into_leftover(&buffers);
+    assert_eq!((leftover.recovery, leftover.unsent.waiter_count()), (Recovery::None, 2));
 }
 
 #[test]
@@ -762,6 +804,7 @@ fn commands_without_a_reply_are_sent_again_under_the_same_sequence_number() {
     buffers.read_buf().put_slice(b"$1\r\n4\r\n");
     assert!(session.process_replies(&mut buffers).is_ok_and(|batch| batch.is_none()));
     let mut leftover = session.into_leftover(&buffers);
+    assert_eq!(results_of(&mut leftover.replied, StoreError::OutcomeUnknown), [(0, Ok(5))]);
     // A connection that fails before a byte is sent does not end the doubt.
     for sent in [0, 1] {
         assert_eq!(leftover.recovery, Recovery::Resend);
@@ -782,5 +825,5 @@ fn commands_without_a_reply_are_sent_again_under_the_same_sequence_number() {
     buffers.read_buf().put_slice(b"$1\r\n8\r\n");
     let done = session.process_replies(&mut buffers).expect("no session error").expect("a complete batch");
     let results = results_of(done, StoreError::OutcomeUnknown);
-    assert_eq!(results, [(0, Ok(5)), (1, Ok(9))]);
+    assert_eq!(results, [(1, Ok(9))]);
 }
