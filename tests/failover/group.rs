@@ -53,7 +53,12 @@ impl SentinelGroup {
 
     /// Settings that find the primary through the Sentinels.
     pub(crate) fn settings(&self) -> Settings {
-        let sentinels: Vec<_> = self.sentinels.iter().map(Redis::address).collect();
+        Self::settings_of(&self.sentinels)
+    }
+
+    /// Settings that find the primary through these Sentinels.
+    pub(crate) fn settings_of(sentinels: &[Redis]) -> Settings {
+        let sentinels: Vec<_> = sentinels.iter().map(Redis::address).collect();
         let url = format!("redis+sentinel://{}/{NAME}", sentinels.join(","));
         Settings::ledger().with("REDIS_URL", &url).with("COUNTER_KEY", KEY).without_tls()
     }

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::fake::{Action, Data, Fake, error};
-use crate::support::{NEVER, Notch, Response, Settings, wait_until};
+use crate::support::{Client, NEVER, Notch, Response, Settings, wait_until};
 
 const SLAVE: &str = "*5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:1\r\n$9\r\nconnected\r\n:3";
 
@@ -245,7 +245,7 @@ fn while_in_flight(notch: &Notch, node: &Fake, words: &str, is_held: &AtomicBool
         (0..5).for_each(|_| assert_eq!(notch.get("/livez").status, 200));
         is_held.store(false, Ordering::SeqCst);
         first.join().expect("the first visitor does not panic");
-        clients.iter_mut().map(|client| client.response()).collect()
+        clients.iter_mut().map(Client::response).collect()
     })
 }
 
