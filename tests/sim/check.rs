@@ -29,10 +29,12 @@ pub(super) struct Violations {
     pub(super) excess: u64,
     /// Requests without an answer at their deadline.
     pub(super) late: u64,
+    /// More names than allowed, or a named counter that is not among them.
+    pub(super) unlimited: u64,
 }
 
 impl Violations {
-    pub(super) const NONE: Self = Self { twice: 0, reordered: 0, lost: 0, excess: 0, late: 0 };
+    pub(super) const NONE: Self = Self { twice: 0, reordered: 0, lost: 0, excess: 0, late: 0, unlimited: 0 };
 
     pub(super) fn add(&mut self, other: Self) {
         self.twice += other.twice;
@@ -40,6 +42,7 @@ impl Violations {
         self.lost += other.lost;
         self.excess += other.excess;
         self.late += other.late;
+        self.unlimited += other.unlimited;
     }
 
     /// Returns whether an answer was wrong: its number belongs to two visits, or to none.

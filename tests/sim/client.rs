@@ -13,12 +13,16 @@ use super::{Event, NODES, Seen, Server, Time, VOTERS, World};
 use crate::batch::Batch;
 use crate::buffers::Buffers;
 use crate::config::Limits;
-use crate::counter::{Command, Key, StoreError};
+use crate::counter::{Command, Key, NameLimit, Rejection, StoreError};
 use crate::metrics::{Metrics, ServerInfo, WorkerMetrics};
 use crate::redis::{Address, Credentials, Producer, RedisConfig, SentinelQuery, Servers, Session, Step};
 
 /// The counters, in one slot.
-pub(super) const COUNTERS: [&str; 2] = ["{visits}", "{visits}:a"];
+pub(super) const COUNTERS: [&str; 4] = ["{visits}", "{visits}:a", "{visits}:b", "{visits}:c"];
+
+/// The key of the set of names, and `MAX_COUNTERS`, in histories with a limit.
+pub(super) const NAMES: &[u8] = b"{visits}:<names>";
+pub(super) const MOST_NAMES: usize = 2;
 
 pub(super) struct Worker {
     pub(super) machine: usize,
@@ -67,7 +71,8 @@ impl World {
         self.processes.extend((0..self.setup.processes).map(|_| Health::new(metrics(), counter(0))));
         for worker in 0..2 * self.setup.processes {
             let process = worker / 2;
-            let producer = Producer { id: self.rng.next(), retry_window, name_limit: None };
+            let name_limit = self.setup.has_limit.then(|| NameLimit { main: counter(0), most: MOST_NAMES });
+            let producer = Producer { id: self.rng.next(), retry_window, name_limit };
             self.workers.push(Worker {
                 machine: NODES + VOTERS + process,
                 client: Client { process, now: self.epoch, queue: Queue::new(), ended: Vec::new() },
@@ -229,6 +234,7 @@ impl World {
         self.seen(match result {
             Ok(_) => Seen::Answered,
             Err(StoreError::OutcomeUnknown) => Seen::InDoubt,
+            Err(StoreError::Rejected(Rejection::TooManyCounters)) => Seen::NameRejected,
             Err(_) => Seen::Unavailable,
         });
         self.log(|| {

@@ -57,14 +57,28 @@ impl World {
                 2 => self.rng.between(MILLIS, at + 8 * SECOND),
                 _ => self.rng.between(MILLIS, last),
             };
-            let worker = self.rng.below(self.workers.len() as u64) as usize;
-            let counter = usize::from(self.rng.chance(15)).min(COUNTERS.len() - 1);
-            let by = if self.rng.chance(5) { 0 } else { self.rng.between(1, 2) as i64 };
-            self.visits.push(Visit { worker, slot: 0, counter, by, start, end: None });
-            self.schedule(start, Event::Visit(visit));
+            self.plan_visit(start);
         }
         self.plan_fault(at);
-        last.max(at + 8 * SECOND) + self.setup.timeout + SECOND
+        let end = last.max(at + 8 * SECOND) + self.setup.timeout + SECOND;
+        if self.rng.chance(98) {
+            return end;
+        }
+        // Visits once more, after a pause in which all receipts expire.
+        let again = end + self.setup.timeout + RECEIPT_GRACE;
+        for _ in 0..VISITS / 4 {
+            let start = again + self.rng.below(SECOND);
+            self.plan_visit(start);
+        }
+        again + self.setup.timeout + 2 * SECOND
+    }
+
+    fn plan_visit(&mut self, start: Time) {
+        let worker = self.rng.below(self.workers.len() as u64) as usize;
+        let counter = if self.rng.chance(20) { self.rng.between(1, COUNTERS.len() as u64 - 1) as usize } else { 0 };
+        let by = if self.rng.chance(5) { 0 } else { self.rng.between(1, 2) as i64 };
+        self.schedule(start, Event::Visit(self.visits.len()));
+        self.visits.push(Visit { worker, slot: 0, counter, by, start, end: None });
     }
 
     fn plan_action(&mut self, at: Time, action: Action) {
@@ -276,5 +290,8 @@ impl World {
 
 const FIRST_PROCESS: usize = NODES + VOTERS;
 
-/// Requests of one history.
+/// Requests of one history, until the faults are over.
 const VISITS: usize = 60;
+
+/// How much longer than `STORE_TIMEOUT` receipts are kept.
+const RECEIPT_GRACE: Time = 300 * SECOND;

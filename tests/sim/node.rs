@@ -9,20 +9,15 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::network::{End, Piece};
-use super::{Event, MILLIS, SECOND, Seen, Server, Time, World};
+use super::script::{self, Content, Kind, Outcome, Rules, Value, Write};
+use super::{Event, MILLIS, SECOND, Seen, Server, Setup, Time, World};
 use crate::resp::{self, Reply};
 
 /// One atomic step: the writes of a command or a script.
 pub(super) struct Transaction {
     /// When its primary executed it.
     at: Time,
-    writes: Vec<(Vec<u8>, Option<Value>)>,
-}
-
-#[derive(Clone)]
-pub(super) struct Value {
-    text: Vec<u8>,
-    expires: Option<Time>,
+    writes: Vec<Write>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,13 +88,24 @@ impl Node {
         }
     }
 
-    pub(super) fn value(&self, key: &[u8], now: Time) -> Option<&[u8]> {
-        let value = self.data.get(key)?;
-        value.expires.is_none_or(|expires| now < expires).then_some(&value.text)
+    /// Returns what is stored at a key, and does not expire before now.
+    fn value(&self, key: &[u8], now: Time) -> Option<&Value> {
+        self.data.get(key).filter(|value| value.expires.is_none_or(|expires| now < expires))
     }
 
-    pub(super) fn has(&self, key: &[u8]) -> bool {
-        self.data.contains_key(key)
+    pub(super) fn text(&self, key: &[u8], now: Time) -> Option<&[u8]> {
+        match &self.value(key, now)?.content {
+            Content::Text(text) => Some(text),
+            Content::Set(_) => None,
+        }
+    }
+
+    /// Returns the number of members of a set, and whether it has these.
+    pub(super) fn members(&self, key: &[u8], members: &[&str]) -> (usize, bool) {
+        match self.data.get(key).map(|value| &value.content) {
+            Some(Content::Set(set)) => (set.len(), members.iter().all(|member| set.contains(member.as_bytes()))),
+            _ => (0, members.is_empty()),
+        }
     }
 
     pub(super) fn keys(&self) -> Vec<Vec<u8>> {
@@ -221,54 +227,47 @@ impl World {
             }
             [b"GET", key] => {
                 self.redirect(node, &[key], is_asking)?;
-                Ok(self.nodes[node].value(key, now).map_or(Output::Null, |text| Output::Bulk(text.to_vec())))
+                Ok(self.nodes[node].text(key, now).map_or(Output::Null, |text| Output::Bulk(text.to_vec())))
             }
             [b"EVALSHA", ..] if !self.nodes[node].has_script => {
                 self.seen(Seen::NoScript);
                 Err("NOSCRIPT No matching script.")
             }
-            [command @ (b"EVALSHA" | b"EVAL"), _, b"2", counter, receipt, ref rest @ ..] => {
+            [command @ (b"EVALSHA" | b"EVAL"), _, count, ref rest @ ..] => {
                 self.nodes[node].has_script |= command == b"EVAL";
-                self.redirect(node, &[counter, receipt], is_asking)?;
-                self.count(node, counter, receipt, rest).map(Output::Bulk)
+                let (keys, arguments) = rest.split_at(number(count) as usize);
+                self.redirect(node, keys, is_asking)?;
+                self.count(node, keys, arguments).map(Output::Bulk)
             }
             [b"WAIT", replicas, timeout] => self.wait(node, connection, number(replicas), number(timeout)),
             _ => Err("ERR unknown command"),
         }
     }
 
-    /// Our script (`redis::receipt::SCRIPT`) for a counter without a bound.
-    fn count(&mut self, node: usize, counter: &[u8], receipt: &[u8], rest: &[&[u8]]) -> Result<Vec<u8>, &'static str> {
-        let [expiry, sequence, by, rest @ ..] = rest else { return Err("ERR wrong number of arguments") };
-        let now = self.now;
-        let expires = Some(now + number(expiry) as Time * MILLIS);
-        let before = self.nodes[node].value(receipt, now).unwrap_or_default().to_vec();
-        if before.as_slice() >= *sequence {
-            self.seen(if before.starts_with(sequence) { Seen::ReceiptFound } else { Seen::ReceiptNewer });
-            if self.setup.rewrites_receipts {
-                self.may_write(node)?;
-                self.write(node, vec![(receipt.to_vec(), Some(Value { text: before.clone(), expires }))]);
-            }
-            return Ok(before[sequence.len() + 1..].to_vec());
+    /// Executes our script.
+    fn count(&mut self, node: usize, keys: &[&[u8]], arguments: &[&[u8]]) -> Result<Vec<u8>, &'static str> {
+        let (now, at) = (self.now, &self.nodes[node]);
+        let expires = now + number(arguments[0]) as Time * MILLIS;
+        let Setup { rewrites_receipts, has_floor, .. } = self.setup;
+        let rules = Rules { rewrites_receipts, has_floor };
+        let has_expired = keys.iter().any(|key| at.data.contains_key(*key) && at.value(key, now).is_none());
+        let Outcome { reply, writes, kind } =
+            script::call(|key| at.value(key, now).cloned(), keys, arguments, expires, rules);
+        if !writes.is_empty() {
+            self.may_write(node)?;
+            self.write(node, writes);
         }
-        self.may_write(node)?;
-        let stored = self.nodes[node].value(counter, now).map(<[u8]>::to_vec);
-        let mut total = stored.as_deref().map_or(0, number);
-        if let Some(floor) = rest.get(1).map(|text| number(text)).filter(|&floor| floor > total)
-            && self.setup.has_floor
-        {
-            self.seen(Seen::FloorRaised);
-            total = floor;
+        match kind {
+            Kind::First => {}
+            Kind::Raised => self.seen(Seen::FloorRaised),
+            Kind::Repeated => self.seen(Seen::ReceiptFound),
+            Kind::Late => self.seen(Seen::ReceiptNewer),
+            Kind::LimitReached => self.seen(Seen::LimitReached),
         }
-        let before = total.to_string().into_bytes();
-        let text = [sequence, &b" "[..], &before].concat();
-        let mut writes = vec![(receipt.to_vec(), Some(Value { text, expires }))];
-        let sum = total + number(by);
-        if stored.is_some() || sum > 0 {
-            writes.push((counter.to_vec(), Some(Value { text: sum.to_string().into_bytes(), expires: None })));
+        if has_expired {
+            self.seen(Seen::ReceiptExpired);
         }
-        self.write(node, writes);
-        Ok(before)
+        reply
     }
 
     /// Returns the error with which a node of a cluster refuses these keys, or a replica without its primary any.
@@ -281,7 +280,7 @@ impl World {
         if !self.setup.is_cluster {
             return Ok(());
         }
-        let missing = keys.iter().filter(|key| !self.nodes[node].has(key)).count();
+        let missing = keys.iter().filter(|key| self.nodes[node].value(key, self.now).is_none()).count();
         let (importing, owner) = (*importing && is_asking, self.views[node].primary);
         if let Some(target) = *migrating
             && missing > 0
@@ -326,7 +325,7 @@ impl World {
     }
 
     /// Executes a transaction at a primary and streams it to its replicas.
-    pub(super) fn write(&mut self, node: usize, writes: Vec<(Vec<u8>, Option<Value>)>) {
+    pub(super) fn write(&mut self, node: usize, writes: Vec<Write>) {
         let at = self.now;
         self.nodes[node].apply(Rc::new(Transaction { at, writes }));
         for replica in self.replicas(node) {

@@ -7,7 +7,7 @@
 //!
 //! - [`World`], here: the virtual clock, the events, and the settings of a history.
 //! - `network`: connections, delays, half-written messages, partitions.
-//! - `node`: Redis, with a replication log, our script and `WAIT`. `failover`: Sentinels, and the votes of a cluster.
+//! - `node`: Redis, with a replication log and `WAIT`; `script`: our script. `failover`: Sentinels, and the votes of a cluster.
 //! - `faults`: what breaks when. `client`: processes and workers, which run the code under test.
 //! - `check`: what must hold. `table`: many histories, and which of them may fail.
 //!
@@ -23,6 +23,7 @@ mod failover;
 mod faults;
 mod network;
 mod node;
+mod script;
 mod table;
 
 use super::health::Health;
@@ -132,16 +133,19 @@ enum Seen {
     AcksMissed,
     ReceiptFound,
     ReceiptNewer,
+    ReceiptExpired,
     FloorRaised,
+    LimitReached,
     Answered,
     Unavailable,
+    NameRejected,
     InDoubt,
 }
 
 impl Seen {
     const COUNT: usize = Self::ALL.len();
 
-    const ALL: [Self; 41] = [
+    const ALL: [Self; 44] = [
         Self::Reset,
         Self::HalfWritten,
         Self::LostBytes,
@@ -179,9 +183,12 @@ impl Seen {
         Self::AcksMissed,
         Self::ReceiptFound,
         Self::ReceiptNewer,
+        Self::ReceiptExpired,
         Self::FloorRaised,
+        Self::LimitReached,
         Self::Answered,
         Self::Unavailable,
+        Self::NameRejected,
         Self::InDoubt,
     ];
 }
@@ -233,8 +240,15 @@ fn run(setup: Setup, rng: Rng) -> Outcome {
     let mut violations = Violations::NONE;
     let primary = world.views[NODES..].iter().max_by_key(|view| view.epoch).map_or(0, |view| view.primary);
     for (counter, key) in client::COUNTERS.iter().enumerate() {
-        let total = world.nodes[primary].value(key.as_bytes(), total_at).map_or(0, node::number);
+        let total = world.nodes[primary].text(key.as_bytes(), total_at).map_or(0, node::number);
         check::check(&world.visits, counter, total, world.setup.timeout, &mut violations);
+    }
+    if world.setup.has_limit {
+        let node = &world.nodes[primary];
+        let counted: Vec<_> =
+            client::COUNTERS[1..].iter().copied().filter(|key| node.text(key.as_bytes(), total_at).is_some()).collect();
+        let (names, has_all) = node.members(client::NAMES, &counted);
+        violations.unlimited += u64::from(names > client::MOST_NAMES || !has_all);
     }
     Outcome { violations, seen: world.seen, trace: world.trace.0 }
 }

@@ -29,6 +29,8 @@ pub(super) struct Setup {
     /// `STORE_TIMEOUT`.
     pub(super) timeout: Time,
     pub(super) processes: usize,
+    /// `MAX_COUNTERS` limits the names.
+    pub(super) has_limit: bool,
     /// Error replies and rules of Redis 6.2.
     pub(super) is_old: bool,
     /// `WAIT` waits for the writes of its connection only, as since Redis 7.2.
@@ -95,6 +97,7 @@ fn setup(seed: u64) -> (Setup, Rng) {
         down_after: 5 * SECOND,
         timeout: [2 * SECOND, 15 * SECOND][rng.below(2) as usize],
         processes: 2,
+        has_limit: rng.chance(40),
         is_old: rng.chance(20),
         has_write_offsets: rng.chance(70),
         serves_stale_data: rng.chance(80),
@@ -197,12 +200,12 @@ fn answers_are_wrong_only_where_that_is_expected() {
 }
 
 /// Returns whether a history must not end so: a wrong answer where none is expected; a visit that was counted and was
-/// neither answered nor in doubt, where no answered one was lost; a request that waited too long.
+/// neither answered nor in doubt, where no answered one was lost; a request that waited too long; too many names.
 fn is_unexpected(seed: u64, outcome: &Outcome) -> bool {
     let (.., expected) = &ROWS[seed as usize % ROWS.len()];
     let is_never = expected[seed as usize / ROWS.len() % COLUMNS.len()] == Never;
     let violations = &outcome.violations;
-    violations.late > 0 || (is_never && (violations.is_broken() || violations.excess > 0))
+    violations.late + violations.unlimited > 0 || (is_never && (violations.is_broken() || violations.excess > 0))
 }
 
 /// Prints the table: the share of histories with a wrong answer, and the share of visits that were answered.
