@@ -18,11 +18,15 @@ mod group;
 mod network;
 mod visits;
 
+#[path = "../sim/script.rs"]
+mod model;
+
 mod audits;
 mod failures;
 mod moves;
 mod partitions;
 mod replicas;
+mod script;
 
 /// Makes a test of each case, a function of an engine, on each of the engines named after it; `isolated` ones run in
 /// namespaces of their own.
