@@ -153,18 +153,37 @@ impl<W> Batch<W> {
 
     /// Moves all commands of `later`, whose waiters arrived later, into this batch. Neither batch may have been sent.
     pub fn merge(&mut self, later: &mut Self) {
-        while let Some(Waiter { entry, by: own, waiter, .. }) = later.waiters.pop_front() {
-            let Entry { command, waiting, .. } = &mut later.entries[entry];
-            *waiting -= 1;
-            let command = match *command {
-                Command::Increment { key, .. } => Command::Increment { key, by: own },
-                command => command,
-            };
-            self.push_unbounded(&command, waiter);
+        while later.first_waiter().is_some() {
+            self.move_first(later);
         }
         // Entries that still have a count belong to probes.
         later.entries.iter().filter(|entry| entry.waiting > 0).for_each(|entry| self.push_probe(&entry.command));
         later.clear();
+    }
+
+    /// Moves all commands of two batches into a new one, in the order of `is_before`, in which each of them is already.
+    /// Neither may have been sent.
+    pub fn merge_in_order(one: &mut Self, other: &mut Self, is_before: impl Fn(&W, &W) -> bool) -> Self {
+        let mut merged = Self::new();
+        while let (Some(first), Some(second)) = (one.first_waiter(), other.first_waiter()) {
+            let is_other = is_before(second, first);
+            merged.move_first(if is_other { &mut *other } else { &mut *one });
+        }
+        merged.merge(one);
+        merged.merge(other);
+        merged
+    }
+
+    /// Moves the command of the first waiter of another batch into this one.
+    fn move_first(&mut self, other: &mut Self) {
+        let Some(Waiter { entry, by: own, waiter, .. }) = other.waiters.pop_front() else { return };
+        let Entry { command, waiting, .. } = &mut other.entries[entry];
+        *waiting -= 1;
+        let command = match *command {
+            Command::Increment { key, .. } => Command::Increment { key, by: own },
+            command => command,
+        };
+        self.push_unbounded(&command, waiter);
     }
 
     fn clear(&mut self) {

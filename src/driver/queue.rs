@@ -144,10 +144,11 @@ impl<W> Queue<W> {
         self.in_doubt.take().map(|(batch, _)| batch)
     }
 
-    /// Puts back a batch that was not sent, before the commands that have gathered meanwhile.
+    /// Puts back a batch that was not sent. Visits that have gathered meanwhile may have arrived before its reads, if
+    /// they wait behind a batch in doubt.
     pub(super) fn requeue(&mut self, batch: &mut Batch<Waiter>) {
-        batch.merge(&mut self.gathering);
-        std::mem::swap(batch, &mut self.gathering);
+        let is_before = |one: &Waiter, other: &Waiter| one.deadline < other.deadline;
+        self.gathering = Batch::merge_in_order(batch, &mut self.gathering, is_before);
     }
 
     /// Completes all waiters of a batch. Those without a reply from the store get `error`.
@@ -206,6 +207,8 @@ fn complete_waiter<W>(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::batch::MAX_ENTRIES;
 
@@ -224,6 +227,43 @@ mod tests {
         queue.expire(now, StoreError::Unavailable, |()| ());
         assert_eq!(queue.slots.take_result(slots[0]), Some(Err(StoreError::Unavailable)));
         assert_eq!(queue.take(&mut Batch::new()), None);
+    }
+
+    #[test]
+    fn a_read_that_was_sent_with_a_batch_in_doubt_does_not_delay_earlier_visits() {
+        let mut queue = Queue::<()>::new();
+        let main = Key::new(b"visits").expect("a good name");
+        let start = Instant::now();
+        let commands = [
+            Command::Increment { key: main, by: 1 },
+            Command::Increment { key: main, by: 1 },
+            Command::Get { key: main },
+            Command::Increment { key: main, by: 1 },
+        ];
+        let slots = commands.each_ref().map(|_| queue.slots.allocate());
+        let deadline = |number: usize| start + Duration::from_secs(number as u64);
+        let push = |queue: &mut Queue<()>, at: usize| {
+            queue.push(&commands[at], &main, Waiter { slot: slots[at], deadline: deadline(at) });
+        };
+        push(&mut queue, 0);
+        let mut batch = Batch::new();
+        assert_eq!(queue.take(&mut batch), Some(Attempt::First));
+        batch.mark_sent();
+        (1..4).for_each(|at| push(&mut queue, at));
+        queue.requeue_in_doubt(batch, start);
+        let mut batch = Batch::new();
+        assert_eq!(queue.take(&mut batch), Some(Attempt::Again(start)));
+        assert_eq!((batch.waiter_count(), queue.gathering.waiter_count()), (2, 2));
+        // The connection is lost again.
+        let mut unsent = batch.take_unsent(true);
+        queue.requeue_in_doubt(batch, start);
+        queue.requeue(&mut unsent);
+        for (at, slot) in slots.into_iter().enumerate() {
+            assert_eq!(queue.deadline(), Some(deadline(at)));
+            queue.expire(deadline(at), StoreError::Unavailable, |()| ());
+            let error = if at == 0 { StoreError::OutcomeUnknown } else { StoreError::Unavailable };
+            assert_eq!(queue.slots.take_result(slot), Some(Err(error)), "{at}");
+        }
     }
 
     #[test]
