@@ -7,6 +7,8 @@ pub mod http;
 pub mod ledger;
 pub mod resp;
 pub mod session;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 /// The name of a part and its property, which panics if it does not hold for the bytes.
 pub type Property = (&'static str, fn(&[u8]));
@@ -19,4 +21,6 @@ pub const ALL: &[Property] = &[
     ("session", session::holds),
     ("config", config::holds),
     ("dns", dns::holds),
+    #[cfg(feature = "tls")]
+    ("tls", tls::holds),
 ];
