@@ -26,3 +26,5 @@ mod scripted;
 mod settings;
 mod signals;
 mod timeouts;
+#[cfg(feature = "tls")]
+mod tls;
