@@ -308,10 +308,17 @@ impl<W> Batch<W> {
         self.split(|entry| matches!(entry.state, EntryState::Replied(_)))
     }
 
-    /// Moves the reads of `later`, whose waiters arrived later and which was not sent, into this batch.
-    pub fn merge_reads(&mut self, later: &mut Self) {
-        let mut reads = later.split(|entry| !entry.command.is_increment());
+    /// Moves the reads of another batch, which was not sent, into this one, in the order of `is_before`, in which each
+    /// of them is already.
+    pub fn merge_reads(&mut self, other: &mut Self, is_before: impl Fn(&W, &W) -> bool) {
+        let mut reads = other.split(|entry| !entry.command.is_increment());
+        let count = self.waiters.len();
         self.merge(&mut reads);
+        for added in count..self.waiters.len() {
+            let Some(read) = self.waiters.remove(added) else { break };
+            let at = self.waiters.partition_point(|waiter| !is_before(&read.waiter, &waiter.waiter));
+            self.waiters.insert(at, read);
+        }
         self.replied = 0;
         self.skip_replied();
     }

@@ -262,7 +262,7 @@ fn reads_join_a_batch_that_is_sent_again() {
     for (waiter, command) in (1..).zip([Command::Get { key: key("a") }, count("b", 1), Command::Ping]) {
         assert!(later.push(&command, waiter));
     }
-    batch.merge_reads(&mut later);
+    batch.merge_reads(&mut later, |one, other| one < other);
     assert_eq!((batch.sequence(), batch.may_be_applied()), (7, true));
     let reads = [count("a", 1), Command::Get { key: key("a") }, Command::Ping];
     assert_eq!(batch.pending_commands().copied().collect::<Vec<_>>(), reads);

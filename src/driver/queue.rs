@@ -116,8 +116,9 @@ impl<W> Queue<W> {
     pub(super) fn take(&mut self, batch: &mut Batch<Waiter>) -> Option<Attempt> {
         if let Some((in_doubt, sent)) = self.in_doubt.take() {
             *batch = in_doubt;
-            // Reads need no acknowledgement: they do not wait for the end of the doubt.
-            batch.merge_reads(&mut self.gathering);
+            // Reads need no acknowledgement: they do not wait for the end of the doubt. Those that were sent with this
+            // batch before may have arrived before its visits.
+            batch.merge_reads(&mut self.gathering, is_before);
             return Some(Attempt::Again(sent));
         }
         if self.gathering.is_empty() {
@@ -147,7 +148,6 @@ impl<W> Queue<W> {
     /// Puts back a batch that was not sent. Visits that have gathered meanwhile may have arrived before its reads, if
     /// they wait behind a batch in doubt.
     pub(super) fn requeue(&mut self, batch: &mut Batch<Waiter>) {
-        let is_before = |one: &Waiter, other: &Waiter| one.deadline < other.deadline;
         self.gathering = Batch::merge_in_order(batch, &mut self.gathering, is_before);
     }
 
@@ -188,6 +188,11 @@ impl<W> Queue<W> {
         let cut_off = self.cutoff.is_some_and(|cutoff| cutoff <= now);
         move |waiter| cut_off || waiter.deadline <= now
     }
+}
+
+/// Returns whether one waiter arrived before another.
+fn is_before(one: &Waiter, other: &Waiter) -> bool {
+    one.deadline < other.deadline
 }
 
 // `Batch::expire` takes the same types everywhere, so that its code is compiled once.
@@ -264,6 +269,29 @@ mod tests {
             let error = if at == 0 { StoreError::OutcomeUnknown } else { StoreError::Unavailable };
             assert_eq!(queue.slots.take_result(slot), Some(Err(error)), "{at}");
         }
+    }
+
+    #[test]
+    fn a_read_that_was_sent_with_a_batch_in_doubt_expires_before_its_later_visits() {
+        let mut queue = Queue::<()>::new();
+        let main = Key::new(b"visits").expect("a good name");
+        let start = Instant::now();
+        let commands = [Command::Get { key: main }, Command::Increment { key: main, by: 1 }];
+        let slots = commands.each_ref().map(|_| queue.slots.allocate());
+        for (at, slot) in slots.into_iter().enumerate() {
+            let deadline = start + Duration::from_secs(at as u64);
+            queue.push(&commands[at], &main, Waiter { slot, deadline });
+        }
+        let mut batch = Batch::new();
+        assert_eq!(queue.take(&mut batch), Some(Attempt::First));
+        batch.mark_sent();
+        // The connection is lost.
+        let mut unsent = batch.take_unsent(true);
+        queue.requeue_in_doubt(batch, start);
+        queue.requeue(&mut unsent);
+        let mut batch = Batch::new();
+        assert_eq!(queue.take(&mut batch), Some(Attempt::Again(start)));
+        assert_eq!((batch.waiter_count(), batch.first_waiter().map(|first| first.deadline)), (2, Some(start)));
     }
 
     #[test]
