@@ -75,8 +75,14 @@ impl Socket {
     }
 
     fn advance(&mut self, connection: &mut RedisConnection, cx: &mut Context<'_>) -> Result<(), ConnectionError> {
+        let mut reads = 0;
         while self.receive(connection, cx)? {
             connection.process_received(&mut self.worker);
+            reads += 1;
+            if reads == MAX_READS {
+                cx.waker().wake_by_ref();
+                break;
+            }
         }
         while connection.submit(&mut self.worker) {
             // A batch that needs no reply is completed at once.
@@ -129,12 +135,22 @@ impl Socket {
 
     /// Processes what the server has sent before it closed the connection: it may be the reason.
     fn receive_rest(&mut self, connection: &mut RedisConnection, cx: &mut Context<'_>) -> Result<(), ConnectionError> {
+        let mut reads = 0;
         while self.receive(connection, cx)? {
             connection.process_received(&mut self.worker);
+            reads += 1;
+            if reads == MAX_READS {
+                cx.waker().wake_by_ref();
+                break;
+            }
         }
         Err(ConnectionError::Closed)
     }
 }
+
+/// Most reads before the timeouts are checked. tokio allows a task 128 operations before it lets others run; a server
+/// that sends without end would use all of them for reads, and the timer would never be polled.
+const MAX_READS: usize = 64;
 
 impl EventLoop for &'static Worker {
     fn index(&self) -> usize {
