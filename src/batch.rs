@@ -250,7 +250,7 @@ impl<W> Batch<W> {
 
     /// Records an error after which the command is sent again, which the store has not executed now. The visits of
     /// waiters that expire meanwhile are withdrawn, unless an earlier attempt may have counted them.
-    pub fn record_refusal(&mut self, refusal: StoreError) {
+    pub(crate) fn record_refusal(&mut self, refusal: StoreError) {
         if let Some(entry) = self.entries.get_mut(self.replied) {
             entry.state = EntryState::Refused(refusal);
             self.skip_replied();
@@ -258,7 +258,7 @@ impl<W> Batch<W> {
     }
 
     /// Returns the commands that were refused, with the errors.
-    pub fn refusals(&self) -> impl Iterator<Item = (&Command, StoreError)> {
+    pub(crate) fn refusals(&self) -> impl Iterator<Item = (&Command, StoreError)> {
         self.entries.iter().filter_map(|entry| match entry.state {
             EntryState::Refused(refusal) => Some((&entry.command, refusal)),
             _ => None,
@@ -266,12 +266,12 @@ impl<W> Batch<W> {
     }
 
     /// Makes the commands whose refusal satisfies `is_over` pending again.
-    pub fn retry_refused(&mut self, is_over: impl Fn(StoreError) -> bool) {
+    pub(crate) fn retry_refused(&mut self, is_over: impl Fn(StoreError) -> bool) {
         self.reopen(|_, state| matches!(state, EntryState::Refused(refusal) if is_over(refusal)));
     }
 
     /// Removes the numbers of increments if they are not final, so that the commands are sent again.
-    pub fn discard_held(&mut self) {
+    pub(crate) fn discard_held(&mut self) {
         if std::mem::take(&mut self.is_held) {
             self.reopen(|command, state| command.is_increment() && matches!(state, EntryState::Replied(Ok(_))));
         }
@@ -304,7 +304,7 @@ impl<W> Batch<W> {
 
     /// Takes the commands that have a reply, with their waiters.
     #[must_use]
-    pub fn take_replied(&mut self) -> Self {
+    pub(crate) fn take_replied(&mut self) -> Self {
         self.split(|entry| matches!(entry.state, EntryState::Replied(_)))
     }
 
@@ -395,7 +395,7 @@ impl<W> Batch<W> {
     }
 
     /// Records `total` as the reply of all pending entries for which `is_decided` returns `true`.
-    pub fn resolve_where(&mut self, is_decided: impl Fn(&Command) -> bool, total: Result<i64, StoreError>) {
+    pub(crate) fn resolve_where(&mut self, is_decided: impl Fn(&Command) -> bool, total: Result<i64, StoreError>) {
         let pending = self.entries.iter_mut().filter(|entry| entry.state == EntryState::Pending);
         pending.filter(|entry| is_decided(&entry.command)).for_each(|entry| entry.state = EntryState::Replied(total));
         self.skip_replied();

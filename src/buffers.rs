@@ -59,7 +59,13 @@ impl Buffers {
     /// Returns `true` if [`MAX_RECEIVED`] bytes are buffered, so that no further byte is accepted.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.received().len() >= MAX_RECEIVED
+        self.space() == 0
+    }
+
+    /// Returns how many more bytes are accepted.
+    #[must_use]
+    pub fn space(&self) -> usize {
+        MAX_RECEIVED.saturating_sub(self.received().len())
     }
 
     /// Returns the buffer for bytes from the socket. If [`Buffers::is_full`], it has no space.

@@ -8,15 +8,15 @@
 use crate::system::{self, read_or_empty};
 
 /// The control groups of a process, read from `/proc` and `/sys` below a path, which is empty except in tests.
-pub struct ControlGroups<'a>(&'a str);
+pub(crate) struct ControlGroups<'a>(&'a str);
 
 impl ControlGroups<'_> {
     /// The groups of this process.
-    pub const OWN: Self = Self("");
+    pub(crate) const OWN: Self = Self("");
 
     /// Returns the bytes of memory that this process may use; `usize::MAX` if no group has a limit.
     #[must_use]
-    pub fn memory(&self) -> usize {
+    pub(crate) fn memory(&self) -> usize {
         self.least_limit("memory", &|folder, version| match version {
             Version::Two => read_limit(folder, "/memory.max").min(read_limit(folder, "/memory.high")),
             // `memory.stat` includes the limits of parent groups that are not visible in a container.
@@ -28,9 +28,10 @@ impl ControlGroups<'_> {
     }
 
     /// Returns the number of processors that this process may use: those of its affinity (sched_setaffinity(2)), or the
-    /// least quota rounded down, at least 1.
+    /// least quota rounded down, at least 1. The threads driver has no workers to divide among them.
+    #[cfg(any(feature = "tokio", test))]
     #[must_use]
-    pub fn processors(&self) -> usize {
+    pub(crate) fn processors(&self) -> usize {
         let quota = self.least_limit("cpu", &|folder, version| match version {
             Version::Two => parse_quota(&read_file(folder, "/cpu.max")),
             Version::One => {
@@ -116,6 +117,7 @@ fn parse_amount(text: &str) -> usize {
 }
 
 /// Returns the whole processors of a quota and a period in microseconds; `usize::MAX` if the quota is `max` or `-1`.
+#[cfg(any(feature = "tokio", test))]
 fn parse_quota(text: &str) -> usize {
     let mut fields = text.split_ascii_whitespace().map(parse_amount);
     match (fields.next(), fields.next()) {

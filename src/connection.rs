@@ -15,20 +15,11 @@
 //! ```
 //! use notch::buffers::Buffers;
 //! use notch::connection::{HttpConnection, Need, ServerContext, WorkerContext};
-//! use notch::cors::Origins;
 //! use notch::counter::{Command, Counters, Key, Names};
-//! use notch::metrics::{Metrics, ServerInfo};
-//! use notch::render::Welcome;
 //!
 //! let key = Key::new(b"visits").expect("printable ASCII");
-//! let server = ServerContext {
-//!     counters: Counters { main: key, names: Names::Any },
-//!     origins: Origins::default(),
-//!     served_by: "web-1".to_owned(),
-//!     welcome: Welcome::new("Hello"),
-//!     metrics: Metrics::new(ServerInfo::default(), 1, false),
-//!     records_requests: false,
-//! };
+//! let mut server = ServerContext::new(Counters { main: key, names: Names::Any });
+//! server.served_by = "web-1".to_owned();
 //! let mut worker = WorkerContext::new();
 //! worker.set_time(784_111_777);
 //! let (mut connection, mut buffers) = (HttpConnection::default(), Buffers::default());
@@ -68,11 +59,12 @@ use responses::{Outcome, PendingRequest};
 
 use crate::badge::BadgeStyle;
 use crate::buffers::Buffers;
-use crate::cors::Origins;
+pub use crate::cors::Origins;
 use crate::counter::{Command, Counters, StoreError};
 use crate::http::{self, Body, Framing, Persistence, RequestError};
-use crate::metrics::{Metrics, WorkerMetrics};
-use crate::render::{Format, Welcome};
+use crate::metrics::{Metrics, ServerInfo, WorkerMetrics};
+use crate::render::Format;
+pub use crate::render::Welcome;
 use crate::routes::{self, Handler, Operation, Route};
 
 /// What all responses of a server have in common.
@@ -92,6 +84,20 @@ pub struct ServerContext {
 }
 
 impl ServerContext {
+    /// Returns the context of a server with one worker, whose pages no other origin may read. All fields may be changed
+    /// before the server starts.
+    #[must_use]
+    pub fn new(counters: Counters) -> Self {
+        Self {
+            counters,
+            origins: Origins::default(),
+            served_by: "notch".to_owned(),
+            welcome: Welcome::new("Welcome! Every visit counts."),
+            metrics: Metrics::new(ServerInfo::default(), 1, false),
+            records_requests: false,
+        }
+    }
+
     /// Returns the metrics of the current worker.
     fn metrics(&self, worker: &WorkerContext) -> &WorkerMetrics {
         self.metrics.worker(worker.index)

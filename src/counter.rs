@@ -219,7 +219,7 @@ impl Rejection {
     /// Returns `true` if the cause concerns the node and not the command: the command was not executed, and this node
     /// or another may execute it soon. It does not show whether an earlier attempt was executed.
     #[must_use]
-    pub fn is_of_node(self) -> bool {
+    pub(crate) fn is_of_node(self) -> bool {
         matches!(
             self,
             Self::Moved
@@ -321,36 +321,36 @@ impl Counters {
     /// Returns the name in a key of this server, or an empty slice for the main counter: the inverse of
     /// [`Counters::key_of`].
     #[must_use]
-    pub fn name_of<'a>(&self, key: &'a Key) -> &'a [u8] {
+    pub(crate) fn name_of<'a>(&self, key: &'a Key) -> &'a [u8] {
         key.as_bytes().get(self.main.as_bytes().len() + 1..).unwrap_or_default()
     }
 }
 
 /// The last totals of the first [`LastTotals::MAX`] counters.
 #[derive(Default)]
-pub struct LastTotals {
+pub(crate) struct LastTotals {
     /// Sorted by key.
     totals: Vec<(Key, i64)>,
 }
 
 impl LastTotals {
     /// Most counters.
-    pub const MAX: usize = 1024;
+    pub(crate) const MAX: usize = 1024;
 
     /// Creates it without totals.
     #[must_use]
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { totals: Vec::new() }
     }
 
     /// Returns the last total of a counter.
     #[must_use]
-    pub fn get(&self, key: &Key) -> Option<i64> {
+    pub(crate) fn get(&self, key: &Key) -> Option<i64> {
         self.position(key).ok().map(|at| self.totals[at].1)
     }
 
     /// Replaces the last total of a counter. Returns the previous one. Does nothing for a new counter if it is full.
-    pub fn replace(&mut self, key: &Key, total: i64) -> Option<i64> {
+    pub(crate) fn replace(&mut self, key: &Key, total: i64) -> Option<i64> {
         match self.position(key) {
             Ok(at) => return Some(std::mem::replace(&mut self.totals[at].1, total)),
             Err(_) if self.is_full() => {}
@@ -361,7 +361,7 @@ impl LastTotals {
 
     /// Returns whether there is no room for another counter.
     #[must_use]
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.totals.len() >= Self::MAX
     }
 

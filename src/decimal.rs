@@ -3,7 +3,7 @@
 use std::ops::Deref;
 
 /// A number in decimal digits, without a heap allocation.
-pub struct Decimal {
+pub(crate) struct Decimal {
     bytes: [u8; Self::MAX],
     start: usize,
 }
@@ -14,7 +14,7 @@ impl Decimal {
 
     /// Writes `number` in decimal. `std::fmt` would cost more than the rest of a response.
     #[must_use]
-    pub fn new(number: i64) -> Self {
+    pub(crate) fn new(number: i64) -> Self {
         let mut decimal = Self { bytes: [b'0'; Self::MAX], start: Self::MAX };
         let mut rest = number.unsigned_abs();
         loop {
@@ -42,7 +42,7 @@ impl Deref for Decimal {
 }
 
 /// Overwrites all of `digits` with the last digits of `number`, and with zeros before them if it has fewer.
-pub fn overwrite(digits: &mut [u8], mut number: u64) {
+pub(crate) fn overwrite(digits: &mut [u8], mut number: u64) {
     for digit in digits.iter_mut().rev() {
         *digit = b'0' + (number % 10) as u8;
         number /= 10;

@@ -72,6 +72,7 @@ mod checksum;
 mod error;
 mod files;
 mod replay;
+#[doc(hidden)]
 pub mod tools;
 mod totals;
 

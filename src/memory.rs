@@ -11,7 +11,7 @@ use crate::system;
 
 /// Memory that a driver needs, in bytes, the kernel's part included.
 #[derive(Clone, Copy)]
-pub struct Costs {
+pub(crate) struct Costs {
     /// For each event loop, its pooled buffers included.
     pub worker: usize,
     /// For each idle connection: its task or thread, and its objects in the kernel.
@@ -20,7 +20,7 @@ pub struct Costs {
 
 /// The result: limits that fit the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Connections open at once.
     pub connections: usize,
     /// `SO_SNDBUF` and `SO_RCVBUF` of each, in bytes.
@@ -32,7 +32,7 @@ pub struct Plan {
 /// Returns the bytes that this process may use: the least of `setting` (`MEMORY_LIMIT`) and the limits of its control
 /// groups; half of the machine's memory where there is no limit.
 #[must_use]
-pub fn limit(setting: Option<usize>) -> usize {
+pub(crate) fn limit(setting: Option<usize>) -> usize {
     let system = system::total_memory().unwrap_or(DEFAULT_MEMORY);
     let limit = ControlGroups::OWN.memory().min(setting.unwrap_or(usize::MAX));
     // The limit of a group may be larger than the machine's memory.
@@ -41,14 +41,14 @@ pub fn limit(setting: Option<usize>) -> usize {
 
 /// Returns the number of event loops that fit into a quarter of `limit`, at most `max`.
 #[must_use]
-pub fn workers(limit: usize, costs: Costs, max: usize) -> usize {
+pub(crate) fn workers(limit: usize, costs: Costs, max: usize) -> usize {
     ((limit / 4).saturating_sub(PROCESS) / costs.worker).clamp(1, max)
 }
 
 /// Divides `limit` bytes among `workers` event loops and at most `connections` connections. Returns `None` if fewer
 /// than [`LEAST_CONNECTIONS`] fit.
 #[must_use]
-pub fn plan(limit: usize, costs: Costs, workers: usize, connections: usize) -> Option<Plan> {
+pub(crate) fn plan(limit: usize, costs: Costs, workers: usize, connections: usize) -> Option<Plan> {
     let available = limit.checked_sub(PROCESS + workers * costs.worker)?;
     // Fragmentation of the allocator.
     let available = available - available / 16;
@@ -81,7 +81,7 @@ const MIN_SOCKET: usize = 3 * PAGE;
 const MAX_SOCKET: usize = 256 * 1024 + PAGE;
 
 /// Least connections with which notch starts, unless `MAX_CONNECTIONS` is less.
-pub const LEAST_CONNECTIONS: usize = 8;
+pub(crate) const LEAST_CONNECTIONS: usize = 8;
 
 #[cfg(test)]
 mod tests {

@@ -66,7 +66,7 @@ impl Metrics {
     }
 
     /// Appends the page, of type [`MEDIA`].
-    pub fn write_page(&self, out: &mut Vec<u8>) {
+    pub(crate) fn write_page(&self, out: &mut Vec<u8>) {
         let mut samples = self.samples().into_iter().map(|sample| sample as i64);
         let mut next = || samples.next().unwrap_or_default();
         write_template(out, TEMPLATE, &mut |out, placeholder| {
@@ -135,7 +135,7 @@ pub struct WorkerMetrics {
 
 impl WorkerMetrics {
     /// Counts a response.
-    pub fn record_response(&self, route: Route, status: Status) {
+    pub(crate) fn record_response(&self, route: Route, status: Status) {
         let class = match status.line().as_bytes() {
             [b'2', ..] => 0,
             [b'4', ..] => 1,
@@ -145,7 +145,7 @@ impl WorkerMetrics {
     }
 
     /// Counts visits by their outcome.
-    pub fn record_visits(&self, visits: u64, total: Result<i64, StoreError>) {
+    pub(crate) fn record_visits(&self, visits: u64, total: Result<i64, StoreError>) {
         let outcome = match total {
             Ok(_) => 0,
             Err(StoreError::OutcomeUnknown) => 2,
@@ -218,7 +218,7 @@ impl WorkerMetrics {
 }
 
 /// `Content-Type` of the page.
-pub const MEDIA: &str = "text/plain; version=0.0.4";
+pub(crate) const MEDIA: &str = "text/plain; version=0.0.4";
 
 const TEMPLATE: &[u8] = include_bytes!("metrics.txt");
 

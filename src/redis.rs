@@ -23,15 +23,18 @@ mod tls;
 mod tls;
 mod topology;
 
-pub use address::{Address, DisplayList, MAX_HOST, Redirect};
+pub(crate) use address::DisplayList;
+pub use address::{Address, MAX_HOST, Redirect};
 pub use floor::Floor;
-pub use receipt::{Producer, Receipts, is_one_slot};
+#[doc(hidden)]
+pub use receipt::is_one_slot;
+pub use receipt::{Producer, Receipts};
 pub use sentinel::{SentinelError, SentinelQuery};
 pub use session::{Leftover, Recovery, Session, SessionError};
 #[cfg(feature = "tls")]
 pub use tls::TlsFile;
 pub use tls::{Tls, TlsConfig, TlsError};
-pub use topology::{Event, MAX_HOPS, Step, Topology};
+pub use topology::{Event, Step, Topology};
 
 use crate::resp;
 

@@ -123,7 +123,7 @@ impl Welcome {
     }
 
     /// Appends the start page as text: the sentence, and the total or the error.
-    pub fn write_text(&self, out: &mut Vec<u8>, total: Result<i64, StoreError>) {
+    pub(crate) fn write_text(&self, out: &mut Vec<u8>, total: Result<i64, StoreError>) {
         out.extend_from_slice(self.text.as_bytes());
         match total {
             Ok(total) => append(out, &[b"\nvisits so far: ", &Decimal::new(total), b"\n"]),
@@ -132,7 +132,7 @@ impl Welcome {
     }
 
     /// Appends the start page as an object; without a total, its `count` is `null` and there is an `error`.
-    pub fn write_object(&self, out: &mut Vec<u8>, key: &Key, total: Result<i64, StoreError>) {
+    pub(crate) fn write_object(&self, out: &mut Vec<u8>, key: &Key, total: Result<i64, StoreError>) {
         let (welcome, key) = (self.json.as_bytes(), key.as_bytes());
         append(out, &[br#"{"welcome":""#, welcome, br#"","counter":""#, key, br#"","count":"#]);
         match total {

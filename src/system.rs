@@ -9,18 +9,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub mod socket_file;
+pub(crate) mod socket_file;
 
 /// Returns the machine's memory in bytes (proc_meminfo(5)); `None` if it cannot be read.
 #[must_use]
-pub fn total_memory() -> Option<usize> {
+pub(crate) fn total_memory() -> Option<usize> {
     let total = read_or_empty("/proc/meminfo");
     parse_number(find_line(&total, "MemTotal:")?.split_ascii_whitespace().next()?).map(|kilobytes| kilobytes * 1024)
 }
 
 /// Returns how many files this process may have open (`ulimit -n`); `usize::MAX` if the limit cannot be read.
 #[must_use]
-pub fn max_open_files() -> usize {
+pub(crate) fn max_open_files() -> usize {
     let limits = read_or_empty("/proc/self/limits");
     find_line(&limits, "Max open files")
         .and_then(|line| parse_number(line.split_ascii_whitespace().next()?))
@@ -29,7 +29,7 @@ pub fn max_open_files() -> usize {
 
 /// Returns random bits of `/dev/urandom`; if that cannot be read, the nanoseconds of the clock, which do not repeat.
 #[must_use]
-pub fn random_bits() -> u64 {
+pub(crate) fn random_bits() -> u64 {
     let mut bits = [0; 8];
     match File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bits)) {
         Ok(()) => u64::from_ne_bytes(bits),
@@ -39,7 +39,7 @@ pub fn random_bits() -> u64 {
 
 /// Returns the content of a file; empty if it cannot be read.
 #[must_use]
-pub fn read_or_empty(path: &str) -> String {
+pub(crate) fn read_or_empty(path: &str) -> String {
     read_text(path.as_ref()).unwrap_or_default()
 }
 
@@ -47,7 +47,7 @@ pub fn read_or_empty(path: &str) -> String {
 ///
 /// # Errors
 /// It cannot be read, is longer than [`MAX_CONTENT`], or is not UTF-8.
-pub fn read_text(path: &OsStr) -> io::Result<String> {
+pub(crate) fn read_text(path: &OsStr) -> io::Result<String> {
     String::from_utf8(read_file(path)?).map_err(|_| ErrorKind::InvalidData.into())
 }
 
@@ -55,7 +55,7 @@ pub fn read_text(path: &OsStr) -> io::Result<String> {
 ///
 /// # Errors
 /// It cannot be read, or is longer than [`MAX_CONTENT`].
-pub fn read_file(path: &OsStr) -> io::Result<Vec<u8>> {
+pub(crate) fn read_file(path: &OsStr) -> io::Result<Vec<u8>> {
     let content = read_bytes(path, MAX_CONTENT)?;
     if content.len() > MAX_CONTENT { Err(ErrorKind::FileTooLarge.into()) } else { Ok(content) }
 }
@@ -65,7 +65,7 @@ pub fn read_file(path: &OsStr) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// It cannot be read.
-pub fn read_bytes(path: &OsStr, max: usize) -> io::Result<Vec<u8>> {
+pub(crate) fn read_bytes(path: &OsStr, max: usize) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     read_pieces(path, &mut |piece| {
         content.extend(piece);
@@ -76,7 +76,7 @@ pub fn read_bytes(path: &OsStr, max: usize) -> io::Result<Vec<u8>> {
 
 /// Returns the absolute path of `path`, without a leading `./`.
 #[must_use]
-pub fn absolute_path(path: &OsStr) -> PathBuf {
+pub(crate) fn absolute_path(path: &OsStr) -> PathBuf {
     let bytes = path.as_bytes();
     let path = OsStr::from_bytes(bytes.strip_prefix(b"./").unwrap_or(bytes));
     env::current_dir().unwrap_or_default().join(path)
@@ -86,7 +86,7 @@ pub fn absolute_path(path: &OsStr) -> PathBuf {
 ///
 /// # Errors
 /// It cannot be read to its end.
-pub fn read_pieces(path: &OsStr, consume: &mut dyn FnMut(&[u8]) -> bool) -> io::Result<()> {
+pub(crate) fn read_pieces(path: &OsStr, consume: &mut dyn FnMut(&[u8]) -> bool) -> io::Result<()> {
     let mut file = File::open(path)?;
     let mut piece = [0; PIECE];
     loop {
@@ -103,7 +103,7 @@ pub fn read_pieces(path: &OsStr, consume: &mut dyn FnMut(&[u8]) -> bool) -> io::
 /// Returns the number of the network interface with this name, if it has an IPv6 address. `/sys/class/net` would show
 /// the interfaces of the network namespace in which it was mounted, which may be another one.
 #[must_use]
-pub fn interface_index(name: &str) -> Option<u32> {
+pub(crate) fn interface_index(name: &str) -> Option<u32> {
     find_interface(&read_or_empty("/proc/self/net/if_inet6"), name)
 }
 
@@ -121,7 +121,7 @@ fn find_interface(table: &str, name: &str) -> Option<u32> {
 /// Returns the number of a user or group: `name` itself if it is a number, else that in its line of `file` (passwd(5),
 /// group(5)). Users and groups of a directory service are not in these files.
 #[must_use]
-pub fn find_id(file: &str, name: &str) -> Option<u32> {
+pub(crate) fn find_id(file: &str, name: &str) -> Option<u32> {
     let content = read_or_empty(file);
     let number = match find_line(&content, &[name, ":"].concat()) {
         Some(line) => line.split_once(':')?.1.split_once(':')?.0,
@@ -132,8 +132,9 @@ pub fn find_id(file: &str, name: &str) -> Option<u32> {
 }
 
 /// Returns the number of processors in the mask of `/proc/self/status` (proc_pid_status(5)); 0 if there is none.
+#[cfg(any(feature = "tokio", test))]
 #[must_use]
-pub fn count_processors(status: &str) -> usize {
+pub(crate) fn count_processors(status: &str) -> usize {
     let mask = find_line(status, "Cpus_allowed:").unwrap_or_default();
     mask.chars().filter_map(|digit| digit.to_digit(16)).map(|digit| digit.count_ones() as usize).sum()
 }
@@ -141,7 +142,7 @@ pub fn count_processors(status: &str) -> usize {
 /// Returns the text after `start` in the first line that begins with `start`.
 #[must_use]
 #[inline(never)]
-pub fn find_line<'a>(text: &'a str, start: &str) -> Option<&'a str> {
+pub(crate) fn find_line<'a>(text: &'a str, start: &str) -> Option<&'a str> {
     let mut lines = text.as_bytes().split(|&byte| byte == b'\n');
     str::from_utf8(lines.find_map(|line| line.strip_prefix(start.as_bytes()))?).ok()
 }
@@ -151,7 +152,7 @@ fn parse_number(text: &str) -> Option<usize> {
 }
 
 /// Longest file in bytes that is read into memory.
-pub const MAX_CONTENT: usize = 1024 * 1024;
+pub(crate) const MAX_CONTENT: usize = 1024 * 1024;
 
 /// Bytes read at a time.
 const PIECE: usize = 4 * 1024;

@@ -2,22 +2,13 @@ use super::responses::INVALID_COUNTER;
 use super::*;
 use crate::counter::{Key, Names, Rejection};
 use crate::http::Status;
-use crate::metrics::ServerInfo;
 use bytes::BufMut;
 
 pub(super) fn context() -> ServerContext {
     let main = Key::new(b"visits").expect("a good name");
     let names = Names::List(vec!["blog".into()]);
-    let metrics = Metrics::new(ServerInfo::default(), 1, false);
-    let (counters, origins) = (Counters { main, names }, Origins::default());
-    ServerContext {
-        counters,
-        origins,
-        served_by: "here".into(),
-        welcome: Welcome::new("Hi"),
-        metrics,
-        records_requests: false,
-    }
+    let (served_by, welcome) = ("here".into(), Welcome::new("Hi"));
+    ServerContext { served_by, welcome, ..ServerContext::new(Counters { main, names }) }
 }
 
 /// A client, a server and a store that counts in memory.

@@ -1,5 +1,6 @@
 //! Errors of opening a ledger, with the remedy for each.
 
+use std::error::Error;
 use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -27,6 +28,8 @@ pub enum OpenError {
     /// The bytes from this offset on are invalid.
     Damaged(u64),
 }
+
+impl Error for OpenError {}
 
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

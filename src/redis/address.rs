@@ -31,7 +31,7 @@ impl fmt::Display for Address {
 }
 
 /// Writes addresses, separated by commas.
-pub struct DisplayList<'a>(pub &'a [Address]);
+pub(crate) struct DisplayList<'a>(pub &'a [Address]);
 
 impl fmt::Display for DisplayList<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

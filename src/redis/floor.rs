@@ -12,7 +12,7 @@
 
 use crate::counter::{Key, LastTotals};
 
-/// The floors of the first [`LastTotals::MAX`] counters; one for a process.
+/// The floors of the first 1024 counters; one for a process.
 #[derive(Default)]
 pub struct Floor {
     numbers: LastTotals,

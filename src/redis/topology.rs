@@ -196,7 +196,7 @@ impl Topology {
 }
 
 /// Most `MOVED` errors that are followed without a pause. Two nodes may name each other during a failover.
-pub const MAX_HOPS: u32 = 5;
+const MAX_HOPS: u32 = 5;
 
 #[cfg(test)]
 mod tests;

@@ -21,7 +21,7 @@ pub struct Rights {
 
 /// What is at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileKind {
+pub(crate) enum FileKind {
     /// No file.
     Missing,
     /// A socket.
@@ -35,7 +35,7 @@ impl FileKind {
     ///
     /// # Errors
     /// The directory cannot be searched.
-    pub fn at(path: &str) -> io::Result<Self> {
+    pub(crate) fn at(path: &str) -> io::Result<Self> {
         Self::new(fs::symlink_metadata(path))
     }
 
@@ -43,7 +43,7 @@ impl FileKind {
     ///
     /// # Errors
     /// The directory cannot be searched.
-    pub fn of_target(path: &str) -> io::Result<Self> {
+    pub(crate) fn of_target(path: &str) -> io::Result<Self> {
         Self::new(fs::metadata(path))
     }
 
@@ -58,13 +58,13 @@ impl FileKind {
 }
 
 /// A lock of a directory, until it is dropped.
-pub struct DirectoryLock(#[expect(dead_code, reason = "closing the file releases the lock")] File);
+pub(crate) struct DirectoryLock(#[expect(dead_code, reason = "closing the file releases the lock")] File);
 
 /// Locks the directory of `path` (flock(2)). Returns `None` while another process holds the lock.
 ///
 /// # Errors
 /// The directory cannot be read.
-pub fn lock_directory(path: &str) -> io::Result<Option<DirectoryLock>> {
+pub(crate) fn lock_directory(path: &str) -> io::Result<Option<DirectoryLock>> {
     let end = path.bytes().rposition(|byte| byte == b'/').unwrap_or_default();
     let directory = File::open(&path[..=end])?;
     Ok(directory.try_lock().is_ok().then_some(DirectoryLock(directory)))
@@ -74,7 +74,7 @@ pub fn lock_directory(path: &str) -> io::Result<Option<DirectoryLock>> {
 ///
 /// # Errors
 /// The system refuses.
-pub fn make_private(socket: OwnedFd, rights: Rights) -> io::Result<OwnedFd> {
+pub(crate) fn make_private(socket: OwnedFd, rights: Rights) -> io::Result<OwnedFd> {
     let socket = File::from(socket);
     // Linux creates the file with the mode of the socket, less the umask.
     socket.set_permissions(Permissions::from_mode(rights.mode & OWNER_RIGHTS))?;
@@ -85,12 +85,12 @@ pub fn make_private(socket: OwnedFd, rights: Rights) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// The system refuses.
-pub fn remove(path: &str) -> io::Result<()> {
+pub(crate) fn remove(path: &str) -> io::Result<()> {
     fs::remove_file(path)
 }
 
 /// The file of a socket of this process. Dropping it removes the file, unless another process has replaced it.
-pub struct SocketFile {
+pub(crate) struct SocketFile {
     path: String,
     id: Id,
 }
@@ -100,7 +100,7 @@ impl SocketFile {
     ///
     /// # Errors
     /// It is gone already.
-    pub fn new(path: &str) -> io::Result<Self> {
+    pub(crate) fn new(path: &str) -> io::Result<Self> {
         Ok(Self { path: path.to_owned(), id: id(path)? })
     }
 
@@ -108,7 +108,7 @@ impl SocketFile {
     ///
     /// # Errors
     /// The process may not give the file to this user or group.
-    pub fn set_rights(&self, Rights { mode, user, group }: Rights) -> io::Result<()> {
+    pub(crate) fn set_rights(&self, Rights { mode, user, group }: Rights) -> io::Result<()> {
         if user.is_some() || group.is_some() {
             lchown(&self.path, user, group)?;
         }
@@ -135,7 +135,7 @@ fn id(path: &str) -> io::Result<Id> {
 type Id = (u64, i64, i64);
 
 /// Longest path of a socket in bytes (unix(7)): the system's structure has 108, with the zero at the end.
-pub const MAX_PATH: usize = 107;
+pub(crate) const MAX_PATH: usize = 107;
 
 /// Reading and writing by the owner.
 const OWNER_RIGHTS: u32 = 0o600;

@@ -8,11 +8,8 @@
 
 use bytes::BufMut;
 use notch::buffers::{Buffers, MAX_RECEIVED};
-use notch::connection::{HttpConnection, Need, ServerContext, WorkerContext};
-use notch::cors::Origins;
+use notch::connection::{HttpConnection, Need, Origins, ServerContext, WorkerContext};
 use notch::counter::{Command, Counters, Key, Names, Rejection, StoreError};
-use notch::metrics::{Metrics, ServerInfo};
-use notch::render::Welcome;
 
 use super::arrival::{Arrival, Pieces};
 
@@ -77,11 +74,9 @@ impl Simulation {
     fn play(stream: &[u8], pieces: Pieces, draining: bool) -> Outcome {
         let main = Key::new(b"visits").expect("a good name");
         let names = Names::List(["blog", "down", "lost", "full"].map(str::to_owned).to_vec());
-        let metrics = Metrics::new(ServerInfo::default(), 1, false);
-        let (counters, served_by) = (Counters { main, names }, "here".to_owned());
         let origins = Origins::new(vec!["http://a".to_owned()]);
-        let welcome = Welcome::new("Hi");
-        let context = ServerContext { counters, origins, served_by, welcome, metrics, records_requests: false };
+        let served_by = "here".to_owned();
+        let context = ServerContext { origins, served_by, ..ServerContext::new(Counters { main, names }) };
         let mut worker = WorkerContext::default();
         worker.draining = draining;
         worker.set_time(784_111_777);

@@ -233,7 +233,7 @@ impl ClientConnection {
         let is_idle = timer.is_between_requests();
         self.set_read_timeout(timeout)?;
         let mut chunk = [0; CHUNK];
-        let capacity = CHUNK.min(crate::buffers::MAX_RECEIVED - self.buffers.received().len());
+        let capacity = CHUNK.min(self.buffers.space());
         if is_idle {
             self.buffers.release(&mut self.client.server.state().pool);
         } else {
