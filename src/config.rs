@@ -216,9 +216,20 @@ impl Env {
             origins: self.origins(),
             served_by: self.hostname(),
             welcome: Welcome::new(&welcome),
+            page_refresh: self.page_refresh(),
             metrics: Metrics::default(),
             records_requests,
         }
+    }
+
+    /// Returns milliseconds, 0 to turn it off.
+    fn page_refresh(&mut self) -> i64 {
+        let text = self.value_or_default("PAGE_REFRESH");
+        let millis = values::parse_millis(&text, 0).filter(|&millis| millis == 0 || millis >= MIN_REFRESH);
+        if millis.is_none() {
+            self.reject_value("PAGE_REFRESH", &text, format_args!("0s, or a duration from 1s to 24 hours"));
+        }
+        millis.unwrap_or_default() as i64
     }
 
     fn key(&mut self) -> Key {
@@ -434,6 +445,9 @@ const MAX_COUNTERS: u64 = 1_000_000;
 
 /// Longest welcome in bytes.
 const MAX_WELCOME: usize = 1024;
+
+/// Shortest time between two requests of an open page, in milliseconds.
+const MIN_REFRESH: u64 = 1000;
 
 /// Longest host name in bytes (POSIX).
 const MAX_HOSTNAME: usize = 255;

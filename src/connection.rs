@@ -77,6 +77,8 @@ pub struct ServerContext {
     pub served_by: String,
     /// The sentence of the start page.
     pub welcome: Welcome,
+    /// After how many milliseconds an open page requests its total again; 0 for never.
+    pub page_refresh: i64,
     /// The metrics of all workers.
     pub metrics: Metrics,
     /// Whether each request and its response are recorded, for the driver to log.
@@ -93,6 +95,7 @@ impl ServerContext {
             origins: Origins::default(),
             served_by: "notch".to_owned(),
             welcome: Welcome::new("Welcome! Every visit counts."),
+            page_refresh: 5000,
             metrics: Metrics::new(ServerInfo::default(), 1, false),
             records_requests: false,
         }

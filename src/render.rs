@@ -158,6 +158,8 @@ pub struct Page<'a> {
     pub names: &'a [String],
     /// The replica that serves the page.
     pub replica: &'a str,
+    /// After how many milliseconds the page requests the total again; 0 for never.
+    pub refresh: i64,
 }
 
 impl Page<'_> {
@@ -187,6 +189,7 @@ impl Page<'_> {
                 out.extend_from_slice(b"</nav>\n");
             }
             b"replica" => escape(out, self.replica),
+            b"refresh" => out.extend_from_slice(&Decimal::new(self.refresh)),
             _ => {}
         }
     }
@@ -260,7 +263,7 @@ const BACK: &[u8] = b"<nav><a href=/>Start page</a></nav>\n";
 /// `Content-Security-Policy` of both pages: allows their style and script by hash, and requests to their own origin.
 pub const POLICY: &str = "default-src 'none'; \
     style-src 'sha256-J4bn8uPN1zflW5pOlSEs7d06znJceQ0yfNOmKe7Gy/E='; \
-    script-src 'sha256-pgIFC7KszN8uV5lgt8A0WDQJbic4aZoU55C9A1k3hCY='; \
+    script-src 'sha256-TSxJtpFq8PGYZPFVVeoHfUKNCe2izjIHp5RHZbEg3Yc='; \
     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// Returns the message of an error of the store: a clause in lower case.
@@ -334,7 +337,8 @@ mod tests {
 
     fn page(welcome: &str, number: i64, names: &[String], replica: &str) -> String {
         let (welcome, number) = (&Welcome::new(welcome), Some(number));
-        let page = Page { welcome, before: "", number, after: ["<", "&"], name: b"shop", names, replica };
+        let page =
+            Page { welcome, before: "", number, after: ["<", "&"], name: b"shop", names, replica, refresh: 5000 };
         text_of(|out| page.write(out))
     }
 

@@ -51,6 +51,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("MAX_COUNTERS", "10000", "most named counters in the store, with COUNTERS=*", "10000"),
     setting("CORS_ORIGINS", "", "comma-separated origins whose pages may read; * for any", "https://example.org"),
     setting("WELCOME", "Welcome! Every visit counts.", "text of the start page", "Hello"),
+    setting("PAGE_REFRESH", "5s", "how often an open page requests its total; 0s: never", "10s"),
     setting("WORKERS", "half the processors", "event loops", "2"),
     setting("MAX_CONNECTIONS", "10000", "connections open at once", "10000"),
     setting("MEMORY_LIMIT", "", "most memory to use, unless the control group allows less", "64m"),

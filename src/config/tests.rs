@@ -274,6 +274,8 @@ fn an_invalid_value_is_shown_with_what_is_expected_and_an_example() {
             "a duration from 1ms to 24 hours, like 500ms, 5s or 2m, for example IDLE_TIMEOUT=60s",
         ),
         ("DRAIN_DELAY", "ms", "a duration from 0ms to 24 hours, like 500ms, 5s or 2m, for example DRAIN_DELAY=1s"),
+        ("PAGE_REFRESH", "999ms", "0s, or a duration from 1s to 24 hours, for example PAGE_REFRESH=10s"),
+        ("PAGE_REFRESH", "1441m", "0s, or a duration from 1s to 24 hours, for example PAGE_REFRESH=10s"),
         ("FSYNC", "no", "one of always, everysec, never, for example FSYNC=always"),
         ("LOG_LEVEL", "loud", "one of off, error, warn, info, debug, for example LOG_LEVEL=info"),
         ("MEMORY_LIMIT", "64mb", "an amount of memory like 500k, 64m or 1g, for example MEMORY_LIMIT=64m"),

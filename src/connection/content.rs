@@ -101,7 +101,7 @@ fn write_page(server: &ServerContext, key: &Key, text: PageText, names: &[String
         PageText::Message(message) => ("", None, message),
     };
     let (welcome, replica, name) = (&server.welcome, &*server.served_by, server.counters.name_of(key));
-    Page { welcome, before, number, after, name, names, replica }.write(out);
+    Page { welcome, before, number, after, name, names, replica, refresh: server.page_refresh }.write(out);
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";

@@ -67,6 +67,17 @@ fn a_page_counts_further_visits_of_its_own_counter() {
 }
 
 #[test]
+fn a_page_has_the_interval_at_which_it_requests_its_total() {
+    for (value, milliseconds) in [("", "5000"), ("0s", "0"), ("1s", "1000"), ("24m", "1440000")] {
+        let notch = notch().with("PAGE_REFRESH", value).start();
+        for path in ["/", "/count", "/total/blog"] {
+            let interval = format!("<main data-refresh={milliseconds}>");
+            assert!(page(&notch, "GET", path).text().contains(&interval), "{path}, {value}");
+        }
+    }
+}
+
+#[test]
 fn the_page_of_a_named_counter_has_its_name_in_the_title_and_links_back() {
     let notch = notch().with("WELCOME", "Hi").start();
     for (path, title, links_back) in [

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use crate::support::{Client, Redis, Settings};
 
 /// All settings, as the README lists them.
-const NAMES: [&str; 33] = [
+const NAMES: [&str; 34] = [
     "LISTEN",
     "PORT",
     "REDIS_URL",
@@ -38,6 +38,7 @@ const NAMES: [&str; 33] = [
     "DRAIN_DELAY",
     "DRAIN_TIMEOUT",
     "WELCOME",
+    "PAGE_REFRESH",
     "LOG_LEVEL",
     "LOG_FORMAT",
 ];
@@ -204,7 +205,7 @@ fn durations_have_units() {
             Settings::ledger().with(name, value).start();
         }
     }
-    for name in ["DRAIN_DELAY", "DRAIN_TIMEOUT"] {
+    for name in ["DRAIN_DELAY", "DRAIN_TIMEOUT", "PAGE_REFRESH"] {
         Settings::ledger().with(name, "0s").start().stop();
     }
 }

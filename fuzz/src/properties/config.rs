@@ -82,6 +82,8 @@ fn check(config: &Config) {
     for wait in [limits.store, limits.request, limits.idle, limits.write] {
         assert!(!wait.is_zero() && wait <= day);
     }
+    let refresh = config.context.page_refresh;
+    assert!(refresh == 0 || (1000..=24 * 60 * 60 * 1000).contains(&refresh));
     assert!(limits.drain_delay <= day && limits.drain <= day);
 }
 
