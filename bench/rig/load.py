@@ -18,8 +18,8 @@ end
 request = function() return written end
 done = function(summary, latency)
     local e = summary.errors
-    io.write(string.format("report %d %d %d %d %d\\n", summary.requests, summary.duration, latency:percentile(99),
-        e.status, e.connect + e.read + e.write + e.timeout))
+    io.write(string.format("report %d %d %d %d %d %d\\n", summary.requests, summary.duration, latency:percentile(50),
+        latency:percentile(99), e.status, e.connect + e.read + e.write + e.timeout))
 end
 """
 
@@ -57,23 +57,23 @@ def settled_total(running):
 
 
 def wrk(running, connections, depth, seconds):
-    """Returns responses, seconds, p99 in ms, error responses, broken sockets."""
+    """Returns responses, seconds, p50 and p99 in ms, error responses, broken sockets."""
     testbed = running.testbed
     script = testbed.folder / f"wrk-{depth}.lua"
     script.write_text(SCRIPT.replace("PIPELINE", str(depth)))
-    url = f"http://127.0.0.1:{running.port}{running.subject.path}"
+    url = f"http://{running.host}:{running.port}{running.subject.path}"
     command = ["wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds}s", "-s", str(script), url]
     with Process(command, {testbed.load_core}, testbed.log()) as process:
         output = process.finish(seconds + 30)
-    report = re.search(r"^report (\d+) (\d+) (\d+) (\d+) (\d+)$", output, re.MULTILINE)
+    report = re.search(r"^report (\d+) (\d+) (\d+) (\d+) (\d+) (\d+)$", output, re.MULTILINE)
     if not report:
         raise Failed(f"no report of wrk for {running.subject.label}: {output[-300:]}")
-    answered, microseconds, p99, refused, broken = map(int, report.groups())
-    return answered, microseconds / 1e6, p99 / 1000, refused, broken
+    answered, microseconds, p50, p99, refused, broken = map(int, report.groups())
+    return answered, microseconds / 1e6, p50 / 1000, p99 / 1000, refused, broken
 
 
 def socket_load(running, connections, seconds):
-    """The same with bench/limit/load, which also speaks to a Unix socket; wrk does not."""
+    """The same without p50 with bench/limit/load, which also speaks to a Unix socket; wrk does not."""
     testbed = running.testbed
     request = f"GET {running.subject.path} HTTP/1.1\r\nHost: localhost\r\n\r\n"
     command = [testbed.builder.folder / "load", running.address, connections, seconds, request]
@@ -112,7 +112,7 @@ def apply_load(running, connections, depth, seconds):
     elif subject.unix:
         answered, lasted, p99, refused, broken = socket_load(running, connections, seconds)
     else:
-        answered, lasted, p99, refused, broken = wrk(running, connections, depth, seconds)
+        answered, lasted, _, p99, refused, broken = wrk(running, connections, depth, seconds)
     core += core_seconds(testbed.server_core)
     running.check_running()
     for name, process in processes.items():

@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 
-from rig.subjects import Subject
+from rig.subjects import TITLES, Subject
 
 BASELINE = "limit/combine"
 
@@ -164,6 +164,12 @@ def check_targets(results, peers):
     add_target("CPU per visit of two workers on two cores, of one on one, 64 connections", "<=", 1.15, compare(
         "workers", results.find("workers", "notch/tokio", 64, workers=2),
         results.find("workers", "notch/tokio", 64, workers=1), "cost"))
+    for name in ("stack/haproxy", "stack/nginx"):
+        ours, theirs = (results.find("stack", one, 64, store="redis/always", forwarded=False)
+                        for one in (name, "stack/flask"))
+        for title, figure, bound in (("CPU per visit", "cost", 1 / 15), ("memory", "size", 0.1), ("p99", "p99", 1.0)):
+            add_target(f"{title} of {TITLES[name]}, of the classic stack", "<=", bound,
+                       compare("stack", ours, theirs, figure))
     for name in ("peer/flask", "peer/node", "peer/go", "peer/nginx-lua"):
         ours = results.find("main", "notch/threads", 64, store="redis/everysec")
         theirs = results.find("main", name, 64)

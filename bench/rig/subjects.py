@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 
+from rig.containers import engine_runs
 from rig.processes import TIMEOUT, Failed, Process, free_ports, log_line, redis_total
 
 BUILD_SECONDS = 1200
@@ -30,6 +31,8 @@ class Subject:
     idle: int = 0
     # Unix sockets in place of loopback TCP: "clients", "redis" or "clients redis"; "none" compares with them.
     unix: str = ""
+    # A stack whose port is reached through the userland docker-proxy, which only connections from the same machine do.
+    forwarded: bool = False
 
     @property
     def kind(self):
@@ -52,6 +55,8 @@ class Subject:
             parts.append(f"`{self.path}`")
         if self.distance:
             parts.append(f"Redis at {self.distance / 1000:g} ms")
+        if self.forwarded:
+            parts.append("through docker-proxy")
         if self.workers > 1:
             parts.append(f"{self.workers} workers on {self.workers} cores")
         if self.unix:
@@ -83,6 +88,10 @@ TITLES = {
     "peer/webdis": "webdis",
     "peer/fastapi": "FastAPI, uvicorn + redis-py",
     "peer/flask": "Flask + redis-py",
+    "stack/haproxy": "notch, HAProxy",
+    "stack/nginx": "notch, nginx",
+    "stack/flask": "Flask on gunicorn, nginx",
+    "stack/fastapi": "FastAPI on uvicorn, nginx",
     "tool/redis-benchmark-1": "redis-benchmark -P 1",
     "tool/redis-benchmark-16": "redis-benchmark -P 16",
 }
@@ -169,6 +178,18 @@ class Builder:
             raise NotAvailable(f"{missing[0]} is missing: install libnginx-mod-http-lua and lua-nginx-redis")
         return ["nginx"]
 
+    def build_stack(self, variant):
+        """Compose builds the images; without an engine these are the programs."""
+        if engine_runs():
+            return []
+        self.need("redis-server", "redis-cli=redis-tools", "haproxy=haproxy" if variant == "haproxy" else
+                  "nginx=nginx-light")
+        if variant in ("haproxy", "nginx"):
+            self.build("notch/tokio")
+            return self.commands["notch/tokio"]
+        return [self.python_environment(f"stack-{variant}", self.root / "bench/stacks" / variant,
+                                        self.folder / f"stack-{variant}.log")]
+
     def build_peer(self, name):
         sources = self.root / "bench/peers"
         log = self.folder / f"{name}.log"
@@ -196,10 +217,14 @@ class Builder:
         return self.build_python(name, sources / "python", log)
 
     def build_python(self, name, sources, log):
-        home = self.folder / "python"
+        return [str(self.python_environment("python", sources, log) / "bin/python"), str(sources / f"{name}_app.py")]
+
+    def python_environment(self, name, sources, log):
+        """Returns a folder with Python and the packages that the sources need."""
+        home = self.folder / name
         run(["python3", "-m", "venv", str(home)], log)
         run([str(home / "bin/pip"), "install", "-q", "-r", str(sources / "requirements.txt")], log)
-        return [str(home / "bin/python"), str(sources / f"{name}_app.py")]
+        return home
 
 
 class Testbed:
@@ -225,6 +250,8 @@ class Testbed:
 
 class Running:
     """A running subject with its store."""
+
+    host = "127.0.0.1"
 
     def __init__(self, testbed, subject, stack):
         self.testbed = testbed
