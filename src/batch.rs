@@ -228,7 +228,7 @@ impl<W> Batch<W> {
 
     /// Returns the sequence number.
     #[must_use]
-    pub fn sequence(&self) -> i64 {
+    pub(crate) fn sequence(&self) -> i64 {
         self.sequence
     }
 
@@ -244,7 +244,7 @@ impl<W> Batch<W> {
     }
 
     /// Sets whether the numbers of increments are not final: then no waiter gets one.
-    pub fn hold(&mut self, is_held: bool) {
+    pub(crate) fn hold(&mut self, is_held: bool) {
         self.is_held = is_held;
     }
 

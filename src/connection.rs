@@ -61,11 +61,13 @@ use crate::badge::BadgeStyle;
 use crate::buffers::Buffers;
 pub use crate::cors::Origins;
 use crate::counter::{Command, Counters, StoreError};
+pub use crate::http::Status;
 use crate::http::{self, Body, Framing, Persistence, RequestError};
 use crate::metrics::{Metrics, ServerInfo, WorkerMetrics};
 use crate::render::Format;
 pub use crate::render::Welcome;
-use crate::routes::{self, Handler, Operation, Route};
+pub use crate::routes::Route;
+use crate::routes::{self, Handler, Operation};
 
 /// What all responses of a server have in common.
 pub struct ServerContext {

@@ -32,6 +32,7 @@ impl Origins {
     }
 
     /// Decides whether pages of `origin` may read a response; an empty one stands for no `Origin` field.
+    #[doc(hidden)]
     #[must_use]
     pub fn decide(&self, origin: &[u8]) -> CorsDecision {
         match self.0.iter().position(|allowed| allowed == ANY || allowed.as_bytes() == origin) {
@@ -43,6 +44,7 @@ impl Origins {
 
     /// Returns the value of `Access-Control-Allow-Origin`: an origin or `*`; empty for a response that only varies by
     /// origin; `None` for one without CORS fields.
+    #[doc(hidden)]
     #[must_use]
     pub fn header_value(&self, decision: CorsDecision) -> Option<&str> {
         match decision {
