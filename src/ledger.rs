@@ -450,8 +450,13 @@ fn append_increment(out: &mut Vec<u8>, key: &[u8], by: i64) {
 /// Appends the checksum of the batch that begins at `start` of `out`. Returns it, the seed of the next one.
 fn append_checksum(out: &mut Vec<u8>, start: usize, seed: u32) -> u32 {
     let crc = crc32(seed, &out[start..]);
-    resp::write_command(out, &[b"ECHO", &hex(crc)]);
+    append_checksum_record(out, crc);
     crc
+}
+
+/// Appends `ECHO` with the digits of `crc`.
+fn append_checksum_record(out: &mut Vec<u8>, crc: u32) {
+    resp::write_command(out, &[b"ECHO", &hex(crc)]);
 }
 
 /// First command of every ledger.

@@ -1,14 +1,15 @@
 //! Replay: reads a file from its start, batch by batch.
 //!
 //! A batch is counted when its checksum record is read. A crash tears at most the last batch, and its checksum is
-//! written last: a tail without a checksum record is torn, anything else that is invalid is damage.
+//! written last: a tail that could continue as a batch and has no checksum record is torn, anything else that is invalid
+//! is damage. So a changed byte in the checksum of the last batch does not remove that batch.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 
 use super::checksum::{crc32, hex};
 use super::totals::Totals;
-use super::{HEADER, OpenError};
+use super::{HEADER, OpenError, append_checksum_record};
 use crate::counter::{Key, NameLimit};
 use crate::resp::{self, Reply};
 
@@ -52,8 +53,7 @@ impl Replay {
                 trim_zeros(&mut input, file)?;
                 well_formed = replay.consume(&mut input)?;
             }
-            let is_torn = well_formed && !has_checksum(&input);
-            return if is_torn { Ok(replay) } else { Err(replay.damaged()) };
+            return if well_formed && replay.is_torn(&input) { Ok(replay) } else { Err(replay.damaged()) };
         }
     }
 
@@ -81,6 +81,9 @@ impl Replay {
     fn process(&mut self, reply: Reply<'_>, bytes: &[u8]) -> Result<(), OpenError> {
         let end = self.offset + bytes.len() as u64;
         if let Some((key, by)) = as_increment(reply) {
+            if end - self.valid_length > MAX_BATCH {
+                return Err(self.damaged());
+            }
             self.crc = crc32(self.crc, bytes);
             self.pending.push((key, by));
         } else if self.offset == 0 && bytes == HEADER {
@@ -97,6 +100,16 @@ impl Replay {
         }
         self.offset = end;
         Ok(())
+    }
+
+    /// Returns whether `tail`, which is not a whole command, is the start of a command that continues the batch.
+    fn is_torn(&self, tail: &[u8]) -> bool {
+        let mut checksum = Vec::new();
+        append_checksum_record(&mut checksum, self.crc);
+        let is_checksum = !self.pending.is_empty() && checksum.starts_with(tail);
+        let is_increment = tail.len() < MAX_INCREMENT && is_prefix_of(tail, INCREMENT_START) && !has_checksum(tail);
+        // The start of the file was compared with the header.
+        self.offset == 0 || is_checksum || is_increment
     }
 
     fn damaged(&self) -> OpenError {
@@ -163,8 +176,15 @@ fn trim_zeros(input: &mut Vec<u8>, file: &mut File) -> Result<(), OpenError> {
 const CHECKSUM_START: &[u8] = b"*2\r\n$4\r\nECHO\r\n$8\r\n";
 const CHECKSUM_REST: usize = 10;
 
+/// Start of an increment, and a length in bytes that is more than that of the longest one.
+const INCREMENT_START: &[u8] = b"*3\r\n$6\r\nINCRBY\r\n$";
+const MAX_INCREMENT: usize = INCREMENT_START.len() + Key::MAX + 40;
+
+/// Longest batch in bytes: the workers' batches are written as one, and are shorter all together.
+const MAX_BATCH: u64 = MAX_TAIL as u64;
+
 /// Bytes read at a time.
 const CHUNK: usize = 16 * 1024;
 
 /// Longest tail in bytes from which zeros are removed.
-const MAX_TAIL: usize = 16 * 1024 * 1024;
+pub(super) const MAX_TAIL: usize = 16 * 1024 * 1024;

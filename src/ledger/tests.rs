@@ -1,3 +1,4 @@
+use super::replay::MAX_TAIL;
 use super::*;
 
 /// A folder that is removed at the end of the test.
@@ -107,13 +108,45 @@ fn a_changed_byte_never_gives_a_wrong_total() {
                 Err(OpenError::Damaged(offset)) => assert_eq!(offset, valid, "{at} {flip}"),
                 Err(other) => panic!("{other}"),
                 Ok((ledger, Found { torn, .. })) => {
-                    // Only damage to the last checksum looks like a torn tail.
-                    assert!(torn > 0 && valid == ends[2], "{at} {flip}");
+                    // Only a zero as the last byte looks like a torn tail.
+                    assert!(torn > 0 && at == whole.len() - 1 && damaged[at] == 0, "{at} {flip}");
                     assert_eq!(ledger.total(&key("a")), 3);
                     continue;
                 }
             }
             assert_eq!(fs::read(folder.file()).expect("a file"), damaged);
+        }
+    }
+}
+
+#[test]
+fn a_tail_that_no_crash_leaves_is_damage() {
+    let folder = Folder::new("tails");
+    let ends = write_three_batches(&folder.file());
+    let whole = fs::read(folder.file()).expect("a file");
+    let (increment, digits) = (&b"*3\r\n$6\r\nINCRBY\r\n$1\r\na\r\n$1\r\n1\r\n"[..], &whole[whole.len() - 10..]);
+    let long = [b"*3\r\n$6\r\nINCRBY\r\n$95\r\n", &[b'x'; Key::MAX][..], b"\r\n$1\r\n1\r\n"].concat();
+    for (tail, is_torn) in [
+        (increment.to_vec(), true),
+        (b"*3\r\n$6\r\nINCRBY\r\n$95\r\nvisits".to_vec(), true),
+        (long.repeat(MAX_TAIL / long.len()), true),
+        (long.repeat(MAX_TAIL / long.len() + 1), false),
+        ([increment, b"*2\r\n$4\r\nECHO\r\n$8\r\n", &digits[..5]].concat(), false),
+        (b"*2\r\n$4\r\nECHO\r\n$8\r\n".to_vec(), false),
+        (b"*1024\r\n$16384\r\n".to_vec(), false),
+        (b"*3\r\n$6\r\nINCRBY\r\n$300\r\n".iter().chain(&[b'x'; 200]).copied().collect(), false),
+        (b"*3\r\n$3\r\nSET\r\n$6\r\nvis".to_vec(), false),
+        (b"*-1\r\n".to_vec(), false),
+        (b"visits 7".to_vec(), false),
+    ] {
+        fs::write(folder.file(), [&whole, &tail[..]].concat()).expect("a file");
+        let shown = String::from_utf8_lossy(&tail[..tail.len().min(60)]);
+        match open(&folder.file()) {
+            Ok((ledger, Found { torn, .. })) => {
+                assert_eq!((is_torn, torn, ledger.total(&key("a"))), (true, tail.len() as u64, 13), "{shown}");
+            }
+            Err(OpenError::Damaged(offset)) => assert_eq!((is_torn, offset), (false, ends[3]), "{shown}"),
+            Err(other) => panic!("{shown}: {other}"),
         }
     }
 }
