@@ -22,6 +22,9 @@ use notch::probe::Probe;
 use tracing::error;
 
 fn main() -> ExitCode {
+    // With this signal blocked, a file that reaches the limit of `ulimit -f` is an error like that of a full disk. It
+    // would end the process.
+    let _ = SigSet::from_iter([Signal::SIGXFSZ]).thread_block();
     // Skips the name of the program.
     let arguments: Vec<_> = env::args_os().skip(1).collect();
     let words: Vec<_> = arguments.iter().map(|argument| argument.as_encoded_bytes()).collect();
@@ -97,8 +100,12 @@ fn run_healthcheck(probe: Probe) -> ExitCode {
 fn run_ledger_tool(arguments: &[OsString]) -> ExitCode {
     let (tool, file) = match Tool::parse(arguments) {
         Ok(parsed) => parsed,
-        Err(UsageError { argument: Some(argument), remedy }) => return reject_argument(&argument, remedy),
-        Err(UsageError { remedy, .. }) => return print_message(&remedy, EXIT_USAGE),
+        Err(UsageError::Missing(remedy)) => return print_message(&remedy, EXIT_USAGE),
+        Err(UsageError::Unknown(argument, remedy)) => return reject_argument(&argument, remedy),
+        Err(UsageError::Invalid(value, remedy)) => {
+            let value = printable(&value.to_string_lossy());
+            return print_message(&format_args!("invalid value \"{value}\": {remedy}"), EXIT_USAGE);
+        }
     };
     let (path, main) = match environment().ledger() {
         Ok((path, main)) => (file.unwrap_or(path), main),
@@ -108,7 +115,7 @@ fn run_ledger_tool(arguments: &[OsString]) -> ExitCode {
         Ok(summary) => (summary, EXIT_SUCCESS),
         Err(error) => (error.to_string(), EXIT_FAILURE),
     };
-    print_message(&format_args!("{}: {text}", path.to_string_lossy()), code)
+    print_message(&printable(&format!("{}: {text}", path.to_string_lossy())), code)
 }
 
 fn run_tool(tool: Tool, path: &Path, main: Key) -> Result<String, ToolError> {

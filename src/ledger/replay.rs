@@ -5,7 +5,7 @@
 //! is damage. So a changed byte in the checksum of the last batch does not remove that batch.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 
 use super::checksum::{crc32, hex};
 use super::totals::Totals;
@@ -41,7 +41,7 @@ impl Replay {
             Self { totals, checksum: 0, valid_length: 0, batches: 0, pending: Vec::new(), crc: 0, offset: 0 };
         let mut input = Vec::new();
         loop {
-            let has_more = read_chunk(file, &mut input)?;
+            let has_more = read_chunk(file, &mut input).map_err(read_error)?;
             if replay.offset == 0 && !is_prefix_of(&input, HEADER) {
                 return Err(OpenError::NotALedger);
             }
@@ -144,24 +144,28 @@ fn has_checksum(tail: &[u8]) -> bool {
     tail.windows(CHECKSUM_START.len() + CHECKSUM_REST).any(|window| window.starts_with(CHECKSUM_START))
 }
 
-/// Appends a chunk of `file` to `input`. Returns `false` at the end of the file.
-fn read_chunk(file: &mut File, input: &mut Vec<u8>) -> Result<bool, OpenError> {
+/// Appends a chunk of `source` to `input`. Returns `false` at its end.
+pub(super) fn read_chunk(source: &mut impl Read, input: &mut Vec<u8>) -> io::Result<bool> {
     let start = input.len();
     input.resize(start + CHUNK, 0);
     let read = loop {
-        match file.read(&mut input[start..]) {
+        match source.read(&mut input[start..]) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            read => break read.map_err(|error| OpenError::Io("read", error))?,
+            read => break read?,
         }
     };
     input.truncate(start + read);
     Ok(read > 0)
 }
 
+fn read_error(error: io::Error) -> OpenError {
+    OpenError::Io("read", error)
+}
+
 /// Appends the rest of `file` to `input` and removes the zeros at its end: after a crash, a file may be longer than
 /// what was written to it.
 fn trim_zeros(input: &mut Vec<u8>, file: &mut File) -> Result<(), OpenError> {
-    while read_chunk(file, input)? {
+    while read_chunk(file, input).map_err(read_error)? {
         // A longer tail is damage.
         if input.len() >= MAX_TAIL {
             return Ok(());

@@ -1,4 +1,5 @@
 use super::replay::MAX_TAIL;
+use super::tools::{Tool, ToolError};
 use super::*;
 
 /// A folder that is removed at the end of the test.
@@ -45,6 +46,17 @@ fn open_valid(path: &Path) -> Ledger {
     open(path).expect("a valid ledger").0
 }
 
+/// Runs `notch ledger check` and `show`, which do not change the file. Returns the outcome, and the counters.
+fn check(path: &Path) -> (Result<String, ToolError>, String) {
+    let (before, mut shown) = (fs::read(path).expect("a file"), Vec::new());
+    let run = |tool: Tool, output: &mut Vec<u8>| tool.run(path, key("visits"), &mut io::empty(), output);
+    let checked = run(Tool::Check, &mut Vec::new());
+    let is_shown = run(Tool::Show, &mut shown).is_ok();
+    assert!(is_shown || checked.is_err());
+    assert_eq!(fs::read(path).expect("a file"), before);
+    (checked, String::from_utf8(shown).expect("text"))
+}
+
 /// Writes a ledger of three batches. Returns its length after the header and after each batch.
 fn write_three_batches(path: &Path) -> Vec<u64> {
     let mut ledger = open_valid(path);
@@ -80,14 +92,22 @@ fn a_tail_torn_at_any_length_is_truncated() {
     let ends = write_three_batches(&folder.file());
     let whole = fs::read(folder.file()).expect("a file");
     let totals = [(0, 0), (1, 0), (3, 40), (13, 40)];
+    let shown = ["", "a 1\n", "a 3\nb 40\n", "a 13\nb 40\n"];
     for length in 0..=whole.len() {
         fs::write(folder.file(), &whole[..length]).expect("a file");
+        let checked = check(&folder.file());
         let (ledger, Found { torn, .. }) = open(&folder.file()).expect("a valid ledger");
         let batches = ends.iter().rposition(|&end| end <= length as u64);
         let valid = batches.map_or(0, |batches| ends[batches]);
         let (a, b) = totals[batches.unwrap_or(0)];
         assert_eq!((ledger.total(&key("a")), ledger.total(&key("b"))), (a, b), "{length}");
         assert_eq!(torn, length as u64 - valid);
+        assert_eq!(checked.1, shown[batches.unwrap_or(0)], "{length}");
+        match checked.0 {
+            Ok(summary) => assert_eq!((summary.contains(&format!("the {torn} bytes after it"))), torn > 0, "{summary}"),
+            Err(ToolError::NoHeader) => assert!(length < HEADER.len()),
+            Err(other) => panic!("{length}: {other}"),
+        }
         assert_eq!(fs::metadata(folder.file()).expect("a file").len(), valid.max(ends[0]));
     }
 }
@@ -103,6 +123,7 @@ fn a_changed_byte_never_gives_a_wrong_total() {
             damaged[at] ^= flip;
             fs::write(folder.file(), &damaged).expect("a file");
             let valid = *ends.iter().rfind(|&&end| end <= at as u64).unwrap_or(&0);
+            let (checked, shown) = check(&folder.file());
             match open(&folder.file()) {
                 Err(OpenError::NotALedger) => assert!(at < HEADER.len()),
                 Err(OpenError::Damaged(offset)) => assert_eq!(offset, valid, "{at} {flip}"),
@@ -111,9 +132,11 @@ fn a_changed_byte_never_gives_a_wrong_total() {
                     // Only a zero as the last byte looks like a torn tail.
                     assert!(torn > 0 && at == whole.len() - 1 && damaged[at] == 0, "{at} {flip}");
                     assert_eq!(ledger.total(&key("a")), 3);
+                    assert!(checked.is_ok() && shown == "a 3\nb 40\n");
                     continue;
                 }
             }
+            assert!(matches!(checked, Err(ToolError::Open(_))) && shown.is_empty(), "{at} {flip}");
             assert_eq!(fs::read(folder.file()).expect("a file"), damaged);
         }
     }

@@ -4,15 +4,15 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use super::replay::Replay;
+use super::replay::{Replay, read_chunk};
 use super::totals::Totals;
-use super::{Fsync, Ledger, OpenError};
+use super::{Fsync, Ledger, OpenError, Origin};
 use crate::counter::{Key, NameLimit};
 use crate::decimal::Decimal;
-use crate::resp::{self, Reply};
+use crate::resp::{self, Malformed, Reply};
 
 /// A subcommand of `notch ledger`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,38 +31,41 @@ pub enum Tool {
     Import,
 }
 
-/// Arguments that are not a subcommand with its arguments.
+/// Arguments that are not a subcommand with its arguments, and the remedy in one line.
 #[derive(Debug, PartialEq, Eq)]
-pub struct UsageError {
-    /// The argument that is not known, if it is one.
-    pub argument: Option<OsString>,
-    /// The remedy in one line.
-    pub remedy: &'static str,
+pub enum UsageError {
+    /// An argument is missing.
+    Missing(&'static str),
+    /// No command has such an argument.
+    Unknown(OsString, &'static str),
+    /// The value of an argument is not allowed.
+    Invalid(OsString, &'static str),
 }
 
-impl UsageError {
-    fn unknown(argument: &OsString) -> Self {
-        Self { argument: Some(argument.clone()), remedy: SEE_HELP }
-    }
-}
-
-impl From<&'static str> for UsageError {
-    fn from(remedy: &'static str) -> Self {
-        Self { argument: None, remedy }
-    }
-}
-
-/// Why a subcommand failed. The ledger is as it was.
+/// Why a subcommand failed. Except after [`ToolError::Sync`], the ledger is as it was.
 #[derive(Debug)]
 pub enum ToolError {
     /// The ledger cannot be used.
     Open(OpenError),
+    /// It ends before the end of its header.
+    NoHeader,
     /// Its new file cannot be written.
     Write(io::Error),
+    /// Its new file has replaced it, and a power cut may undo that.
+    Sync(io::Error),
     /// The input cannot be read.
     Input(io::Error),
-    /// An item of the input, counted from 1, is invalid: what was expected.
-    Item(usize, &'static str),
+    /// An item of the input is invalid.
+    Item {
+        /// Its number, counted from 1.
+        number: usize,
+        /// Its first bytes.
+        start: String,
+        /// What is valid.
+        expected: &'static str,
+    },
+    /// The input has no item.
+    NoItem,
     /// The output cannot be written.
     Output(io::Error),
 }
@@ -70,12 +73,28 @@ pub enum ToolError {
 impl fmt::Display for ToolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Open(error) => error.fmt(f),
-            Self::Write(error) => write!(f, "cannot write it: {error}; nothing was changed"),
-            Self::Input(error) => write!(f, "cannot read the input: {error}; nothing was changed"),
-            Self::Item(number, expected) => {
-                write!(f, "item {number} of the input is invalid: expected {expected}; nothing was changed")
+            Self::Open(OpenError::Io(operation, error) | OpenError::Denied(operation, _, error))
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) =>
+            {
+                // The remedy for a server, to own the file, would lock out the server.
+                let remedy = match error.kind() {
+                    ErrorKind::NotFound => "name the file, or set LEDGER",
+                    _ => "run this as the user of notch, who needs rights to the file and its folder",
+                };
+                write!(f, "cannot {operation} it: {error}; {remedy}")
             }
+            Self::Open(error) => error.fmt(f),
+            Self::NoHeader => f.write_str("it ends before the end of its header and holds no visits: restore a copy"),
+            Self::Write(error) => write!(f, "cannot write it: {error}; nothing was changed"),
+            Self::Sync(error) => {
+                write!(f, "cannot sync it: {error}; a power cut may undo the change: compact it again")
+            }
+            Self::Input(error) => write!(f, "cannot read the input: {error}; nothing was changed"),
+            Self::Item { number, start, expected } => write!(
+                f,
+                "item {number} of the input is invalid, \"{start}\": expected {expected}; nothing was changed",
+            ),
+            Self::NoItem => f.write_str("the input is empty: expected keys and totals; nothing was changed"),
             Self::Output(error) => write!(f, "cannot write the output: {error}"),
         }
     }
@@ -93,7 +112,8 @@ impl Tool {
     /// # Errors
     /// [`UsageError`].
     pub fn parse(arguments: &[OsString]) -> Result<(Self, Option<PathBuf>), UsageError> {
-        let (name, mut rest) = arguments.split_first().ok_or("no command: see notch ledger --help")?;
+        let (name, mut rest) =
+            arguments.split_first().ok_or(UsageError::Missing("no command: see notch ledger --help"))?;
         let tool = match name.as_encoded_bytes() {
             b"show" => Self::Show,
             b"check" => Self::Check,
@@ -102,22 +122,21 @@ impl Tool {
             b"import" => Self::Import,
             b"set" => {
                 let [key, total, file @ ..] = rest else {
-                    return Err("set needs a key and a number: see notch ledger --help".into());
+                    return Err(UsageError::Missing("set needs a key and a total: see notch ledger --help"));
                 };
                 rest = file;
-                let pair = parse_pair(key.as_encoded_bytes(), total.as_encoded_bytes());
-                let (key, total) = pair.ok_or(
-                    "set expects a key and a total from 0 to 9223372036854775807, for example set visits 1000",
-                )?;
-                Self::Set(key, total)
+                let invalid = |value: &OsString, expected| UsageError::Invalid(value.clone(), expected);
+                Self::Set(
+                    Key::new(key.as_encoded_bytes()).ok_or_else(|| invalid(key, KEY))?,
+                    parse_total(total.as_encoded_bytes()).ok_or_else(|| invalid(total, TOTAL))?,
+                )
             }
-            _ => return Err(UsageError::unknown(name)),
+            _ => return Err(UsageError::Unknown(name.clone(), SEE_HELP)),
         };
         match rest {
             [] => Ok((tool, None)),
-            [file] if !file.as_encoded_bytes().starts_with(b"-") => Ok((tool, Some(file.into()))),
-            [file] => Err(UsageError::unknown(file)),
-            [_, extra, ..] => Err(UsageError::unknown(extra)),
+            [file] if !matches!(file.as_encoded_bytes(), [] | [b'-', ..]) => Ok((tool, Some(file.into()))),
+            [extra] | [_, extra, ..] => Err(UsageError::Unknown(extra.clone(), SEE_HELP)),
         }
     }
 
@@ -129,7 +148,7 @@ impl Tool {
         self,
         path: &Path,
         main: Key,
-        input: &mut dyn Read,
+        input: &mut impl Read,
         output: &mut dyn Write,
     ) -> Result<String, ToolError> {
         match self {
@@ -138,7 +157,10 @@ impl Tool {
                 content.write(self, output).map_err(ToolError::Output)?;
                 Ok(content.summary())
             }
-            Self::Check => Ok(Content::read(path, main)?.summary()),
+            Self::Check => {
+                let content = Content::read(path, main)?;
+                if content.replay.valid_length == 0 { Err(ToolError::NoHeader) } else { Ok(content.summary()) }
+            }
             Self::Compact => {
                 // Without this, a missing file would be created.
                 Content::read(path, main)?;
@@ -148,13 +170,7 @@ impl Tool {
                 totals.set(&key, total);
                 Ok(())
             }),
-            Self::Import => {
-                let mut bytes = Vec::new();
-                input.read_to_end(&mut bytes).map_err(ToolError::Input)?;
-                // Invalid input is found before the ledger is opened, and created if it is missing.
-                import(&bytes, &mut Totals::new(unlimited(main)))?;
-                change(path, main, &mut |totals| import(&bytes, totals))
-            }
+            Self::Import => change(path, main, &mut |totals| import(input, totals)),
         }
     }
 }
@@ -217,8 +233,17 @@ fn change(
     change: &mut dyn FnMut(&mut Totals) -> Result<(), ToolError>,
 ) -> Result<String, ToolError> {
     let (mut ledger, found) = Ledger::open(path, Fsync::Always, unlimited(main))?;
-    change(&mut ledger.totals)?;
-    ledger.rewrite().map_err(ToolError::Write)?;
+    if let Err(error) = change(&mut ledger.totals) {
+        if found.origin == Origin::Created && found.counters == 0 {
+            let _ = fs::remove_file(&found.path);
+        }
+        return Err(error);
+    }
+    if let Err(error) = ledger.rewrite() {
+        return Err(if ledger.is_sound() { ToolError::Write(error) } else { ToolError::Sync(error) });
+    }
+    // Reading the file takes the same memory again.
+    drop(ledger);
     let mut summary = Content::read(path, main)?.summary();
     if found.torn > 0 {
         summary += &format!("; a torn tail of {} bytes was removed", found.torn);
@@ -226,52 +251,78 @@ fn change(
     Ok(summary)
 }
 
-/// Executes the commands of the input if it begins with one, otherwise sets counters to the totals in it.
-fn import(bytes: &[u8], totals: &mut Totals) -> Result<(), ToolError> {
-    match resp::decode_within(bytes, 1) {
-        Ok(Some((Reply::Array(_), _))) => execute(bytes, totals),
-        _ => import_words(bytes, totals),
+/// Changes counters by the input: commands if it begins with one, otherwise pairs of words.
+fn import(input: &mut impl Read, totals: &mut Totals) -> Result<(), ToolError> {
+    let (mut bytes, mut number, mut has_commands) = (Vec::new(), 0, None);
+    loop {
+        let has_more = read_chunk(input, &mut bytes).map_err(ToolError::Input)?;
+        let mut rest = bytes.trim_ascii_start();
+        while let Some(&first) = rest.first() {
+            let has_commands = *has_commands.get_or_insert(first == b'*');
+            let parsed = if has_commands { parse_command(rest) } else { parse_words(rest, !has_more) };
+            let length = match parsed {
+                Ok(None) if has_more && rest.len() < MAX_ITEM => break,
+                Ok(Some((change, length))) if change.apply(totals).is_some() => length,
+                _ => {
+                    let start = String::from_utf8_lossy(&rest[..rest.len().min(MAX_SHOWN)]).into_owned();
+                    let expected = if has_commands { COMMAND } else { PAIR };
+                    return Err(ToolError::Item { number: number + 1, start, expected });
+                }
+            };
+            number += 1;
+            rest = rest[length..].trim_ascii_start();
+        }
+        let used = bytes.len() - rest.len();
+        bytes.drain(..used);
+        if !has_more {
+            return if number == 0 { Err(ToolError::NoItem) } else { Ok(()) };
+        }
     }
 }
 
-/// Executes `SET key total` and `INCRBY key by`.
-fn execute(mut bytes: &[u8], totals: &mut Totals) -> Result<(), ToolError> {
-    let mut number = 0;
-    while !bytes.is_empty() {
-        number += 1;
-        let length = execute_one(bytes, totals).ok_or(ToolError::Item(number, COMMAND))?;
-        bytes = &bytes[length..];
-    }
-    Ok(())
+/// An item of the input: a counter and its total, or the number to add to it.
+#[derive(Clone, Copy)]
+enum Change {
+    Set(Key, i64),
+    Add(Key, i64),
 }
 
-/// Executes the first command of `bytes`. Returns its length, or `None` if it is invalid or overflows.
-fn execute_one(bytes: &[u8], totals: &mut Totals) -> Option<usize> {
-    let (Reply::Array(mut items), length) = resp::decode_within(bytes, 1).ok()?? else { return None };
-    let [name, key, number] = [items.next()?, items.next()?, items.next()?];
-    let (Reply::Bulk(name), Reply::Bulk(key), Reply::Bulk(number), None) = (name, key, number, items.next()) else {
-        return None;
+impl Change {
+    /// Returns `None` if the total overflows.
+    fn apply(self, totals: &mut Totals) -> Option<()> {
+        match self {
+            Self::Set(key, total) => totals.set(&key, total),
+            Self::Add(key, by) => totals.set(&key, totals.get(&key).checked_add(by)?),
+        }
+        Some(())
+    }
+}
+
+/// Parses `SET key total` or `INCRBY key by`. Returns it with its length in bytes, or `None` if it is incomplete.
+fn parse_command(bytes: &[u8]) -> Result<Option<(Change, usize)>, Malformed> {
+    let Some((reply, length)) = resp::decode_within(bytes, 1)? else { return Ok(None) };
+    let Reply::Array(mut items) = reply else { return Err(Malformed) };
+    let items = (items.next(), items.next(), items.next(), items.next());
+    let (Some(Reply::Bulk(name)), Some(Reply::Bulk(key)), Some(Reply::Bulk(number)), None) = items else {
+        return Err(Malformed);
     };
-    let (key, number) = parse_pair(key, number)?;
+    let (key, number) = (Key::new(key).ok_or(Malformed)?, parse_total(number).ok_or(Malformed)?);
     match name {
-        b"SET" => totals.set(&key, number),
-        b"INCRBY" => totals.set(&key, totals.get(&key).checked_add(number)?),
-        _ => return None,
+        b"SET" => Ok(Some((Change::Set(key, number), length))),
+        b"INCRBY" => Ok(Some((Change::Add(key, number), length))),
+        _ => Err(Malformed),
     }
-    Some(length)
 }
 
-/// Reads words between white space, each key followed by its total, as `redis-cli --raw` and [`Tool::Show`] print them.
-fn import_words(bytes: &[u8], totals: &mut Totals) -> Result<(), ToolError> {
-    let mut words = bytes.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-    let mut number = 0;
-    while let Some(key) = words.next() {
-        number += 1;
-        let pair = words.next().and_then(|total| parse_pair(key, total));
-        let (key, total) = pair.ok_or(ToolError::Item(number, PAIR))?;
-        totals.set(&key, total);
-    }
-    Ok(())
+/// Parses two words between white space, a key and its total, as `redis-cli --raw` and [`Tool::Show`] print them.
+/// Returns them with their length in bytes, or `None` if they are incomplete. With `is_end`, no bytes follow.
+fn parse_words(bytes: &[u8], is_end: bool) -> Result<Option<(Change, usize)>, Malformed> {
+    let end = |word: &[u8]| word.iter().position(u8::is_ascii_whitespace).or(is_end.then_some(word.len()));
+    let Some((key, rest)) = end(bytes).map(|end| bytes.split_at(end)) else { return Ok(None) };
+    let word = rest.trim_ascii_start();
+    let Some((total, rest)) = end(word).map(|end| word.split_at(end)) else { return Ok(None) };
+    let (key, total) = (Key::new(key).ok_or(Malformed)?, parse_total(total).ok_or(Malformed)?);
+    Ok(Some((Change::Set(key, total), bytes.len() - rest.len())))
 }
 
 /// Returns no limit of counters: those of the file are accepted.
@@ -279,9 +330,8 @@ fn unlimited(main: Key) -> NameLimit {
     NameLimit { main, most: usize::MAX }
 }
 
-/// Parses a key and its total.
-fn parse_pair(key: &[u8], total: &[u8]) -> Option<(Key, i64)> {
-    Some((Key::new(key)?, resp::parse_integer(total).filter(|&total| total >= 0)?))
+fn parse_total(digits: &[u8]) -> Option<i64> {
+    resp::parse_integer(digits).filter(|&total| total >= 0)
 }
 
 /// The text that `notch ledger --help` prints.
@@ -310,12 +360,20 @@ nothing was changed; 2 wrong usage
 
 const SEE_HELP: &str = "see notch ledger --help";
 
-/// What [`execute_one`] expects.
+/// What [`parse_command`] expects.
 const COMMAND: &str =
     "SET or INCRBY with a key and a total; for another ledger, import what notch ledger export prints";
 
-/// What [`parse_pair`] expects.
-const PAIR: &str = "a key and a total from 0 to 9223372036854775807";
+/// What [`parse_words`] expects.
+const PAIR: &str = "a key and a total from 0 to 9223372036854775807, as redis-cli --raw prints them";
+
+/// What [`Tool::Set`] expects.
+const KEY: &str = "expected 1 to 95 printable ASCII characters, none of \"'\\<>&";
+const TOTAL: &str = "expected a total from 0 to 9223372036854775807";
+
+/// Length in bytes from which an item is too long to be valid, and most bytes of an invalid one that are shown.
+const MAX_ITEM: usize = 1024;
+const MAX_SHOWN: usize = 32;
 
 /// Bytes that are written at a time.
 const PIECE: usize = 64 * 1024;
@@ -326,8 +384,10 @@ mod tests {
 
     fn parse(arguments: &[&str]) -> Result<(Tool, Option<PathBuf>), String> {
         let arguments: Vec<_> = arguments.iter().map(OsString::from).collect();
-        Tool::parse(&arguments).map_err(|UsageError { argument, remedy }| {
-            argument.map(|argument| argument.to_string_lossy().into_owned() + ": ").unwrap_or_default() + remedy
+        Tool::parse(&arguments).map_err(|error| match error {
+            UsageError::Missing(remedy) => remedy.to_owned(),
+            UsageError::Unknown(argument, remedy) => format!("unknown {argument:?}: {remedy}"),
+            UsageError::Invalid(argument, remedy) => format!("invalid {argument:?}: {remedy}"),
         })
     }
 
@@ -347,16 +407,17 @@ mod tests {
         }
         for (arguments, part) in [
             (&[][..], "no command"),
-            (&["list"], "list: see"),
-            (&["show", "a", "b"], "b: see"),
-            (&["check", "--deep"], "--deep: see"),
-            (&["set"], "set needs a key and a number"),
-            (&["set", "visits"], "set needs a key and a number"),
-            (&["set", "visits", "-1"], "expects a key and a total"),
-            (&["set", "visits", "1e3"], "expects a key and a total"),
-            (&["set", "visits", "9223372036854775808"], "expects a key and a total"),
-            (&["set", "two words", "1"], "expects a key and a total"),
-            (&["set", "", "1"], "expects a key and a total"),
+            (&["list"], "unknown \"list\": see"),
+            (&["show", "a", "b"], "unknown \"b\": see"),
+            (&["show", ""], "unknown \"\": see"),
+            (&["check", "--deep"], "unknown \"--deep\": see"),
+            (&["set"], "set needs a key and a total"),
+            (&["set", "visits"], "set needs a key and a total"),
+            (&["set", "visits", "-1"], "invalid \"-1\": expected a total"),
+            (&["set", "visits", "1e3"], "invalid \"1e3\": expected a total"),
+            (&["set", "visits", "9223372036854775808"], "invalid \"9223372036854775808\": expected a total"),
+            (&["set", "two words", "1"], "invalid \"two words\": expected 1 to 95 printable"),
+            (&["set", "", "1"], "invalid \"\": expected 1 to 95"),
         ] {
             let error = parse(arguments).expect_err("wrong usage");
             assert!(error.contains(part), "{arguments:?}: {error}");
@@ -366,10 +427,11 @@ mod tests {
     #[test]
     fn input_is_words_or_commands() {
         let visits = Key::new(b"visits").expect("a valid key");
-        let read = |input: &str| {
+        // The input arrives in parts of `size` bytes.
+        let read = |input: &str, size: usize| {
             let mut totals = Totals::new(unlimited(visits));
             totals.set(&Key::new(b"old").expect("a valid key"), 9);
-            import(input.as_bytes(), &mut totals)?;
+            import(&mut Parts(input.as_bytes(), size), &mut totals)?;
             let text = |(key, total)| format!("{}={total}", String::from_utf8_lossy(key));
             Ok::<_, ToolError>(totals.iter().map(text).collect::<Vec<_>>().join(" "))
         };
@@ -380,15 +442,21 @@ mod tests {
         };
         let set = |key: &str, total: &str| command(&["SET", key, total]);
         for (input, expected) in [
-            (String::new(), "old=9"),
-            ("\n\n".into(), "old=9"),
             ("visits\n7\nvisits:a\n8\n".into(), "old=9 visits=7 visits:a=8"),
             ("visits 7\r\nvisits:a 8\nold 0".into(), "visits=7 visits:a=8"),
             (set("b", "1") + &set("a", "2"), "a=2 b=1 old=9"),
             (set("a", "5") + &command(&["INCRBY", "a", "2"]) + &command(&["INCRBY", "old", "3"]), "a=7 old=12"),
             (command(&["INCRBY", "a", "2"]) + &set("a", "5") + &set("old", "0"), "a=5"),
+            ("\r\n".to_owned() + &set("a", "1") + "\n" + &set("b", "2") + "\n", "a=1 b=2 old=9"),
+            (" ".repeat(2000) + "a 1" + &"\n".repeat(2000) + "b 2" + &" ".repeat(2000), "a=1 b=2 old=9"),
+            (format!("{} {}", "k".repeat(Key::MAX), i64::MAX), &format!("{}={} old=9", "k".repeat(Key::MAX), i64::MAX)),
         ] {
-            assert_eq!(read(&input).ok().as_deref(), Some(expected), "{input}");
+            for size in [1, 7, usize::MAX] {
+                assert_eq!(read(&input, size).ok().as_deref(), Some(expected), "{input}");
+            }
+        }
+        for input in ["", "\n\n", " \r\n"] {
+            assert!(matches!(read(input, 1), Err(ToolError::NoItem)), "{input:?}");
         }
         for (input, number) in [
             ("visits".to_owned(), 1),
@@ -403,11 +471,41 @@ mod tests {
             (command(&["SET", "a", "1", "EX", "3"]), 1),
             (command(&["DEL", "a", "1"]), 1),
             (command(&["ECHO", "notch ledger 1"]), 1),
+            (set("a", "-1"), 1),
+            (set("a", "1")[..9].to_owned(), 1),
+            (set("a", "1") + "*1024\r\n$16384\r\n" + &"x".repeat(3000), 2),
+            (set("a", "1").replace("\r\n", "\n"), 1),
+            ("visits 7 ".to_owned() + &"x".repeat(3000), 2),
+            ("visits 7 x".to_owned() + &" ".repeat(3000) + "7", 2),
+            ("a 1 \0\0 2".into(), 2),
+            ("(nil)\n".into(), 1),
+            ("1) \"visits\"\n2) \"7\"\n".into(), 1),
+            ("\u{feff}visits 7".into(), 1),
+            ("-ERR unknown command\r\n".into(), 1),
+            ("SET visits 7".into(), 1),
+            ("visits=7".into(), 1),
+            ("visits 7.0".into(), 1),
+            ("visits +7".into(), 1),
+            ("visits 07".into(), 1),
         ] {
-            match read(&input) {
-                Err(ToolError::Item(at, _)) => assert_eq!(at, number, "{input}"),
-                other => panic!("{input}: {other:?}"),
+            for size in [1, 7, usize::MAX] {
+                match read(&input, size) {
+                    Err(ToolError::Item { number: at, start, .. }) => {
+                        assert!(at == number && !start.is_empty(), "{at} {input}");
+                    }
+                    other => panic!("{input}: {other:?}"),
+                }
             }
+        }
+    }
+
+    /// Bytes that are read in parts of limited size.
+    struct Parts<'a>(&'a [u8], usize);
+
+    impl Read for Parts<'_> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            let size = self.1.min(into.len());
+            self.0.read(&mut into[..size])
         }
     }
 }

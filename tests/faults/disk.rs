@@ -183,7 +183,7 @@ fn a_first_start_that_the_disk_refuses_can_be_tried_again() {
 fn a_disk_is_full_and_free_again_under_load() {
     // A limit on the size of files has the effect of a full disk, also for root.
     let settings = ledger();
-    let notch = settings.clone().with_wrapper(&["sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).start();
+    let notch = settings.start();
     let load = Load::start(&notch, 4);
     for free_bytes in [0, 1, 20, 50, 64, 100, 1000] {
         load.wait_for_answers(50);
@@ -446,3 +446,16 @@ fn a_hanging_disk_at_the_start_does_not_delay_the_end() {
 /// Visits per pipeline and pipelines that make a ledger of more than a megabyte.
 const VISITS_PER_PIPELINE: usize = 250;
 const PIPELINES: usize = 38;
+
+#[test]
+fn a_failed_sync_of_a_changed_ledger_is_reported() {
+    // The first sync is that of the new file, the second that of its folder, after the rename.
+    for (sync, part, total) in [(1, "nothing was changed", 7), (2, "a power cut may undo the change", 8)] {
+        let settings = ledger();
+        assert_eq!(settings.run(&["ledger", "set", "visits", "7"]).code, Some(0));
+        let set = injected_at_start(&settings, &format!("fsync:error=EIO:when={sync}"));
+        let set = set.run(&["ledger", "set", "visits", "8"]);
+        assert!(set.code == Some(1) && set.stderr.contains(part), "{set:?}");
+        assert_eq!(settings.start().total(), total);
+    }
+}

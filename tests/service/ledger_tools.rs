@@ -1,12 +1,14 @@
 //! `notch ledger`: what it prints, what it changes, and that a kill leaves the ledger as it was or as it shall be.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Redis, Settings};
+use crate::support::{Redis, Settings, wait_until};
 
 /// Runs `notch ledger` and returns its standard output; the test fails unless its exit code is `code`.
 fn tool(settings: &Settings, arguments: &[&str], code: i32) -> (String, String) {
@@ -49,8 +51,11 @@ fn wrong_usage_is_one_line_and_changes_nothing() {
         (&["list"], "unknown argument \"list\""),
         (&["show", "a", "b"], "unknown argument \"b\""),
         (&["show", "--all"], "unknown argument \"--all\""),
-        (&["set", "visits"], "a key and a number"),
-        (&["set", "visits", "many"], "expects a key and a total"),
+        (&["show", ""], "unknown argument \"\""),
+        (&["set", "visits"], "a key and a total"),
+        (&["set", "visits", "many"], "invalid value \"many\": expected a total from 0"),
+        (&["set", "visits", "9223372036854775808"], "invalid value \"9223372036854775808\""),
+        (&["set", "two\nwords", "1"], "invalid value \"two?words\": expected 1 to 95 printable ASCII"),
     ] {
         let settings = Settings::ledger();
         let (stdout, stderr) = tool(&settings, arguments, 2);
@@ -181,8 +186,13 @@ fn damage_is_found_and_nothing_is_changed() {
 fn invalid_input_changes_nothing_and_creates_nothing() {
     let settings = Settings::ledger();
     for (input, part) in [
-        ("visits 7 visits:a", "item 2 of the input is invalid"),
+        ("visits 7 visits:a", "item 2 of the input is invalid, \"visits:a\": expected a key and a total"),
         ("visits -7", "item 1"),
+        ("(nil)\n", "item 1 of the input is invalid, \"(nil)?\""),
+        ("1) \"visits\"\n2) \"7\"\n", "redis-cli --raw"),
+        ("*3\r\n$3\r\nSET\r\n$6\r\nvis", "item 1 of the input is invalid, \"*3??$3??SET??$6??vis\": expected SET"),
+        ("", "the input is empty"),
+        ("\r\n", "the input is empty"),
         ("*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\n1\r\n*2\r\n$3\r\nDEL\r\n$1\r\na\r\n", "item 2 of the input is invalid"),
         ("*2\r\n$4\r\nECHO\r\n$14\r\nnotch ledger 1\r\n", "notch ledger export"),
     ] {
@@ -195,6 +205,128 @@ fn invalid_input_changes_nothing_and_creates_nothing() {
     let (_, stderr) = tool_with_input(&settings, &["import"], Some(overflow), 1);
     assert!(stderr.contains("item 1"), "{stderr}");
     assert_eq!(show(&settings), "visits 7\n");
+}
+
+/// What is at the path of the ledger, which commands succeed, and what the others print.
+#[test]
+fn every_kind_of_file_has_its_line() {
+    let header: &[u8] = b"*2\r\n$4\r\nECHO\r\n$14\r\nnotch ledger 1\r\n";
+    let run = |program: &str, arguments: &[&str]| {
+        assert!(Command::new(program).args(arguments).status().expect("a program of the system").success());
+    };
+    type Create<'a> = &'a dyn Fn(&Path);
+    let link = |target: &'static str| move |path: &Path| symlink(target, path).expect("a link");
+    let content = |bytes: &'static [u8]| move |path: &Path| fs::write(path, bytes).expect("a file");
+    let rows: [(&str, Create, &[&str], &str); 12] = [
+        ("empty", &content(b""), &["show", "export", "compact", "set"], "ends before the end of its header"),
+        ("cut", &content(&header[..20]), &["show", "export", "compact", "set"], "ends before the end of its header"),
+        ("header", &content(header), &["show", "check", "export", "compact", "set"], ""),
+        ("other", &content(b"notch\n"), &[], "not a ledger"),
+        ("next version", &content(b"*2\r\n$4\r\nECHO\r\n$14\r\nnotch ledger 2\r\n"), &[], "not a ledger"),
+        (
+            "zeros",
+            &|path| File::create(path).and_then(|file| file.set_len(1 << 30)).expect("a file"),
+            &[],
+            "not a ledger",
+        ),
+        ("missing", &|_| (), &["set"], "No such file"),
+        ("dangling link", &link("elsewhere"), &["set"], "No such file"),
+        ("circular link", &link("notch.ledger"), &[], "symbolic links"),
+        ("device", &link("/dev/null"), &[], "not a ledger"),
+        ("pipe", &|path| run("mkfifo", &[&path.to_string_lossy()]), &[], "not a ledger"),
+        ("folder", &|path| fs::create_dir(path).expect("a folder"), &[], "ledger: "),
+    ];
+    for (name, create, succeeds, part) in rows {
+        for arguments in [&["show"][..], &["check"], &["export"], &["compact"], &["set", "visits", "7"]] {
+            let settings = Settings::ledger();
+            create(&settings.ledger_file());
+            let is_ok = succeeds.contains(&arguments[0]);
+            let (stdout, stderr) = tool(&settings, arguments, i32::from(!is_ok));
+            assert!(stdout.is_empty() && (is_ok || stderr.contains(part)), "{name}: {arguments:?}: {stderr}");
+            if is_ok && arguments[0] == "set" {
+                assert_eq!(settings.start().visit(), 8, "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_remedy_for_missing_rights_changes_no_owner_and_no_mode() {
+    let settings = Settings::ledger();
+    tool(&settings, &["set", "visits", "7"], 0);
+    // Without capabilities, also as root.
+    let bound = settings.clone().with_wrapper(&["unshare", "--user"]);
+    let set_mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("our own");
+    for (folder, file, refused) in [
+        (0o755, 0o000, &["show", "check", "export", "compact", "set", "import"][..]),
+        (0o755, 0o444, &["compact", "set", "import"]),
+        (0o555, 0o644, &["compact", "set", "import"]),
+    ] {
+        for command in ["show", "check", "export", "compact", "set", "import"] {
+            set_mode(&settings.ledger_file(), file);
+            set_mode(settings.folder(), folder);
+            let is_refused = refused.contains(&command);
+            if is_refused || !["compact", "set", "import"].contains(&command) {
+                let arguments: &[_] = if command == "set" { &["set", "visits", "8"] } else { &[command] };
+                let (_, stderr) = tool(&bound, arguments, i32::from(is_refused));
+                assert!(!stderr.contains("chown") && !stderr.contains("chmod"), "{stderr}");
+                assert!(!is_refused || stderr.contains("as the user of notch"), "{stderr}");
+            }
+            set_mode(settings.folder(), 0o755);
+        }
+    }
+    set_mode(&settings.ledger_file(), 0o644);
+    assert_eq!(show(&settings), "visits 7\n");
+}
+
+#[test]
+fn full_and_closed_files_are_one_line_and_change_nothing() {
+    let settings = Settings::ledger();
+    tool_with_input(&settings, &["import"], Some(&many(9_000)), 0);
+    let sound = settings.read_ledger();
+    let more = many(9_999);
+    for (shell, arguments, part) in [
+        ("exec \"$0\" \"$@\" >/dev/full", &["show"][..], "cannot write the output: No space left"),
+        ("exec \"$0\" \"$@\" >/dev/full", &["export"], "cannot write the output: No space left"),
+        ("\"$0\" \"$@\" | head -1 >/dev/null", &["export"], "cannot write the output: Broken pipe"),
+        ("exec \"$0\" \"$@\" <&-", &["import"], "the input is empty"),
+        ("exec \"$0\" \"$@\" </", &["import"], "cannot read the input: Is a directory"),
+        ("exec \"$0\" \"$@\" </dev/zero", &["import"], "item 1 of the input is invalid"),
+        ("yes | \"$0\" \"$@\"", &["import"], "item 1 of the input is invalid"),
+        ("ulimit -f 8; exec \"$0\" \"$@\"", &["import"], "cannot write it: File too large"),
+        ("ulimit -f 8; exec \"$0\" \"$@\"", &["set", "visits", "1"], "cannot write it: File too large"),
+        ("ulimit -f 8; exec \"$0\" \"$@\"", &["compact"], "cannot write it: File too large"),
+    ] {
+        // With less memory than such an input has.
+        let shell = format!("ulimit -v 300000; {shell}");
+        let limited = settings.clone().with_wrapper(&["bash", "-o", "pipefail", "-c", &shell]);
+        let (_, stderr) = tool_with_input(&limited, arguments, Some(&more), 1);
+        assert!(stderr.contains(part), "{shell} {arguments:?}: {stderr}");
+        assert!(settings.read_ledger() == sound, "{shell} {arguments:?}");
+        assert!(!settings.folder().join("notch.ledger.new").exists(), "{shell} {arguments:?}");
+    }
+}
+
+#[test]
+fn neither_a_server_nor_a_second_command_starts_during_a_change() {
+    let settings = Settings::ledger();
+    tool(&settings, &["set", "visits", "7"], 0);
+    let mut import = settings.spawn(&["ledger", "import"], Stdio::piped());
+    let process = format!(" {} ", import.id());
+    wait_until("the ledger is locked", || {
+        fs::read_to_string("/proc/locks").expect("the locks of the system").contains(&process).then_some(())
+    });
+    let (_, refused) = tool(&settings, &["compact"], 1);
+    assert!(refused.contains("another process uses it"), "{refused}");
+    let refused = settings.try_start().err().expect("two processes use the ledger");
+    assert!(refused.code == Some(1) && refused.stderr.contains("another process uses it"), "{refused:?}");
+    assert_eq!(show(&settings), "visits 7\n");
+    let mut input = import.stdin.take().expect("its stdin is a pipe");
+    input.write_all(b"visits 20 visits:a 1").expect("it reads");
+    drop(input);
+    assert!(import.wait().expect("our own child").success());
+    assert_eq!(show(&settings), "visits 20\nvisits:a 1\n");
+    assert_eq!(settings.start().visit(), 21);
 }
 
 /// The totals of `count` counters, as `show` prints them.
