@@ -75,15 +75,7 @@ impl Socket {
     }
 
     fn advance(&mut self, connection: &mut RedisConnection, cx: &mut Context<'_>) -> Result<(), ConnectionError> {
-        let mut reads = 0;
-        while self.receive(connection, cx)? {
-            connection.process_received(&mut self.worker);
-            reads += 1;
-            if reads == MAX_READS {
-                cx.waker().wake_by_ref();
-                break;
-            }
-        }
+        self.receive_all(connection, cx)?;
         while connection.submit(&mut self.worker) {
             // A batch that needs no reply is completed at once.
             connection.process_received(&mut self.worker);
@@ -108,6 +100,19 @@ impl Socket {
         }
     }
 
+    /// Reads and processes what has arrived, in at most [`MAX_READS`] reads.
+    fn receive_all(&mut self, connection: &mut RedisConnection, cx: &mut Context<'_>) -> Result<(), ConnectionError> {
+        for _ in 0..MAX_READS {
+            if !self.receive(connection, cx)? {
+                return Ok(());
+            }
+            connection.process_received(&mut self.worker);
+        }
+        // The next poll goes on.
+        cx.waker().wake_by_ref();
+        Ok(())
+    }
+
     /// Reads bytes. Returns whether there were any.
     fn receive(&mut self, connection: &mut RedisConnection, cx: &mut Context<'_>) -> Result<bool, ConnectionError> {
         if connection.has_ended() {
@@ -127,24 +132,14 @@ impl Socket {
             match self.socket.try_write(buffers.pending()) {
                 Ok(length) => buffers.mark_sent(length),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return self.receive_rest(connection, cx),
+                Err(_) => {
+                    // What the server has sent before it closed the connection may be the reason.
+                    self.receive_all(connection, cx)?;
+                    return Err(ConnectionError::Closed);
+                }
             }
         }
         Ok(())
-    }
-
-    /// Processes what the server has sent before it closed the connection: it may be the reason.
-    fn receive_rest(&mut self, connection: &mut RedisConnection, cx: &mut Context<'_>) -> Result<(), ConnectionError> {
-        let mut reads = 0;
-        while self.receive(connection, cx)? {
-            connection.process_received(&mut self.worker);
-            reads += 1;
-            if reads == MAX_READS {
-                cx.waker().wake_by_ref();
-                break;
-            }
-        }
-        Err(ConnectionError::Closed)
     }
 }
 
