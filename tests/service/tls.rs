@@ -3,6 +3,7 @@
 //! The other suites run over TLS too in a build with the feature `tls`; faults of TLS itself are in `tests/faults`.
 
 use std::fs;
+use std::process::Command;
 use std::thread;
 
 use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
@@ -22,11 +23,22 @@ struct Server {
 impl Server {
     /// Starts a server with `options` that presents `identity`. It trusts clients of `clients`.
     fn start(identity: &Identity, clients: &Authority, options: &[&str]) -> Self {
+        Self::of(Recipe::default(), identity, clients, options)
+    }
+
+    /// Starts a Sentinel that watches the node `main`.
+    fn sentinel(identity: &Identity, authority: &Authority, main: &Self, lines: &str, options: &[&str]) -> Self {
+        let file = format!("sentinel monitor main {HOST} {} 1\n{lines}", main.port);
+        let recipe = Recipe { file: Some(file), ..Recipe::default() };
+        Self::of(recipe, identity, authority, &[&["--sentinel", "--tls-replication", "yes"], options].concat())
+    }
+
+    fn of(recipe: Recipe, identity: &Identity, clients: &Authority, options: &[&str]) -> Self {
         let folder = Folder::new("certificates");
         let [certificate, key] = identity.write(folder.path(), "redis");
         let ca = write(folder.path(), "clients.crt", &clients.pem);
         let port = free_port();
-        let mut recipe = Recipe { is_plain: true, ..Recipe::default() }.with(&[
+        let mut recipe = Recipe { is_plain: true, ..recipe }.with(&[
             "--tls-port",
             &port.to_string(),
             "--tls-cert-file",
@@ -99,10 +111,88 @@ fn counts_over_each_version_with_a_password_and_a_database() {
 }
 
 #[test]
+fn the_password_may_be_in_a_variable_or_a_file() {
+    let authority = Authority::new("ca");
+    let server = Server::start(&authority.issue(&[HOST]), &authority, &["--requirepass", "secret"]);
+    server.redis.execute("ACL SETUSER notch on >p@ss ~* +@all");
+    let file = write(server.folder.path(), "password", "p@ss\r\n");
+    let mut total = 0;
+    let settings = |user: &str, name: &str, value: &str| {
+        let url = format!("rediss://{user}{HOST}:{}", server.port);
+        settings(&url, &server.folder, &authority).with(name, value)
+    };
+    for (user, name, value) in [
+        ("", "REDIS_PASSWORD", "secret"),
+        ("default:@", "REDIS_PASSWORD", "secret"),
+        ("notch:@", "REDIS_PASSWORD", "p@ss"),
+        ("notch:@", "REDIS_PASSWORD_FILE", &file),
+    ] {
+        total += 1;
+        assert_eq!(settings(user, name, value).start().visit(), total, "{user} {name}");
+    }
+    assert_refused(&settings("", "REDIS_PASSWORD_FILE", &file), "password");
+}
+
+/// What `openssl` writes besides PKCS#8, which all other tests have.
+#[test]
+fn a_private_key_may_have_each_format() {
+    let (authority, clients) = (Authority::new("ca"), Authority::new("clients"));
+    let server = Server::start(&authority.issue(&[HOST]), &clients, &["--tls-auth-clients", "yes"]);
+    let folder = server.folder.path();
+    let openssl = |arguments: &str| {
+        let run = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output();
+        let run = run.expect("openssl is missing: install openssl (Debian: apt-get install openssl)");
+        assert!(run.status.success(), "{arguments}: {run:?}");
+    };
+    let mut total = 0;
+    for (generate, convert, start) in [
+        ("genpkey -algorithm RSA -out new", "pkey -in new -out key", "-----BEGIN PRIVATE KEY-----"),
+        ("genpkey -algorithm RSA -out new", "rsa -traditional -in new -out key", "-----BEGIN RSA PRIVATE KEY-----"),
+        (
+            "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out new",
+            "ec -in new -out key",
+            "-----BEGIN EC PRIVATE KEY-----",
+        ),
+    ] {
+        openssl(generate);
+        openssl(convert);
+        let read = |name: &str| fs::read_to_string(folder.join(name)).expect("a file of openssl");
+        assert!(read("key").starts_with(start), "{start}");
+        let certificate = clients.certify(&read("new"));
+        let certificate = write(folder, "client.crt", &certificate);
+        let key = server.folder.file("key").display().to_string();
+        let settings = server.settings(&authority).with("REDIS_CLIENT_CERT", &certificate);
+        total += 1;
+        assert_eq!(settings.with("REDIS_CLIENT_KEY", &key).start().visit(), total, "{start}");
+    }
+}
+
+#[test]
+fn without_a_setting_the_certificates_of_the_system_are_trusted() {
+    const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+    let authority = Authority::new("ca");
+    let server = Server::start(&authority.issue(&[HOST]), &authority, &[]);
+    let settings = server.settings(&authority).without("REDIS_CA");
+    let ca = server.folder.file("ca.crt").display().to_string();
+    let mounted = |mounts: &str| {
+        let script = format!("mount -t tmpfs none /etc/ssl && {mounts} && exec \"$0\" \"$@\"");
+        let command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", &script];
+        settings.clone().with("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").with_wrapper(&command)
+    };
+    let with_bundle = mounted(&format!("mkdir /etc/ssl/certs && cp {ca} {BUNDLE}"));
+    assert_eq!(with_bundle.start().visit(), 1);
+    let exit = mounted("true").run(&[]);
+    assert_eq!((exit.code, exit.stderr.lines().count()), (Some(2), 1), "{exit:?}");
+    assert!(exit.stderr.contains("REDIS_CA: ") && exit.stderr.contains(BUNDLE), "{exit:?}");
+}
+
+#[test]
 fn an_address_or_a_name_is_checked_against_the_certificate() {
     let authority = Authority::new("ca");
-    for (name, hosts) in [(HOST, ["127.0.0.1", "localhost"]), ("localhost", ["localhost", "127.0.0.1"])] {
-        let server = Server::start(&authority.issue(&[name]), &authority, &[]);
+    for (name, hosts) in
+        [(HOST, ["127.0.0.1", "localhost"]), ("localhost", ["localhost", "127.0.0.1"]), ("::1", ["[::1]", "127.0.0.1"])]
+    {
+        let server = Server::start(&authority.issue(&[name]), &authority, &["--bind", "127.0.0.1", "::1"]);
         let [right, wrong] =
             hosts.map(|host| settings(&format!("rediss://{host}:{}", server.port), &server.folder, &authority));
         assert_eq!(right.start().visit(), 1);
@@ -224,51 +314,70 @@ fn sentinels_and_the_node_that_they_name_are_reached_over_tls() {
     let authority = Authority::new("ca");
     let identity = authority.issue(&[HOST]);
     let node = Server::start(&identity, &authority, &["--tls-replication", "yes"]);
-    let file = format!("sentinel monitor main {HOST} {} 1\n", node.port);
-    let folder = Folder::new("sentinel");
-    let [certificate, key] = identity.write(folder.path(), "redis");
-    let ca = write(folder.path(), "ca.crt", &authority.pem);
-    let recipe = Recipe { is_plain: true, file: Some(file), ..Recipe::default() };
-    let port = free_port();
-    let sentinel = Redis::of(recipe.with(&[
-        "--sentinel",
-        "--tls-port",
-        &port.to_string(),
-        "--tls-replication",
-        "yes",
-        "--tls-cert-file",
-        &certificate,
-        "--tls-key-file",
-        &key,
-        "--tls-ca-cert-file",
-        &ca,
-        "--tls-auth-clients",
-        "no",
-    ]));
-    let url = format!("rediss+sentinel://{HOST}:{port}/main");
-    let notch = settings(&url, &folder, &authority).start();
+    let sentinel = Server::sentinel(&identity, &authority, &node, "", &[]);
+    let folder = &sentinel.folder;
+    let url = format!("rediss+sentinel://{HOST}:{}/main", sentinel.port);
+    let notch = settings(&url, folder, &authority).start();
     assert_eq!([notch.visit(), notch.visit()], [1, 2]);
     wait_for_log(&notch, &format!("the store is at {HOST}:{}", node.port));
     assert_eq!(node.redis.query("GET visits"), "2");
     drop(notch);
     assert_refused(
-        &settings(&format!("rediss+sentinel://{HOST}:{}/main", sentinel.port), &folder, &authority),
+        &settings(&format!("rediss+sentinel://{HOST}:{}/main", sentinel.redis.port), folder, &authority),
         "use redis://",
     );
     let other = Authority::new("other");
-    assert_refused(&settings(&url, &folder, &other), "the certificate of the server is from an unknown issuer");
+    assert_refused(&settings(&url, folder, &other), "the certificate of the server is from an unknown issuer");
+}
+
+#[test]
+fn sentinels_and_nodes_have_passwords_of_their_own() {
+    let authority = Authority::new("ca");
+    let identity = authority.issue(&[HOST]);
+    let node = Server::start(&identity, &authority, &["--tls-replication", "yes", "--requirepass", "of the node"]);
+    let lines = "sentinel auth-pass main \"of the node\"\n";
+    let sentinel = Server::sentinel(&identity, &authority, &node, lines, &["--requirepass", "secret"]);
+    let [file, wrong] = ["of the node", "wrong"].map(|password| write(sentinel.folder.path(), password, password));
+    let url = |user: &str| format!("rediss+sentinel://{user}{HOST}:{}/main/2", sentinel.port);
+    let settings = |user: &str, variables: &[(&str, &str)]| {
+        let settings = settings(&url(user), &sentinel.folder, &authority);
+        variables.iter().fold(settings, |settings, (name, value)| settings.with(name, value))
+    };
+    let mut total = 0;
+    for (user, variables) in [
+        (":of%20the%20node@", &[("REDIS_SENTINEL_PASSWORD", "secret")][..]),
+        ("", &[("REDIS_PASSWORD", "of the node"), ("REDIS_SENTINEL_PASSWORD", "secret")]),
+        ("default:of%20the%20node@", &[("REDIS_SENTINEL_USERNAME", "default"), ("REDIS_SENTINEL_PASSWORD", "secret")]),
+        ("", &[("REDIS_PASSWORD_FILE", &file), ("REDIS_SENTINEL_PASSWORD", "secret")]),
+    ] {
+        total += 1;
+        assert_eq!(settings(user, variables).start().visit(), total, "{user} {variables:?}");
+    }
+    assert_eq!(node.redis.query_in(2, "GET visits").trim_start_matches("OK\n"), total.to_string());
+    for (user, variables, reason) in [
+        (":of%20the%20node@", &[][..], "a Sentinel rejected the password"),
+        (":of%20the%20node@", &[("REDIS_SENTINEL_PASSWORD", "wrong")], "a Sentinel rejected the password"),
+        (":wrong@", &[("REDIS_SENTINEL_PASSWORD", "secret")], "password"),
+        ("", &[("REDIS_PASSWORD_FILE", &wrong), ("REDIS_SENTINEL_PASSWORD", "secret")], "password"),
+    ] {
+        assert_refused(&settings(user, variables), reason);
+    }
 }
 
 #[test]
 fn a_redirection_of_a_cluster_is_followed_over_tls() {
+    for password in [None, Some("secret")] {
+        assert_follows_redirection(password);
+    }
+}
+
+fn assert_follows_redirection(password: Option<&str>) {
     let authority = Authority::new("ca");
     let identity = authority.issue(&[HOST]);
     let node = || {
-        Server::start(
-            &identity,
-            &authority,
-            &["--cluster-enabled", "yes", "--cluster-port", SECOND_PORT, "--tls-cluster", "yes"],
-        )
+        let mut options = vec!["--cluster-enabled", "yes", "--cluster-port", SECOND_PORT, "--tls-cluster", "yes"];
+        options.extend(password.iter().flat_map(|password| ["--requirepass", password]));
+        Server::start(&identity, &authority, &options)
     };
     let (seed, owner) = (node(), node());
     owner.redis.execute("CLUSTER ADDSLOTSRANGE 0 16383");
@@ -277,7 +386,8 @@ fn a_redirection_of_a_cluster_is_followed_over_tls() {
     wait_until("the seed has the slots of the other node", || {
         seed.redis.query("CLUSTER INFO").contains("cluster_slots_assigned:16384").then_some(())
     });
-    let url = format!("rediss+cluster://{HOST}:{}", seed.port);
+    let user = password.map(|password| format!(":{password}@")).unwrap_or_default();
+    let url = format!("rediss+cluster://{user}{HOST}:{}", seed.port);
     let notch = settings(&url, &seed.folder, &authority).with("COUNTER_KEY", "{visits}").start();
     assert_eq!(notch.visit_when_it_counts(), 1);
     assert_eq!(notch.visit(), 2);
