@@ -1,7 +1,7 @@
 //! notch counts visits: a tiny HTTP/1.1 server in front of a counter in Redis, or in a file of its own.
 //!
-//! `cargo install notch` installs the server; this is the library inside. A sans-IO core turns bytes into bytes and has
-//! no socket, clock, thread or `async`; a thin driver owns those. A driver on `std::net`, for one client at a time:
+//! The program `notch` is that server, and this is the library in it. A sans-IO core turns bytes into bytes and has no
+//! socket, clock, thread or `async`; a thin driver owns those. A driver on `std::net`, for one client at a time:
 //!
 //! ```
 //! use std::io::{self, Read, Write};
