@@ -73,7 +73,7 @@ def wrk(running, connections, depth, seconds):
 
 
 def socket_load(running, connections, seconds):
-    """The same without p50 with bench/limit/load, which also speaks to a Unix socket; wrk does not."""
+    """The same without p50 with bench/limit/load, which also connects to a Unix socket; wrk does not."""
     testbed = running.testbed
     request = f"GET {running.subject.path} HTTP/1.1\r\nHost: localhost\r\n\r\n"
     command = [testbed.builder.folder / "load", running.address, connections, seconds, request]

@@ -1,4 +1,4 @@
-//! Connections to Redis and to Sentinels before they serve: opening one, its TLS handshake, and questions that block
+//! Connections to Redis and to Sentinels before they serve: opening one, its TLS handshake, and queries that block
 //! the calling thread.
 
 use std::io::{self, ErrorKind, Read, Write};

@@ -625,9 +625,9 @@ fn sentinel_status(error: SentinelError) -> StoreHealth {
             "a Sentinel rejected the password: check REDIS_SENTINEL_PASSWORD"
         }
         SentinelError::Rejected(Rejection::Permission) => {
-            "a Sentinel rejected the question: let its user run SENTINEL get-master-addr-by-name"
+            "a Sentinel rejected the query: let its user run SENTINEL get-master-addr-by-name"
         }
-        SentinelError::Rejected(_) => "a Sentinel rejected the question: is it a Sentinel? check REDIS_SENTINELS",
+        SentinelError::Rejected(_) => "a Sentinel rejected the query: is it a Sentinel? check REDIS_SENTINELS",
         SentinelError::InvalidAddress => "a Sentinel named an invalid address",
         SentinelError::Protocol => "unexpected reply of a Sentinel: check REDIS_SENTINELS",
     })

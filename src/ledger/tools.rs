@@ -336,7 +336,7 @@ fn parse_total(digits: &[u8]) -> Option<i64> {
 
 /// The text that `notch ledger --help` prints.
 pub const HELP: &str = "\
-notch ledger looks into the file in which notch counts, and changes it.
+notch ledger reads and changes the file in which notch counts.
 
 Usage: notch ledger show [FILE]            print each counter and its total
        notch ledger check [FILE]           verify every checksum

@@ -1,4 +1,4 @@
-//! The question to a Sentinel: the address of the primary of this name.
+//! The query to a Sentinel: the address of the primary of this name.
 //!
 //! One connection sends one query: `AUTH` if the Sentinels have a password, then `SENTINEL get-master-addr-by-name`.
 //! The answer may be out of date, so the handshake of a [`super::Session`] checks the role of the node.
@@ -11,7 +11,7 @@ use crate::buffers::Buffers;
 use crate::counter::Rejection;
 use crate::resp::{self, Malformed, Reply};
 
-/// One question to a Sentinel.
+/// One query to a Sentinel.
 pub struct SentinelQuery {
     /// The reply to `AUTH` has not arrived.
     is_logging_in: bool,
@@ -26,7 +26,7 @@ pub enum SentinelError {
     Rejected(Rejection),
     /// It named an address that is none.
     InvalidAddress,
-    /// Its reply is not RESP, or not a reply to this question.
+    /// Its reply is not RESP, or not a reply to this query.
     Protocol,
 }
 
@@ -37,7 +37,7 @@ impl From<Malformed> for SentinelError {
 }
 
 impl SentinelQuery {
-    /// Writes the question for the primary called `name`.
+    /// Writes the query for the primary called `name`.
     #[must_use]
     pub fn open(name: &str, credentials: &Credentials, buffers: &mut Buffers) -> Self {
         let is_logging_in = credentials.write_auth(buffers.output());

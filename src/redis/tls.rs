@@ -233,7 +233,7 @@ impl State {
             Ok(_) => None,
             Err(error) => Some(match self.key.explain(&error) {
                 // In the handshake, it was otherwise.
-                TlsError::NotTls | TlsError::NothingInCommon | TlsError::WrongName if !is_handshaking => {
+                TlsError::NotTls | TlsError::Incompatible | TlsError::WrongName if !is_handshaking => {
                     TlsError::Protocol
                 }
                 error => error,
@@ -267,7 +267,7 @@ impl ClientKey {
         match error {
             Error::InvalidCertificate(error) => explain_certificate(error),
             Error::AlertReceived(alert) => match alert {
-                Alert::ProtocolVersion | Alert::InsufficientSecurity => TlsError::NothingInCommon,
+                Alert::ProtocolVersion | Alert::InsufficientSecurity => TlsError::Incompatible,
                 Alert::UnrecognisedName => TlsError::WrongName,
                 Alert::CertificateRequired => TlsError::CertificateRequired,
                 Alert::HandshakeFailure
@@ -288,10 +288,10 @@ impl ClientKey {
                         TlsError::CertificateRefused
                     }
                 }
-                Alert::HandshakeFailure => TlsError::NothingInCommon,
+                Alert::HandshakeFailure => TlsError::Incompatible,
                 _ => TlsError::Protocol,
             },
-            Error::PeerIncompatible(_) => TlsError::NothingInCommon,
+            Error::PeerIncompatible(_) => TlsError::Incompatible,
             Error::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion) => {
                 TlsError::NotTls
             }
@@ -411,15 +411,15 @@ pub enum TlsError {
     Name,
     /// What the server has sent is not TLS.
     NotTls,
-    /// Neither the versions nor the algorithms of both have one in common.
-    NothingInCommon,
+    /// The server and notch have no TLS version, or no algorithm, in common.
+    Incompatible,
     /// The server's certificate has expired.
     Expired,
     /// It is not valid yet.
     NotYetValid,
     /// It has other names.
     WrongName,
-    /// Nobody who is trusted has issued it.
+    /// No trusted authority has issued it.
     UnknownIssuer,
     /// It is not one of a server, or cannot be read.
     InvalidCertificate,
@@ -431,7 +431,7 @@ pub enum TlsError {
     HandshakeTimedOut,
     /// The connection was closed in the handshake.
     ClosedInHandshake,
-    /// The server has ended the session, or it must be replaced because its keys may encrypt no more.
+    /// The server has ended the session, or it must be replaced because its keys have reached their limit.
     Closed,
     /// The server has violated the protocol, or ended the session for another reason.
     Protocol,
@@ -496,10 +496,8 @@ impl TlsError {
             }
             Self::KeyMismatch => "REDIS_CLIENT_KEY is not the key of REDIS_CLIENT_CERT",
             Self::Name => "TLS: the host of Redis is neither a DNS name nor an IP address: check REDIS_URL",
-            Self::NotTls => "the server speaks no TLS on this port: use redis://, or its port for TLS",
-            Self::NothingInCommon => {
-                "the server accepts no common TLS version or algorithm: allow TLS 1.2 or 1.3 there"
-            }
+            Self::NotTls => "this port of the server is not for TLS: use redis://, or its port for TLS",
+            Self::Incompatible => "the server accepts no common TLS version or algorithm: allow TLS 1.2 or 1.3 there",
             Self::Expired => "the certificate of the server has expired: renew it",
             Self::NotYetValid => "the certificate of the server is not valid yet: check the clocks",
             Self::WrongName => {
@@ -514,9 +512,7 @@ impl TlsError {
                 "the server requires a client certificate: set REDIS_CLIENT_CERT and REDIS_CLIENT_KEY"
             }
             Self::CertificateRefused => "the server refused the client certificate: check REDIS_CLIENT_CERT",
-            Self::HandshakeTimedOut => {
-                "no TLS handshake in time: if the server speaks no TLS on this port, use redis://"
-            }
+            Self::HandshakeTimedOut => "no TLS handshake in time: if this port is not for TLS, use redis://",
             Self::ClosedInHandshake => {
                 "the server closed the connection in the TLS handshake: is this its port for TLS, and is maxclients \
                  high enough?"

@@ -382,7 +382,7 @@ fn the_reason_is_logged_if_no_sentinel_names_the_primary() {
         ("*-1", "the Sentinels have no primary of this name: check REDIS_MASTER_NAME"),
         ("-NOAUTH Authentication required.", "a Sentinel rejected the password: check REDIS_SENTINEL_PASSWORD"),
         ("-WRONGPASS invalid", "a Sentinel rejected the password: check REDIS_SENTINEL_PASSWORD"),
-        ("-NOPERM no permissions", "a Sentinel rejected the question: let its user run SENTINEL"),
+        ("-NOPERM no permissions", "a Sentinel rejected the query: let its user run SENTINEL"),
         ("-ERR unknown command 'SENTINEL'", "is it a Sentinel? check REDIS_SENTINELS"),
         ("*2\r\n$1\r\n\t\r\n$1\r\n7", "a Sentinel named an invalid address"),
         ("+OK\r\n+OK\r\n+OK", "unexpected reply of a Sentinel: check REDIS_SENTINELS"),

@@ -306,7 +306,7 @@ fn send(
 }
 
 /// Returns the settings of notch with TLS for those that a test has named: the parts `REDIS_*` become a URL, because
-/// only a URL asks for TLS.
+/// only a URL selects TLS.
 pub(crate) fn translate(variables: &BTreeMap<String, String>, folder: &Path) -> BTreeMap<String, String> {
     let mut variables = variables.clone();
     let mut take = |name: &str| variables.remove(name).filter(|value| !value.is_empty());

@@ -171,7 +171,7 @@ impl Pair {
     }
 }
 
-/// Returns what a client sees that trusts `ca`.
+/// Returns the outcome for a client that trusts `ca`.
 fn outcome(ca: &str, server: ServerConnection) -> Result<(), TlsError> {
     let mut pair = Pair::new(client(ca), server, usize::MAX);
     pair.run().1
@@ -398,8 +398,8 @@ fn what_is_not_tls_has_its_error_at_any_cut() {
         (&b"-ERR unknown command\r\n"[..], TlsError::NotTls),
         (b"+PONG\r\n", TlsError::NotTls),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", TlsError::NotTls),
-        (b"\x15\x03\x03\0\x02\x02\x46", TlsError::NothingInCommon),
-        (b"\x15\x03\x03\0\x02\x02\x28", TlsError::NothingInCommon),
+        (b"\x15\x03\x03\0\x02\x02\x46", TlsError::Incompatible),
+        (b"\x15\x03\x03\0\x02\x02\x28", TlsError::Incompatible),
         (b"\x15\x03\x03\0\x02\x02\x70", TlsError::WrongName),
         (b"\x15\x03\x03\0\x02\x02\x74", TlsError::CertificateRequired),
         (b"\x15\x03\x03\0\x02\x02\x50", TlsError::Protocol),
@@ -528,7 +528,7 @@ fn every_error_has_one_line_that_names_the_remedy() {
         TlsError::KeyMismatch,
         TlsError::Name,
         TlsError::NotTls,
-        TlsError::NothingInCommon,
+        TlsError::Incompatible,
         TlsError::Expired,
         TlsError::NotYetValid,
         TlsError::WrongName,
