@@ -279,6 +279,10 @@ fn of_a_batch_that_is_refused_in_part_only_what_was_counted_is_answered_with_a_n
                 let responses = while_in_flight(&notch, &node, "ONCE {visits} ", &is_held, &requests);
                 let [counted, refused, total] = &responses[..] else { panic!("as many responses as requests") };
                 assert_eq!((counted.number(), total.status), (5, 200), "{responses:?}");
+                if refused.status == 504 {
+                    // On a busy machine, its last repetition may still be in flight at its deadline.
+                    return None;
+                }
                 refused.assert_not_counted();
                 assert!(start.elapsed() >= Duration::from_millis(1900), "{:?}", start.elapsed());
                 let sequences = ["ONCE {visits}:a 1", "ONCE {visits}:b 1"].map(|words| {
