@@ -262,7 +262,7 @@ const BACK: &[u8] = b"<nav><a href=/>Start page</a></nav>\n";
 
 /// `Content-Security-Policy` of both pages: allows their style and script by hash, and requests to their own origin.
 pub const POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-J4bn8uPN1zflW5pOlSEs7d06znJceQ0yfNOmKe7Gy/E='; \
+    style-src 'sha256-f1AGIewnhjq3M/aSUFJIZ4C8qBRRKlFxmRM6tnAqaWw='; \
     script-src 'sha256-TSxJtpFq8PGYZPFVVeoHfUKNCe2izjIHp5RHZbEg3Yc='; \
     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 

@@ -123,9 +123,17 @@ def announcement(page):
     return next(values, "off")
 
 
+# Milliseconds from when the page was shown again to its next request.
+DELAY = """
+const starts = performance.getEntriesByType("resource").map(({startTime}) => startTime)
+return Math.min(...starts.filter(start => start >= shownAt)) - shownAt
+"""
+
+
 def pauses_in_the_background(page):
     """A page in a tab that is not shown requests nothing, and continues as soon as it is shown."""
     page.open("/")
+    page.browser.run("document.addEventListener('visibilitychange', () => window.shownAt = performance.now())")
     first = page.browser.call("GET", "/window")
     page.browser.open_tab()
     # A request may just have been sent.
@@ -134,10 +142,9 @@ def pauses_in_the_background(page):
     page.visit()
     time.sleep(2 * INTERVAL)
     check("requests in the background", page.requests(), [])
-    start = time.monotonic()
     page.browser.call("POST", "/window", {"handle": first})
     page.wait_for("11 visits so far")
-    check("whether it continued at once", time.monotonic() - start < INTERVAL, True)
+    check("whether it continued at once", page.browser.run(DELAY) < INTERVAL * 1000, True)
     page.browser.close_others()
 
 
@@ -172,7 +179,7 @@ def pauses_longer_after_each_failure(page, redis, restart):
     for state in "minimize", "maximize":
         page.browser.call("POST", f"/window/{state}")
     page.wait_for("13 visits so far")
-    check("whether it continued within the first pause", time.monotonic() - start < 4, True)
+    check("whether it continued before the next pause of 8 s ended", time.monotonic() - start < 7, True)
     page.wait_for(f"{page.visit()} visits so far")
 
 
@@ -184,8 +191,8 @@ def never_overlaps(page):
     for state in "minimize", "maximize", "minimize", "maximize":
         page.browser.call("POST", f"/window/{state}")
     wait_until("a second request has been sent", lambda: len(page.requests()) == 2)
-    (_, end), (start,) = page.requests()
-    check("whether the second came after the end of the first", start > end, True)
+    first, second = page.requests()
+    check("whether the second came after the end of the first", len(first) == 2 and second[0] > first[1], True)
     page.browser.run("document.querySelector('button').click()")
     page.wait_for("You are visitor 15")
     wait_until("all responses have arrived", lambda: all(len(times) == 2 for times in page.requests()))
