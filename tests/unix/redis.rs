@@ -68,10 +68,14 @@ fn counts_in_another_database() {
 fn authenticates() {
     let local = Local::start(&["--requirepass", "p/a:s@s"]);
     local.redis.execute("ACL SETUSER notch on >p@ss ~* +@all");
+    let file = local.folder.file("password").display().to_string();
+    fs::write(&file, "p@ss\n").expect("a file written for the test");
     for settings in [
         local.settings(":p%2Fa%3As%40s@", ""),
         local.settings("notch:p%40ss@", "?db=0"),
         local.settings("", "").with("REDIS_PASSWORD", "p/a:s@s"),
+        local.settings("notch:@", "?db=1").with("REDIS_PASSWORD", "p@ss"),
+        local.settings("notch:@", "").with("REDIS_PASSWORD_FILE", &file),
     ] {
         assert!(settings.start().visit() > 0);
     }
