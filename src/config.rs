@@ -224,12 +224,11 @@ impl Env {
 
     /// Returns milliseconds, 0 to turn it off.
     fn page_refresh(&mut self) -> i64 {
-        let text = self.value_or_default("PAGE_REFRESH");
-        let millis = values::parse_millis(&text, 0).filter(|&millis| millis == 0 || millis >= MIN_REFRESH);
-        if millis.is_none() {
-            self.reject_value("PAGE_REFRESH", &text, format_args!("0s, or a duration from 1s to 24 hours"));
+        let millis = self.duration("PAGE_REFRESH", 0).as_millis() as i64;
+        if millis != 0 && millis < MIN_REFRESH {
+            self.reject("PAGE_REFRESH", format_args!("shorter than 1s, and not 0s"));
         }
-        millis.unwrap_or_default() as i64
+        millis
     }
 
     fn key(&mut self) -> Key {
@@ -447,7 +446,7 @@ const MAX_COUNTERS: u64 = 1_000_000;
 const MAX_WELCOME: usize = 1024;
 
 /// Shortest time between two requests of an open page, in milliseconds.
-const MIN_REFRESH: u64 = 1000;
+const MIN_REFRESH: i64 = 1000;
 
 /// Longest host name in bytes (POSIX).
 const MAX_HOSTNAME: usize = 255;

@@ -274,8 +274,7 @@ fn an_invalid_value_is_shown_with_what_is_expected_and_an_example() {
             "a duration from 1ms to 24 hours, like 500ms, 5s or 2m, for example IDLE_TIMEOUT=60s",
         ),
         ("DRAIN_DELAY", "ms", "a duration from 0ms to 24 hours, like 500ms, 5s or 2m, for example DRAIN_DELAY=1s"),
-        ("PAGE_REFRESH", "999ms", "0s, or a duration from 1s to 24 hours, for example PAGE_REFRESH=10s"),
-        ("PAGE_REFRESH", "1441m", "0s, or a duration from 1s to 24 hours, for example PAGE_REFRESH=10s"),
+        ("PAGE_REFRESH", "5", "a duration from 0ms to 24 hours, like 500ms, 5s or 2m, for example PAGE_REFRESH=10s"),
         ("FSYNC", "no", "one of always, everysec, never, for example FSYNC=always"),
         ("LOG_LEVEL", "loud", "one of off, error, warn, info, debug, for example LOG_LEVEL=info"),
         ("MEMORY_LIMIT", "64mb", "an amount of memory like 500k, 64m or 1g, for example MEMORY_LIMIT=64m"),
@@ -291,6 +290,18 @@ fn an_invalid_value_is_shown_with_what_is_expected_and_an_example() {
         ),
     ] {
         assert_eq!(read(&[(name, value)]).err(), Some(format!("invalid {name} \"{value}\": expected {expected}")));
+    }
+}
+
+#[test]
+fn a_page_refreshes_at_most_every_second() {
+    for (value, milliseconds) in [("0s", Some(0)), ("0ms", Some(0)), ("1ms", None), ("999ms", None)] {
+        let result = read(&[("PAGE_REFRESH", value)]).map(|config| config.context.page_refresh);
+        assert_eq!(
+            result,
+            milliseconds
+                .ok_or_else(|| "PAGE_REFRESH: shorter than 1s, and not 0s, for example PAGE_REFRESH=10s".to_owned())
+        );
     }
 }
 
