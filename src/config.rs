@@ -250,7 +250,9 @@ impl Env {
         let names = values::split_list(&list);
         if !names.iter().all(|name| Names::is_well_formed(name.as_bytes())) {
             let max = Names::MAX;
-            let expected = format_args!("a list of names of 1 to {max} letters, digits, dots, hyphens, underscores");
+            let expected = format_args!(
+                "a list of names of 1 to {max} letters, digits, dots, hyphens, underscores, not ending in .gif"
+            );
             self.reject_value("COUNTERS", &list, expected);
         }
         Names::List(names)

@@ -276,13 +276,17 @@ impl Names {
     /// Longest name in bytes.
     pub const MAX: usize = 32;
 
-    /// Returns `true` for 1 to 32 letters, digits, dots, hyphens and underscores.
+    /// Returns `true` for 1 to 32 letters, digits, dots, hyphens and underscores that do not end in `.gif`, because
+    /// `/count/NAME.gif` is an image.
     #[must_use]
     pub fn is_well_formed(name: &[u8]) -> bool {
         let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        (1..=Self::MAX).contains(&name.len()) && name.iter().copied().all(is_allowed)
+        (1..=Self::MAX).contains(&name.len()) && name.iter().copied().all(is_allowed) && !name.ends_with(PIXEL)
     }
 }
+
+/// The end of the path of an image without a number.
+pub const PIXEL: &[u8] = b".gif";
 
 /// The limit of named counters that visits may create in one store. Counters that exist already are not affected.
 ///

@@ -19,7 +19,7 @@
 //! ```
 
 use crate::cors::{CorsDecision, Origins};
-use crate::counter::{Command, Counters, Key};
+use crate::counter::{Command, Counters, Key, PIXEL};
 use crate::http::{BodyMode, Head, Method, PartialHead};
 use crate::render::Format;
 
@@ -52,7 +52,7 @@ impl RouteMatch {
 pub enum Route {
     /// `/`.
     Page,
-    /// `/count` and `/count/NAME`.
+    /// `/count`, `/count/NAME`, `/count.gif` and `/count/NAME.gif`.
     Count,
     /// `/total` and `/total/NAME`.
     Total,
@@ -80,7 +80,7 @@ impl Route {
     fn of_handler(handler: &Handler) -> Self {
         match handler {
             Handler::Counter(_, Operation::Welcome) => Self::Page,
-            Handler::Counter(_, Operation::Count) => Self::Count,
+            Handler::Counter(_, Operation::Count | Operation::Pixel(_)) => Self::Count,
             Handler::Counter(_, Operation::Total) => Self::Total,
             Handler::Counter(_, Operation::Badge(_) | Operation::BadgeObject) => Self::Badge,
             Handler::Livez => Self::Livez,
@@ -122,19 +122,21 @@ pub enum Operation {
     /// Shows the total.
     Total,
     /// Draws the badge.
-    Badge(BadgeVisit),
+    Badge(ImageVisit),
+    /// Sends an image that shows nothing.
+    Pixel(ImageVisit),
     /// Shows the total as the object from which shields.io draws a badge.
     BadgeObject,
 }
 
-/// Whether a request of a badge is a visit.
+/// Whether a request of an image is a visit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BadgeVisit {
+pub enum ImageVisit {
     /// It is, and is counted.
     Counted,
     /// It is a `HEAD`, and is not counted.
     Head,
-    /// It is a prefetch, and is not counted, but the badge is drawn: a browser does not request the images of a
+    /// It is a prefetch, and is not counted, but the image is sent: a browser does not request the images of a
     /// prerendered page again at the visit.
     Prefetch,
 }
@@ -162,7 +164,8 @@ impl Handler {
     /// Returns whether the request is a visit.
     #[must_use]
     pub fn is_visit(&self) -> bool {
-        matches!(self, Self::Counter(_, Operation::Count | Operation::Badge(BadgeVisit::Counted)))
+        use ImageVisit::Counted;
+        matches!(self, Self::Counter(_, Operation::Count | Operation::Badge(Counted) | Operation::Pixel(Counted)))
     }
 
     /// Returns the command for the store, which counts `visits` if the request is a visit. A handler without a counter
@@ -193,31 +196,35 @@ pub fn match_route(head: &Head<'_>, counters: &Counters, origins: &Origins) -> R
         }
         (Method::Options | Method::Other, _) => Handler::Error(RouteError::MethodNotAllowed(allowed)),
         (Method::Post, _) if allowed == READING => Handler::Error(RouteError::MethodNotAllowed(READING)),
-        (method, Handler::Counter(key, operation)) => match (operation, method == Method::Head) {
-            // A prefetch is no visit, and its response would be shown at the visit. A `HEAD` is no visit either.
-            (Operation::Count, _) if head.is_prefetch => Handler::Error(RouteError::Prefetch),
-            (Operation::Count, true) => Handler::Counter(key, Operation::Total),
-            (Operation::Badge(_), _) if head.is_prefetch => {
-                Handler::Counter(key, Operation::Badge(BadgeVisit::Prefetch))
-            }
-            (Operation::Badge(_), true) => Handler::Counter(key, Operation::Badge(BadgeVisit::Head)),
-            (operation, _) => Handler::Counter(key, operation),
-        },
+        // A prefetch is no visit, and its response would be shown at the visit. A `HEAD` is no visit either.
+        (_, Handler::Counter(_, Operation::Count)) if head.is_prefetch => Handler::Error(RouteError::Prefetch),
+        (Method::Head, Handler::Counter(key, Operation::Count)) => Handler::Counter(key, Operation::Total),
+        (_, Handler::Counter(key, Operation::Badge(_))) => Handler::Counter(key, Operation::Badge(image_visit(head))),
+        (_, Handler::Counter(key, Operation::Pixel(_))) => Handler::Counter(key, Operation::Pixel(image_visit(head))),
         (_, handler) => handler,
     };
     let body = match (head.method, route, &handler) {
         // `GET` would count and return another number, which may be longer.
         (Method::Head, Route::Count, Handler::Counter(..))
-        | (_, _, Handler::Counter(_, Operation::Badge(BadgeVisit::Head))) => BodyMode::OmittedUnsized,
+        | (_, _, Handler::Counter(_, Operation::Badge(ImageVisit::Head))) => BodyMode::OmittedUnsized,
         (Method::Head, ..) => BodyMode::Omitted,
         _ => BodyMode::Sent,
     };
     let format = match handler {
-        // A badge has the format of its path, and an error in its body is text.
-        Handler::Counter(_, Operation::Badge(_) | Operation::BadgeObject) => Format::Text,
+        // An image has the format of its path, and an error in its body is text.
+        Handler::Counter(_, Operation::Badge(_) | Operation::BadgeObject | Operation::Pixel(_)) => Format::Text,
         _ => Format::choose(&head.accept),
     };
     RouteMatch { handler, route, format, cors, body }
+}
+
+/// Returns whether the request of an image is a visit.
+fn image_visit(head: &Head<'_>) -> ImageVisit {
+    match head.method {
+        _ if head.is_prefetch => ImageVisit::Prefetch,
+        Method::Head => ImageVisit::Head,
+        _ => ImageVisit::Counted,
+    }
 }
 
 /// Returns the match of a request with a rejected head: the format of the error, and whether a page may read it.
@@ -252,10 +259,13 @@ fn find(path: &[u8], counters: &Counters) -> Handler {
     }
 }
 
-/// Returns the handler of `/count/NAME` or `/total/NAME`.
+/// Returns the handler of `/count/NAME`, `/count/NAME.gif` or `/total/NAME`. No name ends in `.gif`.
 fn find_named(path: &[u8], counters: &Counters) -> Option<Handler> {
     let (operation, name) = match path.strip_prefix(b"/count/") {
-        Some(name) => (Operation::Count, name),
+        Some(name) => match name.strip_suffix(PIXEL) {
+            Some(name) => (Operation::Pixel(ImageVisit::Counted), name),
+            None => (Operation::Count, name),
+        },
         None => (Operation::Total, path.strip_prefix(b"/total/")?),
     };
     (!name.is_empty()).then(|| of_counter(counters.key_of(name), operation))
@@ -266,7 +276,7 @@ fn find_named(path: &[u8], counters: &Counters) -> Option<Handler> {
 fn find_badge(path: &[u8], counters: &Counters) -> Option<Handler> {
     let path = path.strip_prefix(b"/badge")?;
     let (operation, path) = match path.strip_suffix(b".svg") {
-        Some(path) => (Operation::Badge(BadgeVisit::Counted), path),
+        Some(path) => (Operation::Badge(ImageVisit::Counted), path),
         None => (Operation::BadgeObject, path.strip_suffix(b".json")?),
     };
     let key = if path.is_empty() { Some(counters.main) } else { counters.key_of(path.strip_prefix(b"/")?) };
@@ -282,10 +292,11 @@ fn of_counter(key: Option<Key>, operation: Operation) -> Handler {
 type ToHandler = fn(Key) -> Handler;
 
 /// The paths without a counter's name.
-const PATHS: [(&str, ToHandler); 8] = [
+const PATHS: [(&str, ToHandler); 9] = [
     ("/count", |key| Handler::Counter(key, Operation::Count)),
     ("/", |key| Handler::Counter(key, Operation::Welcome)),
     ("/total", |key| Handler::Counter(key, Operation::Total)),
+    ("/count.gif", |key| Handler::Counter(key, Operation::Pixel(ImageVisit::Counted))),
     ("/livez", |_| Handler::Livez),
     ("/readyz", |_| Handler::Readyz),
     ("/metrics", |_| Handler::Metrics),

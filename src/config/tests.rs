@@ -280,8 +280,9 @@ fn an_invalid_value_is_shown_with_what_is_expected_and_an_example() {
         ("MEMORY_LIMIT", "64mb", "an amount of memory like 500k, 64m or 1g, for example MEMORY_LIMIT=64m"),
         (
             "COUNTERS",
-            "a,,b",
-            "a list of names of 1 to 32 letters, digits, dots, hyphens, underscores, for example COUNTERS=blog,shop",
+            "a,b.gif",
+            "a list of names of 1 to 32 letters, digits, dots, hyphens, underscores, not ending in .gif, for example \
+             COUNTERS=blog,shop",
         ),
         (
             "COUNTER_KEY",

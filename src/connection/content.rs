@@ -32,6 +32,8 @@ pub(super) enum Content<'a> {
     ErrorPage(Status, [&'static str; 2]),
     /// A badge in the style of the query, if that has one. Without a number it shows that there is none.
     Badge(Option<&'a BadgeStyle>, Option<i64>),
+    /// A transparent image of one pixel.
+    Pixel,
     /// The object from which shields.io draws a badge.
     BadgeObject(Option<i64>),
     /// The metrics.
@@ -62,6 +64,7 @@ impl Content<'_> {
             }
             Self::WelcomePage(..) | Self::CounterPage(..) | Self::ErrorPage(..) => (Some(HTML), Some(render::POLICY)),
             Self::Badge(..) => (Some(SVG), Some("default-src 'none'")),
+            Self::Pixel => (Some("image/gif"), None),
             Self::Metrics => (Some(metrics::MEDIA), None),
         }
     }
@@ -85,6 +88,7 @@ impl Content<'_> {
                 render::write_error_page(out, status.line(), message, &server.served_by);
             }
             Self::Badge(style, number) => BadgeStyle::write_svg(style, out, number),
+            Self::Pixel => out.extend_from_slice(GIF),
             Self::BadgeObject(number) => badge::write_object(out, number),
             Self::Metrics => server.metrics.write_page(out),
             Self::Robots => out.extend_from_slice(ROBOTS),
@@ -108,5 +112,10 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
 const SVG: &str = "image/svg+xml";
+
+/// One transparent pixel (GIF89a): the header; a screen of 1 by 1 with two colours; the first colour as transparent; the
+/// image; the trailer.
+const GIF: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\0\0\0\x21\xf9\x04\x01\0\0\0\0\
+                     \x2c\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0\x3b";
 
 const ROBOTS: &[u8] = b"User-agent: *\nDisallow: /count\nDisallow: /badge\n";

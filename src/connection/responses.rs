@@ -15,7 +15,7 @@ use crate::badge::BadgeStyle;
 use crate::counter::{Key, Rejection, StoreError};
 use crate::http::{self, Persistence, RequestError, ResponseHead, Status};
 use crate::render::{Format, error_message};
-use crate::routes::{BadgeVisit, Handler, Operation, RouteError, RouteMatch};
+use crate::routes::{Handler, ImageVisit, Operation, RouteError, RouteMatch};
 
 /// The outcome of a handler. Each variant has what the response depends on, and nothing else.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +27,9 @@ pub(super) enum Outcome<'a> {
     /// The total.
     Total(Format, &'a Key, Result<i64, StoreError>),
     /// The number in a badge, which has a style if the query does: of the visit if it was counted, otherwise the total.
-    Badge(Option<&'a BadgeStyle>, BadgeVisit, Result<i64, StoreError>),
+    Badge(Option<&'a BadgeStyle>, ImageVisit, Result<i64, StoreError>),
+    /// The number that an image without one stands for, as for a badge.
+    Pixel(ImageVisit, Result<i64, StoreError>),
     /// The total in the object of a badge.
     BadgeObject(Result<i64, StoreError>),
     /// The process runs.
@@ -106,12 +108,8 @@ impl<'a> Outcome<'a> {
                 counter_error(format, key, Status::ServiceUnavailable, ["no total, try again: ", error_message(error)])
             }
 
-            // Browsers draw a badge whatever its status, which is that of the response as text.
-            Self::Badge(style, BadgeVisit::Counted, Ok(number)) => badge(Status::Ok, style, Some(number)),
-            Self::Badge(style, BadgeVisit::Counted, Err(error)) => badge(uncounted(error).0, style, None),
-            Self::Badge(style, BadgeVisit::Head, Ok(total)) => badge(Status::Ok, style, Some(total)),
-            Self::Badge(style, BadgeVisit::Head, Err(_)) => badge(Status::ServiceUnavailable, style, None),
-            Self::Badge(style, BadgeVisit::Prefetch, total) => badge(Status::Forbidden, style, total.ok()),
+            Self::Badge(style, visit, number) => image(visit, number, Content::Badge(style, number.ok())),
+            Self::Pixel(visit, number) => image(visit, number, Content::Pixel),
             Self::BadgeObject(Ok(total)) => ok(Content::BadgeObject(Some(total))),
             Self::BadgeObject(Err(_)) => with_status(Status::ServiceUnavailable, Content::BadgeObject(None)),
 
@@ -149,11 +147,12 @@ impl<'a> Outcome<'a> {
     /// Returns the visitor's number or the total, for the log.
     pub(super) fn number(&self) -> Option<i64> {
         match *self {
-            Self::Badge(_, BadgeVisit::Prefetch, _) => None,
+            Self::Badge(_, ImageVisit::Prefetch, _) | Self::Pixel(ImageVisit::Prefetch, _) => None,
             Self::Welcome(_, _, total)
             | Self::Count(_, _, total)
             | Self::Total(_, _, total)
             | Self::Badge(_, _, total)
+            | Self::Pixel(_, total)
             | Self::BadgeObject(total) => total.ok(),
             _ => None,
         }
@@ -208,8 +207,15 @@ fn counter_error<'a>(format: Format, key: &'a Key, status: Status, message: [&'s
     }
 }
 
-fn badge(status: Status, style: Option<&BadgeStyle>, number: Option<i64>) -> Response<'_> {
-    Response { caching: Caching::NoneByProxies, ..with_status(status, Content::Badge(style, number)) }
+/// Returns a response with an image. Browsers draw it whatever its status, which is that of the response as text.
+fn image(visit: ImageVisit, number: Result<i64, StoreError>, content: Content<'_>) -> Response<'_> {
+    let status = match (visit, number) {
+        (ImageVisit::Prefetch, _) => Status::Forbidden,
+        (_, Ok(_)) => Status::Ok,
+        (ImageVisit::Counted, Err(error)) => uncounted(error).0,
+        (ImageVisit::Head, Err(_)) => Status::ServiceUnavailable,
+    };
+    Response { caching: Caching::NoneByProxies, ..with_status(status, content) }
 }
 
 impl Caching {
@@ -258,6 +264,7 @@ impl PendingRequest {
                 Operation::Total => Outcome::Total(format, key, number),
                 Operation::Badge(visit) => Outcome::Badge(badge_style, *visit, number),
                 Operation::BadgeObject => Outcome::BadgeObject(number),
+                Operation::Pixel(visit) => Outcome::Pixel(*visit, number),
             },
         })
     }
@@ -308,7 +315,7 @@ impl PendingRequest {
 }
 
 pub(super) const INVALID_COUNTER: &str = "no such counter: COUNTERS lists the names that are allowed, of 1 to 32 \
-                                          letters, digits, dots, hyphens, underscores";
+                                          letters, digits, dots, hyphens, underscores, not ending in .gif";
 
 const PREFETCH: &str = "not counted: this is a prefetch, and the visit is counted when it is made";
 

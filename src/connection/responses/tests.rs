@@ -41,9 +41,10 @@ fn outcomes<'a>(key: &'a Key, style: Option<&'a BadgeStyle>) -> Vec<(String, Out
     }
     for (name, number) in numbers {
         for (visit_name, visit) in
-            [("counted", BadgeVisit::Counted), ("head", BadgeVisit::Head), ("prefetch", BadgeVisit::Prefetch)]
+            [("counted", ImageVisit::Counted), ("head", ImageVisit::Head), ("prefetch", ImageVisit::Prefetch)]
         {
             outcomes.push((format!("{visit_name} {name}"), Outcome::Badge(style, visit, number)));
+            outcomes.push((format!("{visit_name} {name}"), Outcome::Pixel(visit, number)));
         }
         outcomes.push((name.to_owned(), Outcome::BadgeObject(number)));
     }
@@ -61,6 +62,7 @@ fn handler_of(outcome: &Outcome<'_>) -> &'static str {
         Outcome::Total(..) => "/total",
         Outcome::Badge(..) => "/badge.svg",
         Outcome::BadgeObject(_) => "/badge.json",
+        Outcome::Pixel(..) => "/count.gif",
         Outcome::Alive(_) => "/livez",
         Outcome::Readiness(..) => "/readyz",
         Outcome::Metrics => "/metrics",
@@ -102,7 +104,7 @@ fn table_of_all_responses() {
         let Response { status, caching, methods, content } = outcome.response();
         let mut body = Vec::new();
         content.write(&server, &mut body);
-        let body = shown(str::from_utf8(&body).expect("UTF-8"));
+        let body = str::from_utf8(&body).map_or_else(|_| format!("{} bytes", body.len()), shown);
         let case = [handler_of(&outcome), " ", name.trim()].concat();
         let (media, policy) = content.media();
         let media = media.map_or("none", |media| media.split(';').next().unwrap_or_default());
@@ -133,7 +135,8 @@ fn store_is_needed_by_counters_and_readiness_only() {
         (Handler::Counter(key, Operation::Welcome), true),
         (Handler::Counter(key, Operation::Count), true),
         (Handler::Counter(key, Operation::Total), true),
-        (Handler::Counter(key, Operation::Badge(BadgeVisit::Prefetch)), true),
+        (Handler::Counter(key, Operation::Badge(ImageVisit::Prefetch)), true),
+        (Handler::Counter(key, Operation::Pixel(ImageVisit::Head)), true),
         (Handler::Counter(key, Operation::BadgeObject), true),
         (Handler::Readyz, true),
         (Handler::Livez, false),
