@@ -13,6 +13,7 @@
 //! ```
 
 use crate::decimal::Decimal;
+use crate::http;
 use crate::render::{self, escape, write_template};
 
 /// The label and the colour of a badge, and the form of its number.
@@ -120,22 +121,9 @@ pub fn write_object(out: &mut Vec<u8>, number: Option<i64>) {
     }
 }
 
-/// Decodes a label: `%20` and `+` are spaces (URL Standard, section 5.1). `None` if it is empty, too long or invalid.
-fn parse_label(mut rest: &[u8]) -> Option<String> {
-    let mut bytes = Vec::new();
-    while let [byte, tail @ ..] = rest {
-        rest = tail;
-        bytes.push(match (byte, tail) {
-            (b'%', [high, low, tail @ ..]) => {
-                rest = tail;
-                let digit = |byte: u8| char::from(byte).to_digit(16);
-                (digit(*high)? * 16 + digit(*low)?) as u8
-            }
-            (b'+', _) => b' ',
-            _ => *byte,
-        });
-    }
-    let label = String::from_utf8(bytes).ok()?;
+/// Decodes a label. `None` if it is empty, too long or invalid.
+fn parse_label(value: &[u8]) -> Option<String> {
+    let label = String::from_utf8(http::decode_query_value(value)?).ok()?;
     // Characters that XML forbids (XML 1.0, section 2.2) cannot be escaped.
     let is_allowed = |char: char| !char.is_control() && !matches!(char, '\u{fffe}' | '\u{ffff}');
     ((1..=MAX_LABEL).contains(&label.len()) && label.chars().all(is_allowed)).then_some(label)

@@ -55,12 +55,12 @@ mod responses;
 use caches::{ParsedHead, RequestCache, VisitCache};
 use record::PendingRecord;
 pub use record::Record;
-use responses::{Outcome, PendingRequest};
+use responses::{Outcome, PendingRequest, Query};
 
 use crate::badge::BadgeStyle;
 use crate::buffers::Buffers;
 pub use crate::cors::Origins;
-use crate::counter::{Command, Counters, StoreError};
+use crate::counter::{Command, Counters, Key, StoreError};
 pub use crate::http::Status;
 use crate::http::{self, Body, Framing, Persistence, RequestError};
 use crate::metrics::{Metrics, ServerInfo, WorkerMetrics};
@@ -175,6 +175,8 @@ pub enum Need {
     Room,
     /// The store's reply to [`HttpConnection::command`], passed to [`HttpConnection::complete`].
     Store,
+    /// The totals of [`HttpConnection::counters`], all read at once, passed to [`HttpConnection::complete_totals`].
+    Totals,
     /// Nothing: the connection is to be closed once everything is sent.
     Close,
 }
@@ -185,8 +187,8 @@ pub struct HttpConnection {
     state: State,
     /// The request that awaits its response, in [`State::Body`] and [`State::AwaitingStore`].
     request: PendingRequest,
-    /// The style in the query of the requested badge; boxed, since few connections draw any.
-    badge_style: Option<Box<BadgeStyle>>,
+    /// What the handler needs of the query; boxed, since few requests have it.
+    query: Option<Box<Query>>,
     /// The log record of the request, if requests are recorded.
     record: Option<Box<PendingRecord>>,
     /// This many received bytes contain no whole head.
@@ -202,6 +204,8 @@ enum State {
     Body(Body),
     /// The store's reply is due for this many visits.
     AwaitingStore(i64),
+    /// The totals of [`Query::Totals`] are due.
+    AwaitingTotals,
     Closed,
 }
 
@@ -216,6 +220,7 @@ impl HttpConnection {
                 State::Head => self.read_head(server, worker, buffers),
                 State::Body(body) => self.read_body(body, server, worker, buffers),
                 State::AwaitingStore(_) => Ok(Some(Need::Store)),
+                State::AwaitingTotals => Ok(Some(Need::Totals)),
                 State::Closed => Ok(Some(Need::Close)),
             };
             match step {
@@ -255,6 +260,30 @@ impl HttpConnection {
         self.finish(Some(total), server, worker, buffers);
     }
 
+    /// Returns the counters whose totals are read while the connection waits for [`Need::Totals`], at most 32.
+    #[must_use]
+    pub fn counters(&self) -> &[Key] {
+        if let Some(Query::Totals(keys, _)) = self.query.as_deref() { keys } else { &[] }
+    }
+
+    /// Takes the totals for [`Need::Totals`], in the order of [`HttpConnection::counters`], or why there are none, and
+    /// writes the response.
+    pub fn complete_totals(
+        &mut self,
+        totals: Result<Vec<i64>, StoreError>,
+        server: &ServerContext,
+        worker: &mut WorkerContext,
+        buffers: &mut Buffers,
+    ) {
+        let reply = totals.map(|read| {
+            if let Some(Query::Totals(_, totals)) = self.query.as_deref_mut() {
+                *totals = read;
+            }
+            0
+        });
+        self.finish(Some(reply), server, worker, buffers);
+    }
+
     /// Rejects a request that has begun and has not arrived whole in time.
     pub fn time_out(&mut self, server: &ServerContext, worker: &mut WorkerContext, buffers: &mut Buffers) {
         self.reject(http::REQUEST_TIMEOUT, server, worker, buffers);
@@ -266,7 +295,7 @@ impl HttpConnection {
         worker: &mut WorkerContext,
         buffers: &mut Buffers,
     ) -> Result<Option<Need>, &'static RequestError> {
-        let (true, Some(ParsedHead { request, framing, used, badge_style })) =
+        let (true, Some(ParsedHead { request, framing, used, query })) =
             (self.parse_head(server, worker, buffers)?, &mut worker.request_cache.parsed)
         else {
             return Ok(Some(if buffers.received().is_empty() {
@@ -279,7 +308,7 @@ impl HttpConnection {
         if framing.expect_continue && buffers.received().is_empty() {
             http::write_continue(buffers.output());
         }
-        (self.request, self.badge_style) = (*request, badge_style.take());
+        (self.request, self.query) = (*request, query.take());
         self.state = State::Body(framing.body);
         Ok(None)
     }
@@ -301,17 +330,28 @@ impl HttpConnection {
             && let Some((head, used)) = http::parse_head(received)?
         {
             self.scanned = 0;
-            let route_match = routes::match_route(&head, &server.counters, &server.origins);
+            let mut route_match = routes::match_route(&head, &server.counters, &server.origins);
+            let query = match route_match.handler {
+                Handler::Counter(_, Operation::Badge(_)) if !head.query.is_empty() => {
+                    Some(Box::new(Query::Badge(BadgeStyle::new(head.query))))
+                }
+                Handler::Totals => match routes::named_counters(head.query, &server.counters) {
+                    Ok(keys) => Some(Box::new(Query::Totals(keys, Vec::new()))),
+                    Err(error) => {
+                        route_match.handler = Handler::Error(error);
+                        None
+                    }
+                },
+                _ => None,
+            };
             let request = PendingRequest { route_match, persistence: persistence(&head.framing) };
-            let is_badge = matches!(route_match.handler, Handler::Counter(_, Operation::Badge(_)));
-            let badge_style = (is_badge && !head.query.is_empty()).then(|| Box::new(BadgeStyle::new(head.query)));
             worker.request_cache.bytes.clear();
             if server.records_requests {
                 self.record = Some(Box::new(PendingRecord::new(received, worker)));
-            } else if badge_style.is_none() {
+            } else if query.is_none() {
                 worker.request_cache.store(&received[..used]);
             }
-            worker.request_cache.parsed = Some(ParsedHead { request, framing: head.framing, used, badge_style });
+            worker.request_cache.parsed = Some(ParsedHead { request, framing: head.framing, used, query });
             return Ok(true);
         }
         self.scanned = received.len();
@@ -331,10 +371,12 @@ impl HttpConnection {
             self.state = State::Body(body);
             return Ok(Some(Need::Bytes(self.requests + 1)));
         }
-        if self.request.outcome(None, None, worker.draining).is_none() {
-            self.state = State::AwaitingStore(self.coalesce_pipelined(server, worker, buffers));
-        } else {
+        if self.request.outcome(None, None, worker.draining).is_some() {
             self.finish(None, server, worker, buffers);
+        } else if self.request.route_match.handler == Handler::Totals {
+            self.state = State::AwaitingTotals;
+        } else {
+            self.state = State::AwaitingStore(self.coalesce_pipelined(server, worker, buffers));
         }
         Ok(None)
     }
@@ -375,8 +417,8 @@ impl HttpConnection {
         if worker.closing || (worker.draining && http::is_blank(buffers.received())) {
             self.request.persistence = Persistence::Close;
         }
-        let badge_style = self.badge_style.take();
-        let Some(outcome) = self.request.outcome(reply, badge_style.as_deref(), worker.draining) else { return };
+        let query = self.query.take();
+        let Some(outcome) = self.request.outcome(reply, query.as_deref(), worker.draining) else { return };
         let status = self.request.write_response(outcome, server, worker, buffers.output());
         if let Some(record) = self.record.take() {
             worker.records.push(record.finish(self.request.route_match.route, status, outcome.number(), worker.micros));

@@ -17,6 +17,7 @@ mod head;
 mod response;
 
 pub use body::{Body, MAX_BODY};
+pub use grammar::decode_query_value;
 pub use head::{
     Framing, Head, MAX_ACCEPT, MAX_FIELDS, MAX_TARGET, Method, PartialHead, is_blank, overflow_error, parse_head,
     parse_partial_head, request_line,

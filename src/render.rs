@@ -83,6 +83,16 @@ pub fn write_count_object(out: &mut Vec<u8>, key: &Key, number: i64) {
     append(out, &[br#"{"counter":""#, key.as_bytes(), br#"","count":"#, &number, b"}\n"]);
 }
 
+/// Appends the object of several counters: their names, which need no escaping, and their totals.
+pub fn write_totals_object<'a>(out: &mut Vec<u8>, totals: impl Iterator<Item = (&'a [u8], &'a i64)>) {
+    let mut before = &b"{\"counts\":{\""[..];
+    for (name, total) in totals {
+        append(out, &[before, name, b"\":", &Decimal::new(*total)]);
+        before = b",\"";
+    }
+    out.extend_from_slice(b"}}\n");
+}
+
 /// Appends a message on a line: a state, or an error and its remedy, in two parts.
 pub fn write_message(out: &mut Vec<u8>, message: [&str; 2]) {
     append(out, &[message[0].as_bytes(), message[1].as_bytes(), b"\n"]);

@@ -20,7 +20,7 @@
 
 use crate::cors::{CorsDecision, Origins};
 use crate::counter::{Command, Counters, Key, PIXEL};
-use crate::http::{BodyMode, Head, Method, PartialHead};
+use crate::http::{self, BodyMode, Head, Method, PartialHead};
 use crate::render::Format;
 
 /// The handler of a request, and what its response depends on besides.
@@ -54,7 +54,7 @@ pub enum Route {
     Page,
     /// `/count`, `/count/NAME`, `/count.gif` and `/count/NAME.gif`.
     Count,
-    /// `/total` and `/total/NAME`.
+    /// `/total`, `/total/NAME` and `/total?names=NAME,NAME`.
     Total,
     /// `/badge.svg`, `/badge.json`, `/badge/NAME.svg` and `/badge/NAME.json`.
     Badge,
@@ -81,7 +81,7 @@ impl Route {
         match handler {
             Handler::Counter(_, Operation::Welcome) => Self::Page,
             Handler::Counter(_, Operation::Count | Operation::Pixel(_)) => Self::Count,
-            Handler::Counter(_, Operation::Total) => Self::Total,
+            Handler::Counter(_, Operation::Total) | Handler::Totals => Self::Total,
             Handler::Counter(_, Operation::Badge(_) | Operation::BadgeObject) => Self::Badge,
             Handler::Livez => Self::Livez,
             Handler::Readyz => Self::Readyz,
@@ -96,6 +96,8 @@ impl Route {
 pub enum Handler {
     /// Counts a visit, or shows the total of a counter.
     Counter(Key, Operation),
+    /// Shows the totals of the counters that [`named_counters`] returns.
+    Totals,
     /// Responds while the process runs.
     Livez,
     /// Shows whether the store replies and this server is not shutting down.
@@ -148,6 +150,8 @@ pub enum RouteError {
     NotFound,
     /// The counter's name is not allowed.
     InvalidCounter,
+    /// `names` lists more than [`MAX_NAMES`] counters.
+    TooManyNames,
     /// The path allows only these methods.
     MethodNotAllowed(&'static str),
     /// A prefetch is not counted, so that the browser sends the request again at the visit.
@@ -201,11 +205,14 @@ pub fn match_route(head: &Head<'_>, counters: &Counters, origins: &Origins) -> R
         (Method::Head, Handler::Counter(key, Operation::Count)) => Handler::Counter(key, Operation::Total),
         (_, Handler::Counter(key, Operation::Badge(_))) => Handler::Counter(key, Operation::Badge(image_visit(head))),
         (_, Handler::Counter(key, Operation::Pixel(_))) => Handler::Counter(key, Operation::Pixel(image_visit(head))),
+        (_, Handler::Counter(key, Operation::Total)) if key == counters.main && names(head.query).is_some() => {
+            Handler::Totals
+        }
         (_, handler) => handler,
     };
     let body = match (head.method, route, &handler) {
         // `GET` would count and return another number, which may be longer.
-        (Method::Head, Route::Count, Handler::Counter(..))
+        (Method::Head, Route::Count, Handler::Counter(_, Operation::Total))
         | (_, _, Handler::Counter(_, Operation::Badge(ImageVisit::Head))) => BodyMode::OmittedUnsized,
         (Method::Head, ..) => BodyMode::Omitted,
         _ => BodyMode::Sent,
@@ -213,9 +220,35 @@ pub fn match_route(head: &Head<'_>, counters: &Counters, origins: &Origins) -> R
     let format = match handler {
         // An image has the format of its path, and an error in its body is text.
         Handler::Counter(_, Operation::Badge(_) | Operation::BadgeObject | Operation::Pixel(_)) => Format::Text,
+        Handler::Totals => Format::Json,
         _ => Format::choose(&head.accept),
     };
     RouteMatch { handler, route, format, cors, body }
+}
+
+/// Returns the counters in the `names` of a query, each of them once, for [`Handler::Totals`].
+///
+/// # Errors
+/// A name is not allowed, or there are too many.
+pub fn named_counters(query: &[u8], counters: &Counters) -> Result<Vec<Key>, RouteError> {
+    let names = names(query).and_then(http::decode_query_value).unwrap_or_default();
+    let mut keys = Vec::new();
+    for name in names.split(|&byte| byte == b',') {
+        let key = counters.key_of(name).ok_or(RouteError::InvalidCounter)?;
+        if keys.contains(&key) {
+            continue;
+        }
+        if keys.len() == MAX_NAMES {
+            return Err(RouteError::TooManyNames);
+        }
+        keys.push(key);
+    }
+    Ok(keys)
+}
+
+/// Returns the value of `names` in a query.
+fn names(query: &[u8]) -> Option<&[u8]> {
+    query.split(|&byte| byte == b'&').find_map(|part| part.strip_prefix(b"names="))
 }
 
 /// Returns whether the request of an image is a visit.
@@ -303,6 +336,9 @@ const PATHS: [(&str, ToHandler); 9] = [
     ("/favicon.ico", |_| Handler::Icon),
     ("/robots.txt", |_| Handler::Robots),
 ];
+
+/// Most counters whose totals one request reads.
+pub const MAX_NAMES: usize = 32;
 
 /// `Allow` of the paths that only read.
 const READING: &str = "GET, HEAD";

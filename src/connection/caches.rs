@@ -1,7 +1,6 @@
 //! Caches of one worker: the last request head with its meaning, and the last response to a counted visit.
 
-use super::responses::PendingRequest;
-use crate::badge::BadgeStyle;
+use super::responses::{PendingRequest, Query};
 use crate::cors::CorsDecision;
 use crate::counter::Key;
 use crate::decimal;
@@ -36,8 +35,8 @@ pub(super) struct ParsedHead {
     pub(super) framing: Framing,
     /// Its length in bytes.
     pub(super) used: usize,
-    /// The style in the query of a badge. A head with one is not stored.
-    pub(super) badge_style: Option<Box<BadgeStyle>>,
+    /// What the handler needs of the query. A head with it is not stored.
+    pub(super) query: Option<Box<Query>>,
 }
 
 /// Returns whether `bytes` begin with `prefix`, compared by words of eight bytes: musl compares byte by byte, which

@@ -16,6 +16,8 @@ pub(super) enum Content<'a> {
     Number(i64),
     /// The object of a counter and its number.
     CountObject(&'a Key, i64),
+    /// The object of several counters and their totals.
+    TotalsObject(&'a [Key], &'a [i64]),
     /// The start page as text.
     WelcomeText(Result<i64, StoreError>),
     /// The start page as an object.
@@ -59,12 +61,14 @@ impl Content<'_> {
         match self {
             Self::Empty => (None, None),
             Self::Number(_) | Self::WelcomeText(_) | Self::Message(_) | Self::Robots => (Some(TEXT), None),
-            Self::CountObject(..) | Self::WelcomeObject(..) | Self::MessageObject(..) | Self::BadgeObject(_) => {
-                (Some(JSON), None)
-            }
+            Self::CountObject(..)
+            | Self::TotalsObject(..)
+            | Self::WelcomeObject(..)
+            | Self::MessageObject(..)
+            | Self::BadgeObject(_) => (Some(JSON), None),
             Self::WelcomePage(..) | Self::CounterPage(..) | Self::ErrorPage(..) => (Some(HTML), Some(render::POLICY)),
-            Self::Badge(..) => (Some(SVG), Some("default-src 'none'")),
-            Self::Pixel => (Some("image/gif"), None),
+            Self::Badge(..) => (Some(SVG), Some(NOTHING)),
+            Self::Pixel => (Some("image/gif"), Some(NOTHING)),
             Self::Metrics => (Some(metrics::MEDIA), None),
         }
     }
@@ -75,6 +79,10 @@ impl Content<'_> {
             Self::Empty => {}
             Self::Number(number) => render::write_number(out, number),
             Self::CountObject(key, number) => render::write_count_object(out, key, number),
+            Self::TotalsObject(keys, totals) => {
+                let names = keys.iter().map(|key| server.counters.name_of(key));
+                render::write_totals_object(out, names.zip(totals));
+            }
             Self::WelcomeText(total) => server.welcome.write_text(out, total),
             Self::WelcomeObject(key, total) => server.welcome.write_object(out, key, total),
             Self::WelcomePage(key, text) => match &server.counters.names {
@@ -112,6 +120,9 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
 const SVG: &str = "image/svg+xml";
+
+/// The policy of an image that is opened as a page.
+const NOTHING: &str = "default-src 'none'";
 
 /// One transparent pixel (GIF89a): the header; a screen of 1 by 1 with two colours; the first colour as transparent; the
 /// image; the trailer.

@@ -26,6 +26,8 @@ pub(super) enum Outcome<'a> {
     Count(Format, &'a Key, Result<i64, StoreError>),
     /// The total.
     Total(Format, &'a Key, Result<i64, StoreError>),
+    /// The totals of several counters.
+    Totals(Result<(&'a [Key], &'a [i64]), StoreError>),
     /// The number in a badge, which has a style if the query does: of the visit if it was counted, otherwise the total.
     Badge(Option<&'a BadgeStyle>, ImageVisit, Result<i64, StoreError>),
     /// The number that an image without one stands for, as for a badge.
@@ -105,8 +107,11 @@ impl<'a> Outcome<'a> {
                 counter_error(format, key, status, [prefix, error_message(error)])
             }
             Self::Total(format, key, Err(error)) => {
-                counter_error(format, key, Status::ServiceUnavailable, ["no total, try again: ", error_message(error)])
+                counter_error(format, key, Status::ServiceUnavailable, [NO_TOTAL, error_message(error)])
             }
+
+            Self::Totals(Ok((keys, totals))) => ok(Content::TotalsObject(keys, totals)),
+            Self::Totals(Err(cause)) => error(Json, Status::ServiceUnavailable, [NO_TOTAL, error_message(cause)]),
 
             Self::Badge(style, visit, number) => image(visit, number, Content::Badge(style, number.ok())),
             Self::Pixel(visit, number) => image(visit, number, Content::Pixel),
@@ -134,6 +139,9 @@ impl<'a> Outcome<'a> {
             }
             Self::RouteError(format, RouteError::InvalidCounter) => {
                 error(format, Status::NotFound, [INVALID_COUNTER, ""])
+            }
+            Self::RouteError(format, RouteError::TooManyNames) => {
+                error(format, Status::BadRequest, ["too many names: one request reads at most 32 totals", ""])
             }
             Self::RouteError(format, RouteError::MethodNotAllowed(methods)) => Response {
                 methods: Some(methods),
@@ -229,6 +237,24 @@ impl Caching {
     }
 }
 
+/// What a handler needs of the query of a request. Few requests have it.
+pub(super) enum Query {
+    /// The style of a badge.
+    Badge(BadgeStyle),
+    /// The counters whose totals are requested, and the totals once the store has replied.
+    Totals(Vec<Key>, Vec<i64>),
+}
+
+impl Query {
+    fn badge_style(&self) -> Option<&BadgeStyle> {
+        if let Self::Badge(style) = self { Some(style) } else { None }
+    }
+
+    fn totals(&self) -> (&[Key], &[i64]) {
+        if let Self::Totals(keys, totals) = self { (keys, totals) } else { Default::default() }
+    }
+}
+
 /// A request, as far as its response depends on it.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct PendingRequest {
@@ -238,11 +264,11 @@ pub(super) struct PendingRequest {
 
 impl PendingRequest {
     /// Returns the outcome of the request, or `None` if it depends on a reply of the store and there is none yet.
-    /// `badge_style` is that of the query of a badge.
+    /// `query` is what the handler needs of the query.
     pub(super) fn outcome<'a>(
         &'a self,
         reply: Option<Result<i64, StoreError>>,
-        badge_style: Option<&'a BadgeStyle>,
+        query: Option<&'a Query>,
         draining: bool,
     ) -> Option<Outcome<'a>> {
         let RouteMatch { handler, format, .. } = &self.route_match;
@@ -256,13 +282,16 @@ impl PendingRequest {
             (Handler::Robots, _) => Outcome::Robots,
             (Handler::Preflight(methods), _) => Outcome::Preflight(methods),
             (Handler::Error(error), _) => Outcome::RouteError(format, *error),
-            (Handler::Readyz | Handler::Counter(..), None) => return None,
+            (Handler::Readyz | Handler::Counter(..) | Handler::Totals, None) => return None,
             (Handler::Readyz, Some(reply)) => Outcome::Readiness(format, reply.map(drop).map_err(NotReady::Store)),
+            (Handler::Totals, Some(reply)) => {
+                Outcome::Totals(reply.map(|_| query.map(Query::totals).unwrap_or_default()))
+            }
             (Handler::Counter(key, operation), Some(number)) => match operation {
                 Operation::Welcome => Outcome::Welcome(format, key, number),
                 Operation::Count => Outcome::Count(format, key, number),
                 Operation::Total => Outcome::Total(format, key, number),
-                Operation::Badge(visit) => Outcome::Badge(badge_style, *visit, number),
+                Operation::Badge(visit) => Outcome::Badge(query.and_then(Query::badge_style), *visit, number),
                 Operation::BadgeObject => Outcome::BadgeObject(number),
                 Operation::Pixel(visit) => Outcome::Pixel(*visit, number),
             },
@@ -316,6 +345,8 @@ impl PendingRequest {
 
 pub(super) const INVALID_COUNTER: &str = "no such counter: COUNTERS lists the names that are allowed, of 1 to 32 \
                                           letters, digits, dots, hyphens, underscores, not ending in .gif";
+
+const NO_TOTAL: &str = "no total, try again: ";
 
 const PREFETCH: &str = "not counted: this is a prefetch, and the visit is counted when it is made";
 

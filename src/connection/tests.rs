@@ -70,6 +70,10 @@ impl Simulation {
                     }
                     self.connection.complete(self.store, &self.context, &mut self.worker, &mut self.buffers);
                 }
+                Need::Totals => {
+                    let totals = self.connection.counters().iter().map(|_| self.store).collect();
+                    self.connection.complete_totals(totals, &self.context, &mut self.worker, &mut self.buffers);
+                }
                 Need::Request | Need::Bytes(_) | Need::Close => return,
             }
         }
@@ -128,6 +132,7 @@ fn each_request_gets_its_response() {
         ("GET /count/blog HTTP/1.1\r\nHost: a\r\n\r\n", "200 7 ."),
         ("GET /total/blog HTTP/1.1\r\nHost: a\r\n\r\n", "200 6 ."),
         ("GET /total HTTP/1.1\r\nHost: a\r\n\r\n", "200 6 ."),
+        ("GET /total?names=blog HTTP/1.1\r\nHost: a\r\n\r\n", "200 {\"counts\":{\"blog\":6}} ."),
         ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "200 Hi/visits so far: 6 ."),
         ("GET /livez HTTP/1.1\r\nHost: a\r\n\r\n", "200 alive ."),
         ("GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n", "200 ready ."),

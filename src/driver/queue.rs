@@ -78,6 +78,27 @@ impl<W> Queue<W> {
         is_first
     }
 
+    /// Adds a read of each of `keys` for one client, with slots of their own. Returns these, for [`Slots::take_group`],
+    /// and whether one of the reads is the first command.
+    ///
+    /// # Errors
+    /// [`StoreError::Overloaded`], if there is no memory for them in `share`.
+    pub(super) fn push_reads(
+        &mut self,
+        keys: &[Key],
+        main: &Key,
+        deadline: Instant,
+        share: usize,
+        wake: impl FnMut(&W),
+    ) -> Result<(Vec<usize>, bool), StoreError> {
+        let group = self.slots.allocate_group(keys.len(), share, wake).ok_or(StoreError::Overloaded)?;
+        let mut is_first = false;
+        for (&slot, &key) in group.iter().zip(keys) {
+            is_first |= self.push(&Command::Get { key }, main, Waiter { slot, deadline });
+        }
+        Ok((group, is_first))
+    }
+
     /// Adds a command without a waiter. Returns whether it is the first.
     pub(super) fn push_probe(&mut self, command: &Command) -> bool {
         let is_first = self.gathering.is_empty();

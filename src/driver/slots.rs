@@ -43,7 +43,7 @@ pub(super) struct Slots<W> {
     all: All<W>,
     free: Vec<usize>,
     queues: [Queue; 3],
-    /// Bytes of all buffers that are kept for stalled clients.
+    /// Bytes of all buffers that are kept for stalled clients, and [`READ_COST`] for each slot of a group.
     held: usize,
     /// Since when a slot is needed and no client can be evicted.
     pressure_since: Option<Instant>,
@@ -192,6 +192,43 @@ impl<W> Slots<W> {
         self.all[slot] = Slot::new(State::Free);
         self.free.push(slot);
         eviction
+    }
+
+    /// Returns slots for `count` commands of a client besides its own slot, or `None` if they do not fit into the
+    /// `share` of memory that stalled clients have, of whom the longest ones are evicted first.
+    pub(super) fn allocate_group(&mut self, count: usize, share: usize, wake: impl FnMut(&W)) -> Option<Vec<usize>> {
+        self.held += count * READ_COST;
+        self.free_memory(share, wake);
+        if self.held > share {
+            self.held -= count * READ_COST;
+            return None;
+        }
+        Some((0..count).map(|_| self.allocate()).collect())
+    }
+
+    /// Takes the results for a group of slots, or the first error among them, once all are there, and frees the slots.
+    /// Until then, the next result wakes the client in the slot `owner`.
+    pub(super) fn take_group(&mut self, group: &[usize], owner: usize) -> Option<Result<Vec<i64>, StoreError>>
+    where
+        W: Clone,
+    {
+        let is_due = |&&slot: &&usize| !matches!(self.all[slot].state, State::Completed { .. });
+        if let Some(&due) = group.iter().find(is_due) {
+            self.all[due].waker = self.all[owner].waker.clone();
+            return None;
+        }
+        self.held -= group.len() * READ_COST;
+        let mut results = Ok(Vec::new());
+        for &slot in group {
+            if let (Ok(totals), Some(result)) = (&mut results, self.take_result(slot)) {
+                match result {
+                    Ok(total) => totals.push(total),
+                    Err(error) => results = Err(error),
+                }
+            }
+            self.free(slot);
+        }
+        Some(results)
     }
 
     /// Returns the waker of the client in a slot.
@@ -443,6 +480,9 @@ pub(super) const IDLE_GRACE: Duration = Duration::from_millis(100);
 /// The same for a first request, and for the rest of a request: these arrive without a pause.
 pub(super) const STALLED_GRACE: Duration = Duration::from_millis(20);
 
+/// Most bytes for a command in a group: its slot, its place in a batch, its key with the client.
+const READ_COST: usize = 512;
+
 /// Bytes that the allocator may add to three allocations.
 const OVERHEAD: usize = 96;
 
@@ -464,6 +504,25 @@ mod tests {
         buffers.receive(&vec![b'x'; length]);
         buffers.shrink();
         buffers
+    }
+
+    #[test]
+    fn a_group_has_its_results_at_once_and_evicts_stalled_clients() {
+        let (mut slots, ids) = slots_of(2);
+        let (start, share) = (Instant::now(), 4 * READ_COST);
+        let mut evicted = Vec::new();
+        assert_eq!(slots.mark_stalled(ids[1], start, &mut buffers(READ_COST), share, |_| ()), Ok(()));
+        let group = slots.allocate_group(4, share, |slot| evicted.push(*slot)).expect("the share is free");
+        assert_eq!((slots.held, &evicted[..]), (share, &ids[1..]));
+        assert_eq!(slots.allocate_group(1, share, |_| ()), None, "the share is used up");
+        group.iter().for_each(|&slot| slots.mark_waiting(slot));
+        for (number, slot) in (1..).zip([group[1], group[0], group[3], group[2]]) {
+            assert_eq!(slots.take_group(&group, ids[0]), None);
+            // The client waits for the first result that is missing.
+            assert_eq!(slots.set_result(slot, Ok(number)), (number % 2 == 0).then_some(&ids[0]));
+        }
+        assert_eq!(slots.take_group(&group, ids[0]), Some(Ok(vec![2, 1, 4, 3])));
+        assert_eq!((slots.held, slots.free.len()), (0, 4));
     }
 
     #[test]

@@ -192,6 +192,7 @@ struct State {
 }
 
 /// A client as other threads use it: to wake it, and to close its connection.
+#[derive(Clone)]
 struct ClientHandle {
     thread: Thread,
     socket: Arc<TcpStream>,

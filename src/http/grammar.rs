@@ -36,6 +36,25 @@ pub(super) fn parse_decimal(digits: &[u8]) -> Option<u64> {
     is_valid.then(|| digits.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
 }
 
+/// Decodes a value of a query: `%20` and `+` are spaces (URL Standard, section 5.1). `None` if a `%` is not followed by
+/// two hexadecimal digits.
+pub fn decode_query_value(mut rest: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while let [byte, tail @ ..] = rest {
+        rest = tail;
+        bytes.push(match (byte, tail) {
+            (b'%', [high, low, tail @ ..]) => {
+                rest = tail;
+                let digit = |byte: u8| char::from(byte).to_digit(16);
+                (digit(*high)? * 16 + digit(*low)?) as u8
+            }
+            (b'+', _) => b' ',
+            _ => *byte,
+        });
+    }
+    Some(bytes)
+}
+
 /// Returns whether `value` is `uri-host [ ":" port ]` or empty (RFC 9110, section 7.2; RFC 3986, section 3.2.2).
 pub(super) fn is_host(value: &[u8]) -> bool {
     let (is_valid, port) = if let [b'[', rest @ ..] = value {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::group::Group;
 use super::hostile_clients::{self, HostileClient};
 use super::load::{ConnectProbe, KeepAliveProbe};
-use crate::support::Settings;
+use crate::support::{Client, Redis, Response, Settings, wait_until, while_stopped};
 
 #[test]
 fn a_small_container_stays_within_its_memory() {
@@ -53,6 +53,32 @@ fn with_more_clients_than_connections_every_response_is_read() {
     for hostile in hostile_clients::using_memory(4 * connections).iter().filter(|hostile| hostile.has_small_buffer) {
         assert_withstands(limit, connections, hostile);
     }
+}
+
+#[test]
+fn totals_of_a_store_that_hangs_stay_within_the_memory() {
+    // As many clients as a small container has connections, and each requests as many totals as it may.
+    let (limit, connections) = if cfg!(feature = "tokio") { (6 << 20, 256) } else { (16 << 20, 200) };
+    let redis = Redis::start(&[]);
+    let group = Arc::new(Group::of(limit));
+    let settings = Settings::redis(redis.port).with("COUNTERS", "*").with("MAX_CONNECTIONS", &connections.to_string());
+    let notch = group.settings(settings.with("STORE_TIMEOUT", "3s")).start();
+    notch.visit_when_it_counts();
+    let names: Vec<_> = (1..=32).map(|number| format!("a-long-name-of-a-counter-{number}")).collect();
+    let path = ["/total?names=", &names.join(",")].concat();
+    let watch = group.watch();
+    let mut clients: Vec<_> = (0..connections).map(|_| notch.client()).collect();
+    let responses: Vec<_> = while_stopped(redis.id(), || {
+        clients.iter_mut().for_each(|client| client.send_request("GET", &path, &[]));
+        clients.iter_mut().map(Client::response).collect()
+    });
+    let refused = |response: &&Response| response.text().contains("too many counters are requested at once");
+    let refused = responses.iter().filter(refused).count();
+    assert!(responses.iter().all(|response| response.status == 503), "{responses:?}");
+    assert!((1..connections).contains(&refused), "{refused} of {connections} clients had no memory");
+    println!("totals: {} kB at most", watch.stop("totals", &notch));
+    wait_until("a client gets its totals", || (clients[0].get(&path).status == 200).then_some(()));
+    assert!(notch.visit_when_it_counts() > 1);
 }
 
 #[test]

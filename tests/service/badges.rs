@@ -105,3 +105,57 @@ fn a_badge_without_a_store_has_no_number() {
     let read = notch.get("/badge.json");
     assert_eq!((read.status, &read.json()["message"]), (503, &"unavailable".into()));
 }
+
+#[test]
+fn an_image_without_a_number_counts() {
+    let notch = Settings::ledger().with("FSYNC", "never").with("COUNTERS", "blog").start();
+    let pixel = |method, path, fields: &[(&str, &str)]| {
+        let response = notch.request(method, path, &[&[ACCEPT], fields].concat());
+        assert_eq!(response.field("Content-Type"), Some("image/gif"), "{path}: {response:?}");
+        assert_eq!(response.field("Cache-Control"), Some("no-cache, no-store, max-age=0"), "{path}");
+        if method != "HEAD" {
+            // GIF89a, 1 by 1 pixel, the trailer.
+            assert_eq!((&response.body[..10], response.body.last()), (&b"GIF89a\x01\0\x01\0"[..], Some(&b';')));
+        }
+        response.status
+    };
+    for (method, path, mark, status, [visits, blog]) in [
+        ("GET", "/count.gif", &[][..], 200, [1, 0]),
+        ("POST", "/count.gif?x=y", &[], 200, [2, 0]),
+        ("GET", "/count/blog.gif", &[], 200, [2, 1]),
+        ("HEAD", "/count.gif", &[], 200, [2, 1]),
+        ("GET", "/count.gif", &[("Sec-Purpose", "prefetch;prerender")], 403, [2, 1]),
+        ("HEAD", "/count/blog.gif", &[("Purpose", "prefetch")], 403, [2, 1]),
+    ] {
+        assert_eq!(pixel(method, path, mark), status, "{method} {path}");
+        assert_eq!((notch.total(), notch.get("/total/blog").number()), (visits, blog), "{method} {path}");
+    }
+    for path in ["/count/shop.gif", "/count/.gif", "/total.gif", "/total/blog.gif", "/count.gif/blog", "/count.png"] {
+        assert_eq!(notch.get(path).status, 404, "{path}");
+    }
+    assert_eq!(notch.request("PUT", "/count.gif", &[]).status, 405);
+}
+
+#[test]
+fn an_image_without_a_number_has_the_status_of_its_visit() {
+    let mut redis = Redis::start(&[]);
+    let notch = Settings::redis(redis.port).with("STORE_TIMEOUT", "300ms").start();
+    notch.visit_when_it_counts();
+    redis.kill();
+    wait_until("notch has detected that Redis is down", || (notch.get("/total").status == 503).then_some(()));
+    let image = notch.get("/count.gif");
+    assert_eq!((image.status, image.field("Retry-After"), image.body.len()), (503, Some("1"), 43), "{image:?}");
+}
+
+#[test]
+fn no_name_ends_as_the_path_of_an_image() {
+    // `/count/a.gif` is the image of the counter `a`.
+    let notch = Settings::ledger().with("FSYNC", "never").with("COUNTERS", "*").start();
+    notch.get("/count/a.gif");
+    assert_eq!(notch.get("/total/a").number(), 1);
+    assert_eq!(notch.get("/count/a.gif.gif").status, 404);
+    assert_eq!(notch.get("/total/a.gif").status, 404);
+    let refused = Settings::ledger().with("COUNTERS", "blog,a.gif").try_start().err().expect("an invalid name");
+    assert_eq!(refused.code, Some(2));
+    assert!(refused.stderr.contains("not ending in .gif"), "{}", refused.stderr);
+}

@@ -9,6 +9,7 @@
 mod support;
 
 mod badges;
+mod clients;
 mod cors;
 mod failover;
 mod framing;
@@ -26,5 +27,6 @@ mod scripted;
 mod settings;
 mod signals;
 mod timeouts;
+mod totals;
 #[cfg(feature = "tls")]
 mod tls;

@@ -2,7 +2,11 @@ use super::super::tests::context;
 use super::*;
 
 /// All outcomes, each with a name.
-fn outcomes<'a>(key: &'a Key, style: Option<&'a BadgeStyle>) -> Vec<(String, Outcome<'a>)> {
+fn outcomes<'a>(
+    key: &'a Key,
+    style: Option<&'a BadgeStyle>,
+    totals: (&'a [Key], &'a [i64]),
+) -> Vec<(String, Outcome<'a>)> {
     let mut outcomes = Vec::new();
     let numbers = [
         ("ok", Ok(7)),
@@ -32,6 +36,7 @@ fn outcomes<'a>(key: &'a Key, style: Option<&'a BadgeStyle>) -> Vec<(String, Out
             ("unavailable", Outcome::Readiness(format, Err(NotReady::Store(StoreError::Unavailable)))),
             ("path", Outcome::RouteError(format, RouteError::NotFound)),
             ("counter", Outcome::RouteError(format, RouteError::InvalidCounter)),
+            ("names", Outcome::RouteError(format, RouteError::TooManyNames)),
             ("method", Outcome::RouteError(format, RouteError::MethodNotAllowed("GET, HEAD"))),
             ("prefetch", Outcome::RouteError(format, RouteError::Prefetch)),
             ("", Outcome::Rejected(format, rejected)),
@@ -47,6 +52,7 @@ fn outcomes<'a>(key: &'a Key, style: Option<&'a BadgeStyle>) -> Vec<(String, Out
             outcomes.push((format!("{visit_name} {name}"), Outcome::Pixel(visit, number)));
         }
         outcomes.push((name.to_owned(), Outcome::BadgeObject(number)));
+        outcomes.push((name.to_owned(), Outcome::Totals(number.map(|_| totals))));
     }
     for outcome in [Outcome::Metrics, Outcome::Icon, Outcome::Robots, Outcome::Preflight("GET, HEAD")] {
         outcomes.push((String::new(), outcome));
@@ -60,6 +66,7 @@ fn handler_of(outcome: &Outcome<'_>) -> &'static str {
         Outcome::Welcome(..) => "/",
         Outcome::Count(..) => "/count",
         Outcome::Total(..) => "/total",
+        Outcome::Totals(_) => "/total?names=",
         Outcome::Badge(..) => "/badge.svg",
         Outcome::BadgeObject(_) => "/badge.json",
         Outcome::Pixel(..) => "/count.gif",
@@ -99,8 +106,9 @@ const MAX_ROW: usize = 118;
 fn table_of_all_responses() {
     let server = context();
     let (key, style) = (server.counters.main, BadgeStyle::new(b"label=readers"));
+    let totals = (&[server.counters.key_of(b"blog").expect("a good name")][..], &[7][..]);
     let mut rows: Vec<String> = Vec::new();
-    for (name, outcome) in outcomes(&key, Some(&style)) {
+    for (name, outcome) in outcomes(&key, Some(&style), totals) {
         let Response { status, caching, methods, content } = outcome.response();
         let mut body = Vec::new();
         content.write(&server, &mut body);
@@ -138,6 +146,7 @@ fn store_is_needed_by_counters_and_readiness_only() {
         (Handler::Counter(key, Operation::Badge(ImageVisit::Prefetch)), true),
         (Handler::Counter(key, Operation::Pixel(ImageVisit::Head)), true),
         (Handler::Counter(key, Operation::BadgeObject), true),
+        (Handler::Totals, true),
         (Handler::Readyz, true),
         (Handler::Livez, false),
         (Handler::Metrics, false),

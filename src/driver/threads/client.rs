@@ -3,8 +3,8 @@
 use std::io::{self, ErrorKind, Read};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,12 @@ use nix::sys::socket::{MsgFlags, send};
 
 use super::super::deadline::Timer;
 use super::super::queue::Waiter;
-use super::super::slots::{Evicted, Eviction, STALLED_GRACE};
+use super::super::slots::{Evicted, Eviction, STALLED_GRACE, Slots};
 use super::super::{has_stalled, has_unacknowledged, log_requests, micros_since_start, reset_on_close, unix_time};
-use super::{CHUNK, ClientHandle, Server};
+use super::{CHUNK, ClientHandle, Server, State};
 use crate::buffers::Buffers;
 use crate::connection::{HttpConnection, Need, WorkerContext};
-use crate::counter::{Command, StoreError};
+use crate::counter::{Command, Key, StoreError};
 
 /// The slot of one connection, until it is dropped.
 pub(super) struct Client {
@@ -43,15 +43,38 @@ impl Client {
             command = state.health.readiness(0);
         }
         let main = &self.server.context.counters.main;
-        if state.queue.push(&command, main, Waiter { slot: self.slot, deadline }) {
+        let is_first = state.queue.push(&command, main, Waiter { slot: self.slot, deadline });
+        self.wait_for(state, is_first, buffers, |slots| slots.take_result(self.slot))
+    }
+
+    /// Reads the totals of several counters at once. Meanwhile, the client's buffers are in the pool.
+    fn request_totals(&self, keys: &[Key], buffers: &mut Buffers) -> Result<Vec<i64>, StoreError> {
+        let Server { context, limits, share, .. } = self.server;
+        let deadline = Timer::Visit.start(limits).at;
+        let mut state = self.server.state();
+        let main = &context.counters.main;
+        let (group, is_first) = state.queue.push_reads(keys, main, deadline, *share, ClientHandle::shut_down)?;
+        buffers.release(&mut state.pool);
+        self.wait_for(state, is_first, buffers, |slots| slots.take_group(&group, self.slot))
+    }
+
+    /// Sends the batch if a command in it `is_first`, then waits until `take` returns the results of the store.
+    fn wait_for<T>(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        is_first: bool,
+        buffers: &mut Buffers,
+        take: impl Fn(&mut Slots<ClientHandle>) -> Option<T>,
+    ) -> T {
+        if is_first {
             state.notify_store(self.server);
             self.server.send(state);
             state = self.server.state();
         }
         loop {
-            if let Some(total) = state.queue.slots.take_result(self.slot) {
+            if let Some(result) = take(&mut state.queue.slots) {
                 buffers.acquire(&mut state.pool);
-                return total;
+                return result;
             }
             drop(state);
             thread::park();
@@ -168,6 +191,17 @@ impl ClientConnection {
                     let total = self.client.request_total(connection.command(), &mut self.buffers);
                     self.tick();
                     connection.complete(total, self.client.server.context, &mut self.context, &mut self.buffers);
+                }
+                Need::Totals => {
+                    self.send()?;
+                    let totals = self.client.request_totals(connection.counters(), &mut self.buffers);
+                    self.tick();
+                    connection.complete_totals(
+                        totals,
+                        self.client.server.context,
+                        &mut self.context,
+                        &mut self.buffers,
+                    );
                 }
                 Need::Close => {
                     self.send()?;

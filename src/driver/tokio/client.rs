@@ -20,7 +20,7 @@ use super::timer::DeadlineTimer;
 use super::{Server, State, read, register, state};
 use crate::buffers::Buffers;
 use crate::connection::{HttpConnection, Need, ServerContext, WorkerContext};
-use crate::counter::{Command, StoreError};
+use crate::counter::{Command, Key, StoreError};
 
 /// The slot of one connection, until it is dropped.
 struct Client {
@@ -72,6 +72,37 @@ impl Client {
             })
         })
         .await
+    }
+
+    /// Adds a read of each of `keys` to the batch. Returns their slots, for [`Client::poll_totals`]. Meanwhile, the
+    /// client's buffers are in the pool.
+    fn request_totals(&self, keys: &[Key], buffers: &mut Buffers) -> Result<Vec<usize>, StoreError> {
+        let Server { context, limits, share, .. } = *self.server();
+        state(|state| {
+            let deadline = Timer::Visit.start_at(state.now(), limits).at;
+            let main = &context.counters.main;
+            let (group, is_first) = state.queue.push_reads(keys, main, deadline, share, Waker::wake_by_ref)?;
+            buffers.release(&mut state.pool);
+            if is_first {
+                state.notify_store();
+            }
+            Ok(group)
+        })
+    }
+
+    /// Waits for the store's replies to a group of reads.
+    fn poll_totals(
+        &self,
+        group: &[usize],
+        buffers: &mut Buffers,
+        cx: &Context<'_>,
+    ) -> Poll<Result<Vec<i64>, StoreError>> {
+        self.with_slot(cx, |state| {
+            let Some(totals) = state.queue.slots.take_group(group, self.slot) else { return Poll::Pending };
+            self.set_micros(&mut state.context);
+            buffers.acquire(&mut state.pool);
+            Poll::Ready(totals)
+        })
     }
 
     /// Returns whether an idle client has to close its connection.
@@ -182,12 +213,21 @@ impl ClientConnection {
                 }
                 Need::Room => self.send().await?,
                 // After that, `advance` returns the same need again. Storing it would take memory in every connection.
-                Need::Store if !self.buffers.pending().is_empty() => self.send().await?,
+                Need::Store | Need::Totals if !self.buffers.pending().is_empty() => self.send().await?,
                 Need::Store => {
                     self.client.request_total(connection.command(), &mut self.buffers);
                     let total = self.client.wait_for_total(&mut self.buffers).await;
                     self.client
                         .with_context(|server, worker| connection.complete(total, server, worker, &mut self.buffers));
+                }
+                Need::Totals => {
+                    let totals = match self.client.request_totals(connection.counters(), &mut self.buffers) {
+                        Ok(group) => poll_fn(|cx| self.client.poll_totals(&group, &mut self.buffers, cx)).await,
+                        Err(error) => Err(error),
+                    };
+                    self.client.with_context(|server, worker| {
+                        connection.complete_totals(totals, server, worker, &mut self.buffers);
+                    });
                 }
                 Need::Close => {
                     self.send().await?;
