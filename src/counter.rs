@@ -286,7 +286,7 @@ impl Names {
 }
 
 /// The end of the path of an image without a number.
-pub const PIXEL: &[u8] = b".gif";
+pub(crate) const PIXEL: &[u8] = b".gif";
 
 /// The limit of named counters that visits may create in one store. Counters that exist already are not affected.
 ///

@@ -11,7 +11,7 @@
 //!
 //! use notch::buffers::Buffers;
 //! use notch::connection::{HttpConnection, Need, ServerContext, WorkerContext};
-//! use notch::counter::{Counters, Key, NameLimit, Names};
+//! use notch::counter::{Command, Counters, Key, NameLimit, Names};
 //! use notch::ledger::{Fsync, Ledger};
 //!
 //! fn serve(mut socket: TcpStream, server: &ServerContext, ledger: &mut Ledger) -> io::Result<()> {
@@ -35,6 +35,12 @@
 //!                 let mut results = Vec::new();
 //!                 ledger.commit(&[connection.command()], &mut results);
 //!                 connection.complete(results[0], server, &mut worker, &mut buffers);
+//!             }
+//!             Need::Totals => {
+//!                 let mut results = Vec::new();
+//!                 let reads: Vec<_> = connection.counters().iter().map(|&key| Command::Get { key }).collect();
+//!                 ledger.commit(&reads, &mut results);
+//!                 connection.complete_totals(results.into_iter().collect(), server, &mut worker, &mut buffers);
 //!             }
 //!             Need::Room => {}
 //!             Need::Close => return Ok(()),
