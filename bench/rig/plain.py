@@ -107,7 +107,7 @@ class PlainStack:
             # Older ones do not have it, nor all statuses of these errors; neither matters while replicas are ready.
             text = text.replace(" init-state down", "")
         (self.home / "haproxy.cfg").write_text(text)
-        return ["haproxy", "-W", "-db", "-f", str(self.home / "haproxy.cfg")], environment
+        return ["haproxy", "-db", "-f", str(self.home / "haproxy.cfg")], environment
 
     def nginx(self):
         """The same script as in the image writes its settings, with other places."""
