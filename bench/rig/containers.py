@@ -106,8 +106,8 @@ class ComposeStack:
 
     def compose(self, *arguments):
         files = [option for file in (*self.files, self.override) for option in ("-f", str(file))]
-        return docker("compose", "--env-file", os.devnull, "--progress", "quiet", "-p", self.project, *files, *arguments,
-                      folder=self.testbed.root, environment=self.environment)
+        return docker("compose", "--env-file", os.devnull, "--progress", "quiet", "-p", self.project, *files,
+                      *arguments, folder=self.testbed.root, environment=self.environment)
 
     def __enter__(self):
         try:

@@ -65,7 +65,8 @@ class PlainStack:
             (self.home / "redis.conf").write_text(edited(
                 (self.testbed.root / "redis/redis.conf").read_text(), {"dir /data": f"dir {self.home}"}))
             options = [str(self.home / "redis.conf")]
-        return ["redis-server", *options, "--bind", "127.0.0.1", "--port", str(self.redis_port), "--dir", str(self.home)]
+        return ["redis-server", *options, "--bind", "127.0.0.1", "--port", str(self.redis_port), "--dir",
+                str(self.home)]
 
     def start_replica(self, port):
         command, environment = self.application(port, self.redis_port)

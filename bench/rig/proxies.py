@@ -1,5 +1,5 @@
-"""Settings of the two balancers, one by one: the system calls of the balancer for each visit, counted by strace. Most of
-its processor time is theirs, and their number hardly depends on other load of the machine. The stacks are plain
+"""Settings of the two balancers, one by one: the system calls of the balancer for each visit, counted by strace. Most
+of its processor time is theirs, and their number hardly depends on other load of the machine. The stacks are plain
 processes: see `rig.plain`."""
 
 import dataclasses
@@ -115,8 +115,8 @@ def measure(testbed, binary, seconds):
             # The difference of a long and a short run is free of the start and the end.
             (few, little), (many, much) = (system_calls(testbed, application, kind, variant, times * seconds)
                                            for times in (1, 3))
-            calls = {name: (count - little.get(name, 0)) / (many - few) for name, count in much.items()}
+            calls = {name: max(0, count - little.get(name, 0)) / (many - few) for name, count in much.items()}
             named, total = [calls.get(name, 0) for name in CALLS], sum(calls.values())
             log_line(f"proxies: {variant}: {total:.2f} system calls for each visit")
-            cells = [f"{value:.2f}" for value in (*named, total - sum(named), total)]
+            cells = [f"{value:.2f}" for value in (*named, max(0, total - sum(named)), total)]
             yield f"| {variant} | {' | '.join(cells)} |"

@@ -193,7 +193,8 @@ def table(results, stacks):
     """Speed, cost and memory; ratios are taken within a round, to the classic stack with Flask of the same `fsync`."""
     components = [name for name in COMPONENTS if stacks.is_contained or name != "docker-proxy"]
     lines = [f"| stack | visits/s | of Flask's | CPU s per 100,000: {' | '.join(components)} | all | visits per CPU "
-             "second, of Flask's | p50 ms | p99 ms | memory MB | of Flask's |", "|---" + "|--:" * (len(components) + 8) + "|"]
+             "second, of Flask's | p50 ms | p99 ms | memory MB | of Flask's |",
+             "|---" + "|--:" * (len(components) + 8) + "|"]
     for case in results.cases("stack"):
         runs = results.runs["stack"][case].values()
         median = lambda figure: statistics.median(figure(one) for one in runs)
@@ -216,8 +217,8 @@ def number(ratio):
 
 
 def memory_table(results, stacks):
-    lines = ["| stack | memory MB: balancer | web, 3 replicas | Redis | docker-proxy | images MB: balancer | web | Redis |",
-             "|---" + "|--:" * 7 + "|"]
+    lines = ["| stack | memory MB: balancer | web, 3 replicas | Redis | docker-proxy | images MB: balancer | web "
+             "| Redis |", "|---" + "|--:" * 7 + "|"]
     for name in stacks.running:
         case = next((case for case in results.cases("stack") if case.subject.name == name), None)
         if not case:
@@ -246,7 +247,8 @@ def audit_table(stacks):
             sums[1] = f"{sums[1]} ({failed})" if failed else "0"
             cells = [f"{value:,}" if isinstance(value, int) else value for value in sums]
             times = len(audits) * (1 if kind == PLANNED else stacks.kills)
-            lines.append(f"| {kind}, {times} times | {label} | {' | '.join(cells)} | {max(audit.slowest for audit in audits):.1f} |")
+            slowest = max(audit.slowest for audit in audits)
+            lines.append(f"| {kind}, {times} times | {label} | {' | '.join(cells)} | {slowest:.1f} |")
     return "\n".join(lines)
 
 
