@@ -78,8 +78,8 @@ impl<W> Queue<W> {
         is_first
     }
 
-    /// Adds a read of each of `keys` for one client, with slots of their own. Returns these, for [`Slots::take_group`],
-    /// and whether one of the reads is the first command.
+    /// Adds a read of each of `keys` for the client that waits, with slots of their own. Returns these, for
+    /// [`Slots::take_group`], and whether one of the reads is the first command.
     ///
     /// # Errors
     /// [`StoreError::Overloaded`], if there is no memory for them in `share`.
@@ -87,14 +87,16 @@ impl<W> Queue<W> {
         &mut self,
         keys: &[Key],
         main: &Key,
-        deadline: Instant,
+        waiter: Waiter,
         share: usize,
         wake: impl FnMut(&W),
     ) -> Result<(Vec<usize>, bool), StoreError> {
+        // A client that sent its request in parts has stalled until now, and could be evicted while it waits.
+        self.slots.mark_active(waiter.slot);
         let group = self.slots.allocate_group(keys.len(), share, wake).ok_or(StoreError::Overloaded)?;
         let mut is_first = false;
         for (&slot, &key) in group.iter().zip(keys) {
-            is_first |= self.push(&Command::Get { key }, main, Waiter { slot, deadline });
+            is_first |= self.push(&Command::Get { key }, main, Waiter { slot, ..waiter });
         }
         Ok((group, is_first))
     }

@@ -1,5 +1,6 @@
 //! The totals of several counters in one response: `/total?names=a,b`.
 
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::support::{NEVER, Notch, Redis, Script, Settings, free_port, wait_until, while_stopped};
@@ -115,6 +116,32 @@ fn totals_wait_for_a_store_that_hangs_no_longer_than_a_visit() {
     });
     let totals_again = || (totals(&notch, "a,b,c").0 == 200).then_some(());
     wait_until("the totals are there again", totals_again);
+}
+
+/// A connection whose request arrived in parts had stalled until then: it is not closed for others while it waits.
+#[test]
+fn totals_that_were_requested_in_parts_are_not_given_up_for_other_connections() {
+    let redis = Redis::start(&[]);
+    let settings = Settings::redis(redis.port).with("MAX_CONNECTIONS", "4").with("WORKERS", "1");
+    let notch = named(settings.with("STORE_TIMEOUT", NEVER));
+    notch.visit_when_it_counts();
+    let mut client = notch.client();
+    let mut others = Vec::new();
+    while_stopped(redis.id(), || {
+        client.send("GET /total?na");
+        // Longer than a connection is spared that has stalled.
+        sleep(Duration::from_millis(100));
+        client.send("mes=a,b HTTP/1.1\r\nHost: a\r\n\r\n");
+        for _ in 0..4 {
+            let mut other = notch.client();
+            other.send_request("GET", "/count", &[]);
+            others.push(other);
+        }
+        sleep(Duration::from_millis(300));
+    });
+    assert_eq!(client.response().text(), "{\"counts\":{\"a\":0,\"b\":0}}\n");
+    drop(client);
+    others.iter_mut().for_each(|other| assert_eq!(other.response().status, 200));
 }
 
 #[test]

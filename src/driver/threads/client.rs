@@ -50,10 +50,10 @@ impl Client {
     /// Reads the totals of several counters at once. Meanwhile, the client's buffers are in the pool.
     fn request_totals(&self, keys: &[Key], buffers: &mut Buffers) -> Result<Vec<i64>, StoreError> {
         let Server { context, limits, share, .. } = self.server;
-        let deadline = Timer::Visit.start(limits).at;
+        let waiter = Waiter { slot: self.slot, deadline: Timer::Visit.start(limits).at };
         let mut state = self.server.state();
         let main = &context.counters.main;
-        let (group, is_first) = state.queue.push_reads(keys, main, deadline, *share, ClientHandle::shut_down)?;
+        let (group, is_first) = state.queue.push_reads(keys, main, waiter, *share, ClientHandle::shut_down)?;
         buffers.release(&mut state.pool);
         self.wait_for(state, is_first, buffers, |slots| slots.take_group(&group, self.slot))
     }

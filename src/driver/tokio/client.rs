@@ -13,6 +13,7 @@ use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::super::deadline::{Deadline, Timer};
+use super::super::queue::Waiter;
 use super::super::slots::{Evicted, Eviction, STALLED_GRACE};
 use super::super::{has_stalled, has_unacknowledged, log_requests, micros_since_start, reset_on_close};
 use super::accept::ConnectionPermit;
@@ -79,9 +80,9 @@ impl Client {
     fn request_totals(&self, keys: &[Key], buffers: &mut Buffers) -> Result<Vec<usize>, StoreError> {
         let Server { context, limits, share, .. } = *self.server();
         state(|state| {
-            let deadline = Timer::Visit.start_at(state.now(), limits).at;
+            let waiter = Waiter { slot: self.slot, deadline: Timer::Visit.start_at(state.now(), limits).at };
             let main = &context.counters.main;
-            let (group, is_first) = state.queue.push_reads(keys, main, deadline, share, Waker::wake_by_ref)?;
+            let (group, is_first) = state.queue.push_reads(keys, main, waiter, share, Waker::wake_by_ref)?;
             buffers.release(&mut state.pool);
             if is_first {
                 state.notify_store();
