@@ -49,7 +49,8 @@ impl Replay {
             if well_formed && has_more {
                 continue;
             }
-            if !well_formed {
+            // Few zeros may also look like the rest of a line or of a text that has not arrived whole.
+            if !well_formed || input.ends_with(b"\0") {
                 trim_zeros(&mut input, file)?;
                 well_formed = replay.consume(&mut input)?;
             }

@@ -200,6 +200,15 @@ fn zeros_at_the_end_are_a_torn_tail() {
         let (ledger, Found { torn, .. }) = open(&folder.file()).expect("a valid ledger");
         assert_eq!((ledger.total(&key("a")), torn), (a, end + 5000 - valid));
     }
+    // The file has its new length, and only the bytes before the end of a block reached the disk.
+    for end in ends[2]..ends[3] {
+        for length in end + 1..=ends[3] {
+            let zeros = vec![0; (length - end) as usize];
+            fs::write(folder.file(), [&whole[..end as usize], &zeros].concat()).expect("a file");
+            let found = open(&folder.file()).map(|(ledger, found)| (ledger.total(&key("a")), found.torn));
+            assert_eq!(found.expect("a valid ledger"), (3, length - ends[2]), "{end} {length}");
+        }
+    }
     let hole = [&whole[..ends[1] as usize], &[0; 100], &whole[ends[1] as usize..]].concat();
     fs::write(folder.file(), hole).expect("a file");
     assert!(matches!(open(&folder.file()), Err(OpenError::Damaged(offset)) if offset == ends[1]));
