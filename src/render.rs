@@ -273,7 +273,7 @@ const BACK: &[u8] = b"<nav><a href=/>Start page</a></nav>\n";
 /// `Content-Security-Policy` of both pages: allows their style and script by hash, and requests to their own origin.
 pub const POLICY: &str = "default-src 'none'; \
     style-src 'sha256-f1AGIewnhjq3M/aSUFJIZ4C8qBRRKlFxmRM6tnAqaWw='; \
-    script-src 'sha256-nxTMEQIz2nr7pU5AYhQQWhup81UnRaIZqHLqv4y3fM4='; \
+    script-src 'sha256-BnpaIijb9igTEp/unR0BUB3+BiWuMj1b9YAYmCfgabQ='; \
     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// Returns the message of an error of the store: a clause in lower case.

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import signal
 import time
 
 from webdriver import Browser, check, fetch_text, free_port, is_unavailable, wait_until
@@ -26,9 +27,10 @@ def live(notch, folder, processes, driver_port):
     is_quiet_for_screen_readers(page)
     pauses_in_the_background(page)
     continues_after_back(page)
-    pauses_longer_after_each_failure(page, redis, lambda: processes.start(*redis_command))
+    redis = pauses_longer_after_each_failure(page, redis, lambda: processes.start(*redis_command))
     never_overlaps(page)
     shows_no_foreign_text(page)
+    keeps_the_message_of_a_visit_in_doubt(page, redis)
     can_be_turned_off(notch, data, processes, page)
     page.browser.call("DELETE", "")
 
@@ -162,7 +164,7 @@ def continues_after_back(page):
 
 
 def pauses_longer_after_each_failure(page, redis, restart):
-    """Without a store, the page shows that, tries less and less often, and recovers."""
+    """Without a store, the page shows that, tries less and less often, and recovers. Returns the new Redis."""
     page.open("/")
     redis.kill()
     redis.wait()
@@ -172,7 +174,7 @@ def pauses_longer_after_each_failure(page, redis, restart):
     wait_until("the page has tried again twice", lambda: len(page.requests()) == 2)
     (first, *_), (second, *_) = page.requests()
     check("whether the pause is longer than the first, of 2 to 2.5 s", second - first > 3, True)
-    restart()
+    redis = restart()
     wait_until("notch counts again", lambda: not is_unavailable(page.site + "/total"))
     # The next pause is a long one, unless the page is shown again.
     start = time.monotonic()
@@ -181,6 +183,7 @@ def pauses_longer_after_each_failure(page, redis, restart):
     page.wait_for("13 visits so far")
     check("whether it continued before the next pause of 8 s ended", time.monotonic() - start < 7, True)
     page.wait_for(f"{page.visit()} visits so far")
+    return redis
 
 
 def never_overlaps(page):
@@ -212,7 +215,7 @@ def shows_no_foreign_text(page):
     for status, text, shown in ((429, "too many requests, not counted: try again", "15 visits so far"),
                                 (502, "<html><h1>502 Bad Gateway</h1></html>", "no response, retrying"),
                                 (200, "<html>Log in to the network</html>", "no response, retrying"),
-                                (200, "", ""),
+                                (200, "", "no response, retrying"),
                                 (504, "in doubt", "in doubt")):
         page.open("/")
         page.wait_for("15 visits so far")
@@ -226,6 +229,39 @@ def shows_no_foreign_text(page):
     page.wait_for("no response, retrying")
     delay(page, 0)
     page.wait_for("15 visits so far")
+
+
+def keeps_the_message_of_a_visit_in_doubt(page, redis):
+    """A visit that may have been counted is not replaced by a total; one that was not counted is."""
+    lost = "no response: this visit may have been counted"
+    for answer, shown, is_kept in (("new Response('not counted', {status: 503})", "not counted", False),
+                                   ("new Response('do not repeat it', {status: 504})", "do not repeat it", True),
+                                   ("new Response('<h1>502 Bad Gateway</h1>', {status: 502})", lost, True),
+                                   ("Promise.reject()", lost, True)):
+        page.open("/")
+        page.browser.run(f"window.realFetch = fetch; window.fetch = async () => {answer}")
+        page.browser.press()
+        page.wait_for(shown)
+        page.browser.run("window.fetch = realFetch")
+        stays_or_recovers(page, shown, is_kept)
+        page.browser.press()
+        page.wait_for(f"You are visitor {fetch_text(page.site + '/total')}")
+    redis.send_signal(signal.SIGSTOP)
+    page.open("/count")
+    redis.send_signal(signal.SIGCONT)
+    wait_until("notch counts again", lambda: not is_unavailable(page.site + "/total"))
+    shown = "this visit may have been counted, do not repeat it: the store did not reply in time"
+    stays_or_recovers(page, shown, True)
+
+
+def stays_or_recovers(page, shown, stays):
+    """A page tries again 2 to 2.5 s after its first failure."""
+    check("the message of a visit", page.browser.status_text(), shown)
+    if stays:
+        time.sleep(3)
+        check("the message of a visit in doubt", (page.browser.status_text(), page.requests()), (shown, []))
+    else:
+        wait_until("the page recovers", lambda: page.browser.status_text().endswith("visits so far"))
 
 
 def can_be_turned_off(notch, data, processes, page):

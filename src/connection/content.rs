@@ -53,6 +53,9 @@ pub(super) enum PageText {
     Total(i64),
     /// A message in two parts, and no number.
     Message([&'static str; 2]),
+    /// The same about a visit that may have been counted. As with the number of a visitor, the page does not request
+    /// the total after it, which would replace it.
+    InDoubt([&'static str; 2]),
 }
 
 impl Content<'_> {
@@ -111,6 +114,7 @@ fn write_page(server: &ServerContext, key: &Key, text: PageText, names: &[String
         PageText::Total(1) => ("", Some(1), ["visit so far", ""]),
         PageText::Total(total) => ("", Some(total), ["visits so far", ""]),
         PageText::Message(message) => ("", None, message),
+        PageText::InDoubt([message, cause]) => (message, None, [cause, ""]),
     };
     let (welcome, replica, name) = (&server.welcome, &*server.served_by, server.counters.name_of(key));
     Page { welcome, before, number, after, name, names, replica, refresh: server.page_refresh }.write(out);

@@ -207,9 +207,13 @@ fn error(format: Format, status: Status, message: [&'static str; 2]) -> Response
     )
 }
 
-/// Returns a response without the number of a counter. Browsers get the page of that counter, which tries again.
+/// Returns a response without the number of a counter. Browsers get the page of that counter, which tries again unless
+/// a visit is in doubt.
 fn counter_error<'a>(format: Format, key: &'a Key, status: Status, message: [&'static str; 2]) -> Response<'a> {
     match format {
+        Format::Html if status == Status::GatewayTimeout => {
+            with_status(status, Content::CounterPage(key, PageText::InDoubt(message)))
+        }
         Format::Html => with_status(status, Content::CounterPage(key, PageText::Message(message))),
         _ => error(format, status, message),
     }

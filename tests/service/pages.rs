@@ -202,6 +202,9 @@ fn without_a_store_every_error_is_a_page() {
     let doubt = Settings::redis(script.port).with("WORKERS", "1").start().request("GET", "/count", &[BROWSER]);
     assert_eq!((doubt.status, doubt.field("Retry-After")), (504, None), "{doubt:?}");
     assert!(message(&doubt).contains("do not repeat it"), "{doubt:?}");
+    // It is where "You are visitor" would be, so that the script of the page keeps it.
+    let kept = "<span>this visit may have been counted, do not repeat it: </span>";
+    assert!(doubt.text().contains(kept), "{doubt:?}");
     script.done();
 
     let unavailable = Settings::redis(free_port()).with("STORE_TIMEOUT", "300ms").with("COUNTERS", "blog");
