@@ -14,7 +14,7 @@ fn a_port_that_is_silent_or_closes_connections() {
         let relay = Relay::to(redis.port);
         // From the start, and in the middle of the load.
         relay.set(mode);
-        let notch = Settings::redis(relay.port).with("WORKERS", "1").with("STORE_TIMEOUT", "300ms").start();
+        let notch = Settings::redis(relay.port).with("WORKERS", "1").with("STORE_TIMEOUT", "1s").start();
         let mut first = Visitor::of(&notch);
         (0..3).for_each(|_| first.visit(1));
         assert_eq!((first.tally.refused, first.tally.doubts), (3, 0), "nothing was sent, so nothing is in doubt");
